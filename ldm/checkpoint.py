@@ -1,0 +1,89 @@
+"""What a checkpoint holds, and how one is read: never by unpickling.
+
+A file is Lightning's checkpoint (weights, optimisers, loops: for resuming) with one more key, `ldm`: the version, the
+stage, the resolved config, the data's shape and classes, the averaged weights, stage 1's hash. Enough to sample from.
+"""
+
+import hashlib
+import pickle
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ldm.errors import Refusal
+
+VERSION = 1
+Weights = dict[str, Tensor]
+
+
+def find(path: str | Path, prefer: str = "last") -> Path:
+    """The checkpoint file that a path names: itself, or `prefer`.ckpt, else last.ckpt, in a run's folder."""
+    path = Path(path)
+    if path.is_file():
+        return path
+    for name in (prefer, "last", "best"):
+        if (path / f"{name}.ckpt").is_file():
+            return path / f"{name}.ckpt"
+    why = "has no last.ckpt in it: did its training start?" if path.is_dir() else "is neither a run's folder nor a file"
+    raise Refusal(f"checkpoint: '{path}' {why}")
+
+
+def read(path: Path, device: str = "cpu") -> dict[str, Any]:
+    """Load a checkpoint with `weights_only=True`; one line if it is damaged, foreign or not ours."""
+    try:
+        state = torch.load(path, map_location=device, weights_only=True, mmap=zipfile.is_zipfile(path))
+    except FileNotFoundError:
+        raise Refusal(f"checkpoint: no file '{path}'") from None
+    except pickle.UnpicklingError:
+        raise Refusal(
+            f"checkpoint: {path} is not a plain checkpoint (it wants to run code or is no checkpoint); not opened"
+        ) from None
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise Refusal(f"checkpoint: {path} is damaged or cut short ({reason}); use another, or train again") from None
+    if not isinstance(state, dict) or "ldm" not in state:
+        raise Refusal(f"checkpoint: {path} was not written by ldm")
+    if state["ldm"]["version"] > VERSION:
+        raise Refusal(f"checkpoint: {path} is of version {state['ldm']['version']}, this ldm reads up to {VERSION}; update")
+    return state
+
+
+def expect_stage(state: Mapping[str, Any], stage: str, path: Path) -> None:
+    """Refuse a checkpoint of the other stage."""
+    found = state["ldm"]["stage"]
+    if found != stage:
+        uses = {"autoencoder": "name it as space.autoencoder of a latent config", "diffusion": "sample.py reads it"}
+        raise Refusal(f"checkpoint: {path} is of stage '{found}', '{stage}' is wanted here; {uses[found]}")
+
+
+def weights(state: Mapping[str, Any], which: str) -> Weights:
+    """The trained network's weights, `ema` or `raw`; ema falls back to raw in a run that kept none."""
+    ema = state["ldm"]["ema"]
+    prefix = state["ldm"]["trained"] + "."
+    raw = {k.removeprefix(prefix): v for k, v in state["state_dict"].items() if k.startswith(prefix)}
+    return raw | ema["weights"] if which == "ema" and ema else raw
+
+
+def load_strict(module: nn.Module, found: Weights, what: str) -> None:
+    """Load every weight or refuse with the first that does not fit."""
+    expected = module.state_dict()
+    for key in [*expected, *found]:
+        if key not in found or key not in expected:
+            raise Refusal(f"{what}: weight '{key}' is {'missing' if key in expected else 'unexpected'}; it is of another model")
+        if expected[key].shape != found[key].shape:
+            shapes = f"{tuple(found[key].shape)}, not {tuple(expected[key].shape)}"
+            raise Refusal(f"{what}: weight '{key}' has shape {shapes}; it is of another model")
+    module.load_state_dict(found)
+
+
+def fingerprint(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """A hash of named weights, the same on every device: which autoencoder these latents are of."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,317 @@
+"""Typed configuration: the schema is the registry.
+
+A component is its own schema (a dataclass) and a union annotation is the list of choices: `name:` picks the member.
+Nothing is imported by a string from a config, so a config from a stranger cannot run code. `load` checks everything
+before anything is built, and says in one line the key's path and the nearest name.
+"""
+
+import inspect
+import types
+import typing
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, make_dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from ldm.data.folders import ImageFolder
+from ldm.data.images import CIFAR10, MNIST, Digits, FashionMNIST
+from ldm.diffusion.denoiser import Loss
+from ldm.diffusion.schedules import VP, Cosine, Discrete
+from ldm.diffusion.solvers import DDIM, DDPM, DPMpp2M
+from ldm.errors import Refusal, nearest, one_of
+from ldm.networks.autoencoder import AutoencoderKL, VQModel
+from ldm.networks.unet import UNet
+from ldm.spaces import Latents, Pixels
+
+
+@dataclass
+class Optim:
+    """AdamW. The learning rate is the one used: nothing scales it behind your back."""
+
+    lr: float = 2e-4
+    warmup: int = 500  # steps of linear warm-up
+    decay: Literal["constant", "cosine", "linear"] = "constant"  # after warm-up, to 0 at max_steps
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.0
+    clip: float = 1.0  # gradient norm; 0 turns it off
+    ema: float = 0.999  # decay an optimiser step; 0 turns it off
+
+
+@dataclass
+class TrainerConfig:
+    """How long, on what. Lengths are optimiser steps. `options` goes to Lightning's Trainer as it is."""
+
+    max_steps: int = 20_000
+    accelerator: str = "auto"
+    devices: Any = "auto"
+    num_nodes: int = 1
+    strategy: str = "auto"
+    precision: str = "auto"  # auto: bf16-mixed on a GPU that has it, 32-true elsewhere
+    accumulate: int = 1
+    validate: int = 1000  # every so many steps
+    save: int = 1000
+    log: int = 50
+    threads: int = 0  # of PyTorch on the CPU; 0 leaves its choice
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class LoggerConfig:
+    """Weights & Biases. auto: online with a key, else offline with a line that says how to sync."""
+
+    mode: Literal["auto", "online", "offline", "disabled"] = "auto"
+    project: str = "ldm"
+    entity: str | None = None
+    group: str | None = None
+    tags: list[str] = field(default_factory=list)
+
+
+@dataclass
+class SampleConfig:
+    """How samples are made, in training and by default from the checkpoint."""
+
+    solver: DDPM | DDIM | DPMpp2M = field(default_factory=DPMpp2M)
+    steps: int = 25
+    guidance: float = 1.0  # 1: the plain conditional model
+    every: int = 1000  # steps between grids in training
+    count: int = 64
+    batch_size: int = 64
+
+
+@dataclass
+class Discriminator:
+    """PatchGAN. Steps count the generator's: it learns from `start`, alone for `warmup` steps, then its gradient
+    reaches the decoder, growing to full weight over as many steps again."""
+
+    weight: float = 0.0  # 0: none
+    start: int = 0
+    warmup: int = 1000
+    lr: float = 2e-4
+    channels: int = 64
+    layers: int = 2
+    max_balance: float = 1e4  # clamp of the adaptive weight
+
+
+@dataclass
+class Perceptual:
+    """LPIPS (Zhang et al. 2018); its backbone is a download of torchvision's."""
+
+    weight: float = 0.0  # 0: none
+    net: Literal["alex", "vgg", "squeeze"] = "squeeze"
+
+
+Data = Digits | MNIST | FashionMNIST | CIFAR10 | ImageFolder
+
+
+@dataclass
+class RunConfig:
+    """What both stages have."""
+
+    name: str = "???"
+    stage: str = "diffusion"
+    seed: int = 0
+    output: str = "checkpoints"  # the run's folder is output/name
+    data: Data = field(default_factory=Digits)
+    optim: Optim = field(default_factory=Optim)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.output, self.name)
+
+
+@dataclass
+class AutoencoderConfig(RunConfig):
+    """Stage 1: an autoencoder to make latents with."""
+
+    network: AutoencoderKL | VQModel = field(default_factory=AutoencoderKL)
+    reconstruction: Literal["l1", "l2"] = "l2"
+    perceptual: Perceptual = field(default_factory=Perceptual)
+    discriminator: Discriminator = field(default_factory=Discriminator)
+
+
+@dataclass
+class DiffusionConfig(RunConfig):
+    """Stage 2 (space Latents) or the pixel baseline (space Pixels)."""
+
+    space: Pixels | Latents = field(default_factory=Pixels)
+    network: UNet = field(default_factory=UNet)
+    schedule: VP | Cosine | Discrete = field(default_factory=VP)
+    loss: Loss = field(default_factory=Loss)
+    condition: Literal["auto", "label", "none"] = "auto"  # auto: the label, where the data has classes
+    drop: float = 0.1  # share of samples that train without their condition, for guidance
+    sample: SampleConfig = field(default_factory=SampleConfig)
+
+
+STAGES: dict[str, type[RunConfig]] = {"autoencoder": AutoencoderConfig, "diffusion": DiffusionConfig}
+Config = AutoencoderConfig | DiffusionConfig
+
+
+def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Config:
+    """The config in a file, its `base:` files under it and `key=value` overrides over it. Refusal if anything is off."""
+    for text in overrides:
+        if "=" not in text:
+            raise Refusal(f"'{text}' is not an override; write key=value, for example trainer.max_steps=100")
+    raw = _read(Path(path))
+    try:
+        given = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)))
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise Refusal(f"overrides {' '.join(overrides)}: {_first_line(error)}") from None
+    return from_dict(_merge(raw, given, top=True), str(path))
+
+
+def from_dict(raw: dict[str, Any], where: str = "config") -> Config:
+    """A plain dict (a YAML file's, a checkpoint's) -> the typed config."""
+    stage = raw.get("stage", "diffusion")
+    if stage not in STAGES:
+        raise Refusal(f"{where}: " + one_of("stage", str(stage), STAGES))
+    config = _typed(STAGES[stage], raw, "", where)
+    if config.trainer.options:
+        _check_options(config.trainer.options, where)
+    return config
+
+
+def to_dict(config: Any) -> Any:
+    """The typed config as plain dicts, lists, strings and numbers; `from_dict` is its inverse."""
+    if not is_dataclass(config):
+        return list(map(to_dict, config)) if isinstance(config, (list, tuple)) else config
+    plain = {}
+    for f in fields(config):
+        value = getattr(config, f.name)
+        name = {"name": type(value).__name__} if _members(_hints(type(config))[f.name]) else {}
+        plain[f.name] = name | to_dict(value) if is_dataclass(value) else to_dict(value)
+    return plain
+
+
+def save(config: Config, path: Path) -> None:
+    """Write the resolved config, loadable again by `load`."""
+    path.write_text(OmegaConf.to_yaml(OmegaConf.create(to_dict(config))))
+
+
+def differences(a: Any, b: Any, path: str = "") -> list[str]:
+    """Paths of the keys in which two plain configs differ."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return [d for k in sorted({*a, *b}) for d in differences(a.get(k), b.get(k), f"{path}.{k}".lstrip("."))]
+    return [] if a == b else [path]
+
+
+def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    if not path.is_file():
+        folder = path.parent if path.parent.is_dir() else Path("configs")
+        known = [str(p) for p in folder.rglob("*.yaml")]
+        raise Refusal(f"config: no file '{path}'{nearest(str(path), known)}")
+    if path.resolve() in seen:
+        raise Refusal(f"{path}: its base: leads back to itself")
+    try:
+        raw = OmegaConf.to_container(OmegaConf.load(path))
+    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
+        raise Refusal(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise Refusal(f"{path}: a config is a list of `key: value` lines")
+    base = raw.pop("base", None)
+    _anchor(raw, path.parent)
+    return _merge(_read(path.parent / base, (*seen, path.resolve())), raw, top=True) if base else raw
+
+
+def _anchor(raw: dict[str, Any], folder: Path) -> None:
+    """A stage 1 named beside the file that names it is found from anywhere."""
+    space = raw.get("space")
+    if isinstance(space, dict) and isinstance(space.get("autoencoder"), str):
+        beside = folder / space["autoencoder"]
+        space["autoencoder"] = str(beside) if beside.exists() else space["autoencoder"]
+
+
+def _merge(base: Any, new: Any, top: bool = False) -> Any:
+    """New over base, key by key; a node that names another choice replaces the old one whole."""
+    if not (isinstance(base, dict) and isinstance(new, dict)):
+        return new
+    if not top and "name" in new and new["name"] != base.get("name", new["name"]):
+        return new
+    return base | {k: _merge(base[k], v) if k in base else v for k, v in new.items()}
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _members(annotation: Any) -> dict[str, type]:
+    """The choices of a union of dataclasses by name; empty for any other annotation."""
+    if typing.get_origin(annotation) not in (types.UnionType, typing.Union):
+        return {}
+    return {c.__name__: c for c in typing.get_args(annotation) if is_dataclass(c)}
+
+
+def _typed(cls: type, raw: Any, path: str, where: str) -> Any:
+    """Build dataclass `cls` from a plain dict: components here, leaves by OmegaConf's type checks."""
+    if not isinstance(raw, dict):
+        raise Refusal(f"{where}: {path or 'config'}: expected keys and values, got {raw!r}")
+    hints, built, leaves = _hints(cls), {}, {}
+    for key, value in raw.items():
+        full = f"{path}.{key}".lstrip(".")
+        if key not in hints:
+            raise Refusal(f"{where}: no key '{full}'{nearest(str(key), hints)} (keys here: {', '.join(hints)})")
+        members = _members(hints[key]) or ({hints[key].__name__: hints[key]} if is_dataclass(hints[key]) else {})
+        if members:
+            built[key] = _choose(members, cls, key, value, full, where)
+        else:
+            leaves[key] = value
+    for key, value in leaves.items():
+        built[key] = _leaf(cls, key, value, f"{path}.{key}".lstrip("."), where)
+    missing = [f.name for f in fields(cls) if f.name not in built and _required(f)]
+    if missing:
+        raise Refusal(f"{where}: {f'{path}.{missing[0]}'.lstrip('.')} is missing; give it a value")
+    try:
+        return cls(**built)
+    except ValueError as error:
+        raise Refusal(f"{where}: {path}: {error}") from None
+
+
+def _required(f: Any) -> bool:
+    return f.default == "???" or (f.default is MISSING and f.default_factory is MISSING)
+
+
+def _choose(members: dict[str, type], cls: type, key: str, value: Any, full: str, where: str) -> Any:
+    if isinstance(value, str):
+        value = {"name": value}  # `schedule: Cosine` is short for `schedule: {name: Cosine}`
+    if not isinstance(value, dict):
+        raise Refusal(f"{where}: {full}: expected name: and settings, got {value!r}")
+    default = next((type(f.default_factory()).__name__ for f in fields(cls) if f.name == key), None)
+    name = value.get("name", default)
+    if name not in members:
+        raise Refusal(f"{where}: " + one_of(f"{full}.name", str(name), members))
+    return _typed(members[name], {k: v for k, v in value.items() if k != "name"}, full, where)
+
+
+def _leaf(cls: type, key: str, value: Any, full: str, where: str) -> Any:
+    """One value, converted and checked by OmegaConf against its annotation."""
+    hint = _hints(cls)[key]
+    if typing.get_origin(hint) is Literal and value not in typing.get_args(hint):
+        raise Refusal(f"{where}: " + one_of(full, str(value), map(str, typing.get_args(hint))))
+    try:
+        schema = OmegaConf.structured(make_dataclass("Leaf", [("value", hint)]))
+        return OmegaConf.to_object(OmegaConf.merge(schema, {"value": value})).value
+    except OmegaConfBaseException:
+        wanted = hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
+        raise Refusal(f"{where}: {full}: {value!r} is not {wanted}") from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]
+
+
+def _check_options(options: dict[str, Any], where: str) -> None:
+    """Keys of `trainer.options` are arguments of Lightning's Trainer, less those that the config has itself."""
+    from lightning.pytorch import Trainer  # slow to import, and seldom needed
+
+    ours = {"gradient_clip_val": "optim.clip", "accumulate_grad_batches": "trainer.accumulate"}
+    ours |= {key: f"trainer.{key}" for key in ("max_steps", "accelerator", "devices", "num_nodes", "strategy", "precision")}
+    allowed = set(inspect.signature(Trainer).parameters) - {"logger", "callbacks"}
+    for key in options:
+        if key in ours:
+            raise Refusal(f"{where}: trainer.options.{key}: set {ours[key]} instead")
+        if key not in allowed:
+            raise Refusal(f"{where}: no key 'trainer.options.{key}'{nearest(key, allowed)}")

@@ -1,0 +1,45 @@
+"""What goes wrong because of what we were given, said in one line: scripts print it and end with status 2."""
+
+import difflib
+import errno
+import os
+import sys
+from collections.abc import Callable, Iterable
+
+
+class Refusal(Exception):
+    """Bad input. The message is one line: what, where, and what to do."""
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """`; did you mean 'x'?` for the nearest choice, or an empty string."""
+    close = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def one_of(what: str, word: str, choices: Iterable[str]) -> str:
+    """`what: 'word' is not one of a, b, c; did you mean 'a'?`"""
+    choices = list(choices)
+    return f"{what}: '{word}' is not one of {', '.join(choices)}{nearest(word, choices)}"
+
+
+def guard(main: Callable[[], None]) -> None:
+    """Run a script's main: a Refusal or a full disk is one line and status 2, Ctrl-C is status 130."""
+    try:
+        main()
+    except Refusal as error:
+        _leave(str(error), 2)
+    except KeyboardInterrupt:
+        _leave("interrupted", 130)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = error.filename or "the output folder"
+        _leave(f"no space left on the disk while writing {where}; free some and run again with --resume", 2)
+
+
+def _leave(message: str, status: int) -> None:
+    if os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0":  # once, not once a rank
+        print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    sys.exit(status)

@@ -1,0 +1,164 @@
+"""Stage 1's networks: diffusers' AutoencoderKL and VQModel behind one interface.
+
+moments = encode(x): the posterior's mean and log-variance, (B, 2 z, h, w), logvar = -inf where there is none (VQ);
+x = decode(z): pixels in [-1, 1], cropped to the data's own size.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from diffusers import AutoencoderKL as DiffusersKL
+from diffusers import VQModel as DiffusersVQ
+from torch import Tensor, nn
+
+from ldm.networks.padding import crop_to, pad_to_multiple
+
+Shape = tuple[int, int, int]
+
+
+@dataclass
+class AutoencoderKL:
+    """A KL-regularised autoencoder (Rombach et al. 2022). One level more halves the latents once more.
+
+    `multiple`: pictures are padded to it inside, at least the down-sampling factor; 8 makes 28 px into 8 x 8 latents.
+    """
+
+    channels: tuple[int, ...] = (32, 64, 128)
+    layers: int = 1
+    latent_channels: int = 4
+    attention: bool = True  # in the middle block
+    norm_groups: int = 8
+    multiple: int = 1
+    kl_weight: float = 1e-6  # on the KL divergence a pixel
+
+    def __post_init__(self) -> None:
+        _check(self.channels, self.norm_groups)
+
+    def build(self, shape: Shape) -> "Autoencoder":
+        """The network for pictures of `shape` (C, H, W)."""
+        net = DiffusersKL(**_sizes(self, shape), mid_block_add_attention=self.attention)
+        return KLAutoencoder(net, shape, _multiple(self))
+
+
+@dataclass
+class VQModel:
+    """A vector-quantised autoencoder (van den Oord et al. 2017): decode snaps to a codebook of `codes` vectors."""
+
+    channels: tuple[int, ...] = (32, 64, 128)
+    layers: int = 1
+    latent_channels: int = 4
+    attention: bool = True
+    norm_groups: int = 8
+    multiple: int = 1
+    codes: int = 256
+    codebook_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check(self.channels, self.norm_groups)
+
+    def build(self, shape: Shape) -> "Autoencoder":
+        """The network for pictures of `shape` (C, H, W)."""
+        net = DiffusersVQ(**_sizes(self, shape), num_vq_embeddings=self.codes, mid_block_add_attention=self.attention)
+        return VQAutoencoder(net, shape, _multiple(self))
+
+
+def _check(channels: tuple[int, ...], groups: int) -> None:
+    if not channels or any(c < 1 or c % groups for c in channels):
+        raise ValueError(f"channels {tuple(channels)} must be multiples of norm_groups = {groups}")
+
+
+def _multiple(config: AutoencoderKL | VQModel) -> int:
+    factor = 2 ** (len(config.channels) - 1)
+    return -(-config.multiple // factor) * factor
+
+
+def _sizes(config: AutoencoderKL | VQModel, shape: Shape) -> dict[str, object]:
+    levels = len(config.channels)
+    return dict(
+        in_channels=shape[0],
+        out_channels=shape[0],
+        block_out_channels=tuple(config.channels),
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        layers_per_block=config.layers,
+        latent_channels=config.latent_channels,
+        norm_num_groups=config.norm_groups,
+        sample_size=max(shape[1:]),
+    )
+
+
+class Autoencoder(nn.Module):
+    """What both have: the data's shape, the latents' shape, padding."""
+
+    codes: ClassVar[int] = 0  # the codebook's size; 0: continuous latents
+
+    def __init__(self, net: nn.Module, shape: Shape, multiple: int):
+        super().__init__()
+        self.net, self.shape, self.multiple = net, tuple(shape), multiple
+        factor = 2 ** (len(net.config.block_out_channels) - 1)
+        height, width = (-(-side // multiple) * multiple // factor for side in shape[1:])
+        self.latent_shape = (net.config.latent_channels, height, width)
+
+    def pad(self, x: Tensor) -> Tensor:
+        return pad_to_multiple(x, self.multiple)
+
+    def crop(self, x: Tensor) -> Tensor:
+        return crop_to(x, *self.shape[1:])
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Pictures (B, C, H, W) in [-1, 1] -> mean and log-variance (B, 2 z, h, w), float32."""
+        raise NotImplementedError
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Latents (B, z, h, w) -> pictures (B, C, H, W)."""
+        raise NotImplementedError
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        """The weight whose gradient balances the discriminator against the reconstruction."""
+        return self.net.decoder.conv_out.weight
+
+
+class KLAutoencoder(Autoencoder):
+    def encode(self, x: Tensor) -> Tensor:
+        posterior = self.net.encode(self.pad(x)).latent_dist  # clamps log-variance to [-30, 20]
+        return torch.cat([posterior.mean.float(), posterior.logvar.float()], 1)
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.crop(self.net.decode(z).sample)
+
+
+class VQAutoencoder(Autoencoder):
+    def __init__(self, net: DiffusersVQ, shape: Shape, multiple: int):
+        super().__init__(net, shape, multiple)
+        self.codes = net.config.num_vq_embeddings
+        # diffusers starts the codebook at +-1 / codes: narrower than the latents, most codes would never be the nearest
+        nn.init.normal_(net.quantize.embedding.weight)
+
+    def encode(self, x: Tensor) -> Tensor:
+        mean = self.net.encode(self.pad(x)).latents.float()
+        return torch.cat([mean, torch.full_like(mean, -torch.inf)], 1)
+
+    def quantize(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Nearest codes with a straight-through gradient, the codebook loss, and the indices (van den Oord eq. 3)."""
+        z_q, loss, (_, _, indices) = self.net.quantize(z)
+        return z_q, loss, indices
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.decode_codes(self.quantize(z)[0])
+
+    def decode_codes(self, z_q: Tensor) -> Tensor:
+        return self.crop(self.net.decode(z_q, force_not_quantize=True).sample)
+
+
+def sample_posterior(moments: Tensor, noise: Tensor) -> Tensor:
+    """z = mean + exp(logvar / 2) noise (Kingma & Welling 2014, eq. 10)."""
+    mean, logvar = moments.chunk(2, 1)
+    return mean + (0.5 * logvar).exp() * noise
+
+
+def kl_divergence(moments: Tensor) -> Tensor:
+    """KL(q(z|x) || N(0, 1)) in nats, one value a sample: (B,)."""
+    mean, logvar = moments.float().chunk(2, 1)
+    return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).flatten(1).sum(1)

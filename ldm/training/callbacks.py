@@ -1,0 +1,175 @@
+"""Callbacks: checkpoints, sample grids, reconstructions, throughput. The only room that knows wandb.
+
+Every rank does its share of sampling and measuring; rank 0 alone writes and logs. Each panel is a PNG in the run's
+folder and the same picture in Weights & Biases.
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.loggers import WandbLogger
+from PIL import Image
+from torch import Tensor
+
+from ldm.data.batches import as_bytes, as_images
+from ldm.sampling import generate, to_picture
+from ldm.training.autoencoder import AutoencoderModule
+from ldm.training.diffusion import DiffusionModule
+
+
+def log_media(trainer: pl.Trainer, values: dict[str, Any]) -> None:
+    """Send to W&B, if it is on. The step travels in the payload: `step=` would drop rows that come out of order."""
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger) and trainer.is_global_zero:
+            logger.experiment.log(values | {"trainer/global_step": trainer.global_step})
+
+
+def close_wandb(trainer: pl.Trainer) -> None:
+    """End the run, so that a second stage in this process starts one of its own."""
+    if any(isinstance(logger, WandbLogger) for logger in trainer.loggers) and trainer.is_global_zero:
+        import wandb
+
+        wandb.finish()
+
+
+def panel(trainer: pl.Trainer, folder: Path, name: str, picture: Image.Image, caption: str) -> None:
+    """Write samples/<name>-<step>.png, and log it."""
+    import wandb
+
+    folder.mkdir(parents=True, exist_ok=True)
+    picture.save(folder / f"{name}-{trainer.global_step:07d}.png")
+    log_media(trainer, {f"{name}/grid": wandb.Image(picture, caption=caption)})
+
+
+class EverySteps(pl.Callback):
+    """Calls `show` at step 0 (so that what does not fit into memory fails in the first minute), every n steps, at the end."""
+
+    def __init__(self, folder: Path, every: int):
+        self.folder, self.every, self.shown = folder, every, -1
+
+    def show(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        raise NotImplementedError
+
+    def _once(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if trainer.global_step != self.shown:
+            self.shown = trainer.global_step
+            self.show(trainer, module)
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if trainer.global_step == 0:
+            self._once(trainer, module)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+        if self.every and trainer.global_step and trainer.global_step % self.every == 0:
+            self._once(trainer, module)
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._once(trainer, module)
+
+
+class Samples(EverySteps):
+    """A grid of samples at seeds 0, 1, 2, ..., a column a class, by the averaged weights: comparable over time."""
+
+    def show(self, trainer: pl.Trainer, module: DiffusionModule) -> None:
+        settings, world = module.config.sample, trainer.world_size
+        share = -(-settings.count // world)
+        seeds = [trainer.global_rank + world * i for i in range(share)]
+        training = module.training
+        module.eval()
+        with module.averaged():
+            images = generate(module.model(), settings, seeds)
+        module.train(training)
+        images = torch.as_tensor(module.all_gather(images.to(module.device))).reshape(world, share, *images.shape[1:])
+        images = images.transpose(0, 1).flatten(0, 1)[: settings.count].cpu()  # back into the order of the seeds
+        if trainer.is_global_zero:
+            solver = type(settings.solver).__name__
+            caption = f"seeds 0-{settings.count - 1}, {solver}, {settings.steps} steps, guidance {settings.guidance}, ema"
+            columns = len(module.classes) if 1 < len(module.classes) <= 16 else 0
+            panel(trainer, self.folder, "samples", to_picture(images, columns), caption)
+
+
+class Reconstructions(EverySteps):
+    """The first held-out pictures above what the averaged autoencoder makes of them."""
+
+    def __init__(self, folder: Path, every: int, images: Tensor):
+        super().__init__(folder, every)
+        self.images = images  # uint8 (N, C, H, W)
+
+    @torch.no_grad()
+    def show(self, trainer: pl.Trainer, module: AutoencoderModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        x = as_images({"image": self.images.to(module.device)})
+        with module.averaged():
+            x_hat = module.reconstruct(x, None)[0]
+        pairs = torch.cat([self.images, as_bytes(x_hat).cpu()])
+        panel(trainer, self.folder, "reconstructions", to_picture(pairs, len(self.images)), "above: held out; below: decoded")
+
+
+class Checkpoints(pl.callbacks.Checkpoint):
+    """last.ckpt every n steps, at the end and when training stops for any reason; best.ckpt by one validation metric.
+
+    Lightning's ModelCheckpoint counts both optimisers' steps under manual optimisation and does not save at the end;
+    Trainer.save_checkpoint, which this calls, writes a file whole or not at all.
+    """
+
+    def __init__(self, folder: Path, every: int, monitor: str, mode: str):
+        self.folder, self.every, self.monitor = folder, every, monitor
+        self.sign = 1.0 if mode == "max" else -1.0
+        self.best: float | None = None
+        self.saved = -1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best = state["best"]
+
+    def save_last(self, trainer: pl.Trainer) -> None:
+        if trainer.global_step != self.saved:
+            self.saved = trainer.global_step
+            trainer.save_checkpoint(self.folder / "last.ckpt")
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.global_step and trainer.global_step % self.every == 0:
+            self.save_last(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        value = trainer.callback_metrics.get(self.monitor)
+        if trainer.sanity_checking or value is None:
+            return
+        if self.best is None or self.sign * float(value) > self.sign * self.best:
+            self.best = float(value)
+            trainer.save_checkpoint(self.folder / "best.ckpt")
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.save_last(trainer)
+
+    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
+        # an interrupt comes between two steps, all is well; after any other error the state is not to be trusted
+        if isinstance(exception, (KeyboardInterrupt, SystemExit)) and trainer.global_step > 0:
+            self.save_last(trainer)
+
+
+class Throughput(pl.Callback):
+    """Pictures a second over all processes, and memory, every n steps. Never waits for the device."""
+
+    def __init__(self, every: int):
+        self.every, self.since = every, (0, 0.0)
+
+    def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
+        self.since = (module.images_seen, time.perf_counter())
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, *_: Any) -> None:
+        if trainer.global_step % self.every:
+            return
+        seen, now = module.images_seen, time.perf_counter()
+        if seen > self.since[0]:
+            module.log("train/images_per_second", (seen - self.since[0]) / (now - self.since[1]), prog_bar=True)
+            module.log("train/images_seen", float(seen))
+            self.since = (seen, now)
+        if module.device.type == "cuda":
+            module.log("train/memory_gb", torch.cuda.max_memory_allocated() / 1e9)

@@ -1,0 +1,129 @@
+"""LightningModule 2: the denoiser, in latent space (stage 2) or on pixels (the baseline)."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+from torch.optim import Optimizer
+from tqdm import tqdm
+
+from ldm import checkpoint, config, randomness
+from ldm.config import AutoencoderConfig, DiffusionConfig
+from ldm.data.batches import Batch, as_images
+from ldm.errors import Refusal
+from ldm.metrics.images import psnr
+from ldm.networks.autoencoder import Autoencoder
+from ldm.sampling import Model, build_denoiser, build_space
+from ldm.spaces import ChannelStatistics, LatentSpace
+from ldm.training.stage import Stage
+
+
+def _short(values: Tensor) -> str:
+    return " ".join(f"{v:.3g}" for v in values.tolist())
+
+
+class DiffusionModule(Stage):
+    """Algorithm 1 (Ho et al. 2020): x_t = alpha_t x_0 + sigma_t eps, and the denoiser's loss on it."""
+
+    stage, trained = "diffusion", "denoiser.net"
+
+    def __init__(
+        self,
+        config: DiffusionConfig,
+        shape: tuple[int, int, int],
+        classes: tuple[str, ...],
+        autoencoder: Autoencoder | None = None,
+        autoencoder_config: AutoencoderConfig | None = None,
+    ):
+        super().__init__(config, shape, classes)
+        self.space = build_space(config, self.shape, autoencoder)
+        self.denoiser = build_denoiser(config, self.space.shape, len(classes))
+        self.autoencoder_config = autoencoder_config
+        self.autoencoder_hash = checkpoint.fingerprint(autoencoder.state_dict().items()) if autoencoder else None
+        self.start_ema()
+
+    def model(self) -> Model:
+        """What sampling needs of this module, as it is now."""
+        return Model(self.denoiser, self.space, self.classes, self.config.sample, self.global_step)
+
+    # -- hand-off ---------------------------------------------------------------------------------------------------
+    def on_fit_start(self) -> None:
+        """Measure the whitening and verify stage 1, unless both come from a checkpoint that is being resumed."""
+        if isinstance(self.space, LatentSpace) and self.trainer.ckpt_path is None:
+            self.measure_whitening()
+            self.verify_autoencoder()
+
+    @torch.no_grad()
+    def measure_whitening(self) -> None:
+        """Mean and std of each latent channel over the whole training set, every rank its share."""
+        batches = self.trainer.datamodule.whole_training_set()
+        statistics = ChannelStatistics(self.space.shape[0], self.device)
+        for batch in tqdm(batches, desc="measuring latents", disable=not self.trainer.is_global_zero, leave=False):
+            statistics.add(self.space.autoencoder.encode(as_images(batch).to(self.device)))
+        mean, std = statistics.result(lambda sums: self.trainer.strategy.reduce(sums, reduce_op="sum"))
+        self.space.mean.copy_(mean)
+        self.space.std.copy_(std)
+        rank_zero_info(f"latents: mean {_short(mean)}, std {_short(std)} (a channel)")
+
+    @torch.no_grad()
+    def verify_autoencoder(self) -> None:
+        """Refuse a stage 1 that was never trained: dead or exploding latents, or no better than a grey picture."""
+        image = as_images(next(iter(self.trainer.datamodule.whole_training_set()))).to(self.device)
+        x_0 = self.space.encode(image, torch.zeros)
+        quality = psnr(image, self.space.decode(x_0).to(image)).mean().item()
+        flat = psnr(image, image.mean((0, 2, 3), keepdim=True).expand_as(image)).mean().item()
+        rank_zero_info(f"autoencoder {self.autoencoder_hash}: {quality:.1f} dB on a batch (a flat picture: {flat:.1f} dB)")
+        std = self.space.std
+        if not (torch.isfinite(std).all() and std.max() < 100 and std.min() > 1e-3 and quality > flat + 1):
+            raise Refusal(
+                f"space.autoencoder: its reconstructions reach {quality:.1f} dB where a flat picture has {flat:.1f} dB, "
+                f"latent std {_short(std)}: it is not trained on this data; train stage 1 first"
+            )
+
+    # -- training ---------------------------------------------------------------------------------------------------
+    def condition(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """The batch's labels; with a generator, each dropped by itself to the null class with probability `drop`."""
+        if not self.classes:
+            return {}
+        label = batch["label"]
+        if generator is not None:
+            dropped = torch.rand(len(label), generator=generator, device=self.device) < self.config.drop
+            label = label.masked_fill(dropped, len(self.classes))
+        return {"label": label}
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        x_0 = self.space.encode(self.training_images(batch, batch_idx), self.randn("posterior", batch_idx))
+        # times are one stratified set over all micro-batches and ranks of the step
+        key = (self.config.seed, "times", self.global_step)
+        u = randomness.stratified(len(x_0), *self.slot(batch_idx), *key).to(self.device)
+        t = self.denoiser.schedule.times(u)
+        eps = self.randn("noise", batch_idx)(x_0.shape)
+        loss = self.denoiser.loss(x_0, t, eps, **self.condition(batch, self.generator("drop", batch_idx))).mean()
+        self.check_finite(loss, {"x_0": x_0}, batch)
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """The loss of the averaged weights with noise and times that are the same every time."""
+        generator = randomness.generator(self.config.seed, "validation", batch_idx, self.global_rank)
+        draw = lambda shape: torch.randn(shape, generator=generator).to(self.device)  # noqa: E731
+        x_0 = self.space.encode(as_images(batch), draw)
+        u = randomness.stratified(len(x_0), 0, 1, self.config.seed, "validation times", batch_idx).to(self.device)
+        with self.averaged():
+            loss = self.denoiser.loss(x_0, self.denoiser.schedule.times(u), draw(x_0.shape), **self.condition(batch))
+        self.log("val/loss", loss.mean(), sync_dist=True, batch_size=len(x_0))
+        if isinstance(self.space, LatentSpace):  # whitened: 0 and 1, or the autoencoder is not the one measured
+            self.log("val/latent_mean", x_0.mean(), sync_dist=True, batch_size=len(x_0))
+            self.log("val/latent_std", x_0.std(), sync_dist=True, batch_size=len(x_0))
+
+    def configure_optimizers(self) -> Optimizer:
+        return self.adamw(self.denoiser.net, self.config.optim.lr)
+
+    def configure_gradient_clipping(self, optimizer: Optimizer, *_: Any, **__: Any) -> None:
+        self.clip(self.denoiser.net, "grad_norm")
+
+    def about_autoencoder(self) -> dict[str, Any] | None:
+        if self.autoencoder_config is None:
+            return None
+        return {"config": config.to_dict(self.autoencoder_config), "hash": self.autoencoder_hash}

@@ -1,0 +1,325 @@
+"""A run: stage 1 if it is missing, then what the config asks for; where things go, and what may be resumed."""
+
+import json
+import logging
+import os
+import sys
+import uuid
+import warnings
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from ldm import checkpoint, config
+from ldm.config import AutoencoderConfig, Config, DiffusionConfig, TrainerConfig
+from ldm.data.images import Images
+from ldm.errors import Refusal
+from ldm.sampling import load_autoencoder
+from ldm.spaces import Latents
+from ldm.training.autoencoder import AutoencoderModule
+from ldm.training.callbacks import Checkpoints, Reconstructions, Samples, Throughput, close_wandb
+from ldm.training.data import RunData
+from ldm.training.diffusion import DiffusionModule
+from ldm.training.stage import Stage
+
+
+def train(run: Config, resume: bool = False, dry_run: bool = False) -> Path:
+    """Train a config to its end and return the run's folder; stage 1 comes first where it is named and missing."""
+    _quiet()
+    if run.trainer.threads:
+        torch.set_num_threads(run.trainer.threads)
+    stage1 = _stage1(run)
+    if stage1 is not None and not dry_run and not _finished(stage1.folder, stage1.trainer.max_steps):
+        _say(f"stage 1 comes first: {stage1.name}")
+        train(stage1, resume=resume or not (stage1.folder / "last.ckpt").exists())
+    start = None if dry_run else _claim(run, resume)
+    images = run.data.load()
+    pl.seed_everything(run.seed, verbose=False)
+    module = _module(run, images, stage1, dry_run)
+    plan = _plan(run, module, images)
+    _say(plan)
+    if dry_run:
+        return run.folder
+    module.run_id = _run_id(run.folder)
+    trainer = _trainer(run, module, images, start)
+    try:
+        trainer.fit(module, datamodule=RunData(run, images), ckpt_path=start, weights_only=True)
+    finally:
+        close_wandb(trainer)
+    _say(_farewell(run))
+    return run.folder
+
+
+# -- before training ----------------------------------------------------------------------------------------------------
+def _stage1(run: Config) -> AutoencoderConfig | None:
+    """Stage 1's config, where the run names it by config; its checkpoint may be missing."""
+    if not (isinstance(run, DiffusionConfig) and isinstance(run.space, Latents)):
+        return None
+    if not run.space.autoencoder.endswith((".yaml", ".yml")):
+        return None
+    stage1 = config.load(run.space.autoencoder)
+    if not isinstance(stage1, AutoencoderConfig):
+        raise Refusal(f"space.autoencoder: {run.space.autoencoder} is a config of stage '{stage1.stage}', not autoencoder")
+    stage1.output, stage1.data, stage1.logger.mode = run.output, _same_data(stage1, run), run.logger.mode
+    for key in ("accelerator", "devices", "num_nodes", "threads"):
+        setattr(stage1.trainer, key, getattr(run.trainer, key))
+    return stage1
+
+
+def _same_data(stage1: AutoencoderConfig, run: DiffusionConfig) -> object:
+    """Stage 1 looks for the data where stage 2 does; everything else of its data section stays its own."""
+    if type(stage1.data) is type(run.data) and hasattr(run.data, "root"):
+        stage1.data.root = run.data.root
+    return stage1.data
+
+
+def _finished(folder: Path, max_steps: int) -> bool:
+    path = folder / "last.ckpt"
+    return path.exists() and checkpoint.read(path)["global_step"] >= max_steps
+
+
+FREE = ("trainer", "sample", "logger", "output", "data.root", "data.workers", "data.download", "space")
+
+
+def _claim(run: Config, resume: bool) -> str | None:
+    """The checkpoint to resume from, or None for a new run; never another run's folder."""
+    last = run.folder / "last.ckpt"
+    if rank_zero_only.rank != 0:  # rank 0 has looked already, and may have written since
+        return str(last) if resume and last.exists() else None
+    if not last.exists():
+        if (run.folder / "config.yaml").exists() and not resume:
+            raise Refusal(f"{run.folder} holds a run that saved nothing yet; --resume starts it over, name=OTHER starts another")
+        run.folder.mkdir(parents=True, exist_ok=True)
+        config.save(run, run.folder / "config.yaml")
+        return None
+    state = checkpoint.read(last)
+    step = state["global_step"]
+    if step >= run.trainer.max_steps:
+        raise Refusal(
+            f"{run.folder} is finished ({step} steps): sample from it, or train on with --resume trainer.max_steps=N, "
+            "or start another with name=OTHER"
+        )
+    if not resume:
+        raise Refusal(
+            f"{run.folder} holds an unfinished run ({step} of {run.trainer.max_steps} steps); add --resume, or name=OTHER"
+        )
+    changed = config.differences(state["ldm"]["config"], config.to_dict(run))
+    if changed := [key for key in changed if not key.startswith(FREE)]:
+        raise Refusal(f"--resume: {', '.join(changed)} changed since {last}; undo that, or start another run with name=OTHER")
+    config.save(run, run.folder / "config.yaml")
+    return str(last)
+
+
+def _module(run: Config, images: Images, stage1: AutoencoderConfig | None, dry_run: bool) -> Stage:
+    if isinstance(run, AutoencoderConfig):
+        return AutoencoderModule(run, images.shape, images.classes)
+    classes = _classes(run, images)
+    if not isinstance(run.space, Latents):
+        return DiffusionModule(run, images.shape, classes)
+    if dry_run and stage1 is not None and not (stage1.folder / "last.ckpt").exists():
+        return DiffusionModule(run, images.shape, classes, stage1.network.build(images.shape), stage1)
+    path = checkpoint.find(stage1.folder if stage1 else run.space.autoencoder, prefer="best")
+    autoencoder, trained_as, about = load_autoencoder(path)
+    if tuple(about["shape"]) != tuple(images.shape):
+        raise Refusal(f"space.autoencoder: {path} is for pictures of {tuple(about['shape'])}, the data has {images.shape}")
+    if stage1 is not None:
+        changed = config.differences(config.to_dict(trained_as.network), config.to_dict(stage1.network))
+        if changed:
+            raise Refusal(
+                f"space.autoencoder: {path} is stale, network.{changed[0]} differs from {run.space.autoencoder}; "
+                "give the config another name to train it anew, or undo the change"
+            )
+    return DiffusionModule(run, images.shape, classes, autoencoder, trained_as)
+
+
+def _classes(run: DiffusionConfig, images: Images) -> tuple[str, ...]:
+    if run.condition == "label" and not images.classes:
+        raise Refusal("condition: label is asked for, but the data has no classes; set condition=none")
+    return () if run.condition == "none" else images.classes
+
+
+def _run_id(folder: Path) -> str:
+    """The W&B run's id: made once, written before training starts, kept through every resume."""
+    path = folder / "run.json"
+    if rank_zero_only.rank != 0:
+        return json.loads(path.read_text())["wandb_id"] if path.exists() else ""
+    if not path.exists():
+        path.write_text(json.dumps({"wandb_id": uuid.uuid4().hex[:8]}) + "\n")
+    return json.loads(path.read_text())["wandb_id"]
+
+
+# -- the trainer --------------------------------------------------------------------------------------------------------
+def precision(settings: TrainerConfig) -> str:
+    """auto: bf16-mixed on a GPU that has it. On a CPU without AMX bf16 is many times slower than float32."""
+    if settings.precision != "auto":
+        return settings.precision
+    on_gpu = settings.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    return "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
+
+
+def strategy(run: Config) -> str:
+    """auto: Lightning's choice; with a discriminator under several processes DDP must look for unused parameters."""
+    settings = run.trainer
+    gan = isinstance(run, AutoencoderConfig) and run.discriminator.weight > 0
+    several = settings.num_nodes > 1 or settings.devices not in ("auto", 1, "1") or torch.cuda.device_count() > 1
+    return "ddp_find_unused_parameters_true" if settings.strategy == "auto" and gan and several else settings.strategy
+
+
+def _trainer(run: Config, module: Stage, images: Images, start: str | None) -> pl.Trainer:
+    settings, manual = run.trainer, not module.automatic_optimization
+    pictures, every = run.folder / "samples", settings.validate
+    if isinstance(run, AutoencoderConfig):
+        count = min(12, len(images.test))
+        panels = Reconstructions(pictures, every, images.test.__getitems__(list(range(count)))["image"])
+        saving = Checkpoints(run.folder, settings.save, "val/psnr", "max")
+    else:
+        panels = Samples(pictures, run.sample.every)
+        saving = Checkpoints(run.folder, settings.save, "val/loss", "min")
+    # a log file is no terminal: one line a hundred steps is enough there
+    bar = pl.callbacks.TQDMProgressBar(refresh_rate=10 if sys.stderr.isatty() else 100)
+    defaults = dict(
+        max_epochs=-1,
+        check_val_every_n_epoch=None,
+        val_check_interval=min(every, settings.max_steps) * settings.accumulate,
+        num_sanity_val_steps=0,
+        log_every_n_steps=settings.log,
+        use_distributed_sampler=False,
+        enable_model_summary=False,
+        enable_checkpointing=True,
+    )
+    return pl.Trainer(
+        max_steps=settings.max_steps,
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        num_nodes=settings.num_nodes,
+        strategy=strategy(run),
+        precision=precision(settings),
+        accumulate_grad_batches=1 if manual else settings.accumulate,
+        default_root_dir=run.folder,
+        logger=_loggers(run, module, start),
+        callbacks=[panels, Throughput(settings.log), saving, bar],
+        **defaults | settings.options,
+    )
+
+
+def wandb_mode(run: Config) -> str:
+    """The config's mode, then WANDB_MODE, then online where a key is at hand; else offline: never a prompt."""
+    if run.logger.mode != "auto":
+        return run.logger.mode
+    if "WANDB_MODE" in os.environ:
+        return os.environ["WANDB_MODE"]
+    netrc = Path(os.environ.get("NETRC", Path.home() / ".netrc"))
+    key = os.environ.get("WANDB_API_KEY") or (netrc.exists() and "api.wandb.ai" in netrc.read_text(errors="ignore"))
+    return "online" if key else "offline"
+
+
+def _loggers(run: Config, module: Stage, start: str | None) -> list[Logger]:
+    mode = wandb_mode(run)
+    os.environ["WANDB_MODE"] = mode  # not WandbLogger(offline=True), which refuses log_model
+    loggers: list[Logger] = [_csv(run.folder, start)]
+    if mode == "disabled":
+        return loggers
+    os.environ.setdefault("WANDB_SILENT", "true")
+    settings = run.logger
+    wandb = WandbLogger(
+        save_dir=run.folder,
+        project=settings.project,
+        entity=settings.entity,
+        name=run.name,
+        id=module.run_id or None,
+        resume="allow" if mode == "online" else None,
+        group=settings.group or run.name,
+        tags=[*settings.tags, run.stage],
+        job_type=run.stage,
+        config=config.to_dict(run),
+    )
+    return [wandb, *loggers]
+
+
+def _csv(folder: Path, start: str | None) -> CSVLogger:
+    """metrics.csv. Lightning's logger deletes an earlier one: a resumed run hands its rows back, up to its step."""
+    import csv
+
+    path, rows = folder / "metrics.csv", []
+    if start is not None and rank_zero_only.rank == 0 and path.exists():
+        step = checkpoint.read(Path(start))["global_step"]
+        with open(path, newline="") as file:
+            rows = [row for row in csv.DictReader(file) if int(row["step"]) < step]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logger = CSVLogger(folder, name="", version="")
+        if rank_zero_only.rank == 0:
+            for row in rows:
+                values = {k: float(v) for k, v in row.items() if v and k != "step"}
+                logger.experiment.log_metrics(values, int(row["step"]))
+    return logger
+
+
+# -- what the user reads ------------------------------------------------------------------------------------------------
+def _plan(run: Config, module: Stage, images: Images) -> str:
+    settings = run.trainer
+    count = sum(p.numel() for p in module.net.parameters())
+    held = count * 4 * (4 + bool(module.ema))  # weights, gradients, two moments, the average
+    device = "GPU" if torch.cuda.is_available() and settings.accelerator != "cpu" else "CPU"
+    world = _world(settings)
+    batch = run.data.batch_size * settings.accumulate * world
+    mode = wandb_mode(run)
+    sync = f"; to sync: wandb sync {run.folder}/wandb/offline-run-*" if mode == "offline" else ""
+    space = f", space {type(run.space).__name__} {tuple(module.space.shape)}" if isinstance(run, DiffusionConfig) else ""
+    return "\n".join(
+        [
+            f"run        {run.name} ({run.stage}{space})",
+            f"data       {type(run.data).__name__}: {len(images.train)} training, {len(images.test)} held out, "
+            f"{tuple(images.shape)}, {len(images.classes)} classes",
+            f"network    {count / 1e6:.2f} M parameters; {held / 1e9:.2f} GB for weights, gradients, optimiser and average",
+            f"batch      {batch} = {run.data.batch_size} a device x {world} devices x {settings.accumulate} accumulated; "
+            f"lr {run.optim.lr:g}",
+            f"length     {settings.max_steps} steps = {settings.max_steps * batch / len(images.train):.1f} epochs",
+            f"device     {world} x {device}, {precision(settings)}, strategy {strategy(run)}",
+            f"output     {run.folder}/",
+            f"W&B        {mode}{sync}",
+        ]
+    )
+
+
+def _world(settings: TrainerConfig) -> int:
+    devices = settings.devices
+    if "WORLD_SIZE" in os.environ:
+        return int(os.environ["WORLD_SIZE"])
+    if devices in ("auto", -1, "-1"):
+        count = max(1, torch.cuda.device_count()) if settings.accelerator != "cpu" else 1
+    else:
+        count = (
+            len(devices) if isinstance(devices, list) else len(str(devices).split(",")) if "," in str(devices) else int(devices)
+        )
+    return count * settings.num_nodes
+
+
+def _farewell(run: Config) -> str:
+    if isinstance(run, AutoencoderConfig):
+        return f"finished: {run.folder}/last.ckpt; a latent config names it as space.autoencoder={run.folder}"
+    return f"finished. To sample: python sample.py --checkpoint {run.folder} --output samples/{run.name}"
+
+
+@rank_zero_only
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _quiet() -> None:
+    """Lightning's tips and warnings about choices that were made on purpose."""
+    for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for text in (
+        ".*does not have many workers.*",
+        ".*Checkpoint directory.*",
+        ".*litlogger.*",
+        ".*tensorboardX.*",
+        ".*in eval mode.*",
+        ".*LeafSpec.*",
+        ".*logs directory.*",
+    ):
+        warnings.filterwarnings("ignore", text)

@@ -1,0 +1,143 @@
+"""What both LightningModules share: keyed randomness, the learning rate, clipping, averaging, what is saved."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+
+from ldm import checkpoint, config, randomness
+from ldm.config import Optim, RunConfig
+from ldm.data.batches import Batch, as_images
+from ldm.errors import Refusal
+from ldm.training.ema import EMA
+
+
+def learning_rate(optim: Optim, step: int, max_steps: int) -> float:
+    """Linear warm-up, then constant, cosine or linear to 0 at max_steps: a pure function of the step."""
+    warm = min(1.0, (step + 1) / max(1, optim.warmup))
+    left = min(1.0, max(0.0, (max_steps - step) / max(1, max_steps - optim.warmup)))
+    shape = {"constant": 1.0, "linear": left, "cosine": 0.5 - 0.5 * math.cos(math.pi * left)}[optim.decay]
+    return optim.lr * warm * shape
+
+
+class Stage(pl.LightningModule):
+    """A stage of training. Its optimiser steps are Lightning's global_step, in both stages."""
+
+    stage: str  # its name in config.STAGES
+    trained: str  # the attribute path of the network that is trained and averaged
+
+    def __init__(self, config: RunConfig, shape: tuple[int, int, int], classes: tuple[str, ...]):
+        super().__init__()
+        self.config, self.shape, self.classes = config, tuple(shape), tuple(classes)
+        self.run_id: str | None = None
+        self.ema: EMA | None = None
+        self.images_seen = 0
+
+    @property
+    def net(self) -> nn.Module:
+        """The network that is trained, averaged and saved under its own name."""
+        return self.get_submodule(self.trained)
+
+    def start_ema(self) -> None:
+        """Called once the network is built."""
+        self.ema = EMA(self.net, self.config.optim.ema) if self.config.optim.ema else None
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside, the network has its averaged weights (or its own, if none are kept)."""
+        with self.ema.applied() if self.ema else nullcontext():
+            yield
+
+    # -- randomness -------------------------------------------------------------------------------------------------
+    def slot(self, batch_idx: int) -> tuple[int, int]:
+        """This micro-batch's place among the step's: slot j of n, j = micro-batch * processes + rank."""
+        accumulate, world = self.config.trainer.accumulate, self.trainer.world_size
+        return batch_idx % accumulate * world + self.global_rank, accumulate * world
+
+    def generator(self, purpose: str, batch_idx: int) -> torch.Generator:
+        """A generator for one purpose in this step and slot, the same after a resume and for any device count."""
+        key = (self.config.seed, purpose, self.global_step, self.slot(batch_idx)[0])
+        return randomness.generator(*key, device=self.device)
+
+    def randn(self, purpose: str, batch_idx: int) -> Callable[[tuple[int, ...]], Tensor]:
+        """Standard normal draws from `generator(purpose, batch_idx)`."""
+        generator = self.generator(purpose, batch_idx)
+        return lambda shape: torch.randn(shape, generator=generator, device=self.device)
+
+    def training_images(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The batch in [-1, 1], half of it mirrored if the data says so."""
+        images = as_images(batch)
+        self.images_seen += len(images) * self.trainer.world_size
+        if self.config.data.flip:
+            mirror = torch.rand(len(images), generator=self.generator("flip", batch_idx), device=self.device) < 0.5
+            images = torch.where(mirror[:, None, None, None], images.flip(-1), images)
+        return images
+
+    # -- optimisation -----------------------------------------------------------------------------------------------
+    def adamw(self, net: nn.Module, lr: float) -> torch.optim.Optimizer:
+        optim = self.config.optim
+        return torch.optim.AdamW(net.parameters(), lr, tuple(optim.betas), weight_decay=optim.weight_decay, fused=True)
+
+    @property
+    def learning_rate_now(self) -> float:
+        return learning_rate(self.config.optim, self.global_step, self.config.trainer.max_steps)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        optimizers = self.optimizers(use_pl_optimizer=False)
+        first = optimizers[0] if isinstance(optimizers, list) else optimizers  # a discriminator has a rate of its own
+        for group in first.param_groups:
+            group["lr"] = self.learning_rate_now
+        self.log("train/lr", self.learning_rate_now)
+
+    def clip(self, net: nn.Module, name: str) -> None:
+        """Clip the gradient's norm, and log it as it was before."""
+        limit = self.config.optim.clip or float("inf")
+        norm = nn.utils.clip_grad_norm_(net.parameters(), limit, foreach=True)
+        self.log(f"train/{name}", norm)
+
+    def check_finite(self, loss: Tensor, parts: dict[str, Tensor], batch: Batch) -> None:
+        """Stop at a loss that is not finite, naming step, parts and the batch's rows."""
+        if not torch.isfinite(loss.detach()):
+            said = ", ".join(f"{k} {float(v.detach().float().mean()):.4g}" for k, v in parts.items())
+            rows = batch["index"].tolist()
+            raise Refusal(
+                f"the loss is not finite at step {self.global_step} ({said}; rows {rows[:8]}...); "
+                "last.ckpt is from before it: lower optim.lr or optim.clip and run again with --resume"
+            )
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Lightning's, then the average: here and not at the batch's end, where callbacks have already saved."""
+        super().optimizer_step(*args, **kwargs)
+        self.update_ema()
+
+    def update_ema(self) -> None:
+        if self.ema:
+            self.ema.update()
+
+    # -- what is saved ----------------------------------------------------------------------------------------------
+    def about_autoencoder(self) -> dict[str, Any] | None:
+        """Stage 1's config and hash, in stage 2's checkpoint."""
+        return None
+
+    def on_save_checkpoint(self, state: dict[str, Any]) -> None:
+        state["ldm"] = {
+            "version": checkpoint.VERSION,
+            "stage": self.stage,
+            "config": config.to_dict(self.config),
+            "shape": list(self.shape),
+            "classes": list(self.classes),
+            "trained": self.trained,
+            "ema": self.ema.state() if self.ema else None,
+            "autoencoder": self.about_autoencoder(),
+            "images_seen": self.images_seen,
+            "wandb_id": self.run_id,
+        }
+
+    def on_load_checkpoint(self, state: dict[str, Any]) -> None:
+        self.images_seen = state["ldm"]["images_seen"]
+        if self.ema and state["ldm"]["ema"]:
+            self.ema.restore(state["ldm"]["ema"])

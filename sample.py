@@ -1,0 +1,37 @@
+"""Sample from a checkpoint; no other flag and no other file is needed.
+
+python sample.py --checkpoint checkpoints/digits-latent --output samples/digits
+python sample.py --checkpoint checkpoints/digits-latent --output samples/sevens --label 7 --count 16 --guidance 2
+"""
+
+import argparse
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", required=True, metavar="PATH", help="a run's folder or a checkpoint file")
+    parser.add_argument("--output", default="samples", metavar="DIR", help="a new folder (default: samples)")
+    parser.add_argument("--count", type=int, default=64, metavar="N")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seeds S ... S + N - 1, one a sample")
+    parser.add_argument("--label", metavar="L", help="a class, by name or number (default: seed modulo classes)")
+    parser.add_argument("--solver", metavar="NAME", help="DDPM, DDIM or DPMpp2M (default: the config's)")
+    parser.add_argument("--eta", type=float, help="DDIM's stochasticity, 0 ... 1")
+    parser.add_argument("--steps", type=int, metavar="N")
+    parser.add_argument("--guidance", type=float, metavar="W", help="1: the plain conditional model")
+    parser.add_argument("--weights", choices=["ema", "raw"], default="ema")
+    parser.add_argument("--batch-size", type=int, metavar="B")
+    parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse()
+    from ldm.sampling import run
+
+    run(**vars(args))
+
+
+if __name__ == "__main__":
+    from ldm.errors import guard
+
+    guard(main)
