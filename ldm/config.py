@@ -157,11 +157,12 @@ def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Confi
         if "=" not in text:
             raise Refusal(f"'{text}' is not an override; write key=value, for example trainer.max_steps=100")
     raw = _read(Path(path))
-    try:
-        given = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)))
-    except (OmegaConfBaseException, YAMLError) as error:
-        raise Refusal(f"overrides {' '.join(overrides)}: {_first_line(error)}") from None
-    return from_dict(_merge(raw, given, top=True), str(path))
+    for text in overrides:
+        try:
+            raw = _merge(raw, OmegaConf.to_container(OmegaConf.from_dotlist([text])), top=True)
+        except (OmegaConfBaseException, YAMLError) as error:
+            raise Refusal(f"override {text}: {_first_line(error)}") from None
+    return from_dict(raw, str(path))
 
 
 def from_dict(raw: dict[str, Any], where: str = "config") -> Config:
@@ -227,6 +228,8 @@ def _anchor(raw: dict[str, Any], folder: Path) -> None:
 
 def _merge(base: Any, new: Any, top: bool = False) -> Any:
     """New over base, key by key; a node that names another choice replaces the old one whole."""
+    if isinstance(base, str) and isinstance(new, dict):
+        base = {"name": base}  # `schedule: Cosine`, then `schedule.s=0.01`
     if not (isinstance(base, dict) and isinstance(new, dict)):
         return new
     if not top and "name" in new and new["name"] != base.get("name", new["name"]):

@@ -146,6 +146,8 @@ class FolderSet(Dataset):
             picture = self.pictures[j % len(self)]
             try:
                 return j % len(self), read_image(picture.path, self.size, self.channels)
+            except UnidentifiedImageError:
+                _name_once(picture.path, "not a picture")
             except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
                 _name_once(picture.path, str(error).splitlines()[0] if str(error) else type(error).__name__)
         raise Refusal(f"data.root: none of the {len(self)} pictures can be read")

@@ -1,0 +1,110 @@
+"""Networks: every weight learns, time and class matter, any size goes in and comes out."""
+
+import pytest
+import torch
+
+from ldm.errors import Refusal
+from ldm.networks.autoencoder import AutoencoderKL, VQModel, kl_divergence, sample_posterior
+from ldm.networks.discriminator import PatchGAN
+from ldm.networks.unet import UNet
+from ldm.spaces import ChannelStatistics, LatentSpace, PixelSpace
+
+torch.manual_seed(0)
+
+
+def every_gradient_is_finite(module):
+    for name, parameter in module.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+    assert any(p.grad.abs().max() > 0 for p in module.parameters())
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 17, 30), (4, 7, 7)])
+def test_unet_any_size(shape):
+    net = UNet((8, 16, 16), 1).build(shape, classes=3)
+    x = torch.randn(2, *shape)
+    out = net(x, torch.tensor([10.0, 900.0]), torch.tensor([0, 3]))
+    assert out.shape == x.shape
+    out.square().mean().backward()
+    every_gradient_is_finite(net)
+
+
+def test_unet_output_depends_on_time_and_class():
+    """c_noise = 1000 t: the embedding must tell near times apart (in [0, 1] it would not)."""
+    net = UNet((16, 16), 1).build((1, 8, 8), classes=2)
+    x = torch.randn(1, 1, 8, 8)
+    at = lambda t, c: net(x, torch.tensor([1000.0 * t]), torch.tensor([c]))
+    scale = at(0.5, 0).std()
+    assert (at(0.5, 0) - at(0.51, 0)).std() > 1e-3 * scale
+    assert (at(0.1, 0) - at(0.9, 0)).std() > 0.05 * scale
+    assert (at(0.5, 0) - at(0.5, 1)).std() > 1e-2 * scale
+
+
+def test_attention_resolution_must_exist():
+    with pytest.raises(Refusal, match=r"\[9\].*\[8, 4\]"):
+        UNet((8, 8), 1, attention=(9,)).build((1, 8, 8))
+
+
+@pytest.mark.parametrize("config", [AutoencoderKL((8, 16, 16)), VQModel((8, 16, 16), codes=32)], ids=["KL", "VQ"])
+@pytest.mark.parametrize("shape, latent", [((1, 28, 28), (4, 7, 7)), ((3, 17, 30), (4, 5, 8))])
+def test_autoencoder_any_size(config, shape, latent):
+    net = config.build(shape)
+    x = torch.rand(2, *shape) * 2 - 1
+    moments = net.encode(x)
+    assert net.latent_shape == latent and moments.shape == (2, 2 * latent[0], *latent[1:])
+    z = sample_posterior(moments, torch.randn(2, *latent))
+    assert net.decode(z).shape == x.shape and torch.isfinite(net.decode(z)).all()
+
+
+def test_autoencoder_multiple_makes_even_latents():
+    assert AutoencoderKL((8, 16, 16), multiple=8).build((1, 28, 28)).latent_shape == (4, 8, 8)
+
+
+def test_kl_of_a_gaussian():
+    moments = torch.cat([torch.full((1, 2, 1, 1), 0.5), torch.full((1, 2, 1, 1), -1.0)], 1)
+    q = torch.distributions.Normal(0.5, torch.tensor(-0.5).exp())
+    expected = 2 * torch.distributions.kl_divergence(q, torch.distributions.Normal(0.0, 1.0))
+    assert torch.allclose(kl_divergence(moments), expected)
+
+
+def test_vq_snaps_to_its_codebook():
+    net = VQModel((8, 8), codes=16, latent_channels=3).build((1, 8, 8))
+    z_q, loss, indices = net.quantize(torch.randn(2, 3, 4, 4))
+    book = net.net.quantize.embedding.weight
+    assert torch.allclose(z_q.permute(0, 2, 3, 1).reshape(-1, 3), book[indices.flatten()], atol=1e-6) and loss > 0
+
+
+@pytest.mark.parametrize("side, layers", [(8, 2), (28, 3)])
+def test_discriminator_judges_patches(side, layers):
+    net = PatchGAN(1, 16, layers)
+    out = net(torch.randn(2, 1, side, side))
+    assert out.shape == (2, 1, side // 2**layers, side // 2**layers)
+    out.mean().backward()
+    every_gradient_is_finite(net)
+
+
+def test_pixels_round_trip():
+    x = torch.rand(2, 1, 8, 8) * 2 - 1
+    space = PixelSpace((1, 8, 8))
+    assert torch.equal(space.decode(space.encode(x, torch.randn)), x)
+
+
+def test_latents_are_whitened_and_decode_is_the_autoencoders():
+    """Statistics over batches and ranks give mean 0, std 1 in every channel; the frozen network stays frozen."""
+    net = AutoencoderKL((8, 16)).build((1, 16, 16))
+    space = LatentSpace(net)
+    x = torch.rand(200, 1, 16, 16) * 2 - 1
+    ranks = [ChannelStatistics(4, "cpu") for _ in range(2)]
+    for i, batch in enumerate(net.encode(x).split(30)):
+        ranks[i % 2].add(batch)
+    mean, std = ranks[0].result(lambda sums: sums + ranks[1].sums)
+    space.mean.copy_(mean)
+    space.std.copy_(std)
+    noise = torch.Generator().manual_seed(0)
+    x_0 = space.encode(x, lambda shape: torch.randn(shape, generator=noise))
+    assert x_0.mean((0, 2, 3)).abs().max() < 0.02 and (x_0.std((0, 2, 3)) - 1).abs().max() < 0.02
+    z = net.encode(x[:3]).chunk(2, 1)[0]
+    back = space.decode((z - mean[:, None, None]) / std[:, None, None])
+    assert torch.allclose(back, net.decode(z).clamp(-1, 1), atol=1e-5)
+    space.train()
+    assert not net.training and not any(p.requires_grad for p in space.parameters())
