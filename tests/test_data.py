@@ -80,7 +80,7 @@ def test_idx_truncated_or_foreign(tmp_path):
     whole = (tmp_path / MNIST.parts[0]).read_bytes()
     for bad in (whole[:-100], b"no idx file at all", b"", whole[:6]):
         (tmp_path / MNIST.parts[0]).write_bytes(bad)
-        with pytest.raises(Refusal, match=f"{MNIST.parts[0]} cannot be read"):
+        with pytest.raises(Refusal, match=rf"{MNIST.parts[0]} cannot be read"):
             MNIST(root=str(tmp_path)).load()
 
 
@@ -126,7 +126,7 @@ def test_cifar_binary_records(tmp_path):
     assert images.train.labels[:4].tolist() == records[:, 0].tolist()
     assert images.train.images[0, 2, 31, 31] == records[0, -1]
     (folder / "test_batch.bin").write_bytes(b"short")
-    with pytest.raises(Refusal, match="test_batch.bin cannot be read"):
+    with pytest.raises(Refusal, match=r"test_batch\.bin cannot be read"):
         CIFAR10(root=str(tmp_path)).load()
 
 
@@ -192,7 +192,9 @@ def test_captions_and_labels_from_metadata(tmp_path, kind):
     if kind == "jsonl":
         (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     else:
-        (tmp_path / "metadata.csv").write_text("file_name,text,style\n" + "".join(f'{i}.png,"picture, {i}",{"ab"[i % 2]}\n' for i in range(4)))
+        (tmp_path / "metadata.csv").write_text(
+            "file_name,text,style\n" + "".join(f'{i}.png,"picture, {i}",{"ab"[i % 2]}\n' for i in range(4))
+        )
     images = ImageFolder(root=str(tmp_path), size=8, label="style", holdout=10**6).load()
     batch = images.train.__getitems__([0, 1, 2, 3])
     assert batch["text"] == [r["text"] for r in rows] and batch["label"].tolist() == [0, 1, 0, 1]

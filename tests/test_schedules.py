@@ -36,7 +36,9 @@ def test_drift_of_vp_is_the_lectures():
     assert torch.allclose(f, -beta / 2, atol=1e-10) and torch.allclose(g2, beta, atol=1e-9)
 
 
-@pytest.mark.parametrize("betas, name", [("linear", "linear"), ("scaled_linear", "scaled_linear"), ("cosine", "squaredcos_cap_v2")])
+@pytest.mark.parametrize(
+    "betas, name", [("linear", "linear"), ("scaled_linear", "scaled_linear"), ("cosine", "squaredcos_cap_v2")]
+)
 def test_discrete_is_ddpms_table(betas, name):
     theirs = DDPMScheduler(1000, beta_start=1e-4, beta_end=0.02, beta_schedule=name)
     exact = (1 - Discrete(betas).beta_table()).cumprod(0)

@@ -1,6 +1,7 @@
 """Solvers against exact answers: orders, laws, Algorithm 2 typed from the lecture, diffusers."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -53,7 +54,7 @@ def test_exact_law_without_monte_carlo(solver):
     for n in (200, 400):
         times = denoise.schedule.grid(n)
         mean, variance = torch.zeros((), dtype=torch.float64), denoise.schedule(times[0])[1] ** 2
-        for t, s in zip(times[:-1], times[1:], strict=True):
+        for t, s in pairwise(times):
             step = lambda x, z, t=t, s=s: solver.step(denoise, torch.tensor(float(x)).double(), t, s, lambda: z, [])[0]
             c = step(0, 0.0)
             a, b = step(1, 0.0) - c, step(0, 1.0) - c

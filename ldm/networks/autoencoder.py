@@ -53,6 +53,7 @@ class VQModel:
     multiple: int = 1
     codes: int = 256
     codebook_weight: float = 1.0
+    patience: int = 100  # steps that a code may be idle before it is moved onto a latent
 
     def __post_init__(self) -> None:
         _check(self.channels, self.norm_groups)
@@ -133,8 +134,7 @@ class VQAutoencoder(Autoencoder):
     def __init__(self, net: DiffusersVQ, shape: Shape, multiple: int):
         super().__init__(net, shape, multiple)
         self.codes = net.config.num_vq_embeddings
-        # diffusers starts the codebook at +-1 / codes: narrower than the latents, most codes would never be the nearest
-        nn.init.normal_(net.quantize.embedding.weight)
+        self.register_buffer("idle", torch.zeros(self.codes, dtype=torch.long))  # steps since a code was last used
 
     def encode(self, x: Tensor) -> Tensor:
         mean = self.net.encode(self.pad(x)).latents.float()
@@ -144,6 +144,19 @@ class VQAutoencoder(Autoencoder):
         """Nearest codes with a straight-through gradient, the codebook loss, and the indices (van den Oord eq. 3)."""
         z_q, loss, (_, _, indices) = self.net.quantize(z)
         return z_q, loss, indices
+
+    @torch.no_grad()
+    def restart(self, used: Tensor, z: Tensor, patience: int) -> int:
+        """Move codes that were idle for `patience` steps onto latents z (N, z), and return how many.
+
+        Without it most codes are never the nearest and the codebook collapses (Dhariwal et al. 2020, section 3.1).
+        """
+        self.idle = torch.where(used > 0, torch.zeros_like(self.idle), self.idle + 1)
+        dead = (self.idle >= patience).nonzero().flatten()
+        rows = z[torch.arange(len(dead), device=z.device) % len(z)]
+        self.net.quantize.embedding.weight[dead] = rows.to(self.net.quantize.embedding.weight)
+        self.idle[dead] = 0
+        return len(dead)
 
     def decode(self, z: Tensor) -> Tensor:
         return self.decode_codes(self.quantize(z)[0])

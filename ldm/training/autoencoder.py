@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
+from ldm import randomness
 from ldm.config import AutoencoderConfig, Discriminator, Perceptual
 from ldm.data.batches import Batch, as_images
 from ldm.errors import Refusal
@@ -74,6 +75,8 @@ class AutoencoderModule(Stage):
             z_q, loss, indices = self.autoencoder.quantize(moments.chunk(2, 1)[0])
             used = F.one_hot(indices.flatten(), self.autoencoder.codes).float().mean(0)
             perplexity = (-(used * (used + 1e-10).log()).sum()).exp()
+            if randn is not None:
+                self.restart_codes(used, moments.chunk(2, 1)[0])
             return self.autoencoder.decode_codes(z_q), self.config.network.codebook_weight * loss, {"perplexity": perplexity}
         z = (
             moments.chunk(2, 1)[0]
@@ -82,6 +85,16 @@ class AutoencoderModule(Stage):
         )
         kl = kl_divergence(moments).mean()
         return self.autoencoder.decode(z), self.config.network.kl_weight * kl / x[0].numel(), {"kl": kl}
+
+    def restart_codes(self, used: Tensor, z: Tensor) -> None:
+        """Idle codes go onto latents of rank 0, the same on every rank; in the first step all of them do."""
+        first = self.global_step == 0
+        used = self.all_gather(used).reshape(-1, len(used)).sum(0)
+        rows = z.detach().permute(0, 2, 3, 1).flatten(0, 2)
+        order = torch.randperm(len(rows), generator=randomness.generator(self.config.seed, "codes", self.global_step))
+        rows = self.trainer.strategy.broadcast(rows[order[: len(used)].to(rows.device)])
+        moved = self.autoencoder.restart(used * (not first), rows.to(z), 1 if first else self.config.network.patience)
+        self.log("train/codes_restarted", float(moved))
 
     def reconstruction_loss(self, x: Tensor, x_hat: Tensor) -> Tensor:
         """Mean L1 or L2 a value, plus weighted LPIPS, in float32."""

@@ -35,7 +35,7 @@ def train(run: Config, resume: bool = False, dry_run: bool = False) -> Path:
     if stage1 is not None and not dry_run and not _finished(stage1.folder, stage1.trainer.max_steps):
         _say(f"stage 1 comes first: {stage1.name}")
         train(stage1, resume=resume or not (stage1.folder / "last.ckpt").exists())
-    start = None if dry_run else _claim(run, resume)
+    start = None if dry_run else _resume_point(run, resume)
     images = run.data.load()
     pl.seed_everything(run.seed, verbose=False)
     module = _module(run, images, stage1, dry_run)
@@ -43,6 +43,7 @@ def train(run: Config, resume: bool = False, dry_run: bool = False) -> Path:
     _say(plan)
     if dry_run:
         return run.folder
+    _open(run)
     module.run_id = _run_id(run.folder)
     trainer = _trainer(run, module, images, start)
     try:
@@ -84,7 +85,7 @@ def _finished(folder: Path, max_steps: int) -> bool:
 FREE = ("trainer", "sample", "logger", "output", "data.root", "data.workers", "data.download", "space")
 
 
-def _claim(run: Config, resume: bool) -> str | None:
+def _resume_point(run: Config, resume: bool) -> str | None:
     """The checkpoint to resume from, or None for a new run; never another run's folder."""
     last = run.folder / "last.ckpt"
     if rank_zero_only.rank != 0:  # rank 0 has looked already, and may have written since
@@ -92,8 +93,6 @@ def _claim(run: Config, resume: bool) -> str | None:
     if not last.exists():
         if (run.folder / "config.yaml").exists() and not resume:
             raise Refusal(f"{run.folder} holds a run that saved nothing yet; --resume starts it over, name=OTHER starts another")
-        run.folder.mkdir(parents=True, exist_ok=True)
-        config.save(run, run.folder / "config.yaml")
         return None
     state = checkpoint.read(last)
     step = state["global_step"]
@@ -109,8 +108,14 @@ def _claim(run: Config, resume: bool) -> str | None:
     changed = config.differences(state["ldm"]["config"], config.to_dict(run))
     if changed := [key for key in changed if not key.startswith(FREE)]:
         raise Refusal(f"--resume: {', '.join(changed)} changed since {last}; undo that, or start another run with name=OTHER")
-    config.save(run, run.folder / "config.yaml")
     return str(last)
+
+
+@rank_zero_only
+def _open(run: Config) -> None:
+    """Only when everything could be built is anything written."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    config.save(run, run.folder / "config.yaml")
 
 
 def _module(run: Config, images: Images, stage1: AutoencoderConfig | None, dry_run: bool) -> Stage:
@@ -247,14 +252,14 @@ def _csv(folder: Path, start: str | None) -> CSVLogger:
     if start is not None and rank_zero_only.rank == 0 and path.exists():
         step = checkpoint.read(Path(start))["global_step"]
         with open(path, newline="") as file:
-            rows = [row for row in csv.DictReader(file) if int(row["step"]) < step]
+            rows = [row for row in csv.DictReader(file) if float(row["step"]) < step]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logger = CSVLogger(folder, name="", version="")
         if rank_zero_only.rank == 0:
             for row in rows:
                 values = {k: float(v) for k, v in row.items() if v and k != "step"}
-                logger.experiment.log_metrics(values, int(row["step"]))
+                logger.experiment.log_metrics(values, row["step"])
     return logger
 
 

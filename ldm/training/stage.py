@@ -91,7 +91,11 @@ class Stage(pl.LightningModule):
         first = optimizers[0] if isinstance(optimizers, list) else optimizers  # a discriminator has a rate of its own
         for group in first.param_groups:
             group["lr"] = self.learning_rate_now
-        self.log("train/lr", self.learning_rate_now)
+        self.log_dict({"train/lr": self.learning_rate_now, "step": float(self.global_step)})
+
+    def on_validation_epoch_end(self) -> None:
+        # Lightning's own axis counts micro-batches under manual optimisation
+        self.log("step", float(self.global_step))
 
     def clip(self, net: nn.Module, name: str) -> None:
         """Clip the gradient's norm, and log it as it was before."""
@@ -141,3 +145,17 @@ class Stage(pl.LightningModule):
         self.images_seen = state["ldm"]["images_seen"]
         if self.ema and state["ldm"]["ema"]:
             self.ema.restore(state["ldm"]["ema"])
+        self.place_loop(state)
+
+    def place_loop(self, state: dict[str, Any]) -> None:
+        """Put Lightning's counters at the first micro-batch of the step to come.
+
+        Its own are one behind when training was stopped between a step and the batch's last hook, and count other
+        micro-batches when the run goes on with another `accumulate`.
+        """
+        micro = state["global_step"] * self.config.trainer.accumulate
+        loop = state["loops"]["fit_loop"]
+        stepped = state["global_step"] if self.automatic_optimization else micro
+        loop["epoch_loop.state_dict"]["_batches_that_stepped"] = stepped
+        for counters in (loop["epoch_loop.batch_progress"]["current"], loop["epoch_loop.batch_progress"]["total"]):
+            counters.update(dict.fromkeys(("ready", "started", "processed", "completed"), micro))

@@ -1,0 +1,361 @@
+"""Runs: resume to the same bits, averages, hand-off, what the folder holds, what is refused."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from helpers import ROOT, TINY, largest_difference, load, overrides, run_config, script
+from torch import nn
+
+from ldm.errors import Refusal
+from ldm.sampling import generate, restore
+from ldm.training.ema import EMA
+from ldm.training.run import train
+from ldm.training.stage import learning_rate
+
+
+def test_average_against_its_closed_form():
+    net = nn.Linear(2, 1)
+    ema = EMA(net, 0.9)
+    expected = net.weight.detach().clone()
+    for n in range(60):
+        with torch.no_grad():
+            net.weight.add_(1.0)
+        ema.update()
+        d = min(0.9, (1 + n) / (10 + n))
+        expected = d * expected + (1 - d) * net.weight.detach()
+    assert torch.allclose(ema.shadow["weight"], expected, atol=1e-4)
+    raw = net.weight.detach().clone()
+    with pytest.raises(RuntimeError), ema.applied():
+        assert torch.equal(net.weight, ema.shadow["weight"])
+        raise RuntimeError
+    assert torch.equal(net.weight, raw)
+
+
+def test_learning_rate_is_a_function_of_the_step():
+    optim = run_config("pixel", "x", "optim={lr: 1.0, warmup: 10, decay: cosine}").optim
+    rates = [learning_rate(optim, step, 110) for step in (0, 4, 9, 60, 110)]
+    assert rates == pytest.approx([0.1, 0.5, 1.0, 0.5, 0.0])
+
+
+STOPS = [
+    pytest.param("pixel", (), 3, id="pixel"),
+    pytest.param("autoencoder", ("trainer.max_steps=8", "trainer.save=4"), 3, id="autoencoder"),
+    pytest.param(
+        "autoencoder",
+        ("trainer.max_steps=8", "trainer.accumulate=2", "discriminator={weight: 0.5, warmup: 2, channels: 8, layers: 1}"),
+        4,
+        id="gan",
+    ),
+]
+
+
+@pytest.mark.parametrize("kind, more, stop", STOPS)
+def test_resume_ends_with_the_same_bits(tmp_path, monkeypatch, kind, more, stop):
+    """Stopped at a step inside an epoch and resumed: weights, average, optimisers and every logged loss are equal."""
+    from ldm.training import callbacks
+
+    whole = load(train(run_config(kind, tmp_path / "whole", *more)) / "last.ckpt")
+    original = callbacks.Throughput.on_train_batch_end
+
+    def interrupt(self, trainer, module, *rest):
+        original(self, trainer, module, *rest)
+        if trainer.global_step == stop:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(callbacks.Throughput, "on_train_batch_end", interrupt)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        train(run_config(kind, tmp_path / "parts", *more))
+    monkeypatch.setattr(callbacks.Throughput, "on_train_batch_end", original)
+    folder = next((tmp_path / "parts").iterdir())
+    assert load(folder / "last.ckpt")["global_step"] == stop
+    parts = load(train(run_config(kind, tmp_path / "parts", *more), resume=True) / "last.ckpt")
+    assert largest_difference(parts["state_dict"], whole["state_dict"]) == 0
+    assert largest_difference(parts["ldm"]["ema"]["weights"], whole["ldm"]["ema"]["weights"]) == 0
+    assert parts["ldm"]["images_seen"] == whole["ldm"]["images_seen"]
+    for a, b in zip(parts["optimizer_states"], whole["optimizer_states"], strict=True):
+        for i in a["state"]:
+            assert all(torch.equal(torch.as_tensor(a["state"][i][k]), torch.as_tensor(b["state"][i][k])) for k in a["state"][i])
+    losses = [_column(tmp_path / part / folder.name / "metrics.csv", "train/loss") for part in ("whole", "parts")]
+    assert losses[0] == losses[1] and len(losses[0]) >= 1
+
+
+def _column(path, name):
+    rows = [line.split(",") for line in path.read_text().splitlines()]
+    step, value = rows[0].index("step"), rows[0].index(name)
+    return {row[step]: row[value] for row in rows[1:] if row[value]}
+
+
+def test_two_runs_are_the_same_and_another_seed_is_not(pixel_run, tmp_path):
+    again = load(train(run_config("pixel", tmp_path)) / "last.ckpt")["state_dict"]
+    other = load(train(run_config("pixel", tmp_path, "seed=1", "name=other")) / "last.ckpt")["state_dict"]
+    assert largest_difference(load(pixel_run / "last.ckpt")["state_dict"], again) == 0
+    assert largest_difference(other, again) > 0
+
+
+def test_overfits_one_batch(tmp_path):
+    run = run_config("pixel", tmp_path, "data.batch_size=1500", "trainer.max_steps=150", "trainer.validate=150", "sample.every=0")
+    run.optim.lr, run.network.channels = 4e-3, (16, 32)
+    folder = train(run)
+    losses = [float(v) for v in _column(folder / "metrics.csv", "train/loss").values()]
+    assert losses[-1] < 0.45 * losses[0]
+
+
+def test_checkpoint_is_plain_and_whitened(latent_run, stage1):
+    for path in [*latent_run.glob("*.ckpt"), *stage1.glob("*.ckpt")]:
+        assert load(path)["ldm"]["version"] == 1
+    state = load(latent_run / "last.ckpt")
+    assert state["ldm"]["autoencoder"]["hash"] and (state["state_dict"]["space.std"] != 1).all()
+    assert {"config.yaml", "last.ckpt", "best.ckpt", "metrics.csv", "samples", "run.json"} <= {
+        p.name for p in latent_run.iterdir()
+    }
+    assert len(list((latent_run / "samples").glob("samples-*.png"))) == 3
+    rows = _column(latent_run / "metrics.csv", "val/latent_std")
+    assert all(0.9 < float(v) < 1.1 for v in rows.values())
+
+
+def test_frozen_autoencoder_is_the_one_of_stage_1(latent_run, stage1):
+    ours = load(latent_run / "last.ckpt")["state_dict"]
+    theirs = load(stage1 / "best.ckpt")["ldm"]["ema"]["weights"]
+    assert all(torch.equal(ours[f"space.autoencoder.{k}"], v) for k, v in theirs.items())
+
+
+def test_wandb_offline_file_read_back(latent_run):
+    """The official reader finds losses, rates, samples, the config, and the id that the checkpoint knows."""
+    (run,) = (latent_run / "wandb").glob("offline-run-*")
+    wandb = [sys.executable, "-m", "wandb", "leet", "inspect", "--json"]
+    lines = subprocess.run([*wandb, run], capture_output=True, text=True, timeout=60, check=True).stdout
+    for name in (
+        "train/loss",
+        "train/lr",
+        "train/grad_norm",
+        "val/loss",
+        "train/images_per_second",
+        "samples/grid",
+        "tiny-latent",
+    ):
+        assert name in lines, name
+    assert load(latent_run / "last.ckpt")["ldm"]["wandb_id"] in run.name
+    assert len(list(run.rglob("*.png"))) == 3
+    json.loads(lines.splitlines()[0])
+
+
+# -- hand-off -------------------------------------------------------------------------------------------------------------
+def rewrite(source, target, change):
+    state = load(source)
+    change(state)
+    torch.save(state, target)
+    return target
+
+
+def test_untrained_autoencoder_is_refused(stage1, tmp_path):
+    def forget(state):
+        for weights in (state["state_dict"], state["ldm"]["ema"]["weights"]):
+            for key, value in weights.items():
+                value.copy_(torch.randn(value.shape, generator=torch.Generator().manual_seed(len(key))) * 0.1)
+
+    random = rewrite(stage1 / "last.ckpt", tmp_path / "random.ckpt", forget)
+    with pytest.raises(Refusal, match="it is not trained on this data"):
+        train(run_config("latent", tmp_path, f"space.autoencoder={random}"))
+
+
+def test_autoencoder_of_other_weights_is_refused(stage1, tmp_path):
+    lost = rewrite(
+        stage1 / "last.ckpt", tmp_path / "lost.ckpt", lambda s: s["state_dict"].pop("autoencoder.net.encoder.conv_in.bias")
+    )
+    more = rewrite(lost, tmp_path / "lost2.ckpt", lambda s: s["ldm"]["ema"]["weights"].pop("net.encoder.conv_in.bias"))
+    with pytest.raises(Refusal, match=r"weight 'net.encoder.conv_in.bias' is missing"):
+        train(run_config("latent", tmp_path, f"space.autoencoder={more}"))
+
+
+def test_stale_autoencoder_is_refused(tmp_path):
+    small = ("trainer.max_steps=2", "trainer.validate=2")
+    (tmp_path / "ae.yaml").write_text((TINY / "autoencoder.yaml").read_text().replace("max_steps: 60", "max_steps: 2"))
+    train(run_config("autoencoder", tmp_path, *small))
+    text = (tmp_path / "ae.yaml").read_text().replace("[8, 16]", "[16, 16]")
+    (tmp_path / "ae.yaml").write_text(text)
+    with pytest.raises(Refusal, match=r"is stale, network.channels differs from .*ae.yaml"):
+        train(run_config("latent", tmp_path, f"space.autoencoder={tmp_path}/ae.yaml"))
+
+
+def test_stage_1_is_trained_when_it_is_missing(tmp_path):
+    (tmp_path / "ae.yaml").write_text((TINY / "autoencoder.yaml").read_text())
+    folder = train(run_config("latent", tmp_path, f"space.autoencoder={tmp_path}/ae.yaml", "trainer.max_steps=2"))
+    assert load(folder.parent / "tiny-autoencoder" / "last.ckpt")["global_step"] == 60 and (folder / "last.ckpt").exists()
+
+
+def test_damaged_autoencoder_inside_a_latent_checkpoint_is_noticed(latent_run, tmp_path):
+    def flip(state):
+        state["state_dict"]["space.autoencoder.net.decoder.conv_in.weight"][0, 0, 0, 0] += 1
+
+    with pytest.raises(Refusal, match="is not the one it was trained with"):
+        restore(rewrite(latent_run / "last.ckpt", tmp_path / "flipped.ckpt", flip))
+
+
+# -- sampling -------------------------------------------------------------------------------------------------------------
+def test_a_sample_depends_on_its_seed_alone(latent_run):
+    model = restore(latent_run)
+    settings = model.settings
+    together = generate(model, settings, range(12))
+    apart = torch.cat([generate(model, settings, [seed]) for seed in range(12)])
+    backwards = generate(model, settings, range(11, -1, -1)).flip(0)
+    assert torch.equal(together, apart) and torch.equal(together, backwards)
+    assert (together[0] != together[10]).any()  # the same class, another seed
+
+
+def test_raw_and_averaged_weights_differ_and_are_what_they_say(pixel_run):
+    state = load(pixel_run / "last.ckpt")
+    for which, weights in (("ema", state["ldm"]["ema"]["weights"]), ("raw", state["state_dict"])):
+        net = restore(pixel_run, which).denoiser.net
+        prefix = "denoiser.net." if which == "raw" else ""
+        assert all(torch.equal(p, weights[prefix + n]) for n, p in net.named_parameters())
+    settings = restore(pixel_run).settings
+    assert not torch.equal(generate(restore(pixel_run, "ema"), settings, [0]), generate(restore(pixel_run, "raw"), settings, [0]))
+
+
+def test_train_then_sample_as_a_user_does(tmp_path):
+    """Two subprocesses, no key, no network, no terminal; then every file that was promised."""
+    done = script("train.py", "--config", TINY / "pixel.yaml", f"output={tmp_path}", "trainer.accelerator=cpu")
+    assert done.returncode == 0, done.stderr
+    assert "W&B        offline; to sync: wandb sync" in done.stdout and "python sample.py --checkpoint" in done.stdout
+    out = tmp_path / "out"
+    moved = shutil.move(tmp_path / "tiny-pixel" / "last.ckpt", tmp_path / "alone.ckpt")
+    done = script("sample.py", "--checkpoint", moved, "--output", out, "--count", 3, "--seed", 5, "--label", 7)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
+    assert lines == [{"file": f"{s:08d}.png", "seed": s, "label": "7"} for s in (5, 6, 7)]
+    assert {p.name for p in out.iterdir()} == {"grid.png", "samples.jsonl", "settings.json", *(line["file"] for line in lines)}
+    from PIL import Image
+
+    assert Image.open(out / "00000005.png").size == (8, 8)
+    assert json.loads((out / "settings.json").read_text())["solver"]["name"] == "DDIM"
+
+
+@pytest.mark.parametrize("name", ["train.py", "sample.py"])
+def test_help_imports_no_torch(name):
+    done = subprocess.run([sys.executable, "-X", "importtime", ROOT / name, "--help"], capture_output=True, text=True, timeout=20)
+    assert done.returncode == 0 and "--c" in done.stdout
+    assert " torch" not in done.stderr and "lightning" not in done.stderr
+
+
+def test_dry_run_builds_everything_and_writes_nothing(tmp_path):
+    done = script("train.py", "--config", ROOT / "configs/digits/latent.yaml", "--dry-run", f"output={tmp_path}/x")
+    assert done.returncode == 0, done.stderr
+    for word in ("parameters", "GB", "batch      128 = 128 a device x 1 devices", "2000 steps", "output", "W&B"):
+        assert word in done.stdout
+    assert not (tmp_path / "x").exists()
+
+
+# -- what is refused: one line, status 2, nothing lost ----------------------------------------------------------------------
+def one_line(done, *words):
+    assert done.returncode == 2, (done.returncode, done.stderr)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1 and "Traceback" not in done.stderr, done.stderr
+    assert all(word in lines[0] for word in words), lines[0]
+
+
+def snapshot(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_bad_input_to_sample(pixel_run, stage1, tmp_path):
+    from ldm.sampling import run
+
+    good = dict(checkpoint=str(pixel_run), output=str(tmp_path / "o"), count=2, seed=0, label=None, weights="ema", device="cpu")
+    good |= dict(solver=None, eta=None, steps=None, guidance=None, batch_size=None)
+    cut = tmp_path / "cut.ckpt"
+    cut.write_bytes((pixel_run / "last.ckpt").read_bytes()[:5000])
+    empty = tmp_path / "empty.ckpt"
+    empty.write_bytes(b"")
+    foreign = tmp_path / "foreign.ckpt"
+    torch.save({"state_dict": {}}, foreign)
+    evil = tmp_path / "evil.ckpt"
+    torch.save({"ldm": Evil(str(tmp_path / "owned"))}, evil)
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "precious.txt").write_text("keep")
+    table = [
+        (dict(checkpoint=str(tmp_path / "no.ckpt")), "neither a run's folder nor a file"),
+        (dict(checkpoint=str(full)), "has no last.ckpt"),
+        (dict(checkpoint=str(cut)), "damaged or cut short|not opened"),
+        (dict(checkpoint=str(empty)), "damaged or cut short|not opened"),
+        (dict(checkpoint=str(foreign)), "was not written by ldm"),
+        (dict(checkpoint=str(evil)), "wants to run code"),
+        (dict(checkpoint=str(stage1)), "is of stage 'autoencoder', 'diffusion' is wanted"),
+        (dict(label="10"), "--label: '10' is not one of the 10 classes"),
+        (dict(label="cat"), "--label: 'cat' is not one of"),
+        (dict(output=str(full)), "is not empty"),
+        (dict(solver="DIMM"), "did you mean 'DDIM'"),
+        (dict(solver="DDIM", eta=3.0), "eta in"),
+        (dict(solver="DPMpp2M", eta=0.5), "no key 'sample.solver.eta'"),
+        (dict(steps=0), "--steps must be at least 1"),
+        (dict(batch_size=0), "--batch-size must be at least 1"),
+        (dict(count=0), "--count must be at least 1"),
+        (dict(device="cuda:99"), "--device: 'cuda:99' cannot be used"),
+    ]
+    for change, message in table:
+        with pytest.raises(Refusal, match=message) as error:
+            run(**good | change)
+        assert "\n" not in str(error.value)
+    assert not (tmp_path / "owned").exists() and (full / "precious.txt").read_text() == "keep" and not (tmp_path / "o").exists()
+
+
+class Evil:
+    """A pickle that runs code when it is opened."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+def test_runs_are_never_overwritten(pixel_run):
+    before = snapshot(pixel_run)
+    with pytest.raises(Refusal, match=r"is finished \(8 steps\)"):
+        train(run_config("pixel", pixel_run.parent))
+    with pytest.raises(Refusal, match=r"holds an unfinished run \(8 of 20 steps\); add --resume"):
+        train(run_config("pixel", pixel_run.parent, "trainer.max_steps=20"))
+    with pytest.raises(Refusal, match=r"network.channels, optim.lr changed since"):
+        train(
+            run_config("pixel", pixel_run.parent, "trainer.max_steps=20", "network.channels=[16,16]", "optim.lr=1"), resume=True
+        )
+    assert snapshot(pixel_run) == before
+
+
+def test_train_py_says_it_in_one_line(stage1, pixel_run, tmp_path):
+    config = TINY / "pixel.yaml"
+    one_line(script("train.py", "--config", config, f"output={tmp_path}", "optim.lrr=1"), "optim.lrr", "did you mean 'lr'")
+    one_line(script("train.py", "--config", "configs/digits/latnt.yaml"), "no file", "latent.yaml")
+    broken = tmp_path / "broken.ckpt"
+    broken.write_bytes((stage1 / "last.ckpt").read_bytes()[:20_000])
+    latent = ["train.py", "--config", TINY / "latent.yaml", *overrides("latent", tmp_path)]
+    one_line(script(*latent, f"space.autoencoder={broken}"), "broken.ckpt")
+    one_line(script(*latent, f"space.autoencoder={pixel_run}"), "is of stage 'diffusion', 'autoencoder' is wanted here")
+    one_line(script(*latent, "data={name: MNIST, root: /nowhere, download: false}", f"space.autoencoder={stage1}"), "no MNIST in")
+
+
+def test_loss_that_is_not_finite_stops_with_step_and_rows(tmp_path):
+    with pytest.raises(Refusal, match=r"not finite at step \d+ .*rows \["):
+        train(run_config("pixel", tmp_path, "optim.lr=1e30", "optim.clip=0", "trainer.max_steps=50"))
+    folder = tmp_path / "tiny-pixel"
+    for name, value in load(folder / "last.ckpt")["state_dict"].items() if (folder / "last.ckpt").exists() else ():
+        assert torch.isfinite(value).all(), name
+
+
+@pytest.mark.slow
+def test_full_disk_is_one_line_and_keeps_the_last_checkpoint(tmp_path):
+    """A real full file system: a tmpfs too small for a second checkpoint beside the first."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("mounting needs root")
+    try:
+        more = ["trainer.max_steps=40", "trainer.validate=1000", "sample.every=0", "network.channels=[16,32]"]
+        done = script("train.py", "--config", TINY / "pixel.yaml", *overrides("pixel", disk, *more))
+        one_line(done, "no space left")
+    finally:
+        subprocess.run(["umount", disk], check=True)
