@@ -1,7 +1,12 @@
 """Two real processes (gloo) against one: the same weights after the same global batches."""
 
+import os
+import socket
+import subprocess
+import sys
+
 import pytest
-from helpers import TINY, largest_difference, load, overrides, script
+from helpers import ROOT, TINY, largest_difference, load, overrides, script
 
 pytestmark = pytest.mark.ddp
 GAN = "discriminator={weight: 0.5, warmup: 3, channels: 8, layers: 1}"
@@ -17,7 +22,7 @@ def trained(kind, output, *more):
     "kind, more",
     [
         pytest.param("pixel", ("trainer.max_steps=20", "sample.count=5"), id="pixel"),
-        pytest.param("autoencoder", ("trainer.max_steps=20",), id="autoencoder", marks=pytest.mark.slow),
+        pytest.param("autoencoder", ("trainer.max_steps=20",), id="autoencoder"),
         pytest.param("autoencoder", ("trainer.max_steps=20", GAN), id="gan"),
     ],
 )
@@ -41,3 +46,46 @@ def test_latent_stage_on_two_processes(stage1, tmp_path):
     for name in ("space.mean", "space.std"):
         assert (two["state_dict"][name] - one["state_dict"][name]).abs().max() < 1e-6
     assert largest_difference(two["state_dict"], one["state_dict"]) < 1e-6
+
+
+def test_torchrun(tmp_path):
+    """`torchrun --nproc-per-node 2 train.py`, as Lightning takes it."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port()), "train.py"]
+    more = overrides("pixel", tmp_path, "trainer.devices=2", "trainer.max_steps=4")
+    done = subprocess.run(
+        [*command, "--config", TINY / "pixel.yaml", *more], cwd=ROOT, capture_output=True, text=True, timeout=200, env=quiet()
+    )
+    assert done.returncode == 0, done.stderr
+    state = load(tmp_path / "tiny-pixel" / "last.ckpt")
+    assert state["global_step"] == 4 and state["ldm"]["images_seen"] == 4 * 2 * 16
+
+
+def test_slurm_two_nodes(tmp_path):
+    """srun's environment for two nodes with a task each, both on this machine."""
+    slurm = {"SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "ldm", "SLURM_NTASKS": "2", "SLURM_NNODES": "2", "SLURM_NTASKS_PER_NODE": "1"}
+    slurm |= {
+        "SLURM_NODELIST": "127.0.0.1",
+        "SLURM_STEP_NODELIST": "127.0.0.1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port()),
+    }
+    more = overrides("pixel", tmp_path, "trainer.devices=1", "trainer.num_nodes=2", "trainer.max_steps=4")
+    tasks = []
+    for rank in "01":
+        env = quiet() | slurm | {"SLURM_PROCID": rank, "SLURM_NODEID": rank, "SLURM_LOCALID": "0"}
+        command = [sys.executable, "train.py", "--config", TINY / "pixel.yaml", *more]
+        tasks.append(subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+    said = [task.communicate(timeout=200)[0] for task in tasks]
+    assert [task.returncode for task in tasks] == [0, 0], said
+    assert load(tmp_path / "tiny-pixel" / "last.ckpt")["ldm"]["images_seen"] == 4 * 2 * 16
+    assert "2 devices" in said[0]
+
+
+def quiet():
+    return os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
+
+
+def port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]

@@ -1,9 +1,9 @@
 """LightningModule 2: the denoiser, in latent space (stage 2) or on pixels (the baseline)."""
 
+import sys
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.optim import Optimizer
 from tqdm import tqdm
@@ -16,7 +16,7 @@ from ldm.metrics.images import psnr
 from ldm.networks.autoencoder import Autoencoder
 from ldm.sampling import Model, build_denoiser, build_space
 from ldm.spaces import ChannelStatistics, LatentSpace
-from ldm.training.stage import Stage
+from ldm.training.stage import Stage, say
 
 
 def _short(values: Tensor) -> str:
@@ -59,12 +59,13 @@ class DiffusionModule(Stage):
         """Mean and std of each latent channel over the whole training set, every rank its share."""
         batches = self.trainer.datamodule.whole_training_set()
         statistics = ChannelStatistics(self.space.shape[0], self.device)
-        for batch in tqdm(batches, desc="measuring latents", disable=not self.trainer.is_global_zero, leave=False):
+        quiet, pause = not self.trainer.is_global_zero, 0.1 if sys.stderr.isatty() else 10
+        for batch in tqdm(batches, desc="measuring latents", disable=quiet, leave=False, mininterval=pause):
             statistics.add(self.space.autoencoder.encode(as_images(batch).to(self.device)))
         mean, std = statistics.result(lambda sums: self.trainer.strategy.reduce(sums, reduce_op="sum"))
         self.space.mean.copy_(mean)
         self.space.std.copy_(std)
-        rank_zero_info(f"latents: mean {_short(mean)}, std {_short(std)} (a channel)")
+        say(f"latents: mean {_short(mean)}, std {_short(std)} (a channel)")
 
     @torch.no_grad()
     def verify_autoencoder(self) -> None:
@@ -73,7 +74,7 @@ class DiffusionModule(Stage):
         x_0 = self.space.encode(image, torch.zeros)
         quality = psnr(image, self.space.decode(x_0).to(image)).mean().item()
         flat = psnr(image, image.mean((0, 2, 3), keepdim=True).expand_as(image)).mean().item()
-        rank_zero_info(f"autoencoder {self.autoencoder_hash}: {quality:.1f} dB on a batch (a flat picture: {flat:.1f} dB)")
+        say(f"autoencoder {self.autoencoder_hash}: {quality:.1f} dB on a batch (a flat picture: {flat:.1f} dB)")
         std = self.space.std
         if not (torch.isfinite(std).all() and std.max() < 100 and std.min() > 1e-3 and quality > flat + 1):
             raise Refusal(

@@ -23,7 +23,7 @@ from ldm.training.autoencoder import AutoencoderModule
 from ldm.training.callbacks import Checkpoints, Reconstructions, Samples, Throughput, close_wandb
 from ldm.training.data import RunData
 from ldm.training.diffusion import DiffusionModule
-from ldm.training.stage import Stage
+from ldm.training.stage import Stage, say
 
 
 def train(run: Config, resume: bool = False, dry_run: bool = False) -> Path:
@@ -33,14 +33,14 @@ def train(run: Config, resume: bool = False, dry_run: bool = False) -> Path:
         torch.set_num_threads(run.trainer.threads)
     stage1 = _stage1(run)
     if stage1 is not None and not dry_run and not _finished(stage1.folder, stage1.trainer.max_steps):
-        _say(f"stage 1 comes first: {stage1.name}")
+        say(f"stage 1 comes first: {stage1.name}")
         train(stage1, resume=resume or not (stage1.folder / "last.ckpt").exists())
     start = None if dry_run else _resume_point(run, resume)
     images = run.data.load()
     pl.seed_everything(run.seed, verbose=False)
     module = _module(run, images, stage1, dry_run)
     plan = _plan(run, module, images)
-    _say(plan)
+    say(plan)
     if dry_run:
         return run.folder
     _open(run)
@@ -50,7 +50,7 @@ def train(run: Config, resume: bool = False, dry_run: bool = False) -> Path:
         trainer.fit(module, datamodule=RunData(run, images), ckpt_path=start, weights_only=True)
     finally:
         close_wandb(trainer)
-    _say(_farewell(run))
+    say(_farewell(run))
     return run.folder
 
 
@@ -307,11 +307,6 @@ def _farewell(run: Config) -> str:
     if isinstance(run, AutoencoderConfig):
         return f"finished: {run.folder}/last.ckpt; a latent config names it as space.autoencoder={run.folder}"
     return f"finished. To sample: python sample.py --checkpoint {run.folder} --output samples/{run.name}"
-
-
-@rank_zero_only
-def _say(text: str) -> None:
-    print(text, flush=True)
 
 
 def _quiet() -> None:

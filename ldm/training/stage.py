@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
 from ldm import checkpoint, config, randomness
@@ -14,6 +15,12 @@ from ldm.config import Optim, RunConfig
 from ldm.data.batches import Batch, as_images
 from ldm.errors import Refusal
 from ldm.training.ema import EMA
+
+
+@rank_zero_only
+def say(text: str) -> None:
+    """A line for the person who watches, once and not once a rank."""
+    print(text, flush=True)
 
 
 def learning_rate(optim: Optim, step: int, max_steps: int) -> float:
