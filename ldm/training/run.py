@@ -6,6 +6,7 @@ import os
 import sys
 import uuid
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -14,7 +15,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from ldm import checkpoint, config
-from ldm.config import AutoencoderConfig, Config, DiffusionConfig, TrainerConfig
+from ldm.config import AutoencoderConfig, Config, Data, DiffusionConfig, TrainerConfig
 from ldm.data.images import Images
 from ldm.errors import Refusal
 from ldm.sampling import load_autoencoder
@@ -70,11 +71,11 @@ def _stage1(run: Config) -> AutoencoderConfig | None:
     return stage1
 
 
-def _same_data(stage1: AutoencoderConfig, run: DiffusionConfig) -> object:
-    """Stage 1 looks for the data where stage 2 does; everything else of its data section stays its own."""
-    if type(stage1.data) is type(run.data) and hasattr(run.data, "root"):
-        stage1.data.root = run.data.root
-    return stage1.data
+def _same_data(stage1: AutoencoderConfig, run: DiffusionConfig) -> Data:
+    """Both stages see the same data, each in batches of its own."""
+    if type(stage1.data) is not type(run.data):
+        return stage1.data
+    return replace(run.data, batch_size=stage1.data.batch_size, flip=stage1.data.flip)
 
 
 def _finished(folder: Path, max_steps: int) -> bool:
