@@ -4,6 +4,7 @@ Every rank does its share of sampling and measuring; rank 0 alone writes and log
 folder and the same picture in Weights & Biases.
 """
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 from torch import Tensor
 
+from ldm.config import RunConfig, to_dict
 from ldm.data.batches import as_bytes, as_images
 from ldm.sampling import generate, to_picture
 from ldm.training.autoencoder import AutoencoderModule
@@ -25,6 +28,41 @@ def log_media(trainer: pl.Trainer, values: dict[str, Any]) -> None:
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger) and trainer.is_global_zero:
             logger.experiment.log(values | {"trainer/global_step": trainer.global_step})
+
+
+def wandb_logger(run: RunConfig, run_id: str | None, mode: str) -> WandbLogger:
+    """The run's W&B logger. Online without a network would end the run after 90 s: it goes on offline instead."""
+    os.environ["WANDB_MODE"] = mode  # not WandbLogger(offline=True), which refuses log_model
+    os.environ.setdefault("WANDB_SILENT", "true")
+    settings = run.logger
+    logger = WandbLogger(
+        save_dir=run.folder,
+        project=settings.project,
+        entity=settings.entity,
+        name=run.name,
+        id=run_id or None,
+        resume="allow" if mode == "online" else None,
+        group=settings.group or run.name,
+        tags=[*settings.tags, run.stage],
+        job_type=run.stage,
+        config=to_dict(run),
+    )
+    if mode != "online" or rank_zero_only.rank != 0:
+        return logger
+    import wandb
+
+    os.environ.setdefault("WANDB_INIT_TIMEOUT", "30")
+    try:
+        logger.experiment  # noqa: B018  (the property starts the run)
+    except wandb.errors.Error as error:
+        wandb.teardown()
+        reason = str(error).splitlines()[0]
+        print(
+            f"W&B cannot be reached ({reason}); going on offline, to sync: wandb sync {run.folder}/wandb/offline-run-*",
+            flush=True,
+        )
+        return wandb_logger(run, run_id, "offline")
+    return logger
 
 
 def close_wandb(trainer: pl.Trainer) -> None:

@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import sys
 import uuid
 import warnings
 from dataclasses import replace
@@ -11,7 +10,6 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from ldm import checkpoint, config
@@ -21,10 +19,11 @@ from ldm.errors import Refusal
 from ldm.sampling import load_autoencoder
 from ldm.spaces import Latents
 from ldm.training.autoencoder import AutoencoderModule
-from ldm.training.callbacks import Checkpoints, Reconstructions, Samples, Throughput, close_wandb
+from ldm.training.callbacks import close_wandb
 from ldm.training.data import RunData
 from ldm.training.diffusion import DiffusionModule
 from ldm.training.stage import Stage, say
+from ldm.training.trainer import build_trainer, precision, strategy, wandb_mode
 
 
 def train(run: Config, resume: bool = False, dry_run: bool = False) -> Path:
@@ -46,7 +45,7 @@ def train(run: Config, resume: bool = False, dry_run: bool = False) -> Path:
         return run.folder
     _open(run)
     module.run_id = _run_id(run.folder)
-    trainer = _trainer(run, module, images, start)
+    trainer = build_trainer(run, module, images, start)
     try:
         trainer.fit(module, datamodule=RunData(run, images), ckpt_path=start, weights_only=True)
     finally:
@@ -155,113 +154,6 @@ def _run_id(folder: Path) -> str:
     if not path.exists():
         path.write_text(json.dumps({"wandb_id": uuid.uuid4().hex[:8]}) + "\n")
     return json.loads(path.read_text())["wandb_id"]
-
-
-# -- the trainer --------------------------------------------------------------------------------------------------------
-def precision(settings: TrainerConfig) -> str:
-    """auto: bf16-mixed on a GPU that has it. On a CPU without AMX bf16 is many times slower than float32."""
-    if settings.precision != "auto":
-        return settings.precision
-    on_gpu = settings.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-    return "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
-
-
-def strategy(run: Config) -> str:
-    """auto: Lightning's choice; with a discriminator under several processes DDP must look for unused parameters."""
-    settings = run.trainer
-    gan = isinstance(run, AutoencoderConfig) and run.discriminator.weight > 0
-    several = settings.num_nodes > 1 or settings.devices not in ("auto", 1, "1") or torch.cuda.device_count() > 1
-    return "ddp_find_unused_parameters_true" if settings.strategy == "auto" and gan and several else settings.strategy
-
-
-def _trainer(run: Config, module: Stage, images: Images, start: str | None) -> pl.Trainer:
-    settings, manual = run.trainer, not module.automatic_optimization
-    pictures, every = run.folder / "samples", settings.validate
-    if isinstance(run, AutoencoderConfig):
-        count = min(12, len(images.test))
-        panels = Reconstructions(pictures, every, images.test.__getitems__(list(range(count)))["image"])
-        saving = Checkpoints(run.folder, settings.save, "val/psnr", "max")
-    else:
-        panels = Samples(pictures, run.sample.every)
-        saving = Checkpoints(run.folder, settings.save, "val/loss", "min")
-    # a log file is no terminal: one line a hundred steps is enough there
-    bar = pl.callbacks.TQDMProgressBar(refresh_rate=10 if sys.stderr.isatty() else 100)
-    defaults = dict(
-        max_epochs=-1,
-        check_val_every_n_epoch=None,
-        val_check_interval=min(every, settings.max_steps) * settings.accumulate,
-        num_sanity_val_steps=0,
-        log_every_n_steps=settings.log,
-        use_distributed_sampler=False,
-        enable_model_summary=False,
-        enable_checkpointing=True,
-    )
-    return pl.Trainer(
-        max_steps=settings.max_steps,
-        accelerator=settings.accelerator,
-        devices=settings.devices,
-        num_nodes=settings.num_nodes,
-        strategy=strategy(run),
-        precision=precision(settings),
-        accumulate_grad_batches=1 if manual else settings.accumulate,
-        default_root_dir=run.folder,
-        logger=_loggers(run, module, start),
-        callbacks=[panels, Throughput(settings.log), saving, bar],
-        **defaults | settings.options,
-    )
-
-
-def wandb_mode(run: Config) -> str:
-    """The config's mode, then WANDB_MODE, then online where a key is at hand; else offline: never a prompt."""
-    if run.logger.mode != "auto":
-        return run.logger.mode
-    if "WANDB_MODE" in os.environ:
-        return os.environ["WANDB_MODE"]
-    netrc = Path(os.environ.get("NETRC", Path.home() / ".netrc"))
-    key = os.environ.get("WANDB_API_KEY") or (netrc.exists() and "api.wandb.ai" in netrc.read_text(errors="ignore"))
-    return "online" if key else "offline"
-
-
-def _loggers(run: Config, module: Stage, start: str | None) -> list[Logger]:
-    mode = wandb_mode(run)
-    os.environ["WANDB_MODE"] = mode  # not WandbLogger(offline=True), which refuses log_model
-    loggers: list[Logger] = [_csv(run.folder, start)]
-    if mode == "disabled":
-        return loggers
-    os.environ.setdefault("WANDB_SILENT", "true")
-    settings = run.logger
-    wandb = WandbLogger(
-        save_dir=run.folder,
-        project=settings.project,
-        entity=settings.entity,
-        name=run.name,
-        id=module.run_id or None,
-        resume="allow" if mode == "online" else None,
-        group=settings.group or run.name,
-        tags=[*settings.tags, run.stage],
-        job_type=run.stage,
-        config=config.to_dict(run),
-    )
-    return [wandb, *loggers]
-
-
-def _csv(folder: Path, start: str | None) -> CSVLogger:
-    """metrics.csv. Lightning's logger deletes an earlier one: a resumed run hands its rows back, up to its step."""
-    import csv
-
-    path, rows = folder / "metrics.csv", []
-    if start is not None and rank_zero_only.rank == 0 and path.exists():
-        step = checkpoint.read(Path(start))["global_step"]
-        with open(path, newline="") as file:
-            rows = [row for row in csv.DictReader(file) if float(row["step"]) < step]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logger = CSVLogger(folder, name="", version="")
-        if rank_zero_only.rank == 0:
-            for row in rows:
-                values = {k: float(v) for k, v in row.items() if v and k != "step"}
-                logger.experiment.log_metrics(values, row["step"])
-    return logger
 
 
 # -- what the user reads ------------------------------------------------------------------------------------------------
