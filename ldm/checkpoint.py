@@ -4,9 +4,13 @@ A file is Lightning's checkpoint (weights, optimisers, loops: for resuming) with
 stage, the resolved config, the data's shape and classes, the averaged weights, stage 1's hash. Enough to sample from.
 """
 
+import errno
 import hashlib
+import os
 import pickle
+import shutil
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,9 +36,17 @@ def find(path: str | Path, prefer: str = "last") -> Path:
     raise Refusal(f"checkpoint: '{path}' {why}")
 
 
+def damaged_part(path: Path) -> str | None:
+    """The first record of the file whose CRC-32 does not hold, if any: PyTorch's own reader does not look."""
+    with zipfile.ZipFile(path) as file:
+        return file.testzip()
+
+
 def read(path: Path, device: str = "cpu") -> dict[str, Any]:
     """Load a checkpoint with `weights_only=True`; one line if it is damaged, foreign or not ours."""
     try:
+        if zipfile.is_zipfile(path) and (part := damaged_part(path)):
+            raise EOFError(f"record {part} has changed since it was written")
         state = torch.load(path, map_location=device, weights_only=True, mmap=zipfile.is_zipfile(path))
     except FileNotFoundError:
         raise Refusal(f"checkpoint: no file '{path}'") from None
@@ -42,7 +54,7 @@ def read(path: Path, device: str = "cpu") -> dict[str, Any]:
         raise Refusal(
             f"checkpoint: {path} is not a plain checkpoint (it wants to run code or is no checkpoint); not opened"
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise Refusal(f"checkpoint: {path} is damaged or cut short ({reason}); use another, or train again") from None
     if not isinstance(state, dict) or "ldm" not in state:
@@ -50,6 +62,52 @@ def read(path: Path, device: str = "cpu") -> dict[str, Any]:
     if state["ldm"]["version"] > VERSION:
         raise Refusal(f"checkpoint: {path} is of version {state['ldm']['version']}, this ldm reads up to {VERSION}; update")
     return state
+
+
+def write(state: Mapping[str, Any], path: Path) -> None:
+    """Save whole or not at all: to a file beside it, to the disk, then renamed. The one before stays as previous.ckpt."""
+    beside = path.with_suffix(".partial")
+    try:
+        with open(beside, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        if path.name == "last.ckpt" and path.exists():
+            _keep(path, path.with_name("previous.ckpt"))
+        os.replace(beside, path)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError of its zip writer
+        beside.unlink(missing_ok=True)
+        free = shutil.disk_usage(path.parent).free
+        if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise Refusal(
+            f"checkpoint: {path} could not be written, {free / 1e6:.0f} MB are free there; the one before is whole: "
+            "make room and run again with --resume"
+        ) from None
+
+
+def _keep(path: Path, name: Path) -> None:
+    """A second name for the file, so that at no moment there is neither."""
+    spare = name.with_suffix(".spare")
+    spare.unlink(missing_ok=True)
+    try:
+        os.link(path, spare)
+    except OSError:  # a file system without hard links keeps one checkpoint only
+        return
+    os.replace(spare, name)
+
+
+def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
+    """The checkpoint to resume from: the furthest of last, previous and best that is whole; and what was wrong with others."""
+    found, complaints = [], []
+    for name in ("last", "previous", "best"):
+        path = folder / f"{name}.ckpt"
+        if path.exists():
+            try:
+                found.append((read(path)["global_step"], -len(found), path))
+            except Refusal as error:
+                complaints.append(str(error))
+    return (max(found)[2] if found else None), complaints
 
 
 def expect_stage(state: Mapping[str, Any], stage: str, path: Path) -> None:

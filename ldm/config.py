@@ -54,6 +54,7 @@ class TrainerConfig:
     validate: int = 1000  # every so many steps
     save: int = 1000
     log: int = 50
+    on_nan: Literal["stop", "skip"] = "stop"  # skip: leave such steps out, and count them
     threads: int = 0  # of PyTorch on the CPU; 0 leaves its choice
     options: dict[str, Any] = field(default_factory=dict)
 

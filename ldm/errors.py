@@ -11,6 +11,18 @@ class Refusal(Exception):
     """Bad input. The message is one line: what, where, and what to do."""
 
 
+class NotFinite(Refusal):
+    """A loss or gradient that is not finite: raised on every rank, before the step changed anything."""
+
+
+class Stopped(BaseException):
+    """A signal asked us to stop, and the state is saved. The exit status is 128 + its number, as the shell has it."""
+
+    def __init__(self, number: int, message: str):
+        super().__init__(message)
+        self.number = number
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the nearest choice, or an empty string."""
     close = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
@@ -29,6 +41,8 @@ def guard(main: Callable[[], None]) -> None:
         main()
     except Refusal as error:
         _leave(str(error), 2)
+    except Stopped as stop:
+        _leave(str(stop), 128 + stop.number, "stopped")
     except KeyboardInterrupt:
         _leave("interrupted", 130)
     except OSError as error:
@@ -38,8 +52,8 @@ def guard(main: Callable[[], None]) -> None:
         _leave(f"no space left on the disk while writing {where}; free some and run again with --resume", 2)
 
 
-def _leave(message: str, status: int) -> None:
+def _leave(message: str, status: int, word: str = "error") -> None:
     if os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0":  # once, not once a rank
-        print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+        print(f"{word}: {' '.join(message.split())}", file=sys.stderr, flush=True)
     sys.stdout.flush()
     sys.exit(status)

@@ -127,7 +127,7 @@ class AutoencoderModule(Stage):
             self.discriminator.requires_grad_(False)  # the generator's gradient must not reach it
             loss = loss + self.adversarial_loss(x_hat, reconstruction)
             self.discriminator.requires_grad_(True)
-        self.check_finite(loss, {"reconstruction": reconstruction, "regulariser": regulariser}, batch)
+        self.note_loss({"reconstruction": reconstruction, "regulariser": regulariser}, batch)
         self.log("train/loss", reconstruction.detach(), prog_bar=True)
         self.log_dict({f"train/{key}": value.detach() for key, value in watched.items()})
         last = (batch_idx + 1) % self.config.trainer.accumulate == 0
@@ -152,18 +152,19 @@ class AutoencoderModule(Stage):
             self.manual_backward(loss / self.config.trainer.accumulate)
 
     def step_optimizers(self) -> None:
-        """Clip and step both; the discriminator's first, outside Lightning's count of steps."""
+        """Clip and check both, then step both; the discriminator outside Lightning's count of steps."""
         optimizers = self.optimizers()
         generator, *others = optimizers if isinstance(optimizers, list) else [optimizers]
-        for other in others:
-            if self.global_step >= self.config.discriminator.start:
-                self.clip(self.discriminator, "grad_norm_discriminator")
-                other.optimizer.step()
-            other.optimizer.zero_grad()
+        learning = others if self.global_step >= self.config.discriminator.start else []
         self.clip(self.autoencoder, "grad_norm")
+        if learning:
+            self.clip(self.discriminator, "grad_norm_discriminator")
+        for other in learning:
+            other.optimizer.step()
         generator.step()
-        generator.zero_grad()
-        self.update_ema()
+        for optimizer in (generator, *others):
+            optimizer.zero_grad()
+        self.step_done()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """PSNR, SSIM, the loss and the latents' statistics with averaged weights, decoding the posterior's mean."""

@@ -5,19 +5,23 @@ folder and the same picture in Weights & Biases.
 """
 
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import CSVLogger, WandbLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 from torch import Tensor
 
+from ldm.checkpoint import write
 from ldm.config import RunConfig, to_dict
 from ldm.data.batches import as_bytes, as_images
+from ldm.errors import NotFinite, Stopped
 from ldm.sampling import generate, to_picture
 from ldm.training.autoencoder import AutoencoderModule
 from ldm.training.diffusion import DiffusionModule
@@ -147,11 +151,18 @@ class Reconstructions(EverySteps):
         panel(trainer, self.folder, "reconstructions", to_picture(pairs, len(self.images)), "above: held out; below: decoded")
 
 
-class Checkpoints(pl.callbacks.Checkpoint):
-    """last.ckpt every n steps, at the end and when training stops for any reason; best.ckpt by one validation metric.
+class AtomicIO(TorchCheckpointIO):
+    """Lightning's checkpoints through `checkpoint.write`."""
 
-    Lightning's ModelCheckpoint counts both optimisers' steps under manual optimisation and does not save at the end;
-    Trainer.save_checkpoint, which this calls, writes a file whole or not at all.
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        write(checkpoint, Path(path))
+
+
+class Checkpoints(pl.callbacks.Checkpoint):
+    """last.ckpt every n steps, at the end and when asked to stop; best.ckpt by one validation metric.
+
+    Saved between steps, at the start of the next: what belongs to the step before (its log row, its validation) is done.
+    Lightning's ModelCheckpoint counts both optimisers' steps under manual optimisation and does not save at the end.
     """
 
     def __init__(self, folder: Path, every: int, monitor: str, mode: str):
@@ -167,19 +178,24 @@ class Checkpoints(pl.callbacks.Checkpoint):
         self.best = state["best"]
 
     def save_last(self, trainer: pl.Trainer) -> None:
-        if trainer.global_step != self.saved:
-            self.saved = trainer.global_step
-            trainer.save_checkpoint(self.folder / "last.ckpt")
+        if trainer.global_step == self.saved:
+            return
+        self.saved = trainer.global_step
+        for logger in trainer.loggers:
+            if isinstance(logger, CSVLogger) and trainer.is_global_zero:
+                logger.save()  # rows up to this step survive whatever comes
+        trainer.save_checkpoint(self.folder / "last.ckpt")
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        if trainer.global_step and trainer.global_step % self.every == 0:
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.saved = trainer.global_step  # what a run starts from need not be written again
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+        if batch_idx % module.config.trainer.accumulate == 0 and trainer.global_step % self.every == 0:
             self.save_last(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         value = trainer.callback_metrics.get(self.monitor)
-        if trainer.sanity_checking or value is None:
-            return
-        if self.best is None or self.sign * float(value) > self.sign * self.best:
+        if value is not None and (self.best is None or self.sign * float(value) > self.sign * self.best):
             self.best = float(value)
             trainer.save_checkpoint(self.folder / "best.ckpt")
 
@@ -187,9 +203,49 @@ class Checkpoints(pl.callbacks.Checkpoint):
         self.save_last(trainer)
 
     def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
-        # an interrupt comes between two steps, all is well; after any other error the state is not to be trusted
-        if isinstance(exception, (KeyboardInterrupt, SystemExit)) and trainer.global_step > 0:
+        # raised on every rank before the step changed anything; after any other error the state is not to be trusted
+        if isinstance(exception, NotFinite) and trainer.global_step > 0:
             self.save_last(trainer)
+
+
+class StopSignals(pl.Callback):
+    """SIGTERM, SIGUSR1 (SLURM's warning) and Ctrl-C let the step finish, save, and end with 128 + the signal's number.
+
+    Lightning's own handlers raise in the middle of a step, or broadcast inside the handler. A second Ctrl-C stops at once.
+    Processes agree on the step by a reduction every `every` steps; one process needs none.
+    """
+
+    signals = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
+    def __init__(self, saving: Checkpoints, every: int = 10):
+        self.saving, self.every, self.received = saving, every, 0
+        self.before: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        for number in self.signals:
+            self.before[number] = signal.signal(number, self.note)
+
+    def note(self, number: int, frame: Any) -> None:
+        if self.received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = self.received or number
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+        if batch_idx % module.config.trainer.accumulate:
+            return
+        number = self.received
+        if trainer.world_size > 1:
+            if trainer.global_step % self.every:
+                return
+            number = int(trainer.strategy.reduce(torch.tensor(float(number), device=module.device), reduce_op="max"))
+        if number:
+            self.saving.save_last(trainer)
+            raise Stopped(number, f"stopped at step {trainer.global_step} by {signal.Signals(number).name}; go on with --resume")
+
+    def teardown(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+        self.before = {}
 
 
 class Throughput(pl.Callback):

@@ -101,7 +101,7 @@ class DiffusionModule(Stage):
         t = self.denoiser.schedule.times(u)
         eps = self.randn("noise", batch_idx)(x_0.shape)
         loss = self.denoiser.loss(x_0, t, eps, **self.condition(batch, self.generator("drop", batch_idx))).mean()
-        self.check_finite(loss, {"x_0": x_0}, batch)
+        self.note_loss({"loss": loss, "x_0": x_0}, batch)
         self.log("train/loss", loss.detach(), prog_bar=True)
         return loss
 

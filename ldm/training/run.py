@@ -36,6 +36,8 @@ def train(run: Config, resume: bool = False, dry_run: bool = False) -> Path:
         say(f"stage 1 comes first: {stage1.name}")
         train(stage1, resume=resume or not (stage1.folder / "last.ckpt").exists())
     start = None if dry_run else _resume_point(run, resume)
+    if start is not None:
+        _keep_global_batch(run, start)
     images = run.data.load()
     pl.seed_everything(run.seed, verbose=False)
     module = _module(run, images, stage1, dry_run)
@@ -87,28 +89,45 @@ FREE = ("trainer", "sample", "logger", "output", "data.root", "data.workers", "d
 
 def _resume_point(run: Config, resume: bool) -> str | None:
     """The checkpoint to resume from, or None for a new run; never another run's folder."""
-    last = run.folder / "last.ckpt"
+    newest, complaints = checkpoint.newest_whole(run.folder)
     if rank_zero_only.rank != 0:  # rank 0 has looked already, and may have written since
-        return str(last) if resume and last.exists() else None
-    if not last.exists():
+        return str(newest) if resume and newest else None
+    if newest is None:
+        if complaints:
+            raise Refusal(f"{run.folder}: no checkpoint is whole ({complaints[0]}); name=OTHER starts another run")
         if (run.folder / "config.yaml").exists() and not resume:
             raise Refusal(f"{run.folder} holds a run that saved nothing yet; --resume starts it over, name=OTHER starts another")
         return None
-    state = checkpoint.read(last)
-    step = state["global_step"]
-    if step >= run.trainer.max_steps:
+    for complaint in complaints if resume else []:
+        say(f"{complaint}; resuming from {newest} instead")
+    state = checkpoint.read(newest)
+    step, goal = state["global_step"], run.trainer.max_steps
+    if step >= goal:
         raise Refusal(
             f"{run.folder} is finished ({step} steps): sample from it, or train on with --resume trainer.max_steps=N, "
             "or start another with name=OTHER"
         )
     if not resume:
-        raise Refusal(
-            f"{run.folder} holds an unfinished run ({step} of {run.trainer.max_steps} steps); add --resume, or name=OTHER"
-        )
+        raise Refusal(f"{run.folder} holds an unfinished run ({step} of {goal} steps); add --resume, or name=OTHER")
     changed = config.differences(state["ldm"]["config"], config.to_dict(run))
     if changed := [key for key in changed if not key.startswith(FREE)]:
-        raise Refusal(f"--resume: {', '.join(changed)} changed since {last}; undo that, or start another run with name=OTHER")
-    return str(last)
+        raise Refusal(f"--resume: {', '.join(changed)} changed since {newest}; undo that, or start another run with name=OTHER")
+    return str(newest)
+
+
+def _keep_global_batch(run: Config, start: str) -> None:
+    """A resumed run takes as many micro-batches a step as before, over however many processes there are now."""
+    slots = checkpoint.read(Path(start))["ldm"]["slots"]
+    world, accumulate = _world(run.trainer), run.trainer.accumulate
+    if world * accumulate == slots:
+        return
+    if slots % world:
+        raise Refusal(f"--resume: a step was {slots} micro-batches of {run.data.batch_size}; {world} processes cannot share them")
+    run.trainer.accumulate = slots // world
+    say(
+        f"resuming on {world} processes: accumulate {accumulate} -> {slots // world} "
+        f"keeps the global batch of {slots * run.data.batch_size}"
+    )
 
 
 @rank_zero_only

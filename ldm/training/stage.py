@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ldm import checkpoint, config, randomness
 from ldm.config import Optim, RunConfig
 from ldm.data.batches import Batch, as_images
-from ldm.errors import Refusal
+from ldm.errors import NotFinite
 from ldm.training.ema import EMA
 
 
@@ -43,6 +43,8 @@ class Stage(pl.LightningModule):
         self.run_id: str | None = None
         self.ema: EMA | None = None
         self.images_seen = 0
+        self.skipped = 0
+        self.noted: list[tuple[dict[str, Tensor], Tensor]] = []
 
     @property
     def net(self) -> nn.Module:
@@ -78,7 +80,6 @@ class Stage(pl.LightningModule):
     def training_images(self, batch: Batch, batch_idx: int) -> Tensor:
         """The batch in [-1, 1], half of it mirrored if the data says so."""
         images = as_images(batch)
-        self.images_seen += len(images) * self.trainer.world_size
         if self.config.data.flip:
             mirror = torch.rand(len(images), generator=self.generator("flip", batch_idx), device=self.device) < 0.5
             images = torch.where(mirror[:, None, None, None], images.flip(-1), images)
@@ -105,27 +106,45 @@ class Stage(pl.LightningModule):
         self.log("step", float(self.global_step))
 
     def clip(self, net: nn.Module, name: str) -> None:
-        """Clip the gradient's norm, and log it as it was before."""
+        """Clip the gradient's norm, log it as it was before, and check it.
+
+        Processes have exchanged gradients by now, so a number that is not finite in one of them is seen by all.
+        """
         limit = self.config.optim.clip or float("inf")
         norm = nn.utils.clip_grad_norm_(net.parameters(), limit, foreach=True)
         self.log(f"train/{name}", norm)
+        if not torch.isfinite(norm):
+            self.refuse_step(norm)
 
-    def check_finite(self, loss: Tensor, parts: dict[str, Tensor], batch: Batch) -> None:
-        """Stop at a loss that is not finite, naming step, parts and the batch's rows."""
-        if not torch.isfinite(loss.detach()):
-            said = ", ".join(f"{k} {float(v.detach().float().mean()):.4g}" for k, v in parts.items())
-            rows = batch["index"].tolist()
-            raise Refusal(
-                f"the loss is not finite at step {self.global_step} ({said}; rows {rows[:8]}...); "
-                "last.ckpt is from before it: lower optim.lr or optim.clip and run again with --resume"
-            )
+    def note_loss(self, parts: dict[str, Tensor], batch: Batch) -> None:
+        """Remember a micro-batch's losses and rows, to name them if the step turns out not to be finite."""
+        self.noted.append(({k: v.detach() for k, v in parts.items()}, batch["index"]))
+
+    def refuse_step(self, norm: Tensor) -> None:
+        """Stop before the step (or leave it out and count, with trainer.on_nan=skip), saying what was in it."""
+        if self.config.trainer.on_nan == "skip":
+            self.skipped += 1
+            self.log("train/skipped_steps", float(self.skipped))
+            for parameter in self.parameters():
+                parameter.grad = None
+            return
+        bad = [x for x in self.noted if not all(torch.isfinite(v).all() for v in x[0].values())] or self.noted
+        said = "; ".join(f"{', '.join(f'{k} {v.mean():.4g}' for k, v in p.items())}, rows {i[:8].tolist()}" for p, i in bad)
+        raise NotFinite(
+            f"the gradient is not finite ({norm:.4g}) at step {self.global_step}: {said}; the state before this step is saved: "
+            "lower optim.lr and --resume, or set trainer.on_nan=skip"
+        )
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Lightning's, then the average: here and not at the batch's end, where callbacks have already saved."""
         super().optimizer_step(*args, **kwargs)
-        self.update_ema()
+        self.step_done()
 
-    def update_ema(self) -> None:
+    def step_done(self) -> None:
+        """After each optimiser step of either stage."""
+        trainer = self.config.trainer
+        self.images_seen += self.config.data.batch_size * trainer.accumulate * self.trainer.world_size
+        self.noted.clear()
         if self.ema:
             self.ema.update()
 
@@ -145,6 +164,7 @@ class Stage(pl.LightningModule):
             "ema": self.ema.state() if self.ema else None,
             "autoencoder": self.about_autoencoder(),
             "images_seen": self.images_seen,
+            "slots": self.config.trainer.accumulate * self.trainer.world_size,
             "wandb_id": self.run_id,
         }
 

@@ -5,16 +5,18 @@ import os
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_only
 
 from ldm import checkpoint
 from ldm.config import AutoencoderConfig, Config, TrainerConfig
 from ldm.data.images import Images
-from ldm.training.callbacks import Checkpoints, Reconstructions, Samples, Throughput, wandb_logger
+from ldm.training.callbacks import AtomicIO, Checkpoints, Reconstructions, Samples, StopSignals, Throughput, wandb_logger
 from ldm.training.stage import Stage
 
 
@@ -66,9 +68,16 @@ def build_trainer(run: Config, module: Stage, images: Images, start: str | None)
         accumulate_grad_batches=1 if manual else settings.accumulate,
         default_root_dir=run.folder,
         logger=_loggers(run, module, start),
-        callbacks=[panels, Throughput(settings.log), saving, bar],
+        callbacks=[saving, StopSignals(saving), panels, Throughput(settings.log), bar],
+        plugins=_plugins(),
         **defaults | settings.options,
     )
+
+
+def _plugins() -> list[Any]:
+    """Atomic saves; and no requeueing by Lightning under SLURM, which would go by checkpoints of another name."""
+    slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+    return [AtomicIO(), *slurm]
 
 
 def wandb_mode(run: Config) -> str:
@@ -88,13 +97,18 @@ def _loggers(run: Config, module: Stage, start: str | None) -> list[Logger]:
     return [table] if mode == "disabled" else [wandb_logger(run, module.run_id, mode), table]
 
 
+def _is_validation(row: dict[str, str]) -> bool:
+    """Validation after step n is part of the state at n; the training row n is of the step to come."""
+    return any(value for key, value in row.items() if key.startswith("val/"))
+
+
 def _csv(folder: Path, start: str | None) -> CSVLogger:
     """metrics.csv. Lightning's logger deletes an earlier one: a resumed run hands its rows back, up to its step."""
     path, rows = folder / "metrics.csv", []
     if start is not None and rank_zero_only.rank == 0 and path.exists():
         step = checkpoint.read(Path(start))["global_step"]
         with open(path, newline="") as file:
-            rows = [row for row in csv.DictReader(file) if float(row["step"]) < step]
+            rows = [row for row in csv.DictReader(file) if float(row["step"]) < step + bool(_is_validation(row))]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logger = CSVLogger(folder, name="", version="")
