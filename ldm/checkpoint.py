@@ -45,22 +45,27 @@ def damaged_part(path: Path) -> str | None:
 def read(path: Path, device: str = "cpu") -> dict[str, Any]:
     """Load a checkpoint with `weights_only=True`; one line if it is damaged, foreign or not ours."""
     try:
-        if zipfile.is_zipfile(path) and (part := damaged_part(path)):
+        # anything but PyTorch's zip format is not opened at all
+        if path.stat().st_size and not zipfile.is_zipfile(path):
+            raise EOFError("not a whole zip file")
+        if part := damaged_part(path):
             raise EOFError(f"record {part} has changed since it was written")
-        state = torch.load(path, map_location=device, weights_only=True, mmap=zipfile.is_zipfile(path))
+        state = torch.load(path, map_location=device, weights_only=True, mmap=True)
     except FileNotFoundError:
         raise Refusal(f"checkpoint: no file '{path}'") from None
     except pickle.UnpicklingError:
         raise Refusal(
             f"checkpoint: {path} is not a plain checkpoint (it wants to run code or is no checkpoint); not opened"
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise Refusal(f"checkpoint: {path} is damaged or cut short ({reason}); use another, or train again") from None
-    if not isinstance(state, dict) or "ldm" not in state:
+    needed = {"version", "stage", "config", "shape", "classes", "trained", "ema", "autoencoder"}
+    meta = state.get("ldm") if isinstance(state, dict) else None
+    if not isinstance(meta, dict) or not needed <= meta.keys() or "state_dict" not in state:
         raise Refusal(f"checkpoint: {path} was not written by ldm")
-    if state["ldm"]["version"] > VERSION:
-        raise Refusal(f"checkpoint: {path} is of version {state['ldm']['version']}, this ldm reads up to {VERSION}; update")
+    if meta["version"] > VERSION:
+        raise Refusal(f"checkpoint: {path} is of version {meta['version']}, this ldm reads up to {VERSION}; update")
     return state
 
 
@@ -118,11 +123,15 @@ def expect_stage(state: Mapping[str, Any], stage: str, path: Path) -> None:
         raise Refusal(f"checkpoint: {path} is of stage '{found}', '{stage}' is wanted here; {uses[found]}")
 
 
+def under(state: Weights, prefix: str) -> Weights:
+    """The weights whose names begin with a prefix, without it."""
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+
 def weights(state: Mapping[str, Any], which: str) -> Weights:
     """The trained network's weights, `ema` or `raw`; ema falls back to raw in a run that kept none."""
     ema = state["ldm"]["ema"]
-    prefix = state["ldm"]["trained"] + "."
-    raw = {k.removeprefix(prefix): v for k, v in state["state_dict"].items() if k.startswith(prefix)}
+    raw = under(state["state_dict"], state["ldm"]["trained"] + ".")
     return raw | ema["weights"] if which == "ema" and ema else raw
 
 

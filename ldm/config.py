@@ -6,6 +6,8 @@ before anything is built, and says in one line the key's path and the nearest na
 """
 
 import inspect
+import math
+import re
 import types
 import typing
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, make_dataclass
@@ -21,7 +23,7 @@ from ldm.data.images import CIFAR10, MNIST, Digits, FashionMNIST
 from ldm.diffusion.denoiser import Loss
 from ldm.diffusion.schedules import VP, Cosine, Discrete
 from ldm.diffusion.solvers import DDIM, DDPM, DPMpp2M
-from ldm.errors import Refusal, nearest, one_of
+from ldm.errors import Refusal, nearest, one_of, require
 from ldm.networks.autoencoder import AutoencoderKL, VQModel
 from ldm.networks.unet import UNet
 from ldm.spaces import Latents, Pixels
@@ -38,6 +40,15 @@ class Optim:
     weight_decay: float = 0.0
     clip: float = 1.0  # gradient norm; 0 turns it off
     ema: float = 0.999  # decay an optimiser step; 0 turns it off
+
+    def __post_init__(self) -> None:
+        require(0 < self.lr < math.inf, f"lr must be above 0, got {self.lr}")
+        require(all(0 <= b < 1 for b in self.betas), f"betas must be in [0, 1), got {self.betas}")
+        require(0 <= self.ema < 1, f"ema must be in [0, 1), got {self.ema}")
+        require(min(self.warmup, self.weight_decay, self.clip) >= 0, "warmup, weight_decay and clip must be at least 0")
+
+
+PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 
 
 @dataclass
@@ -57,6 +68,16 @@ class TrainerConfig:
     on_nan: Literal["stop", "skip"] = "stop"  # skip: leave such steps out, and count them
     threads: int = 0  # of PyTorch on the CPU; 0 leaves its choice
     options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        counts = ("max_steps", "num_nodes", "accumulate", "validate", "save", "log")
+        for key in counts:
+            require(getattr(self, key) >= 1, f"{key} must be at least 1, got {getattr(self, key)}")
+        require(self.threads >= 0, f"threads must be at least 0, got {self.threads}")
+        require(self.precision in PRECISIONS, one_of("precision", self.precision, PRECISIONS))
+        devices = self.devices if isinstance(self.devices, list) else str(self.devices).split(",")
+        whole = all(re.fullmatch(r"-?\d+", str(d)) for d in devices) and self.devices not in (0, "0")
+        require(self.devices == "auto" or whole, f"devices must be auto, a number, or a list of them, got {self.devices!r}")
 
 
 @dataclass
@@ -81,6 +102,11 @@ class SampleConfig:
     count: int = 64
     batch_size: int = 64
 
+    def __post_init__(self) -> None:
+        for key in ("steps", "count", "batch_size"):
+            require(getattr(self, key) >= 1, f"{key} must be at least 1, got {getattr(self, key)}")
+        require(self.every >= 0, f"every must be at least 0, got {self.every}")
+
 
 @dataclass
 class Discriminator:
@@ -94,6 +120,11 @@ class Discriminator:
     channels: int = 64
     layers: int = 2
     max_balance: float = 1e4  # clamp of the adaptive weight
+
+    def __post_init__(self) -> None:
+        require(min(self.weight, self.start, self.warmup) >= 0, "weight, start and warmup must be at least 0")
+        require(self.lr > 0 and self.channels >= 8 and self.channels % 8 == 0, "lr above 0, channels a multiple of 8")
+        require(1 <= self.layers <= 5, f"layers must be 1 ... 5, got {self.layers}")
 
 
 @dataclass
@@ -120,6 +151,10 @@ class RunConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
 
+    def __post_init__(self) -> None:
+        require(self.seed >= 0, f"seed must be at least 0, got {self.seed}")
+        require(bool(self.name) and Path(self.name).name == self.name, f"name '{self.name}' must be a plain folder name")
+
     @property
     def folder(self) -> Path:
         return Path(self.output, self.name)
@@ -134,6 +169,11 @@ class AutoencoderConfig(RunConfig):
     perceptual: Perceptual = field(default_factory=Perceptual)
     discriminator: Discriminator = field(default_factory=Discriminator)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # two optimisers step by hand: loss scaling would have to be done by hand as well
+        require(self.trainer.precision != "16-mixed", "stage 1 trains in 32-true or bf16-mixed, not 16-mixed")
+
 
 @dataclass
 class DiffusionConfig(RunConfig):
@@ -146,6 +186,14 @@ class DiffusionConfig(RunConfig):
     condition: Literal["auto", "label", "none"] = "auto"  # auto: the label, where the data has classes
     drop: float = 0.1  # share of samples that train without their condition, for guidance
     sample: SampleConfig = field(default_factory=SampleConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 <= self.drop <= 1, f"drop must be in [0, 1], got {self.drop}")
+        if isinstance(self.schedule, Discrete):
+            free = self.loss.predict in ("v", "x0") or not self.schedule.zero_snr
+            require(free, f"zero_snr has alpha_1 = 0, where {self.loss.predict} says nothing of x_0: loss.predict=v or x0")
+            require(self.sample.steps <= self.schedule.steps, f"sample.steps is more than the table's {self.schedule.steps}")
 
 
 STAGES: dict[str, type[RunConfig]] = {"autoencoder": AutoencoderConfig, "diffusion": DiffusionConfig}
@@ -168,7 +216,7 @@ def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Confi
 
 def from_dict(raw: dict[str, Any], where: str = "config") -> Config:
     """A plain dict (a YAML file's, a checkpoint's) -> the typed config."""
-    stage = raw.get("stage", "diffusion")
+    stage = str(raw.get("stage", "diffusion"))
     if stage not in STAGES:
         raise Refusal(f"{where}: " + one_of("stage", str(stage), STAGES))
     config = _typed(STAGES[stage], raw, "", where)
@@ -215,6 +263,8 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise Refusal(f"{path}: a config is a list of `key: value` lines")
     base = raw.pop("base", None)
+    if base is not None and not isinstance(base, str):
+        raise Refusal(f"{path}: base: names one file, got {base!r}")
     _anchor(raw, path.parent)
     return _merge(_read(path.parent / base, (*seen, path.resolve())), raw, top=True) if base else raw
 
@@ -271,7 +321,7 @@ def _typed(cls: type, raw: Any, path: str, where: str) -> Any:
     try:
         return cls(**built)
     except ValueError as error:
-        raise Refusal(f"{where}: {path}: {error}") from None
+        raise Refusal(f"{where}: {path}: {error}".replace(": : ", ": ")) from None
 
 
 def _required(f: Any) -> bool:
@@ -284,7 +334,7 @@ def _choose(members: dict[str, type], cls: type, key: str, value: Any, full: str
     if not isinstance(value, dict):
         raise Refusal(f"{where}: {full}: expected name: and settings, got {value!r}")
     default = next((type(f.default_factory()).__name__ for f in fields(cls) if f.name == key), None)
-    name = value.get("name", default)
+    name = str(value.get("name", default))
     if name not in members:
         raise Refusal(f"{where}: " + one_of(f"{full}.name", str(name), members))
     return _typed(members[name], {k: v for k, v in value.items() if k != "name"}, full, where)

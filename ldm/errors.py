@@ -35,6 +35,12 @@ def one_of(what: str, word: str, choices: Iterable[str]) -> str:
     return f"{what}: '{word}' is not one of {', '.join(choices)}{nearest(word, choices)}"
 
 
+def require(holds: bool, message: str) -> None:
+    """For `__post_init__` checks: a ValueError, to which the loader adds the file and the key."""
+    if not holds:
+        raise ValueError(message)
+
+
 def guard(main: Callable[[], None]) -> None:
     """Run a script's main: a Refusal or a full disk is one line and status 2, Ctrl-C is status 130."""
     try:
@@ -46,10 +52,8 @@ def guard(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         _leave("interrupted", 130)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        where = error.filename or "the output folder"
-        _leave(f"no space left on the disk while writing {where}; free some and run again with --resume", 2)
+        what = "no space left on the disk" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
+        _leave(f"{error.filename or 'a file'}: {what}", 2)
 
 
 def _leave(message: str, status: int, word: str = "error") -> None:

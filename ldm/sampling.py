@@ -47,7 +47,7 @@ class Model:
             raise Refusal("--label: this checkpoint is of a model without classes")
         if name in self.classes:
             return self.classes.index(name)
-        if name.isdigit() and int(name) < len(self.classes):
+        if name.isdecimal() and int(name) < len(self.classes):
             return int(name)
         listed = ", ".join(f"{i} {c}" if c != str(i) else c for i, c in enumerate(self.classes))
         raise Refusal(f"--label: '{name}' is not one of the {len(self.classes)} classes: {listed}")
@@ -78,8 +78,7 @@ def restore(path: str | Path, weights: str = "ema", device: str = "cpu") -> Mode
         autoencoder = stage1.network.build(tuple(meta["shape"]))
     space = build_space(config, tuple(meta["shape"]), autoencoder)
     denoiser = build_denoiser(config, space.shape, len(meta["classes"]))
-    inside = {k.removeprefix("space."): v for k, v in state["state_dict"].items() if k.startswith("space.")}
-    checkpoint.load_strict(space, inside, str(file))
+    checkpoint.load_strict(space, checkpoint.under(state["state_dict"], "space."), str(file))
     checkpoint.load_strict(denoiser.net, checkpoint.weights(state, weights), str(file))
     if autoencoder is not None and checkpoint.fingerprint(autoencoder.state_dict().items()) != meta["autoencoder"]["hash"]:
         raise Refusal(f"checkpoint: the autoencoder inside {file} is not the one it was trained with; the file is damaged")
@@ -170,9 +169,6 @@ def settings_from(defaults: SampleConfig, solver: str | None, eta: float | None,
     if eta is not None:
         plain["solver"]["eta"] = eta
     settings = from_dict({"name": "sample", "sample": plain}, "sample.py").sample
-    for key in ("steps", "batch_size"):
-        if getattr(settings, key) < 1:
-            raise Refusal(f"--{key.replace('_', '-')} must be at least 1")
     return settings
 
 
@@ -180,8 +176,8 @@ def pick_device(device: str | None) -> str:
     """The device asked for, or the best there is; Refusal if it is not there."""
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise Refusal(f"--device: '{device}' cannot be used ({str(error).splitlines()[0]})") from None
     return device
 
@@ -202,6 +198,7 @@ def run(
     folder = Path(output)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise Refusal(f"--output: '{folder}' is not empty; name another folder, nothing is overwritten")
+    folder.mkdir(parents=True, exist_ok=True)  # before the work, so that what cannot be written is known before it
     device = pick_device(device)
     model = restore(checkpoint, weights, device)
     settings = settings_from(model.settings, **given)

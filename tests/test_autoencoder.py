@@ -68,6 +68,7 @@ def test_perceptual_distance_has_a_gradient(channels):
 
 def test_perceptual_weights_that_cannot_be_had_name_the_way_out(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("urllib.request._opener", None)  # it would keep the proxy for the tests after this one
     for scheme in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(scheme, "http://127.0.0.1:9")
     with pytest.raises(Refusal, match=r"perceptual: .* cannot be had .*perceptual.weight=0"):

@@ -60,6 +60,24 @@ TYPOS = [
     (["trainer.options.gradient_clip_val=1"], r"set optim.clip instead"),
     (["trainer.options.limit_val_batchs=1"], r"no key 'trainer.options.limit_val_batchs'; did you mean 'limit_val_batches'"),
     (["trainer.max_steps"], r"'trainer.max_steps' is not an override; write key=value"),
+    (["trainer.max_steps=0"], r"trainer: max_steps must be at least 1, got 0"),
+    (["trainer.devices=0"], r"trainer: devices must be auto, a number"),
+    (["trainer.devices=foo"], r"trainer: devices must be auto, a number"),
+    (["trainer.precision=bf16-true"], r"'bf16-true' is not one of auto, 32-true, bf16-mixed"),
+    (["trainer.accumulate=0"], r"accumulate must be at least 1"),
+    (["sample.steps=0"], r"sample: steps must be at least 1"),
+    (["sample.count=-1"], r"sample: count must be at least 1"),
+    (["optim.lr=-1"], r"optim: lr must be above 0"),
+    (["optim.lr=nan"], r"optim: lr must be above 0"),
+    (["optim.ema=1.5"], r"optim: ema must be in \[0, 1\)"),
+    (["network.layers=0"], r"network: layers, head_dim and norm_groups must be at least 1"),
+    (["network.norm_groups=0"], r"network: layers, head_dim and norm_groups must be at least 1"),
+    (["schedule={name: Discrete, zero_snr: true}", "loss.predict=eps"], r"zero_snr has alpha_1 = 0"),
+    (["drop=2"], r"drop must be in \[0, 1\]"),
+    (["seed=-1"], r"seed must be at least 0"),
+    (["name=../elsewhere"], r"must be a plain folder name"),
+    (["stage=[1]"], r"stage: '\[1\]' is not one of"),
+    (["data={name: [a]}"], r"data.name: .* is not one of"),
     (["schedule.beta_min=-1"], r"schedule: VP needs 0 < beta_min"),
 ]
 
@@ -78,6 +96,9 @@ def test_bad_files(tmp_path):
     (tmp_path / "b.yaml").write_text("base: a.yaml")
     with pytest.raises(Refusal, match="leads back to itself"):
         config.load(tmp_path / "a.yaml")
+    (tmp_path / "e.yaml").write_text("base: [x]")
+    with pytest.raises(Refusal, match="base: names one file"):
+        config.load(tmp_path / "e.yaml")
     (tmp_path / "c.yaml").write_text("name: [unclosed")
     with pytest.raises(Refusal, match="not readable as YAML"):
         config.load(tmp_path / "c.yaml")

@@ -53,6 +53,15 @@ class Loss:
     predict: Literal["eps", "x0", "v", "edm"] = "v"
     weight: Literal["one", "min_snr"] = "one"
     gamma: float = 5.0  # of min_snr
+    std: float = 0.5  # of the data, for edm; 1 for whitened latents
+
+    def __post_init__(self) -> None:
+        if not (self.gamma > 0 and self.std > 0):
+            raise ValueError(f"gamma and std must be above 0, got {self.gamma} and {self.std}")
+
+    def coefficients(self, alpha: Tensor, sigma: Tensor) -> Coefficients:
+        """c_skip, c_out, c_in of what is predicted."""
+        return edm(alpha, sigma, self.std) if self.predict == "edm" else PRECONDITIONS[self.predict](alpha, sigma)
 
     def weigh(self, alpha: Tensor, sigma: Tensor, c_out: Tensor) -> Tensor:
         """Weight of the squared error in the network's output space: 1 is L_simple for eps.
@@ -78,7 +87,7 @@ class Denoiser(nn.Module):
 
     def coefficients(self, t: Tensor) -> Coefficients:
         """c_skip, c_out, c_in at time t, of t's shape."""
-        return PRECONDITIONS[self.loss_config.predict](*self.schedule(t))
+        return self.loss_config.coefficients(*self.schedule(t))
 
     def run(self, x_t: Tensor, t: Tensor, c_in: Tensor, **cond: Tensor) -> Tensor:
         """The raw network, fed in its own units."""

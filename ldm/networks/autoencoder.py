@@ -12,6 +12,7 @@ from diffusers import AutoencoderKL as DiffusersKL
 from diffusers import VQModel as DiffusersVQ
 from torch import Tensor, nn
 
+from ldm.errors import require
 from ldm.networks.padding import crop_to, pad_to_multiple
 
 Shape = tuple[int, int, int]
@@ -30,10 +31,11 @@ class AutoencoderKL:
     attention: bool = True  # in the middle block
     norm_groups: int = 8
     multiple: int = 1
-    kl_weight: float = 1e-6  # on the KL divergence a pixel
+    kl_weight: float = 1e-3  # on the KL divergence over the number of pixel values, as in CompVis' loss
 
     def __post_init__(self) -> None:
-        _check(self.channels, self.norm_groups)
+        _check(self)
+        require(self.kl_weight >= 0, f"kl_weight must be at least 0, got {self.kl_weight}")
 
     def build(self, shape: Shape) -> "Autoencoder":
         """The network for pictures of `shape` (C, H, W)."""
@@ -56,7 +58,8 @@ class VQModel:
     patience: int = 100  # steps that a code may be idle before it is moved onto a latent
 
     def __post_init__(self) -> None:
-        _check(self.channels, self.norm_groups)
+        _check(self)
+        require(self.codes >= 2 and self.patience >= 1 and self.codebook_weight >= 0, "codes >= 2, patience >= 1, weight >= 0")
 
     def build(self, shape: Shape) -> "Autoencoder":
         """The network for pictures of `shape` (C, H, W)."""
@@ -64,9 +67,11 @@ class VQModel:
         return VQAutoencoder(net, shape, _multiple(self))
 
 
-def _check(channels: tuple[int, ...], groups: int) -> None:
-    if not channels or any(c < 1 or c % groups for c in channels):
-        raise ValueError(f"channels {tuple(channels)} must be multiples of norm_groups = {groups}")
+def _check(config: "AutoencoderKL | VQModel") -> None:
+    for key in ("layers", "latent_channels", "norm_groups", "multiple"):
+        require(getattr(config, key) >= 1, f"{key} must be at least 1, got {getattr(config, key)}")
+    whole = config.channels and all(c > 0 and c % config.norm_groups == 0 for c in config.channels)
+    require(bool(whole), f"channels {tuple(config.channels)} must be multiples of norm_groups = {config.norm_groups}")
 
 
 def _multiple(config: AutoencoderKL | VQModel) -> int:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from diffusers import UNet2DModel
 from torch import Tensor, nn
 
-from ldm.errors import Refusal
+from ldm.errors import Refusal, require
 from ldm.networks.padding import crop_to, pad_to_multiple
 
 
@@ -21,10 +21,12 @@ class UNet:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        if not self.channels or any(c < 1 or c % self.norm_groups for c in self.channels):
-            raise ValueError(f"channels {tuple(self.channels)} must be multiples of norm_groups = {self.norm_groups}")
-        if any(c % self.head_dim for c in self.channels):
-            raise ValueError(f"channels {tuple(self.channels)} must be multiples of head_dim = {self.head_dim}")
+        require(min(self.layers, self.head_dim, self.norm_groups) >= 1, "layers, head_dim and norm_groups must be at least 1")
+        require(0 <= self.dropout < 1, f"dropout must be in [0, 1), got {self.dropout}")
+        for key in ("norm_groups", "head_dim"):
+            size = getattr(self, key)
+            whole = self.channels and all(c > 0 and c % size == 0 for c in self.channels)
+            require(bool(whole), f"channels {tuple(self.channels)} must be multiples of {key} = {size}")
 
     def build(self, shape: tuple[int, int, int], classes: int = 0) -> nn.Module:
         """The network for x of `shape` (C, H, W) and so many classes (0: unconditional)."""

@@ -62,6 +62,7 @@ class AutoencoderModule(Stage):
         self.discriminator = PatchGAN(self.shape[0], gan.channels, gan.layers) if gan.weight else None
         # in a list: a frozen backbone is no part of the model, and must not be in its checkpoints
         self.perceptual = [build_perceptual(config.perceptual)] if config.perceptual.weight else []
+        self.codes_used: Tensor | float = 0.0  # shares of the codebook in this step's micro-batches
         self.start_ema()
 
     def on_fit_start(self) -> None:
@@ -76,7 +77,8 @@ class AutoencoderModule(Stage):
             used = F.one_hot(indices.flatten(), self.autoencoder.codes).float().mean(0)
             perplexity = (-(used * (used + 1e-10).log()).sum()).exp()
             if randn is not None:
-                self.restart_codes(used, moments.chunk(2, 1)[0])
+                self.codes_used = self.codes_used + used
+                self.last_latents = moments.detach().chunk(2, 1)[0]
             return self.autoencoder.decode_codes(z_q), self.config.network.codebook_weight * loss, {"perplexity": perplexity}
         z = (
             moments.chunk(2, 1)[0]
@@ -86,15 +88,16 @@ class AutoencoderModule(Stage):
         kl = kl_divergence(moments).mean()
         return self.autoencoder.decode(z), self.config.network.kl_weight * kl / x[0].numel(), {"kl": kl}
 
-    def restart_codes(self, used: Tensor, z: Tensor) -> None:
-        """Idle codes go onto latents of rank 0, the same on every rank; in the first step all of them do."""
+    def restart_codes(self) -> None:
+        """Once a step: idle codes go onto latents of rank 0, the same on every rank; in the first step all of them do."""
         first = self.global_step == 0
-        used = self.all_gather(used).reshape(-1, len(used)).sum(0)
-        rows = z.detach().permute(0, 2, 3, 1).flatten(0, 2)
+        used = self.all_gather(self.codes_used).reshape(-1, self.autoencoder.codes).sum(0)
+        rows = self.last_latents.permute(0, 2, 3, 1).flatten(0, 2)
         order = torch.randperm(len(rows), generator=randomness.generator(self.config.seed, "codes", self.global_step))
         rows = self.trainer.strategy.broadcast(rows[order[: len(used)].to(rows.device)])
-        moved = self.autoencoder.restart(used * (not first), rows.to(z), 1 if first else self.config.network.patience)
+        moved = self.autoencoder.restart(used * (not first), rows.to(used), 1 if first else self.config.network.patience)
         self.log("train/codes_restarted", float(moved))
+        self.codes_used = torch.zeros_like(self.codes_used)
 
     def reconstruction_loss(self, x: Tensor, x_hat: Tensor) -> Tensor:
         """Mean L1 or L2 a value, plus weighted LPIPS, in float32."""
@@ -156,6 +159,8 @@ class AutoencoderModule(Stage):
         optimizers = self.optimizers()
         generator, *others = optimizers if isinstance(optimizers, list) else [optimizers]
         learning = others if self.global_step >= self.config.discriminator.start else []
+        if isinstance(self.autoencoder, VQAutoencoder):
+            self.restart_codes()
         self.clip(self.autoencoder, "grad_norm")
         if learning:
             self.clip(self.discriminator, "grad_norm_discriminator")

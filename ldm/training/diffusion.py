@@ -72,8 +72,9 @@ class DiffusionModule(Stage):
         """Refuse a stage 1 that was never trained: dead or exploding latents, or no better than a grey picture."""
         image = as_images(next(iter(self.trainer.datamodule.whole_training_set()))).to(self.device)
         x_0 = self.space.encode(image, torch.zeros)
-        quality = psnr(image, self.space.decode(x_0).to(image)).mean().item()
-        flat = psnr(image, image.mean((0, 2, 3), keepdim=True).expand_as(image)).mean().item()
+        decoded, grey = self.space.decode(x_0).to(image), image.mean((0, 2, 3), keepdim=True).expand_as(image)
+        both = torch.stack([psnr(image, decoded).mean(), psnr(image, grey).mean()])
+        quality, flat = self.trainer.strategy.reduce(both).tolist()  # every rank decides alike
         say(f"autoencoder {self.autoencoder_hash}: {quality:.1f} dB on a batch (a flat picture: {flat:.1f} dB)")
         std = self.space.std
         if not (torch.isfinite(std).all() and std.max() < 100 and std.min() > 1e-3 and quality > flat + 1):

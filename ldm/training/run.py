@@ -32,27 +32,31 @@ def train(run: Config, resume: bool = False, dry_run: bool = False) -> Path:
     if run.trainer.threads:
         torch.set_num_threads(run.trainer.threads)
     stage1 = _stage1(run)
-    if stage1 is not None and not dry_run and not _finished(stage1.folder, stage1.trainer.max_steps):
-        say(f"stage 1 comes first: {stage1.name}")
-        train(stage1, resume=resume or not (stage1.folder / "last.ckpt").exists())
+    if stage1 is not None and not dry_run:
+        _train_first(stage1, run, resume)
     start = None if dry_run else _resume_point(run, resume)
     if start is not None:
         _keep_global_batch(run, start)
     images = run.data.load()
     pl.seed_everything(run.seed, verbose=False)
-    module = _module(run, images, stage1, dry_run)
+    if min(len(images.train), len(images.test)) < (world := _world(run.trainer)):
+        raise Refusal(f"data: {len(images.train)} pictures and {len(images.test)} held out are too few for {world} processes")
+    module = _resumed_module(run, images, start) if start else _module(run, images, stage1, dry_run)
     plan = _plan(run, module, images)
     say(plan)
     if dry_run:
         return run.folder
-    _open(run)
-    module.run_id = _run_id(run.folder)
+    module.run_id = _open(run)
     trainer = build_trainer(run, module, images, start)
     try:
         trainer.fit(module, datamodule=RunData(run, images), ckpt_path=start, weights_only=True)
     finally:
         close_wandb(trainer)
-    say(_farewell(run))
+    say(
+        _farewell(run)
+        if trainer.global_step >= run.trainer.max_steps
+        else f"stopped at step {trainer.global_step}; --resume goes on"
+    )
     return run.folder
 
 
@@ -72,10 +76,19 @@ def _stage1(run: Config) -> AutoencoderConfig | None:
     return stage1
 
 
+def _train_first(stage1: AutoencoderConfig, run: DiffusionConfig, resume: bool) -> None:
+    """Stage 1, unless it is finished, or stage 2 has begun and so carries its own."""
+    if (run.folder / "last.ckpt").exists() or _finished(stage1.folder, stage1.trainer.max_steps):
+        return
+    say(f"stage 1 comes first: {stage1.name}")
+    train(stage1, resume=resume)
+
+
 def _same_data(stage1: AutoencoderConfig, run: DiffusionConfig) -> Data:
     """Both stages see the same data, each in batches of its own."""
     if type(stage1.data) is not type(run.data):
-        return stage1.data
+        names = type(stage1.data).__name__, type(run.data).__name__
+        raise Refusal(f"space.autoencoder: {run.space.autoencoder} is for {names[0]}, this run's data is {names[1]}")
     return replace(run.data, batch_size=stage1.data.batch_size, flip=stage1.data.flip)
 
 
@@ -84,7 +97,8 @@ def _finished(folder: Path, max_steps: int) -> bool:
     return path.exists() and checkpoint.read(path)["global_step"] >= max_steps
 
 
-FREE = ("trainer", "sample", "logger", "output", "data.root", "data.workers", "data.download", "space")
+FREE = ("trainer", "sample", "logger", "output", "data.root", "data.workers", "data.download", "space.chunk")
+FREE += ("optim.lr", "optim.clip", "space.autoencoder")
 
 
 def _resume_point(run: Config, resume: bool) -> str | None:
@@ -95,9 +109,7 @@ def _resume_point(run: Config, resume: bool) -> str | None:
     if newest is None:
         if complaints:
             raise Refusal(f"{run.folder}: no checkpoint is whole ({complaints[0]}); name=OTHER starts another run")
-        if (run.folder / "config.yaml").exists() and not resume:
-            raise Refusal(f"{run.folder} holds a run that saved nothing yet; --resume starts it over, name=OTHER starts another")
-        return None
+        return None  # a run that saved nothing has nothing to lose
     for complaint in complaints if resume else []:
         say(f"{complaint}; resuming from {newest} instead")
     state = checkpoint.read(newest)
@@ -130,11 +142,28 @@ def _keep_global_batch(run: Config, start: str) -> None:
     )
 
 
-@rank_zero_only
-def _open(run: Config) -> None:
-    """Only when everything could be built is anything written."""
-    run.folder.mkdir(parents=True, exist_ok=True)
-    config.save(run, run.folder / "config.yaml")
+def _open(run: Config) -> str:
+    """Write config.yaml, and the W&B run's id: made once, before training starts, kept through every resume."""
+    path = run.folder / "run.json"
+    if rank_zero_only.rank == 0:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        config.save(run, run.folder / "config.yaml")
+        if not path.exists():
+            path.write_text(json.dumps({"wandb_id": uuid.uuid4().hex[:8]}) + "\n")
+    return json.loads(path.read_text())["wandb_id"] if path.exists() else ""
+
+
+def _resumed_module(run: Config, images: Images, start: str) -> Stage:
+    """The module to load a checkpoint into: its stage 1 is the one inside it, whatever has become of the file since."""
+    state = checkpoint.read(Path(start))
+    inside = state["ldm"]["autoencoder"]
+    if inside is None:
+        return _module(run, images, None, False)
+    trained_as = config.from_dict(inside["config"], start)
+    autoencoder = trained_as.network.build(images.shape)
+    found = checkpoint.under(state["state_dict"], "space.autoencoder.")
+    checkpoint.load_strict(autoencoder, found, start)
+    return DiffusionModule(run, images.shape, _classes(run, images), autoencoder, trained_as)
 
 
 def _module(run: Config, images: Images, stage1: AutoencoderConfig | None, dry_run: bool) -> Stage:
@@ -163,16 +192,6 @@ def _classes(run: DiffusionConfig, images: Images) -> tuple[str, ...]:
     if run.condition == "label" and not images.classes:
         raise Refusal("condition: label is asked for, but the data has no classes; set condition=none")
     return () if run.condition == "none" else images.classes
-
-
-def _run_id(folder: Path) -> str:
-    """The W&B run's id: made once, written before training starts, kept through every resume."""
-    path = folder / "run.json"
-    if rank_zero_only.rank != 0:
-        return json.loads(path.read_text())["wandb_id"] if path.exists() else ""
-    if not path.exists():
-        path.write_text(json.dumps({"wandb_id": uuid.uuid4().hex[:8]}) + "\n")
-    return json.loads(path.read_text())["wandb_id"]
 
 
 # -- what the user reads ------------------------------------------------------------------------------------------------

@@ -12,10 +12,12 @@ import torch
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from ldm import checkpoint
 from ldm.config import AutoencoderConfig, Config, TrainerConfig
 from ldm.data.images import Images
+from ldm.errors import Refusal, one_of
 from ldm.training.callbacks import AtomicIO, Checkpoints, Reconstructions, Samples, StopSignals, Throughput, wandb_logger
 from ldm.training.stage import Stage
 
@@ -25,7 +27,7 @@ def precision(settings: TrainerConfig) -> str:
     if settings.precision != "auto":
         return settings.precision
     on_gpu = settings.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-    return "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
+    return "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
 
 
 def strategy(run: Config) -> str:
@@ -58,7 +60,7 @@ def build_trainer(run: Config, module: Stage, images: Images, start: str | None)
         enable_model_summary=False,
         enable_checkpointing=True,
     )
-    return pl.Trainer(
+    arguments = dict(
         max_steps=settings.max_steps,
         accelerator=settings.accelerator,
         devices=settings.devices,
@@ -70,8 +72,11 @@ def build_trainer(run: Config, module: Stage, images: Images, start: str | None)
         logger=_loggers(run, module, start),
         callbacks=[saving, StopSignals(saving), panels, Throughput(settings.log), bar],
         plugins=_plugins(),
-        **defaults | settings.options,
     )
+    try:
+        return pl.Trainer(**arguments, **defaults | settings.options)
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
+        raise Refusal(f"trainer: Lightning refuses these settings: {' '.join(str(error).split())}") from None
 
 
 def _plugins() -> list[Any]:
@@ -84,8 +89,10 @@ def wandb_mode(run: Config) -> str:
     """The config's mode, then WANDB_MODE, then online where a key is at hand; else offline: never a prompt."""
     if run.logger.mode != "auto":
         return run.logger.mode
-    if "WANDB_MODE" in os.environ:
-        return os.environ["WANDB_MODE"]
+    if mode := os.environ.get("WANDB_MODE"):
+        if mode not in ("online", "offline", "disabled"):
+            raise Refusal(one_of("WANDB_MODE", mode, ("online", "offline", "disabled")))
+        return mode
     netrc = Path(os.environ.get("NETRC", Path.home() / ".netrc"))
     key = os.environ.get("WANDB_API_KEY") or (netrc.exists() and "api.wandb.ai" in netrc.read_text(errors="ignore"))
     return "online" if key else "offline"
