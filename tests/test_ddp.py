@@ -1,9 +1,12 @@
 """Two real processes (gloo) against one: the same weights after the same global batches."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 from helpers import ROOT, TINY, largest_difference, load, overrides, script
@@ -89,3 +92,27 @@ def port():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
+
+
+def test_a_process_that_dies_ends_the_whole_job(tmp_path):
+    """kill -9 of rank 1: the job ends within a minute with a status that is not 0, and no process is left."""
+    more = overrides(
+        "pixel", tmp_path, "trainer.devices=2", "trainer.max_steps=100000", "sample.every=0", "trainer.validate=100000"
+    )
+    command = [sys.executable, "train.py", "--config", TINY / "pixel.yaml", *more]
+    job = subprocess.Popen(
+        command, cwd=ROOT, env=quiet(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+    )
+    last, deadline = tmp_path / "tiny-pixel" / "last.ckpt", time.monotonic() + 90
+    while not last.exists() and time.monotonic() < deadline:
+        time.sleep(0.5)
+    (child,) = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
+    os.kill(int(child), signal.SIGKILL)
+    start = time.monotonic()
+    try:
+        job.communicate(timeout=60)
+    finally:
+        if job.poll() is None:
+            os.killpg(job.pid, signal.SIGKILL)
+    assert job.returncode != 0 and time.monotonic() - start < 60
+    assert load(last)["global_step"] > 0

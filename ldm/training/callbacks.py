@@ -25,6 +25,7 @@ from ldm.errors import NotFinite, Stopped
 from ldm.sampling import generate, to_picture
 from ldm.training.autoencoder import AutoencoderModule
 from ldm.training.diffusion import DiffusionModule
+from ldm.training.stage import Stage
 
 
 def log_media(trainer: pl.Trainer, values: dict[str, Any]) -> None:
@@ -249,21 +250,26 @@ class StopSignals(pl.Callback):
 
 
 class Throughput(pl.Callback):
-    """Pictures a second over all processes, and memory, every n steps. Never waits for the device."""
+    """Pictures a second over all processes, the share of time spent waiting for data, memory. Never waits for the device."""
 
     def __init__(self, every: int):
-        self.every, self.since = every, (0, 0.0)
+        self.every, self.since, self.ended, self.waited = every, (0, 0.0), 0.0, 0.0
 
-    def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
-        self.since = (module.images_seen, time.perf_counter())
+    def on_train_start(self, trainer: pl.Trainer, module: Stage) -> None:
+        self.ended = time.perf_counter()
+        self.since = (module.images_seen, self.ended)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, *_: Any) -> None:
-        if trainer.global_step % self.every:
+    def on_train_batch_start(self, trainer: pl.Trainer, module: Stage, batch: Any, batch_idx: int) -> None:
+        self.waited += time.perf_counter() - self.ended
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Stage, *_: Any) -> None:
+        self.ended = now = time.perf_counter()
+        seen, span = module.images_seen, now - self.since[1]
+        if trainer.global_step % self.every or seen == self.since[0]:
             return
-        seen, now = module.images_seen, time.perf_counter()
-        if seen > self.since[0]:
-            module.log("train/images_per_second", (seen - self.since[0]) / (now - self.since[1]), prog_bar=True)
-            module.log("train/images_seen", float(seen))
-            self.since = (seen, now)
+        module.log("train/images_per_second", (seen - self.since[0]) / span, prog_bar=True)
+        module.log("train/images_seen", float(seen))
+        module.log("train/waiting_share", self.waited / span)
+        self.since, self.waited = (seen, now), 0.0
         if module.device.type == "cuda":
             module.log("train/memory_gb", torch.cuda.max_memory_allocated() / 1e9)

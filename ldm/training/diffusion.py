@@ -101,10 +101,19 @@ class DiffusionModule(Stage):
         u = randomness.stratified(len(x_0), *self.slot(batch_idx), *key).to(self.device)
         t = self.denoiser.schedule.times(u)
         eps = self.randn("noise", batch_idx)(x_0.shape)
-        loss = self.denoiser.loss(x_0, t, eps, **self.condition(batch, self.generator("drop", batch_idx))).mean()
+        losses = self.denoiser.loss(x_0, t, eps, **self.condition(batch, self.generator("drop", batch_idx)))
+        loss = losses.mean()
+        self.log_by_time(losses.detach(), u)
         self.note_loss({"loss": loss, "x_0": x_0}, batch)
         self.log("train/loss", loss.detach(), prog_bar=True)
         return loss
+
+    def log_by_time(self, losses: Tensor, u: Tensor) -> None:
+        """The loss in eight bins of time, 0 nearest the data: where a model is still learning."""
+        bins = (u * 8).long()
+        sums = losses.new_zeros(8).index_add(0, bins, losses)
+        counts = losses.new_zeros(8).index_add(0, bins, torch.ones_like(losses))
+        self.log_dict({f"train/loss_by_time/{i}": v for i, v in enumerate(sums / counts)})
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The loss of the averaged weights with noise and times that are the same every time."""

@@ -112,7 +112,7 @@ class Stage(pl.LightningModule):
         """
         limit = self.config.optim.clip or float("inf")
         norm = nn.utils.clip_grad_norm_(net.parameters(), limit, foreach=True)
-        self.log(f"train/{name}", norm)
+        self.log_dict({f"train/{name}": norm, f"train/{name}_clipped": (norm > limit).float()})
         if not torch.isfinite(norm):
             self.refuse_step(norm)
 
