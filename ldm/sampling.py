@@ -211,5 +211,6 @@ def run(
         images = generate(model, settings, seeds, labels, bar.update)
     record = {"checkpoint": str(find(checkpoint)), "step": model.step, "weights": weights, "count": count, "seed": seed}
     names = [model.classes[i] for i in labels] if model.classes else None
-    write(folder, images, seeds, names, record | to_dict(settings))
+    how = {key: to_dict(settings)[key] for key in ("solver", "steps", "guidance", "batch_size")}
+    write(folder, images, seeds, names, record | how)
     print(f"wrote {count} pictures and grid.png to {folder}/")

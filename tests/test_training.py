@@ -251,7 +251,8 @@ def test_train_then_sample_as_a_user_does(tmp_path):
     assert lines == [{"file": f"{s:08d}.png", "seed": s, "label": "7"} for s in (5, 6, 7)]
     assert {p.name for p in out.iterdir()} == {"grid.png", "samples.jsonl", "settings.json", *(line["file"] for line in lines)}
     assert Image.open(out / "00000005.png").size == (8, 8)
-    assert json.loads((out / "settings.json").read_text())["solver"]["name"] == "DDIM"
+    settings = json.loads((out / "settings.json").read_text())
+    assert settings["solver"]["name"] == "DDIM" and settings["count"] == 3 and settings["seed"] == 5 and settings["step"] == 8
 
 
 @pytest.mark.parametrize("name", ["train.py", "sample.py"])
