@@ -201,6 +201,9 @@ def test_captions_and_labels_from_metadata(tmp_path, kind):
     assert images.classes == ("a", "b")
     with pytest.raises(Refusal, match="no column 'sytle'"):
         ImageFolder(root=str(tmp_path), label="sytle").load()
+    picture(tmp_path / "unlisted.png")
+    with pytest.raises(Refusal, match=r"no column 'style' for .*unlisted.png"):
+        ImageFolder(root=str(tmp_path), label="style").load()
 
 
 def test_no_pictures_is_refused_with_the_extensions_tried(tmp_path):

@@ -71,10 +71,11 @@ class ImageFolder(ImageData):
         if self.label == "folder":
             classes = [p.parent.name if p.parent != root else "" for p in paths]
         else:
-            if rows and not any(self.label in row for row in rows.values()):
-                columns = sorted({key for row in rows.values() for key in row})
-                raise Refusal(f"data.label: no column '{self.label}' in {root}/metadata.*; there are {', '.join(columns)}")
-            classes = [str(rows.get(p.resolve(), {}).get(self.label, "")) for p in paths]
+            lacking = [p for p in paths if self.label not in rows.get(p.resolve(), {})]
+            if lacking:
+                columns = ", ".join(sorted({key for row in rows.values() for key in row})) or "no metadata at all"
+                raise Refusal(f"data.label: no column '{self.label}' for {lacking[0]} in {root}/metadata.* (there: {columns})")
+            classes = [str(rows[p.resolve()][self.label]) for p in paths]
         names = tuple(sorted(set(classes)))
         if len(names) < 2:
             names = ()
