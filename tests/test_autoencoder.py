@@ -47,12 +47,11 @@ def test_steps_are_the_generators_and_both_learn(tmp_path):
     run = run_config("autoencoder", tmp_path, GAN, "trainer.max_steps=7", "trainer.accumulate=2")
     state = load(train(run) / "last.ckpt")
     assert state["global_step"] == 7 and state["ldm"]["ema"]["updates"] == 7
-    fresh = AutoencoderModule(run, (1, 8, 8), ())
     torch.manual_seed(run.seed)
     fresh = AutoencoderModule(run, (1, 8, 8), ())
     for part in ("autoencoder", "discriminator"):
         moved = [not torch.equal(v, state["state_dict"][k]) for k, v in fresh.state_dict().items() if k.startswith(part)]
-        assert all(moved) or sum(moved) > 0.9 * len(moved)
+        assert sum(moved) > 0.9 * len(moved)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

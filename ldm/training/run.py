@@ -42,8 +42,7 @@ def train(run: Config, resume: bool = False, dry_run: bool = False) -> Path:
     if min(len(images.train), len(images.test)) < (world := _world(run.trainer)):
         raise Refusal(f"data: {len(images.train)} pictures and {len(images.test)} held out are too few for {world} processes")
     module = _resumed_module(run, images, start) if start else _module(run, images, stage1, dry_run)
-    plan = _plan(run, module, images)
-    say(plan)
+    say(_plan(run, module, images))
     if dry_run:
         return run.folder
     module.run_id = _open(run)
@@ -52,11 +51,8 @@ def train(run: Config, resume: bool = False, dry_run: bool = False) -> Path:
         trainer.fit(module, datamodule=RunData(run, images), ckpt_path=start, weights_only=True)
     finally:
         close_wandb(trainer)
-    say(
-        _farewell(run)
-        if trainer.global_step >= run.trainer.max_steps
-        else f"stopped at step {trainer.global_step}; --resume goes on"
-    )
+    done = trainer.global_step >= run.trainer.max_steps  # trainer.options.max_time may have ended it before
+    say(_farewell(run) if done else f"stopped at step {trainer.global_step}; --resume goes on")
     return run.folder
 
 

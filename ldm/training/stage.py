@@ -131,8 +131,9 @@ class Stage(pl.LightningModule):
         bad = [x for x in self.noted if not all(torch.isfinite(v).all() for v in x[0].values())] or self.noted
         said = "; ".join(f"{', '.join(f'{k} {v.mean():.4g}' for k, v in p.items())}, rows {i[:8].tolist()}" for p, i in bad)
         raise NotFinite(
-            f"the gradient is not finite ({norm:.4g}) at step {self.global_step}: {said}; the state before this step is saved: "
-            "lower optim.lr and --resume, or set trainer.on_nan=skip"
+            f"the gradient is not finite ({norm:.4g}) at step {self.global_step}: {said}; "
+            + ("the state before this step is saved: lower optim.lr and --resume" if self.global_step else "lower optim.lr")
+            + ", or set trainer.on_nan=skip"
         )
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
