@@ -255,7 +255,7 @@ def test_train_then_sample_as_a_user_does(tmp_path):
     assert settings["solver"]["name"] == "DDIM" and settings["count"] == 3 and settings["seed"] == 5 and settings["step"] == 8
 
 
-@pytest.mark.parametrize("name", ["train.py", "sample.py"])
+@pytest.mark.parametrize("name", ["train.py", "sample.py", "evaluate.py"])
 def test_help_imports_no_torch(name):
     done = subprocess.run([sys.executable, "-X", "importtime", ROOT / name, "--help"], capture_output=True, text=True, timeout=20)
     assert done.returncode == 0 and "--c" in done.stdout

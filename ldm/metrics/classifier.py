@@ -87,7 +87,8 @@ def load(path: str | Path) -> tuple[Classifier, Facts]:
         net = Classifier(len(facts.classes), facts.channels, facts.size)
         missing, unexpected = net.load_state_dict(weights, strict=False)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise Refusal(f"features: {path} cannot be read as a classifier ({str(error).splitlines()[0]})") from None
+        why = " ".join(str(error).split())[:120]
+        raise Refusal(f"features: {path} cannot be read as a classifier ({why})") from None
     if unexpected or any(not key.endswith("num_batches_tracked") for key in missing):
         raise Refusal(f"features: {path} holds other weights than a classifier's ({[*missing, *unexpected][0]})")
     return net.eval().requires_grad_(False), facts
