@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from ldm import checkpoint
 from ldm.checkpoint import find
-from ldm.config import AutoencoderConfig, DiffusionConfig, SampleConfig, from_dict, to_dict
+from ldm.config import AutoencoderConfig, DiffusionConfig, SampleConfig, from_dict
 from ldm.data.batches import as_bytes
 from ldm.diffusion import solvers
 from ldm.diffusion.denoiser import Denoiser
@@ -26,6 +26,7 @@ from ldm.diffusion.tasks import cfg
 from ldm.errors import Refusal
 from ldm.networks.autoencoder import Autoencoder
 from ldm.randomness import SampleNoise
+from ldm.schema import to_dict
 from ldm.spaces import Latents, LatentSpace, PixelSpace
 
 Space = PixelSpace | LatentSpace

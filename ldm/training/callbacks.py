@@ -19,10 +19,11 @@ from PIL import Image
 from torch import Tensor
 
 from ldm.checkpoint import write
-from ldm.config import RunConfig, to_dict
+from ldm.config import RunConfig
 from ldm.data.batches import as_bytes, as_images
 from ldm.errors import NotFinite, Stopped
 from ldm.sampling import generate, to_picture
+from ldm.schema import to_dict
 from ldm.training.autoencoder import AutoencoderModule
 from ldm.training.diffusion import DiffusionModule
 from ldm.training.stage import Stage

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from ldm import checkpoint, config, randomness
+from ldm import checkpoint, randomness, schema
 from ldm.config import AutoencoderConfig, DiffusionConfig
 from ldm.data.batches import Batch, as_images
 from ldm.errors import Refusal
@@ -137,4 +137,4 @@ class DiffusionModule(Stage):
     def about_autoencoder(self) -> dict[str, Any] | None:
         if self.autoencoder_config is None:
             return None
-        return {"config": config.to_dict(self.autoencoder_config), "hash": self.autoencoder_hash}
+        return {"config": schema.to_dict(self.autoencoder_config), "hash": self.autoencoder_hash}

@@ -12,7 +12,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
-from ldm import checkpoint, config
+from ldm import checkpoint, config, schema
 from ldm.config import AutoencoderConfig, Config, Data, DiffusionConfig, TrainerConfig
 from ldm.data.images import Images
 from ldm.errors import Refusal
@@ -117,7 +117,7 @@ def _resume_point(run: Config, resume: bool) -> str | None:
         )
     if not resume:
         raise Refusal(f"{run.folder} holds an unfinished run ({step} of {goal} steps); add --resume, or name=OTHER")
-    changed = config.differences(state["ldm"]["config"], config.to_dict(run))
+    changed = schema.differences(state["ldm"]["config"], schema.to_dict(run))
     if changed := [key for key in changed if not key.startswith(FREE)]:
         raise Refusal(f"--resume: {', '.join(changed)} changed since {newest}; undo that, or start another run with name=OTHER")
     return str(newest)
@@ -175,7 +175,7 @@ def _module(run: Config, images: Images, stage1: AutoencoderConfig | None, dry_r
     if tuple(about["shape"]) != tuple(images.shape):
         raise Refusal(f"space.autoencoder: {path} is for pictures of {tuple(about['shape'])}, the data has {images.shape}")
     if stage1 is not None:
-        changed = config.differences(config.to_dict(trained_as.network), config.to_dict(stage1.network))
+        changed = schema.differences(schema.to_dict(trained_as.network), schema.to_dict(stage1.network))
         if changed:
             raise Refusal(
                 f"space.autoencoder: {path} is stale, network.{changed[0]} differs from {run.space.autoencoder}; "

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
-from ldm import checkpoint, config, randomness
+from ldm import checkpoint, randomness, schema
 from ldm.config import Optim, RunConfig
 from ldm.data.batches import Batch, as_images
 from ldm.errors import NotFinite
@@ -158,7 +158,7 @@ class Stage(pl.LightningModule):
         state["ldm"] = {
             "version": checkpoint.VERSION,
             "stage": self.stage,
-            "config": config.to_dict(self.config),
+            "config": schema.to_dict(self.config),
             "shape": list(self.shape),
             "classes": list(self.classes),
             "trained": self.trained,
