@@ -18,7 +18,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--eta", type=float, help="DDIM's stochasticity, 0 ... 1")
     parser.add_argument("--steps", type=int, metavar="N")
     parser.add_argument("--guidance", type=float, metavar="W", help="1: the plain conditional model")
-    parser.add_argument("--weights", choices=["ema", "raw"], default="ema")
+    parser.add_argument("--weights", metavar="W", default="ema", help="ema, raw, ema:DECAY, or ema:0.05: any width, post-hoc")
     parser.add_argument("--batch-size", type=int, metavar="B")
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
     return parser.parse_args()

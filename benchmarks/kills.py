@@ -93,7 +93,7 @@ def main() -> None:
         out = folder / f"killed-{i}"
         first, _ = run(command(kind, out, stage1), after, number)
         left = list((out / name).glob("*.ckpt")) if (out / name).exists() else []
-        path, complaints = newest_whole(out / name) if left else (None, [])
+        path, _, complaints = newest_whole(out / name) if left else (None, {}, [])
         lost += len(complaints)
         at = torch.load(path, weights_only=True)["global_step"] if path else 0
         status, said = (0, "") if first == 0 else run(command(kind, out, stage1, resume=True))

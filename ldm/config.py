@@ -39,11 +39,16 @@ class Optim:
     weight_decay: float = 0.0
     clip: float = 1.0  # gradient norm; 0 turns it off
     ema: float = 0.999  # decay an optimiser step; 0 turns it off
+    ema_more: tuple[float, ...] = ()  # further decays, for sample.py --weights ema:DECAY
+    posthoc: int = 0  # steps between snapshots for sample.py --weights ema:WIDTH (Karras et al. 2024); 0: none
 
     def __post_init__(self) -> None:
         require(0 < self.lr < math.inf, f"lr must be above 0, got {self.lr}")
         require(all(0 <= b < 1 for b in self.betas), f"betas must be in [0, 1), got {self.betas}")
         require(0 <= self.ema < 1, f"ema must be in [0, 1), got {self.ema}")
+        require(all(0.5 <= d < 1 for d in self.ema_more), f"ema_more must be decays in [0.5, 1), got {self.ema_more}")
+        require(self.posthoc >= 0, f"posthoc must be at least 0, got {self.posthoc}")
+        require(self.ema > 0 or not (self.ema_more or self.posthoc), "ema_more and posthoc need ema above 0")
         require(min(self.warmup, self.weight_decay, self.clip) >= 0, "warmup, weight_decay and clip must be at least 0")
 
 

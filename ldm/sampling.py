@@ -80,7 +80,7 @@ def restore(path: str | Path, weights: str = "ema", device: str = "cpu") -> Mode
     space = build_space(config, tuple(meta["shape"]), autoencoder)
     denoiser = build_denoiser(config, space.shape, len(meta["classes"]))
     checkpoint.load_strict(space, checkpoint.under(state["state_dict"], "space."), str(file))
-    checkpoint.load_strict(denoiser.net, checkpoint.weights(state, weights), str(file))
+    checkpoint.load_strict(denoiser.net, checkpoint.weights(state, weights, file), str(file))
     if autoencoder is not None and checkpoint.fingerprint(autoencoder.state_dict().items()) != meta["autoencoder"]["hash"]:
         raise Refusal(f"checkpoint: the autoencoder inside {file} is not the one it was trained with; the file is damaged")
     denoiser.eval().requires_grad_(False).to(device)
@@ -93,7 +93,7 @@ def load_autoencoder(path: Path) -> tuple[Autoencoder, AutoencoderConfig, dict[s
     checkpoint.expect_stage(state, "autoencoder", path)
     config = from_dict(state["ldm"]["config"], str(path))
     autoencoder = config.network.build(tuple(state["ldm"]["shape"]))
-    checkpoint.load_strict(autoencoder, checkpoint.weights(state, "ema"), str(path))
+    checkpoint.load_strict(autoencoder, checkpoint.weights(state, "ema", path), str(path))
     return autoencoder.eval(), config, state["ldm"]
 
 

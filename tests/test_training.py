@@ -23,7 +23,7 @@ from ldm.training.stage import learning_rate
 
 def test_average_against_its_closed_form():
     net = nn.Linear(2, 1)
-    ema = EMA(net, 0.9)
+    ema = EMA(net, (0.9,))
     expected = net.weight.detach().clone()
     for n in range(60):
         with torch.no_grad():

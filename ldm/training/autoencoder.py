@@ -94,7 +94,8 @@ class AutoencoderModule(Stage):
         used = self.all_gather(self.codes_used).reshape(-1, self.autoencoder.codes).sum(0)
         rows = self.last_latents.permute(0, 2, 3, 1).flatten(0, 2)
         order = torch.randperm(len(rows), generator=randomness.generator(self.config.seed, "codes", self.global_step))
-        rows = self.trainer.strategy.broadcast(rows[order[: len(used)].to(rows.device)])
+        chosen = rows[order[: len(used)].to(rows.device)]
+        rows = self.all_gather(chosen)[0] if self.trainer.world_size > 1 else chosen  # rank 0's; a broadcast would pickle
         moved = self.autoencoder.restart(used * (not first), rows.to(used), 1 if first else self.config.network.patience)
         self.log("train/codes_restarted", float(moved))
         self.codes_used = torch.zeros_like(self.codes_used)
