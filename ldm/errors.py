@@ -15,10 +15,6 @@ class NotFinite(Refusal):
     """A loss or gradient that is not finite: raised on every rank, before the step changed anything."""
 
 
-class WorkerDied(Refusal):
-    """A data worker was killed, between steps."""
-
-
 class Stopped(BaseException):
     """A signal asked us to stop, and the state is saved. The exit status is 128 + its number, as the shell has it."""
 

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ldm.errors import WorkerDied
 from ldm.randomness import permutation
 
 Batch = dict[str, Any]
@@ -78,17 +77,6 @@ class ResumableLoader(DataLoader):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         pass
-
-    def __iter__(self) -> Iterator[Batch]:
-        try:
-            yield from super().__iter__()
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise WorkerDied(
-                f"a data worker died ({str(error).splitlines()[0]}): out of memory, or killed; the state is saved if this is "
-                "one process: --resume goes on, with data.workers=0 or fewer if it was memory"
-            ) from None
 
 
 def loader(dataset: Dataset, batches: Slots | Shard, workers: int, pin: bool) -> DataLoader:

@@ -98,11 +98,11 @@ class Reconstructions(EverySteps):
 class DiscriminatorBalance(pl.Callback):
     """Alert once when the discriminator has won or given up.
 
-    The hinge loss is 2 by chance and 0 once every logit is beyond its margin; then its gradient is 0 or of no use. Read
+    Its loss is 1 by chance and 0 once every logit is beyond its margin; then its gradient is 0 or of no use. Read
     every n steps, as a mean over the last `window` readings.
     """
 
-    low, high = 0.05, 1.95
+    low, high = 0.025, 0.975
 
     def __init__(self, every: int, window: int = 20):
         self.every, self.window, self.said = every, window, False
@@ -119,7 +119,7 @@ class DiscriminatorBalance(pl.Callback):
         if saturated and not self.said:
             self.said = True
             advice = "lower discriminator.lr or weight" if mean < self.low else "raise discriminator.lr, or start it later"
-            text = f"its hinge loss is {mean:.3g} over {self.window * self.every} steps (0: it has won, 2: chance); {advice}"
+            text = f"its hinge loss is {mean:.3g} over {self.window * self.every} steps (0: it has won, 1: chance); {advice}"
             alert(trainer, "discriminator saturated", text)
 
 

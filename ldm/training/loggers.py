@@ -41,6 +41,9 @@ def wandb_logger(run: RunConfig, run_id: str | None, mode: str) -> WandbLogger:
     """The run's W&B logger. Online without a network would end the run after 90 s: it goes on offline instead."""
     os.environ["WANDB_MODE"] = mode  # not WandbLogger(offline=True), which refuses log_model
     os.environ.setdefault("WANDB_SILENT", "true")
+    # a network lost in mid-run would keep the end of the run waiting for ever
+    os.environ.setdefault("WANDB_FINISH_TIMEOUT", "120")
+    os.environ.setdefault("WANDB_FINISH_TIMEOUT_RAISES", "true")
     settings = run.logger
     logger = WandbLogger(
         save_dir=run.folder,
@@ -52,8 +55,6 @@ def wandb_logger(run: RunConfig, run_id: str | None, mode: str) -> WandbLogger:
         group=settings.group or run.name,
         tags=[*settings.tags, run.stage],
         job_type=run.stage,
-        # without a network the upload at the end waits for ever: what is left stays on disk, for `wandb sync`
-        settings={"finish_timeout": 120},
         config=to_dict(run),
     )
     if mode != "online" or rank_zero_only.rank != 0:
@@ -98,11 +99,16 @@ def alert(trainer: pl.Trainer, title: str, text: str) -> None:
 
 
 def close_wandb(trainer: pl.Trainer) -> None:
-    """End the run, so that a second stage in this process starts one of its own."""
-    if any(isinstance(logger, WandbLogger) for logger in trainer.loggers) and trainer.is_global_zero:
-        import wandb
+    """End the run, so that a second stage in this process starts one of its own; what could not be sent stays on disk."""
+    if not (any(isinstance(logger, WandbLogger) for logger in trainer.loggers) and trainer.is_global_zero):
+        return
+    import wandb
 
+    folder = Path(wandb.run.dir).parent if wandb.run else None
+    try:
         wandb.finish()
+    except TimeoutError:
+        say(f"W&B cannot be reached any more; nothing is lost, to upload the rest: wandb sync {folder}")
 
 
 # -- metrics.csv ------------------------------------------------------------------------------------------------------------

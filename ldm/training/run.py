@@ -50,6 +50,14 @@ def train(run: Config, resume: bool = False, dry_run: bool = False) -> Path:
     trainer = build_trainer(run, module, images, state.get("global_step"))
     try:
         trainer.fit(module, datamodule=RunData(run, images), ckpt_path=start and str(start), weights_only=True)
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        # PyTorch raises it from a signal handler, in the middle of whatever was going on: the state is not to be trusted
+        raise Refusal(
+            f"a data worker died at step {trainer.global_step} ({_first(error)}): out of memory, or killed; "
+            "--resume goes on from the last checkpoint, with data.workers=0 or fewer if it was memory"
+        ) from None
     finally:
         close_wandb(trainer)
     done = trainer.global_step >= run.trainer.max_steps  # trainer.options.max_time may have ended it before
@@ -227,6 +235,10 @@ def _world(settings: TrainerConfig) -> int:
             len(devices) if isinstance(devices, list) else len(str(devices).split(",")) if "," in str(devices) else int(devices)
         )
     return count * settings.num_nodes
+
+
+def _first(error: Exception) -> str:
+    return str(error).splitlines()[0].strip()
 
 
 def _farewell(run: Config) -> str:

@@ -11,7 +11,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from ldm.averaging import write_snapshot
 from ldm.checkpoint import write
-from ldm.errors import NotFinite, Stopped, WorkerDied
+from ldm.errors import NotFinite, Stopped
 from ldm.training.stage import Stage
 
 
@@ -67,10 +67,8 @@ class Checkpoints(pl.callbacks.Checkpoint):
         self.save_last(trainer)
 
     def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
-        # NotFinite is raised on every rank before the step changed anything, WorkerDied on one, between steps (saving is
-        # collective); after any other error the state is not to be trusted
-        alone = isinstance(exception, WorkerDied) and trainer.world_size == 1
-        if (isinstance(exception, NotFinite) or alone) and trainer.global_step > 0:
+        # raised on every rank before the step changed anything; after any other error the state is not to be trusted
+        if isinstance(exception, NotFinite) and trainer.global_step > 0:
             self.save_last(trainer)
 
 
