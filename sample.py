@@ -21,6 +21,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--weights", metavar="W", default="ema", help="ema, raw, ema:DECAY, or ema:0.05: any width, post-hoc")
     parser.add_argument("--batch-size", type=int, metavar="B")
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
+    parser.add_argument("--devices", type=int, default=1, metavar="N", help="processes a node that share the seeds (default: 1)")
     return parser.parse_args()
 
 

@@ -191,9 +191,10 @@ def run(
     label: str | None,
     weights: str,
     device: str | None,
+    devices: int = 1,
     **given: Any,
 ) -> None:
-    """sample.py: everything from the command line to the folder of pictures."""
+    """sample.py: everything from the command line to the folder of pictures, over one process or several."""
     if count < 1 or seed < 0:
         raise Refusal("--count must be at least 1 and --seed at least 0")
     folder = Path(output)
@@ -201,15 +202,23 @@ def run(
         raise Refusal(f"--output: '{folder}' is not empty; name another folder, nothing is overwritten")
     folder.mkdir(parents=True, exist_ok=True)  # before the work, so that what cannot be written is known before it
     device = pick_device(device)
-    model = restore(checkpoint, weights, device)
+    from ldm.processes import interleave, launch, share  # Lightning is slow to import
+
+    fabric = launch(devices, device)
+    model = restore(checkpoint, weights, str(fabric.device) if fabric.world_size > 1 else device)
     settings = settings_from(model.settings, **given)
     seeds = list(range(seed, seed + count))
     labels = [model.label(label)] * count if label is not None else [s % max(1, len(model.classes)) for s in seeds]
     name = type(settings.solver).__name__
     how = f"{name}, {settings.steps} steps, guidance {settings.guidance:g}, {device}"
-    print(f"{checkpoint}: step {model.step}, {weights} weights, {how}")
-    with tqdm(total=count, desc="sampling", unit="image") as bar:
-        images = generate(model, settings, seeds, labels, bar.update)
+    mine = [share(rows, fabric.global_rank, fabric.world_size) for rows in (seeds, labels)]
+    fabric.print(f"{checkpoint}: step {model.step}, {weights} weights, {how}")
+    with tqdm(total=len(mine[0]), desc="sampling", unit="image", disable=not fabric.is_global_zero) as bar:
+        images = generate(model, settings, *mine, bar.update)
+    if fabric.world_size > 1:
+        images = interleave(fabric.all_gather(images.to(fabric.device)), count).cpu()
+    if not fabric.is_global_zero:
+        return
     record = {"checkpoint": str(find(checkpoint)), "step": model.step, "weights": weights, "count": count, "seed": seed}
     names = [model.classes[i] for i in labels] if model.classes else None
     how = {key: to_dict(settings)[key] for key in ("solver", "steps", "guidance", "batch_size")}

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from ldm.data.batches import as_bytes, as_images
+from ldm.processes import interleave, share
 from ldm.sampling import generate, to_picture
 from ldm.training.autoencoder import AutoencoderModule
 from ldm.training.diffusion import DiffusionModule
@@ -61,15 +62,14 @@ class Samples(EverySteps):
 
     def show(self, trainer: pl.Trainer, module: DiffusionModule) -> None:
         settings, world = module.config.sample, trainer.world_size
-        share = -(-settings.count // world)
-        seeds = [trainer.global_rank + world * i for i in range(share)]
+        seeds = share(range(settings.count), trainer.global_rank, world)
         training = module.training
         module.eval()
         with module.averaged():
             images = generate(module.model(), settings, seeds)
         module.train(training)
-        images = torch.as_tensor(module.all_gather(images.to(module.device))).reshape(world, share, *images.shape[1:])
-        images = images.transpose(0, 1).flatten(0, 1)[: settings.count].cpu()  # back into the order of the seeds
+        gathered = torch.as_tensor(module.all_gather(images.to(module.device))).reshape(world, *images.shape)
+        images = interleave(gathered, settings.count).cpu()
         if trainer.is_global_zero:
             solver = type(settings.solver).__name__
             caption = f"seeds 0-{settings.count - 1}, {solver}, {settings.steps} steps, guidance {settings.guidance}, ema"
