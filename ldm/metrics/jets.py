@@ -11,9 +11,11 @@ Own code for the published definitions: the jetnet package imports only with pya
 - FPND compares with the real JetNet gluons, not with `real`.
 """
 
+import math
 import sys
-from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -67,7 +69,7 @@ def w1_particles(real: Cloud, generated: Cloud, draws: int, batches: int, rng: n
     return np.array([_columns(draw(real), draw(generated)) for _ in range(batches)])
 
 
-def _value(batches: np.ndarray) -> Value:
+def average(batches: np.ndarray) -> Value:
     """Mean over the columns; mean and standard deviation of that over the batches."""
     means = batches.mean(1)
     return float(means.mean()), float(means.std())
@@ -78,75 +80,87 @@ def short(n: int) -> str:
     return f"{n // 1000}k" if n >= 1000 and n % 1000 == 0 else str(n)
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """Two samples, and how to compare them: one method for each name in `ALL`, from nothing to {name: (value, error)}."""
+
+    real: Cloud
+    generated: Cloud
+    seed: int = 0
+    draws: int = 10_000
+    batches: int = 5
+    kind: str = "g"
+    fpnd_folder: str | None = None
+
+    def rng(self, metric: str) -> np.random.Generator:
+        """Each metric's own draws: the same whichever others are asked for."""
+        return np.random.default_rng([self.seed, *metric.encode()])
+
+    @cached_property
+    def polynomials(self) -> tuple[np.ndarray, np.ndarray]:
+        """The 36 EFPs of both samples, for FPD and KPD."""
+        return up_to_four(*self.real), up_to_four(*self.generated)
+
+    def w1m(self) -> dict[str, Value]:
+        masses = [jet_kinematics(*cloud)["mass"].numpy()[:, None] for cloud in (self.real, self.generated)]
+        return {f"w1m_{short(self.draws)}": average(w1(*masses, self.draws, self.batches, self.rng("w1m")))}
+
+    def w1p(self) -> dict[str, Value]:
+        table = w1_particles(self.real, self.generated, self.draws, self.batches, self.rng("w1p"))
+        each = {f"w1p_{name}_{short(self.draws)}": average(table[:, [i]]) for i, name in enumerate(COLUMNS)}
+        return {f"w1p_{short(self.draws)}": average(table), **each}
+
+    def w1efp(self) -> dict[str, Value]:
+        pair = (efps(*cloud, four_by_four()) for cloud in (self.real, self.generated))
+        return {f"w1efp_{short(self.draws)}": average(w1(*pair, self.draws, self.batches, self.rng("w1efp")))}
+
+    def fpd(self) -> dict[str, Value]:
+        return {"fpd_50k": fpd(*self.polynomials, seed=42 + self.seed)}
+
+    def kpd(self) -> dict[str, Value]:
+        return {"kpd_5k": kpd(*self.polynomials, seed=42 + self.seed)}
+
+    def cov_mmd(self) -> dict[str, Value]:
+        jets = ([x[m].numpy() for x, m in zip(*cloud, strict=True)] for cloud in (self.real, self.generated))
+        return dict(zip(("cov_100", "mmd_100"), cov_mmd(*jets, seed=self.seed), strict=True))
+
+    def fpnd(self) -> dict[str, Value]:
+        size = short(min(50_000, len(self.generated.mask)))
+        return {f"fpnd_{size}": (fpnd(*self.generated, self.kind, self.fpnd_folder), math.nan)}
+
+
 def evaluate_jets(
     real: Cloud,
     generated: Cloud,
     metrics: tuple[str, ...] = ALL,
-    seed: int = 0,
-    draws: int = 10_000,
-    batches: int = 5,
     clip: float | None = 0.5,
-    kind: str = "g",
-    fpnd_folder: str | None = None,
     progress: bool = True,
+    **settings: Any,
 ) -> dict[str, Value]:
-    """Every metric's value and error under a name that carries its sample size.
+    """Every metric's value and error under a name that carries its sample size; `settings` are `Comparison`'s.
 
     w1m, w1p (mean of w1p_eta, _phi, _pt), w1efp (mean of 5): mean and standard deviation over `batches` draws of `draws`
     jets; fpd: intercept and its error; kpd: median and half the 16-84 % range; cov, mmd: mean and deviation over batches
     of 100; fpnd: no error (NaN). For the truth-vs-truth floor put a second real sample, as large as the generated, in
-    `generated`'s place. Refusal: an unknown metric, an empty sample, a value that is not finite, negative pt.
+    `generated`'s place. Refusal: an unknown metric, an empty sample or jet, a value that is not finite, negative pt.
     """
     for metric in metrics:
         if metric not in ALL:
             raise Refusal(one_of("metrics", metric, ALL))
-    real, generated = (_checked(name, cloud, clip) for name, cloud in (("real", real), ("generated", generated)))
-    rng = lambda name: np.random.default_rng([seed, *name.encode()])  # noqa: E731
-    features: list[tuple[np.ndarray, np.ndarray]] = []
-
-    def polynomials() -> tuple[np.ndarray, np.ndarray]:  # FPD and KPD share them
-        if not features:
-            features.append((up_to_four(*real), up_to_four(*generated)))
-        return features[0]
-
-    def mass() -> dict[str, Value]:
-        masses = [jet_kinematics(*cloud)["mass"].numpy()[:, None] for cloud in (real, generated)]
-        return {f"w1m_{short(draws)}": _value(w1(*masses, draws, batches, rng("w1m")))}
-
-    def particles() -> dict[str, Value]:
-        table = w1_particles(real, generated, draws, batches, rng("w1p"))
-        each = {f"w1p_{name}_{short(draws)}": _value(table[:, [i]]) for i, name in enumerate(COLUMNS)}
-        return {f"w1p_{short(draws)}": _value(table), **each}
-
-    def polynomial_w1() -> dict[str, Value]:
-        pair = (efps(*cloud, four_by_four()) for cloud in (real, generated))
-        return {f"w1efp_{short(draws)}": _value(w1(*pair, draws, batches, rng("w1efp")))}
-
-    def matching() -> dict[str, Value]:
-        jets = ([x[m].numpy() for x, m in zip(*cloud, strict=True)] for cloud in (real, generated))
-        return dict(zip(("cov_100", "mmd_100"), cov_mmd(*jets, seed=seed), strict=True))
-
-    measure: dict[str, Callable[[], dict[str, Value]]] = {
-        "w1m": mass,
-        "w1p": particles,
-        "w1efp": polynomial_w1,
-        "fpd": lambda: {"fpd_50k": fpd(*polynomials(), seed=42 + seed)},
-        "kpd": lambda: {"kpd_5k": kpd(*polynomials(), seed=42 + seed)},
-        "cov_mmd": matching,
-        "fpnd": lambda: {f"fpnd_{short(min(50_000, len(generated.mask)))}": (fpnd(*generated, kind, fpnd_folder), float("nan"))},
-    }
-    quiet, pause = not progress, 0.1 if sys.stderr.isatty() else 10
+    comparison = Comparison(checked("real", real, clip), checked("generated", generated, clip), **settings)
+    pause = 0.1 if sys.stderr.isatty() else 10
     result: dict[str, Value] = {}
-    for metric in tqdm(metrics, desc="measuring jets", disable=quiet, leave=False, mininterval=pause):
-        result |= measure[metric]()
+    for metric in tqdm(metrics, desc="measuring jets", disable=not progress, leave=False, mininterval=pause):
+        result |= getattr(comparison, metric)()
     return result
 
 
-def _checked(name: str, cloud: Cloud, clip: float | None) -> Cloud:
+def checked(name: str, cloud: Cloud, clip: float | None) -> Cloud:
+    """The sample on the CPU, padding zeroed, clipped; Refusal where it cannot be measured."""
     features, mask = (tensor.detach().cpu() for tensor in cloud)
-    if not mask.any(1).all() or not len(mask):
+    if not len(mask) or not mask.any(1).all():
         raise Refusal(f"{name} jets: each needs a constituent, and there must be some")
-    bad = ~(torch.isfinite(features).all(-1) & (features[..., 2] >= 0)) & mask
+    bad = mask & ~(torch.isfinite(features).all(-1) & (features[..., 2] >= 0))
     if bad.any():
         raise Refusal(f"{name} jets: constituent {tuple(bad.nonzero()[0].tolist())} is not finite or has negative pt")
     cloud = Cloud(features.float().masked_fill(~mask[..., None], 0), mask)
