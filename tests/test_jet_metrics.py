@@ -10,9 +10,10 @@ import torch
 
 from ldm.data.jet_files import read_jets
 from ldm.errors import Refusal
+from ldm.kinematics import jet_kinematics
 from ldm.metrics import efp
 from ldm.metrics.jet_plots import histograms, jet_images, mean_image, ratio, reverse_process
-from ldm.metrics.jets import CHEAP, Cloud, evaluate_jets
+from ldm.metrics.jets import CHEAP, Cloud, checked, evaluate_jets
 from ldm.metrics.particlenet import LARGEST, NEIGHBOURS, ParticleNet, activations, fpnd, resources
 from ldm.metrics.physics_distances import fpd, frechet, kernel_mmd, kpd
 
@@ -114,8 +115,6 @@ def test_w1_of_known_changes():
     values = evaluate_jets(real, moved, CHEAP, clip=None, draws=20_000, batches=2, progress=False)
     assert values["w1p_eta_20k"][0] == pytest.approx(0.01, rel=0.1)
     assert values["w1p_20k"][0] == pytest.approx(np.mean([values[f"w1p_{c}_20k"][0] for c in ("eta", "phi", "pt")]))
-    from ldm.kinematics import jet_kinematics
-
     mass = jet_kinematics(*real)["mass"].mean().item()
     assert evaluate_jets(real, halved, ("w1m",), draws=20_000, progress=False)["w1m_20k"][0] == pytest.approx(mass / 2, rel=0.02)
 
@@ -139,22 +138,27 @@ def test_the_floor_is_above_zero_and_shuffled_jets_show_in_the_mass_alone():
 
 def test_order_padding_and_reflection_do_not_matter():
     real, other = gluons(slice(0, 200)), gluons(slice(200, 400))
-    measure = lambda cloud: evaluate_jets(real, cloud, ("w1m", "w1efp", "kpd"), **SMALL)
+    measure = lambda cloud: evaluate_jets(real, cloud, ("w1m", "w1p", "w1efp"), **SMALL)
     values = measure(other)
     order = torch.randperm(30)
+    polynomials = efp.up_to_four(*other)
     wider = torch.nn.functional.pad(other.features[:, order], (0, 0, 0, 10), value=0.3)  # what is in the padding is ignored
-    changed = Cloud(wider * torch.tensor([-1, -1, 1]), torch.nn.functional.pad(other.mask[:, order], (0, 10)))
-    for name, (value, _) in measure(changed).items():
+    mask = torch.nn.functional.pad(other.mask[:, order], (0, 10))
+    for name, (value, _) in measure(Cloud(wider, mask)).items():
         assert value == pytest.approx(values[name][0], rel=1e-4, abs=1e-9), name
+    assert np.allclose(efp.up_to_four(wider * torch.tensor([-1, -1, 1]), mask), polynomials, rtol=1e-6)
 
 
 def test_clipping_is_the_same_for_both():
     real = gluons(slice(0, 200))
     wild = real.features.clone()
     wild[0, 0, 0] = 50.0
-    values = evaluate_jets(real, Cloud(wild, real.mask), ("kpd",), progress=False)["kpd_5k"][0]
-    raw = evaluate_jets(real, Cloud(wild, real.mask), ("kpd",), clip=None, progress=False)["kpd_5k"][0]
-    assert raw > 100 * abs(values)
+    clipped = checked("wild", Cloud(wild, real.mask), 0.5)
+    assert clipped.features[0, 0, 0] == 0.5 and (clipped.features[~real.mask] == 0).all()
+    assert torch.equal(checked("wild", Cloud(wild, real.mask), None).features, wild)
+    reference = efp.up_to_four(*checked("real", real, 0.5))
+    measure = lambda cloud: kpd(reference, efp.up_to_four(*cloud), size=300)[0]
+    assert measure(Cloud(wild, real.mask)) > 100 * abs(measure(clipped))
 
 
 @pytest.mark.parametrize("change, message", [(float("nan"), r"\(3, 2\) is not finite"), (-0.1, "negative pt")])
