@@ -157,7 +157,9 @@ def test_clipping_is_the_same_for_both():
     assert clipped.features[0, 0, 0] == 0.5 and (clipped.features[~real.mask] == 0).all()
     assert torch.equal(checked("wild", Cloud(wild, real.mask), None).features, wild)
     reference = efp.up_to_four(*checked("real", real, 0.5))
-    measure = lambda cloud: kpd(reference, efp.up_to_four(*cloud), size=300)[0]
+    measure = lambda cloud: kpd(reference, efp.up_to_four(*cloud), size=2000, batches=3)[
+        0
+    ]  # 2,000 draws of 200 jets: the wild one is among them
     assert measure(Cloud(wild, real.mask)) > 100 * abs(measure(clipped))
 
 
