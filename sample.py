@@ -17,6 +17,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--solver", metavar="NAME", help="DDPM, DDIM or DPMpp2M (default: the config's)")
     parser.add_argument("--eta", type=float, help="DDIM's stochasticity, 0 ... 1")
     parser.add_argument("--steps", type=int, metavar="N")
+    parser.add_argument("--grid", metavar="G", help="times: uniform, log_snr, karras; for Discrete also trailing, leading")
     parser.add_argument("--guidance", type=float, metavar="W", help="1: the plain conditional model")
     parser.add_argument("--weights", metavar="W", default="ema", help="ema, raw, ema:DECAY, or ema:0.05: any width, post-hoc")
     parser.add_argument("--batch-size", type=int, metavar="B")

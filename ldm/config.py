@@ -19,8 +19,9 @@ from yaml import YAMLError
 from ldm.data.folders import ImageFolder
 from ldm.data.images import CIFAR10, MNIST, Digits, FashionMNIST
 from ldm.diffusion.denoiser import Loss
-from ldm.diffusion.schedules import VP, Cosine, Discrete
+from ldm.diffusion.schedules import VE, VP, Cosine, Discrete, Linear, SubVP
 from ldm.diffusion.solvers import DDIM, DDPM, DPMpp2M
+from ldm.diffusion.times import Importance, Spacing
 from ldm.errors import Refusal, nearest, one_of, require
 from ldm.networks.autoencoder import AutoencoderKL, VQModel
 from ldm.networks.unet import UNet
@@ -102,6 +103,7 @@ class SampleConfig:
 
     solver: DDPM | DDIM | DPMpp2M = field(default_factory=DPMpp2M)
     steps: int = 25
+    grid: Spacing = "auto"  # of the times: uniform, and trailing for Discrete
     guidance: float = 1.0  # 1: the plain conditional model
     every: int = 1000  # steps between grids in training
     count: int = 64
@@ -181,7 +183,7 @@ class DiffusionConfig(RunConfig):
 
     space: Pixels | Latents = field(default_factory=Pixels)
     network: UNet = field(default_factory=UNet)
-    schedule: VP | Cosine | Discrete = field(default_factory=VP)
+    schedule: VP | SubVP | Cosine | VE | Linear | Discrete = field(default_factory=VP)
     loss: Loss = field(default_factory=Loss)
     condition: Literal["auto", "label", "none"] = "auto"  # auto: the label, where the data has classes
     drop: float = 0.1  # share of samples that train without their condition, for guidance
@@ -190,9 +192,18 @@ class DiffusionConfig(RunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(0 <= self.drop <= 1, f"drop must be in [0, 1], got {self.drop}")
-        if isinstance(self.schedule, Discrete):
-            free = self.loss.predict in ("v", "x0") or not self.schedule.zero_snr
-            require(free, f"zero_snr has alpha_1 = 0, where {self.loss.predict} says nothing of x_0: loss.predict=v or x0")
+        predict, table = self.loss.predict, isinstance(self.schedule, Discrete)
+        empty = isinstance(self.schedule, Linear) or (table and self.schedule.zero_snr)
+        what = "zero_snr" if table else "schedule Linear"
+        require(
+            not empty or predict not in ("eps", "score"),
+            f"{what} has alpha_1 = 0, where {predict} says nothing of x_0: loss.predict=v or x0",
+        )
+        on_table = self.sample.grid in ("trailing", "leading")
+        require(table or not on_table, f"sample.grid={self.sample.grid} is of a table of times: schedule Discrete")
+        if table:
+            continuous = isinstance(self.loss.times, Importance)
+            require(not continuous, "loss.times=Importance needs a schedule of continuous time, not Discrete")
             require(self.sample.steps <= self.schedule.steps, f"sample.steps is more than the table's {self.schedule.steps}")
 
 

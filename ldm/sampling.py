@@ -22,6 +22,7 @@ from ldm.config import AutoencoderConfig, DiffusionConfig, SampleConfig, from_di
 from ldm.data.batches import as_bytes
 from ldm.diffusion import solvers
 from ldm.diffusion.denoiser import Denoiser
+from ldm.diffusion.schedules import Schedule
 from ldm.diffusion.tasks import cfg
 from ldm.errors import Refusal
 from ldm.networks.autoencoder import Autoencoder
@@ -134,9 +135,9 @@ def _batch(model: Model, settings: SampleConfig, seeds: Sequence[int], labels: S
         cond, null = {"label": label}, {"label": torch.full_like(label, len(model.classes))}
     denoise = cfg(model.denoiser, cond, null, settings.guidance)
     try:
-        times = schedule.grid(settings.steps)
+        times = schedule.grid(settings.steps, settings.grid)
     except ValueError as error:
-        raise Refusal(f"sample.steps: {error}") from None
+        raise Refusal(f"sample: {error}") from None
     return solvers.sample(settings.solver, denoise, solvers.start(schedule, times[0], randn()), times, randn)
 
 
@@ -162,15 +163,21 @@ def write(folder: Path, images: Tensor, seeds: Sequence[int], labels: Sequence[s
     (folder / "settings.json").write_text(json.dumps(settings, indent=2) + "\n")
 
 
-def settings_from(defaults: SampleConfig, solver: str | None, eta: float | None, **given: float | None) -> SampleConfig:
-    """The checkpoint's settings with what the command line says over them, checked."""
+def settings_from(
+    defaults: SampleConfig,
+    solver: str | None,
+    eta: float | None,
+    schedule: Schedule | None = None,
+    **given: float | str | None,
+) -> SampleConfig:
+    """The checkpoint's settings with what the command line says over them, checked; with the schedule, against it too."""
     plain = to_dict(defaults) | {key: value for key, value in given.items() if value is not None}
     if solver is not None and solver != plain["solver"]["name"]:
         plain["solver"] = {"name": solver}
     if eta is not None:
         plain["solver"]["eta"] = eta
-    settings = from_dict({"name": "sample", "sample": plain}, "sample.py").sample
-    return settings
+    law = {"schedule": {"name": type(schedule).__name__} | to_dict(schedule)} if schedule is not None else {}
+    return from_dict({"name": "sample", "sample": plain, "loss": {"predict": "v"}} | law, "sample.py").sample
 
 
 def pick_device(device: str | None) -> str:
@@ -206,7 +213,7 @@ def run(
 
     fabric = launch(devices, device)
     model = restore(checkpoint, weights, str(fabric.device) if fabric.world_size > 1 else device)
-    settings = settings_from(model.settings, **given)
+    settings = settings_from(model.settings, schedule=model.denoiser.schedule, **given)
     seeds = list(range(seed, seed + count))
     labels = [model.label(label)] * count if label is not None else [s % max(1, len(model.classes)) for s in seeds]
     name = type(settings.solver).__name__
@@ -221,6 +228,6 @@ def run(
         return
     record = {"checkpoint": str(find(checkpoint)), "step": model.step, "weights": weights, "count": count, "seed": seed}
     names = [model.classes[i] for i in labels] if model.classes else None
-    how = {key: to_dict(settings)[key] for key in ("solver", "steps", "guidance", "batch_size")}
+    how = {key: to_dict(settings)[key] for key in ("solver", "steps", "grid", "guidance", "batch_size")}
     write(folder, images, seeds, names, record | how)
     print(f"wrote {count} pictures and grid.png to {folder}/")
