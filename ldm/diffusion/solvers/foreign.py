@@ -37,7 +37,9 @@ class Diffusers(Solver):
     ValueError for a schedule that is not variance preserving or has alpha_1 = 0, and for a grid of other times.
     """
 
-    scheduler: Literal["DEIS", "DPMSolverMultistep", "DPMSolverMultistepSDE", "DPMSolverSinglestep", "Euler", "LMS", "UniPC"] = "UniPC"
+    scheduler: Literal["DEIS", "DPMSolverMultistep", "DPMSolverMultistepSDE", "DPMSolverSinglestep", "Euler", "LMS", "UniPC"] = (
+        "UniPC"
+    )
     order: int = 2
 
     def __post_init__(self) -> None:

@@ -95,14 +95,15 @@ class AdaptiveODE(Solver):
         from torchdiffeq import odeint
 
         def rate(phi: Tensor, x: Tensor) -> Tensor:
-            t = time_of(denoise.schedule, phi.cpu().clamp(min=float(phi_s)))  # its first trial step may overshoot
+            # its first trial step may overshoot, and for x in float32 it rounds phi, to more than pi/2
+            t = time_of(denoise.schedule, phi.cpu().double().clamp(*ends))
             alpha, sigma = denoise.schedule(t)
             r = torch.hypot(alpha, sigma)
             x_t = r * x
             x0_hat = denoise(x_t, t)
             return (alpha / r) * eps_hat(x_t, x0_hat, alpha, sigma) - (sigma / r) * x0_hat
 
-        phis = torch.stack([phi_t, phi_s]).to(x.device)
+        ends, phis = (float(phi_s), float(phi_t)), torch.stack([phi_t, phi_s]).to(x.device)
         options = {"norm": largest_rms, "step_t": phis[1:]}  # end on phi_s, not beyond it with interpolation back
         return odeint(rate, x, phis, rtol=self.rtol, atol=self.atol, method=self.method, options=options)[-1]
 
