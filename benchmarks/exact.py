@@ -3,12 +3,13 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from ldm.diffusion.schedules import Schedule
-from ldm.diffusion.solvers import AdaptiveODE, Denoise, Solver, sample
+from ldm.diffusion.solvers import AdaptiveODE, Solver, sample
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def even_ratio(schedule: Schedule, steps: int, first: float = 0.2) -> Tensor:
 
 def slopes(errors: Sequence[float]) -> list[float]:
     """Orders of convergence from errors at doubled numbers of steps."""
-    return [math.log2(coarse / fine) for coarse, fine in zip(errors, errors[1:], strict=False)]
+    return [math.log2(coarse / fine) for coarse, fine in pairwise(errors)]
 
 
 Grid = Callable[[Schedule, int], Tensor]
@@ -107,8 +108,7 @@ Grid = Callable[[Schedule, int], Tensor]
 def flow_errors(
     solver: Solver, denoise: Gaussian | Mixture, counts: Sequence[int], grid: Grid = even_log_snr, end: bool = False
 ) -> list[float]:
-    """Largest error over a few points of the flow for each number of steps. end: the grid goes to sigma = 0, where the
-    mixture's reference is the flow to t = 1e-12."""
+    """Largest error over a few points of the flow for each number of steps."""
     generator, errors = torch.Generator().manual_seed(0), []
     noise = torch.randn(16, 2, generator=generator, dtype=torch.float64)
     for count in counts:

@@ -5,6 +5,7 @@ Where h is infinite (sigma_s = 0 or alpha_t = 0) only the first-order step has a
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ def spans(schedule: Schedule, t: Tensor, s: Tensor, past: Past, most: int) -> li
     times = [s, t, *(before for before, _ in reversed(past[-most:]))]
     lam = [schedule.log_snr(u) for u in times]
     found: list[Tensor] = []
-    for after, before in zip(lam, lam[1:], strict=False):
+    for after, before in pairwise(lam):
         if not torch.isfinite(after - before):
             break
         found.append(after - before)
@@ -90,13 +91,10 @@ class DPMpp3M(Solver):
         h = spans(schedule, t, s, past, 2)
         if not h:
             return x_s, x0_hat
-        if len(h) == 1:
-            slope, bend = (denoise(x_s, s) - x0_hat) / h[0], None
-        else:
-            slope, bend = (x0_hat - past[-1][1]) / h[1], None
-        if len(h) == 3:
-            bend = (slope - (past[-1][1] - past[-2][1]) / h[2]) / (h[1] + h[2])
-            slope, bend = slope + h[1] * bend, 2 * bend
         alpha_s, exact = schedule(s)[0], -torch.expm1(-h[0])
-        x_s = x_s + alpha_s * (h[0] - exact) * slope
-        return (x_s if bend is None else x_s + alpha_s * (h[0] ** 2 / 2 - h[0] + exact) * bend), x0_hat
+        slope = (denoise(x_s, s) - x0_hat) / h[0] if len(h) == 1 else (x0_hat - past[-1][1]) / h[1]
+        if len(h) == 3:
+            second = (slope - (past[-1][1] - past[-2][1]) / h[2]) / (h[1] + h[2])  # divided difference, D'' / 2
+            slope = slope + h[1] * second
+            x_s = x_s + (2 * alpha_s * (h[0] ** 2 / 2 - h[0] + exact)) * second
+        return x_s + (alpha_s * (h[0] - exact)) * slope, x0_hat

@@ -103,7 +103,7 @@ class EDMStochastic(Solver):
             raise ValueError("EDMStochastic needs s_churn >= 0, s_noise > 0 and 0 <= s_tmin <= s_tmax")
 
     def bind(self, schedule: Schedule, times: Tensor) -> Solver:
-        t, last = times[:-1], schedule(torch.ones((), dtype=times.dtype))
+        t = times[:-1].cpu()
         gamma = min(self.s_churn / len(t), math.sqrt(2) - 1)
         u = 1 / torch.exp(schedule.log_snr(t))
         inside = (u >= self.s_tmin) & (u <= self.s_tmax) & (gamma > 0)
