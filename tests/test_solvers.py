@@ -44,7 +44,7 @@ def test_every_solver_on_every_schedule(name, law):
         with pytest.raises(ValueError, match="variance-preserving"):
             run(ALL[name], SCHEDULES[law], 3, noise_of(0, 4, 3))
         return
-    for steps in (1, 2, 5):
+    for steps in (1, 3):
         with torch.inference_mode():
             x = run(ALL[name], SCHEDULES[law], steps, noise_of(0, 4, 3))
         assert torch.isfinite(x).all() and x.dtype == torch.float32

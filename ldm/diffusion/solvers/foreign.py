@@ -49,6 +49,8 @@ class Diffusers(Solver):
             raise ValueError(f"Diffusers needs order 1, 2 or 3, got {self.order}")
 
     def bind(self, schedule: Schedule, times: Tensor) -> Solver:
+        if len(times) > T + 1:
+            raise ValueError(f"Diffusers' schedulers have a table of {T}: at most {T} steps, got {len(times) - 1}")
         scheduler = self.build(schedule)
         if self.scheduler == "DPMSolverSinglestep":  # knows no trailing spacing
             scheduler.set_timesteps(timesteps=((times[:-1] * T).round().long() - 1).tolist())
@@ -56,7 +58,7 @@ class Diffusers(Solver):
             scheduler.set_timesteps(len(times) - 1)
         theirs = (torch.as_tensor(scheduler.timesteps).double() + 1) / T
         if len(theirs) != len(times) - 1 or (theirs - times[:-1].cpu()).abs().max() > 0.51 / T or times[-1] != 0:
-            raise ValueError("Diffusers' schedulers run on even times from t = 1 to 0 alone, at most 1000 steps")
+            raise ValueError("Diffusers' schedulers run on even times from t = 1 to 0 alone (grid uniform or trailing)")
         extra = {"order": self.order} if self.scheduler == "LMS" else {}
         return _Stepper(scheduler, iter(scheduler.timesteps), self.scheduler.endswith("SDE"), extra)
 
