@@ -80,9 +80,9 @@ class DPMpp3M(Solver):
     """DPM-Solver++ multistep of third order: x0_hat as a parabola in lam through three evaluations.
 
     x_s = (sigma_s / sigma_t) x_t + alpha_s [E x0_hat + (h - E) D' + (h^2 / 2 - h + E) D''], E = 1 - e^{-h}: the integral of
-    Lu et al. 2022b, eq. 9, for x0_hat + r D' + r^2/2 D''. D'' is twice the second divided difference; k-diffusion's and
-    diffusers' multistep code leave the 2 out and so have order 2. The first step has no past, and of first order would
-    spoil the third: it takes one more evaluation, at s, and is of second order (n steps: n + 1 evaluations).
+    Lu et al. 2022b, eq. 9, for x0_hat + r D' + r^2/2 D''. D'' is twice the second divided difference; diffusers'
+    multistep code leaves the 2 out and so has order 2 (benchmarks/solver_orders.py). The first step has no past, and of
+    first order would spoil the third: it takes one more evaluation, at s, and is of second (n steps: n + 1 evaluations).
     """
 
     def step(self, denoise: Denoise, x_t: Tensor, t: Tensor, s: Tensor, randn: Randn, past: Past) -> Step:
