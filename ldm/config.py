@@ -20,7 +20,20 @@ from ldm.data.folders import ImageFolder
 from ldm.data.images import CIFAR10, MNIST, Digits, FashionMNIST
 from ldm.diffusion.denoiser import Loss
 from ldm.diffusion.schedules import VE, VP, Cosine, Discrete, Linear, SubVP
-from ldm.diffusion.solvers import DDIM, DDPM, DPMpp2M
+from ldm.diffusion.solvers import (
+    DDIM,
+    DDPM,
+    AdaptiveODE,
+    Diffusers,
+    DPMpp2M,
+    DPMpp2MSDE,
+    DPMpp3M,
+    EDMStochastic,
+    Euler,
+    EulerMaruyama,
+    Heun,
+    PredictorCorrector,
+)
 from ldm.diffusion.times import Importance, Spacing
 from ldm.errors import Refusal, nearest, one_of, require
 from ldm.networks.autoencoder import AutoencoderKL, VQModel
@@ -97,11 +110,27 @@ class LoggerConfig:
     tags: list[str] = field(default_factory=list)
 
 
+AnySolver = (
+    DDPM
+    | DDIM
+    | Euler
+    | Heun
+    | EulerMaruyama
+    | PredictorCorrector
+    | EDMStochastic
+    | DPMpp2M
+    | DPMpp2MSDE
+    | DPMpp3M
+    | AdaptiveODE
+    | Diffusers
+)
+
+
 @dataclass
 class SampleConfig:
     """How samples are made, in training and by default from the checkpoint."""
 
-    solver: DDPM | DDIM | DPMpp2M = field(default_factory=DPMpp2M)
+    solver: AnySolver = field(default_factory=DPMpp2M)
     steps: int = 25
     grid: Spacing = "auto"  # of the times: uniform, and trailing for Discrete
     guidance: float = 1.0  # 1: the plain conditional model

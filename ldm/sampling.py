@@ -5,12 +5,14 @@ size, because a convolution may round differently for another batch shape.
 """
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
@@ -136,9 +138,10 @@ def _batch(model: Model, settings: SampleConfig, seeds: Sequence[int], labels: S
     denoise = cfg(model.denoiser, cond, null, settings.guidance)
     try:
         times = schedule.grid(settings.steps, settings.grid)
+        solver = settings.solver.bind(schedule, times)
     except ValueError as error:
         raise Refusal(f"sample: {error}") from None
-    return solvers.sample(settings.solver, denoise, solvers.start(schedule, times[0], randn()), times, randn)
+    return solvers.sample(solver, denoise, solvers.start(schedule, times[0], randn()), times, randn)
 
 
 def to_picture(images: Tensor, columns: int = 0, side: int = 64) -> Image.Image:
@@ -167,17 +170,30 @@ def settings_from(
     defaults: SampleConfig,
     solver: str | None,
     eta: float | None,
+    solver_option: Sequence[str] | None = None,
     schedule: Schedule | None = None,
     **given: float | str | None,
 ) -> SampleConfig:
-    """The checkpoint's settings with what the command line says over them, checked; with the schedule, against it too."""
+    """The checkpoint's settings with what the command line says over them, checked; with the schedule, against it too.
+
+    `solver_option` is a list of key=value.
+    """
     plain = to_dict(defaults) | {key: value for key, value in given.items() if value is not None}
     if solver is not None and solver != plain["solver"]["name"]:
         plain["solver"] = {"name": solver}
     if eta is not None:
         plain["solver"]["eta"] = eta
+    plain["solver"] |= solver_options(solver_option or ())
     law = {"schedule": {"name": type(schedule).__name__} | to_dict(schedule)} if schedule is not None else {}
     return from_dict({"name": "sample", "sample": plain, "loss": {"predict": "v"}} | law, "sample.py").sample
+
+
+def solver_options(pairs: Sequence[str]) -> dict[str, Any]:
+    """["churn=0.5"] -> {"churn": 0.5}, each value read as in YAML."""
+    for pair in pairs:
+        if not re.fullmatch(r"(?!name=)[a-z]\w*=[^=\s${}\[\]]+", pair):
+            raise Refusal(f"--solver-option: '{pair}' is not key=value")
+    return OmegaConf.to_container(OmegaConf.from_dotlist(list(pairs)))
 
 
 def pick_device(device: str | None) -> str:

@@ -48,7 +48,7 @@ TYPOS = [
         ["schedule.name=Cosin"],
         r"schedule.name: 'Cosin' is not one of VP, SubVP, Cosine, VE, Linear, Discrete; did you mean 'Cosine'\?",
     ),
-    (["sample.solver=DPM"], r"sample.solver.name: 'DPM' is not one of DDPM, DDIM, DPMpp2M; did you mean"),
+    (["sample.solver=DPM"], r"sample.solver.name: 'DPM' is not one of DDPM, DDIM, .*Diffusers; did you mean"),
     (["data.name=Digit"], r"data.name: 'Digit' is not one of .*; did you mean 'Digits'\?"),
     (["loss.predict=vv"], r"loss.predict: 'vv' is not one of eps, x0, v, edm"),
     (["loss.times=LogNormall"], r"loss.times.name: 'LogNormall' is not one of Uniform, .*; did you mean 'LogNormal'\?"),

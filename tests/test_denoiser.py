@@ -200,7 +200,9 @@ def test_denoising_score_matching_is_the_same_loss_before(schedule):
     ours = Denoiser(Rescaled(net, schedule), schedule, Loss("score")).loss(x_0, t, eps)
     for other in (ours, simple / schedule(t)[1] ** 2):
         assert torch.allclose(other, dsm, rtol=1e-9)
-        for wanted, got in zip(*(torch.autograd.grad(c.mean(), net.parameters(), retain_graph=True) for c in (dsm, other))):
+        for wanted, got in zip(
+            *(torch.autograd.grad(c.mean(), net.parameters(), retain_graph=True) for c in (dsm, other)), strict=True
+        ):
             assert torch.allclose(got, wanted, rtol=1e-9)
 
 
@@ -226,7 +228,7 @@ def test_denoising_score_matching_is_score_matching():
         explicit = explicit + (both * (s - true) ** 2).sum() / 2
         denoising = denoising + (both * (s + grid_eps / sigma) ** 2).sum() / 2
     (a,), (b,) = torch.autograd.grad(explicit, theta, retain_graph=True), torch.autograd.grad(denoising, theta)
-    assert torch.allclose(a, b, rtol=1e-8) and abs(a) > 0.1 and denoising > explicit + 0.1
+    assert torch.allclose(a, b, rtol=1e-8) and abs(a) > 0.01 and denoising > explicit + 0.01
 
 
 @pytest.mark.parametrize("predict", PREDICTIONS)
