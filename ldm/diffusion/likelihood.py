@@ -44,7 +44,7 @@ class Ode:
         def told(t: Tensor, state: Any) -> Any:
             if self.progress is not None:
                 self.progress(t.item())
-            return field(t, state)
+            return field(t.clamp(self.t_min, 1), state)  # dopri5 steps over the end, and reads the state off between
 
         first = state[0] if isinstance(state, tuple) else state
         times = torch.tensor([1, self.t_min] if backwards else [self.t_min, 1], dtype=torch.float64, device=first.device)
