@@ -9,7 +9,6 @@ from torch.distributions import Normal
 from benchmarks.exact import Gaussian, Mixture
 from ldm.diffusion.likelihood import Ode, bits_per_dim, decode, dequantise, encode, gaussian, latent_bound, log_likelihood, slerp
 from ldm.diffusion.schedules import VE, VP, Cosine, SubVP
-from ldm.diffusion.simulate import simulate
 
 TIGHT = Ode(1e-7, 1e-7)
 
@@ -97,25 +96,3 @@ def test_latent_bound_is_tight_for_a_linear_gaussian_model():
     assert torch.allclose(bound, truth, atol=1e-9)
     worse = latent_bound(x, mean + 0.2, 1.5 * std, prior, lambda z: 2 * z, s, draws(64, 5, seed=2))
     assert worse.mean() < truth.mean() - 0.5
-
-
-@pytest.mark.parametrize("schedule", [VP(), SubVP(), Cosine(), VE(sigma_max=5.0)], ids=str)
-def test_simulated_paths_have_the_law_of_the_jump(schedule):
-    """Each step is affine: mean and variance propagate without Monte Carlo, and err by O(h) from alpha_t and sigma_t."""
-    errors = []
-    for steps in (200, 400):
-        times = torch.linspace(0.02, 0.9, steps + 1, dtype=torch.float64)
-        zero, one = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
-        alpha, sigma = schedule(times)
-        path = simulate(schedule, alpha[0] * one, times, lambda z=zero: z)[:, 0]
-        kick = torch.cat([simulate(schedule, zero, times[i : i + 2], lambda o=one: o)[-1] for i in range(steps)])
-        mean, gain = path[-1], path[-1] / path  # what is added at time i has grown by gain[i] at the end
-        variance = (sigma[0] * gain[0]) ** 2 + (kick * gain[1:]).square().sum()
-        errors.append([(mean / alpha[-1] - 1).abs().item(), (variance / sigma[-1] ** 2 - 1).abs().item()])
-    for coarse, fine in zip(*errors, strict=True):
-        assert fine < 0.05 and (coarse < 1e-9 or fine < 0.6 * coarse)
-
-
-def test_simulate_runs_forwards_only():
-    with pytest.raises(ValueError, match="times must increase"):
-        simulate(VP(), torch.zeros(1), torch.tensor([1.0, 0.0]), lambda: torch.zeros(1))
