@@ -48,7 +48,6 @@ def test_every_solver_on_every_schedule(name, law):
         with torch.inference_mode():
             x = run(ALL[name], SCHEDULES[law], steps, noise_of(0, 4, 3))
         assert torch.isfinite(x).all() and x.dtype == torch.float32
-    assert abs(x.mean() - 0.7) < 30  # one step of Euler-Maruyama from sigma = 20 lands far away, as it should
 
 
 @pytest.mark.parametrize("law", ["VP", "zero-snr", "VE", "Linear"])
@@ -146,7 +145,7 @@ def test_tighter_tolerances_cost_evaluations():
 
 def test_deterministic_solvers_draw_no_noise_and_stochastic_ones_do():
     times = torch.tensor([0.6, 0.5, 0.4], dtype=torch.float64)
-    for solver in (ODES | {"zero": EulerMaruyama(0.0)}).values():
+    for solver in (ODES | {"zero": EulerMaruyama(0.0), "no churn": EDMStochastic(s_churn=0.0)}).values():
         sample(solver, Gaussian(VP()), torch.ones(2, 3), times, no_noise)
     for solver in SDES.values():
         with pytest.raises(AssertionError, match="asked for noise"):
