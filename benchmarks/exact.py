@@ -90,6 +90,11 @@ def even_log_snr(schedule: Schedule, steps: int, first: float = 0.95, last: floa
     return schedule.inverse_log_snr(torch.linspace(*ends, steps + 1, dtype=torch.float64))
 
 
+def even_time(schedule: Schedule, steps: int) -> Tensor:
+    """Times even in t between two off the ends: steps of changing size in log-SNR."""
+    return torch.linspace(0.95, 0.05, steps + 1, dtype=torch.float64)
+
+
 def even_ratio(schedule: Schedule, steps: int, first: float = 0.2) -> Tensor:
     """Times even in u = sigma / alpha down to u = 0."""
     u = torch.exp(-schedule.log_snr(torch.tensor(first, dtype=torch.float64)))

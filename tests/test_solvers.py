@@ -146,7 +146,7 @@ def test_tighter_tolerances_cost_evaluations():
 
 def test_deterministic_solvers_draw_no_noise_and_stochastic_ones_do():
     times = torch.tensor([0.6, 0.5, 0.4], dtype=torch.float64)
-    for solver in (ODES | {"zero": EulerMaruyama(0.0)}).values():
+    for solver in (ODES | {"zero": EulerMaruyama(0.0), "no churn": EDMStochastic(s_churn=0.0)}).values():
         sample(solver, Gaussian(VP()), torch.ones(2, 3), times, no_noise)
     for solver in SDES.values():
         with pytest.raises(AssertionError, match="asked for noise"):

@@ -5,9 +5,9 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from solver_models import FOREIGN
 
-from benchmarks.exact import no_noise
-from ldm.diffusion.schedules import Discrete
-from ldm.diffusion.solvers import DDIM, DDPM, DPMpp2M, DPMpp2MSDE, sample
+from benchmarks.exact import Gaussian, no_noise
+from ldm.diffusion.schedules import VP, Discrete
+from ldm.diffusion.solvers import DDIM, DDPM, Diffusers, DPMpp2M, DPMpp2MSDE, sample
 
 
 def fake_eps(x, t):
@@ -130,3 +130,19 @@ def test_the_adapter_equals_diffusers_own_loop(name, steps):
     start = schedule(torch.ones((), dtype=torch.float64))[1] * x if scaled else x
     ours = sample(adapter, Fake(), start, schedule.grid(steps), lambda: torch.randn(4, 2, generator=noise))
     assert (ours - sample_).abs().max() < 2e-4 * sample_.abs().max()
+
+
+@pytest.mark.parametrize("name", [n for n in FOREIGN if n != "diffusers-DEIS"])
+def test_the_adapter_ends_without_noise(name):
+    """Data that is one point: at t = 0 nothing but it is left. DEIS stops at the table's first noise, 0.01."""
+    x = torch.randn(4, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    ends = sample(FOREIGN[name], Gaussian(VP(), std=0.0), x, VP().grid(10), lambda: x)
+    assert (ends - 0.7).abs().max() < 1e-4
+
+
+def test_the_adapter_passes_the_order_on():
+    x = torch.randn(4, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    run = lambda solver: sample(solver, Fake(), x, Discrete().grid(20), no_noise)
+    for ours, theirs in ((DDIM(), Diffusers("DPMSolverMultistep", 1)), (DPMpp2M(), Diffusers("DPMSolverMultistep", 2))):
+        assert (run(ours) - run(theirs)).abs().max() < 1e-3
+    assert (run(DDIM()) - run(DPMpp2M())).abs().max() > 1e-2
