@@ -12,6 +12,7 @@ import pytest
 from helpers import ROOT, TINY, largest_difference, load, overrides, script
 
 pytestmark = pytest.mark.ddp
+VQ = "network={name: VQModel, channels: [8, 16], latent_channels: 2, codes: 16, patience: 3}"
 GAN = "discriminator={weight: 0.5, warmup: 3, channels: 8, layers: 1}"
 
 
@@ -27,6 +28,7 @@ def trained(kind, output, *more):
         pytest.param("pixel", ("trainer.max_steps=20", "sample.count=5"), id="pixel"),
         pytest.param("autoencoder", ("trainer.max_steps=20",), id="autoencoder"),
         pytest.param("autoencoder", ("trainer.max_steps=20", GAN), id="gan"),
+        pytest.param("autoencoder", ("trainer.max_steps=20", VQ), id="vq"),
     ],
 )
 def test_two_processes_equal_one_on_the_union_batch(tmp_path, kind, more):

@@ -112,7 +112,7 @@ def test_metrics_file_is_whole_at_any_moment(tmp_path, monkeypatch):
     assert (folder / "metrics.csv").read_text() == before
     monkeypatch.undo()
     with open(folder / "metrics.csv", "a") as file:
-        file.write("3")  # cut short
+        file.write("1")  # cut short: of 1234, say
     loggers.MetricsFile(folder, 3)
     rows = table_of(folder)
     assert [row["train/loss"] for row in rows] == ["1.0", "2.0"]
