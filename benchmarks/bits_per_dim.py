@@ -22,8 +22,8 @@ from ldm.data.images import ImageTensor
 from ldm.diffusion.likelihood import Ode, bits_per_dim, dequantise, log_likelihood
 from ldm.diffusion.tasks import cfg
 from ldm.errors import Refusal, guard
+from ldm.model import Model, restore
 from ldm.randomness import generator, permutation
-from ldm.sampling import Model, restore
 from ldm.spaces import PixelSpace
 
 

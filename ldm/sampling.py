@@ -1,103 +1,30 @@
-"""From a checkpoint and settings to samples: the one path that sample.py, evaluation and the callbacks take.
+"""From a model and settings to samples: the one path that sample.py, evaluation and the callbacks take.
 
 Sample i is a function of its seed alone: its noise comes from a generator of its own, and batches are filled up to one
 size, because a convolution may round differently for another batch shape.
 """
 
-import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import OmegaConf
-from PIL import Image
 from torch import Tensor
-from torchvision.utils import make_grid
 from tqdm import tqdm
 
-from ldm import checkpoint
 from ldm.checkpoint import find
-from ldm.config import AutoencoderConfig, DiffusionConfig, SampleConfig, from_dict
+from ldm.config import SampleConfig, from_dict
 from ldm.data.batches import as_bytes
 from ldm.diffusion import solvers
-from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.schedules import Schedule
 from ldm.diffusion.tasks import cfg
 from ldm.errors import Refusal
-from ldm.networks.autoencoder import Autoencoder
+from ldm.model import Model, restore
+from ldm.pictures import write
 from ldm.randomness import SampleNoise
 from ldm.schema import to_dict
-from ldm.spaces import Latents, LatentSpace, PixelSpace
-
-Space = PixelSpace | LatentSpace
-
-
-@dataclass
-class Model:
-    """What sampling needs: the denoiser, its space, the classes' names and the defaults for settings."""
-
-    denoiser: Denoiser
-    space: Space
-    classes: tuple[str, ...]
-    settings: SampleConfig
-    step: int = 0
-
-    def label(self, name: str) -> int:
-        """The class that a name or a number means."""
-        if not self.classes:
-            raise Refusal("--label: this checkpoint is of a model without classes")
-        if name in self.classes:
-            return self.classes.index(name)
-        if name.isdecimal() and int(name) < len(self.classes):
-            return int(name)
-        listed = ", ".join(f"{i} {c}" if c != str(i) else c for i, c in enumerate(self.classes))
-        raise Refusal(f"--label: '{name}' is not one of the {len(self.classes)} classes: {listed}")
-
-
-def build_space(config: DiffusionConfig, shape: tuple[int, int, int], autoencoder: Autoencoder | None) -> Space:
-    """The space of a config for pictures of `shape`."""
-    if isinstance(config.space, Latents):
-        return LatentSpace(autoencoder, config.space.chunk)
-    return PixelSpace(shape)
-
-
-def build_denoiser(config: DiffusionConfig, shape: tuple[int, int, int], classes: int) -> Denoiser:
-    """The denoiser of a config for x of `shape`."""
-    return Denoiser(config.network.build(shape, classes), config.schedule, config.loss)
-
-
-def restore(path: str | Path, weights: str = "ema", device: str = "cpu") -> Model:
-    """A model from a checkpoint alone: strict, with stage 1 inside the file checked against its hash."""
-    file = checkpoint.find(path)
-    state = checkpoint.read(file)
-    checkpoint.expect_stage(state, "diffusion", file)
-    meta = state["ldm"]
-    config = from_dict(meta["config"], str(file))
-    autoencoder = None
-    if meta["autoencoder"]:
-        stage1 = from_dict(meta["autoencoder"]["config"], str(file))
-        autoencoder = stage1.network.build(tuple(meta["shape"]))
-    space = build_space(config, tuple(meta["shape"]), autoencoder)
-    denoiser = build_denoiser(config, space.shape, len(meta["classes"]))
-    checkpoint.load_strict(space, checkpoint.under(state["state_dict"], "space."), str(file))
-    checkpoint.load_strict(denoiser.net, checkpoint.weights(state, weights, file), str(file))
-    if autoencoder is not None and checkpoint.fingerprint(autoencoder.state_dict().items()) != meta["autoencoder"]["hash"]:
-        raise Refusal(f"checkpoint: the autoencoder inside {file} is not the one it was trained with; the file is damaged")
-    denoiser.eval().requires_grad_(False).to(device)
-    return Model(denoiser, space.eval().to(device), tuple(meta["classes"]), config.sample, state["global_step"])
-
-
-def load_autoencoder(path: Path) -> tuple[Autoencoder, AutoencoderConfig, dict[str, Any]]:
-    """Stage 1 from its checkpoint, averaged weights where it kept them; and what the checkpoint says of itself."""
-    state = checkpoint.read(path)
-    checkpoint.expect_stage(state, "autoencoder", path)
-    config = from_dict(state["ldm"]["config"], str(path))
-    autoencoder = config.network.build(tuple(state["ldm"]["shape"]))
-    checkpoint.load_strict(autoencoder, checkpoint.weights(state, "ema", path), str(path))
-    return autoencoder.eval(), config, state["ldm"]
 
 
 @torch.inference_mode()
@@ -142,28 +69,6 @@ def _batch(model: Model, settings: SampleConfig, seeds: Sequence[int], labels: S
     except ValueError as error:
         raise Refusal(f"sample: {error}") from None
     return solvers.sample(solver, denoise, solvers.start(schedule, times[0], randn()), times, randn)
-
-
-def to_picture(images: Tensor, columns: int = 0, side: int = 64) -> Image.Image:
-    """A grid of uint8 images (N, C, H, W), small ones enlarged by a whole factor so that a person can see them."""
-    factor = max(1, side // max(images.shape[2:]))
-    images = images.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
-    grid = make_grid(images, nrow=columns or max(1, round(len(images) ** 0.5)), padding=2, pad_value=255)
-    return Image.fromarray(grid.permute(1, 2, 0).numpy())
-
-
-def write(folder: Path, images: Tensor, seeds: Sequence[int], labels: Sequence[str] | None, settings: dict[str, Any]) -> None:
-    """DIR/<seed, 8 digits>.png at the data's own size, grid.png, samples.jsonl (a line each), settings.json."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = []
-    for i, (image, seed) in enumerate(zip(images, seeds, strict=True)):
-        name = f"{seed:08d}.png"
-        pixels = image[0] if len(image) == 1 else image.permute(1, 2, 0)
-        Image.fromarray(pixels.numpy()).save(folder / name)
-        lines.append({"file": name, "seed": seed} | ({"label": labels[i]} if labels else {}))
-    to_picture(images[:400]).save(folder / "grid.png")
-    (folder / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (folder / "settings.json").write_text(json.dumps(settings, indent=2) + "\n")
 
 
 def settings_from(

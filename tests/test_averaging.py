@@ -8,7 +8,7 @@ from torch import nn
 
 from ldm.averaging import coefficients, exponent, reconstruct, write_snapshot
 from ldm.errors import Refusal
-from ldm.sampling import restore
+from ldm.model import restore
 from ldm.training.ema import EMA
 from ldm.training.run import train
 

@@ -7,7 +7,8 @@ from solver_models import ALL
 from ldm.config import SampleConfig, to_dict
 from ldm.diffusion.solvers import EulerMaruyama
 from ldm.errors import Refusal
-from ldm.sampling import generate, restore, settings_from
+from ldm.model import restore
+from ldm.sampling import generate, settings_from
 
 
 def settings(name, *options, eta=None, **given):

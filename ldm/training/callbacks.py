@@ -16,8 +16,9 @@ from PIL import Image
 from torch import Tensor
 
 from ldm.data.batches import as_bytes, as_images
+from ldm.pictures import to_picture
 from ldm.processes import interleave, share
-from ldm.sampling import generate, to_picture
+from ldm.sampling import generate
 from ldm.training.autoencoder import AutoencoderModule
 from ldm.training.diffusion import DiffusionModule
 from ldm.training.loggers import alert, log_picture

@@ -13,8 +13,8 @@ from ldm.config import AutoencoderConfig, DiffusionConfig
 from ldm.data.batches import Batch, as_images
 from ldm.errors import Refusal
 from ldm.metrics.images import psnr
+from ldm.model import Model, build_denoiser, build_space
 from ldm.networks.autoencoder import Autoencoder
-from ldm.sampling import Model, build_denoiser, build_space
 from ldm.spaces import ChannelStatistics, LatentSpace
 from ldm.training.stage import Stage, say
 

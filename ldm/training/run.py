@@ -17,7 +17,7 @@ from ldm import checkpoint, config, schema
 from ldm.config import AutoencoderConfig, Config, Data, DiffusionConfig, TrainerConfig
 from ldm.data.images import Images
 from ldm.errors import Refusal
-from ldm.sampling import load_autoencoder
+from ldm.model import load_autoencoder
 from ldm.spaces import Latents
 from ldm.training.autoencoder import AutoencoderModule
 from ldm.training.data import RunData
