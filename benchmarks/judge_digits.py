@@ -12,7 +12,8 @@ import torch
 from sklearn.svm import SVC
 
 from ldm.data.images import Digits
-from ldm.sampling import generate, restore, settings_from
+from ldm.model import restore
+from ldm.sampling import generate, settings_from
 
 
 def flat(images: torch.Tensor) -> torch.Tensor:

@@ -17,8 +17,9 @@ from tqdm import tqdm
 
 from ldm.data.batches import as_images
 from ldm.data.images import FashionMNIST, ImageTensor
+from ldm.model import restore
 from ldm.randomness import permutation
-from ldm.sampling import generate, restore, settings_from
+from ldm.sampling import generate, settings_from
 
 
 def network() -> nn.Sequential:

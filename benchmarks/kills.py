@@ -3,8 +3,9 @@
 python benchmarks/kills.py [--kills 20] [--seed 0]
 
 Runs train.py in subprocesses on the embedded digits (tests/configs), in turn: pixel, latent, autoencoder, autoencoder with
-a discriminator, pixel on two processes. Each is killed once by SIGKILL, SIGTERM or SIGINT at a random moment after its
-start, and resumed to its end; weights, averages and optimisers are compared bit by bit with an uninterrupted run.
+a discriminator, VQ, pixel on two processes. Each is killed once by SIGKILL, SIGTERM or SIGINT at a random moment between
+its first save and its end (as long as the uninterrupted run took for that), and resumed; weights, averages and optimisers
+are compared bit by bit with the uninterrupted run.
 """
 
 import argparse
@@ -29,6 +30,7 @@ KINDS = {
     "latent": ("latent", LONG),
     "autoencoder": ("autoencoder", LONG[:3]),
     "gan": ("autoencoder", [*LONG[:3], GAN]),
+    "vq": ("autoencoder", [*LONG[:3], "network={name: VQModel, channels: [8, 16], latent_channels: 2, codes: 16}"]),
     "pixel, 2 processes": ("pixel", [*LONG, "trainer.devices=2"]),
 }
 
@@ -42,19 +44,25 @@ def command(kind: str, output: Path, stage1: Path | None, resume: bool = False) 
     return [sys.executable, str(ROOT / "train.py"), "--config", str(path), *flags, *common, *more, *space]
 
 
-def run(arguments: list[str], kill_after: float | None = None, number: int = 0) -> tuple[int, str]:
-    """Start in a process group of its own; a SIGKILL goes to the whole group, as a node's failure does."""
+def run(arguments: list[str], folder: Path, kill_after: float | None = None, number: int = 0) -> tuple[int, str, float]:
+    """Start in a process group of its own; a SIGKILL goes to the whole group, as a node's failure does.
+
+    `kill_after` counts from the first save in `folder`. Returns the status, what was said, and the seconds since that save.
+    """
     process = subprocess.Popen(
         arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
+    while not (folder / "last.ckpt").exists() and process.poll() is None:
+        time.sleep(0.01)
+    saved = time.perf_counter()
     if kill_after is not None:
         time.sleep(kill_after)
         if process.poll() is None and number == signal.SIGKILL:
             os.killpg(process.pid, signal.SIGKILL)
         elif process.poll() is None:
             process.send_signal(number)
-    said, _ = process.communicate(timeout=120)
-    return process.returncode, said
+    said, _ = process.communicate(timeout=600)
+    return process.returncode, said, time.perf_counter() - saved
 
 
 def tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -76,34 +84,35 @@ def main() -> None:
     os.environ |= {"OMP_NUM_THREADS": "1", "WANDB_SILENT": "true"}
     chance = random.Random(args.seed)
     folder = Path(tempfile.mkdtemp())
-    status, said = run(command("autoencoder", folder / "stage1", None))
+    stage1, wholes, equal, lost, inside = folder / "stage1" / "tiny-autoencoder", {}, 0, 0, 0
+    status, said, _ = run(command("autoencoder", folder / "stage1", None), stage1)
     assert status == 0, said
-    stage1, wholes, equal, lost = folder / "stage1" / "tiny-autoencoder", {}, 0, 0
     for i in range(args.kills):
         kind = list(KINDS)[i % len(KINDS)]
         name = f"tiny-{KINDS[kind][0]}"
         if kind not in wholes:
-            start = time.perf_counter()
-            status, said = run(command(kind, folder / f"whole-{kind}", stage1))
+            status, said, took = run(command(kind, folder / f"whole-{kind}", stage1), folder / f"whole-{kind}" / name)
             assert status == 0, said
-            wholes[kind] = (tensors(folder / f"whole-{kind}" / name / "last.ckpt"), time.perf_counter() - start)
+            wholes[kind] = (tensors(folder / f"whole-{kind}" / name / "last.ckpt"), took)
         truth, length = wholes[kind]
         number = chance.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-        after = chance.uniform(0.45, 1.0) * length
+        after = chance.uniform(0.0, 0.8) * length
         out = folder / f"killed-{i}"
-        first, _ = run(command(kind, out, stage1), after, number)
+        first, _, _ = run(command(kind, out, stage1), out / name, after, number)
         left = list((out / name).glob("*.ckpt")) if (out / name).exists() else []
-        path, complaints = newest_whole(out / name) if left else (None, [])
+        path, _, complaints = newest_whole(out / name) if left else (None, {}, [])
         lost += len(complaints)
         at = torch.load(path, weights_only=True)["global_step"] if path else 0
-        status, said = (0, "") if first == 0 else run(command(kind, out, stage1, resume=True))
+        inside += 0 < at < 150
+        status, said = (0, "") if first == 0 else run(command(kind, out, stage1, resume=True), out / name)[:2]
         done = status == 0 or "is finished" in said  # killed after its last save
         end = tensors(out / name / "last.ckpt") if done else {}
         same = end.keys() == truth.keys() and all(torch.equal(end[k], truth[k]) for k in truth)
         equal += same
         what = f"{signal.Signals(number).name} after {after:.1f} s, status {first}, resumed from step {at}"
         print(f"{i + 1:2} {kind:20} {what}: {'equal' if same else 'DIFFERENT ' + said[-500:]}", flush=True)
-    print(f"{equal} of {args.kills} end bit-equal; {lost} files lost (seed {args.seed})")
+    where = f"{inside} were killed between the first step and the last (seed {args.seed})"
+    print(f"{equal} of {args.kills} end bit-equal; {lost} files lost; {where}")
 
 
 if __name__ == "__main__":

@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ldm.averaging import Weights, reconstruct
 from ldm.errors import Refusal
 
 VERSION = 1
-Weights = dict[str, Tensor]
 
 
 def find(path: str | Path, prefer: str = "last") -> Path:
@@ -102,17 +102,27 @@ def _keep(path: Path, name: Path) -> None:
     os.replace(spare, name)
 
 
-def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
-    """The checkpoint to resume from: the furthest of last, previous and best that is whole; and what was wrong with others."""
-    found, complaints = [], []
-    for name in ("last", "previous", "best"):
-        path = folder / f"{name}.ckpt"
-        if path.exists():
-            try:
-                found.append((read(path)["global_step"], -len(found), path))
-            except Refusal as error:
-                complaints.append(str(error))
-    return (max(found)[2] if found else None), complaints
+def newest_whole(folder: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
+    """The furthest of last, previous and best that is whole, its state, and what was wrong with others.
+
+    Only files that are looked at are checked byte by byte: the furthest, and those found damaged on the way to it.
+    """
+    complaints: list[str] = []
+    paths = [path for name in ("last", "previous", "best") if (path := folder / f"{name}.ckpt").exists()]
+    for path in sorted(paths, key=_claimed_step, reverse=True):
+        try:
+            return path, read(path), complaints
+        except Refusal as error:
+            complaints.append(str(error))
+    return None, {}, complaints
+
+
+def _claimed_step(path: Path) -> float:
+    """The step that a file says it is of, read from its index alone; one that cannot be read comes first, to be named."""
+    try:
+        return torch.load(path, map_location="meta", weights_only=True, mmap=True)["global_step"]
+    except Exception:  # whatever is wrong with it, `read` says it
+        return float("inf")
 
 
 def expect_stage(state: Mapping[str, Any], stage: str, path: Path) -> None:
@@ -128,11 +138,35 @@ def under(state: Weights, prefix: str) -> Weights:
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
-def weights(state: Mapping[str, Any], which: str) -> Weights:
-    """The trained network's weights, `ema` or `raw`; ema falls back to raw in a run that kept none."""
+def weights(state: Mapping[str, Any], which: str, path: Path) -> Weights:
+    """The trained network's weights: `raw`, `ema` (raw in a run that kept none), or `ema:NUMBER`.
+
+    From 0.5 up the number is a decay that the run kept (optim.ema, optim.ema_more); below, the relative width of a power
+    profile, made of the snapshots beside the checkpoint (optim.posthoc). Refusal if there is no such average.
+    """
     ema = state["ldm"]["ema"]
     raw = under(state["state_dict"], state["ldm"]["trained"] + ".")
-    return raw | ema["weights"] if which == "ema" and ema else raw
+    if which in ("ema", "raw"):
+        return raw | ema["weights"] if which == "ema" and ema else raw
+    number = _number(which)
+    if number < 0.5:
+        return raw | reconstruct(path.parent / "snapshots", state["global_step"], _power(state), number)
+    kept = dict([(ema["decay"], ema["weights"]), *ema.get("more", [])]) if ema else {}
+    if number not in kept:
+        listed = ", ".join(f"ema:{d:g}" for d in kept) or "none"
+        raise Refusal(f"--weights: no average of decay {number:g} in {path} (kept: {listed})")
+    return raw | kept[number]
+
+
+def _power(state: Mapping[str, Any]) -> dict[float, Weights]:
+    return dict((state["ldm"]["ema"] or {}).get("power", []))
+
+
+def _number(which: str) -> float:
+    try:
+        return float(which.removeprefix("ema:") if which.startswith("ema:") else "")
+    except ValueError:
+        raise Refusal(f"--weights: '{which}' is not ema, raw, ema:DECAY or ema:WIDTH (ema:0.05, say)") from None
 
 
 def load_strict(module: nn.Module, found: Weights, what: str) -> None:

@@ -1,16 +1,14 @@
 """Typed configuration: the schema is the registry.
 
-A component is its own schema (a dataclass) and a union annotation is the list of choices: `name:` picks the member.
-Nothing is imported by a string from a config, so a config from a stranger cannot run code. `load` checks everything
-before anything is built, and says in one line the key's path and the nearest name.
+A component is its own schema (a dataclass) and a union annotation is the list of choices: `name:` picks the member
+(schema.py has the mechanics). A config from a stranger cannot run code. `load` checks everything before anything is
+built, and says in one line the key's path and the nearest name.
 """
 
 import inspect
 import math
 import re
-import types
-import typing
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass, make_dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,11 +19,26 @@ from yaml import YAMLError
 from ldm.data.folders import ImageFolder
 from ldm.data.images import CIFAR10, MNIST, Digits, FashionMNIST
 from ldm.diffusion.denoiser import Loss
-from ldm.diffusion.schedules import VP, Cosine, Discrete
-from ldm.diffusion.solvers import DDIM, DDPM, DPMpp2M
+from ldm.diffusion.schedules import VE, VP, Cosine, Discrete, Linear, SubVP
+from ldm.diffusion.solvers import (
+    DDIM,
+    DDPM,
+    AdaptiveODE,
+    Diffusers,
+    DPMpp2M,
+    DPMpp2MSDE,
+    DPMpp3M,
+    EDMStochastic,
+    Euler,
+    EulerMaruyama,
+    Heun,
+    PredictorCorrector,
+)
+from ldm.diffusion.times import Importance, Spacing
 from ldm.errors import Refusal, nearest, one_of, require
 from ldm.networks.autoencoder import AutoencoderKL, VQModel
 from ldm.networks.unet import UNet
+from ldm.schema import first_line, merge, read, to_dict, typed
 from ldm.spaces import Latents, Pixels
 
 
@@ -40,11 +53,16 @@ class Optim:
     weight_decay: float = 0.0
     clip: float = 1.0  # gradient norm; 0 turns it off
     ema: float = 0.999  # decay an optimiser step; 0 turns it off
+    ema_more: tuple[float, ...] = ()  # further decays, for sample.py --weights ema:DECAY
+    posthoc: int = 0  # steps between snapshots for sample.py --weights ema:WIDTH (Karras et al. 2024); 0: none
 
     def __post_init__(self) -> None:
         require(0 < self.lr < math.inf, f"lr must be above 0, got {self.lr}")
         require(all(0 <= b < 1 for b in self.betas), f"betas must be in [0, 1), got {self.betas}")
         require(0 <= self.ema < 1, f"ema must be in [0, 1), got {self.ema}")
+        require(all(0.5 <= d < 1 for d in self.ema_more), f"ema_more must be decays in [0.5, 1), got {self.ema_more}")
+        require(self.posthoc >= 0, f"posthoc must be at least 0, got {self.posthoc}")
+        require(self.ema > 0 or not (self.ema_more or self.posthoc), "ema_more and posthoc need ema above 0")
         require(min(self.warmup, self.weight_decay, self.clip) >= 0, "warmup, weight_decay and clip must be at least 0")
 
 
@@ -92,12 +110,29 @@ class LoggerConfig:
     tags: list[str] = field(default_factory=list)
 
 
+AnySolver = (
+    DDPM
+    | DDIM
+    | Euler
+    | Heun
+    | EulerMaruyama
+    | PredictorCorrector
+    | EDMStochastic
+    | DPMpp2M
+    | DPMpp2MSDE
+    | DPMpp3M
+    | AdaptiveODE
+    | Diffusers
+)
+
+
 @dataclass
 class SampleConfig:
     """How samples are made, in training and by default from the checkpoint."""
 
-    solver: DDPM | DDIM | DPMpp2M = field(default_factory=DPMpp2M)
+    solver: AnySolver = field(default_factory=DPMpp2M)
     steps: int = 25
+    grid: Spacing = "auto"  # of the times: uniform, and trailing for Discrete
     guidance: float = 1.0  # 1: the plain conditional model
     every: int = 1000  # steps between grids in training
     count: int = 64
@@ -177,7 +212,7 @@ class DiffusionConfig(RunConfig):
 
     space: Pixels | Latents = field(default_factory=Pixels)
     network: UNet = field(default_factory=UNet)
-    schedule: VP | Cosine | Discrete = field(default_factory=VP)
+    schedule: VP | SubVP | Cosine | VE | Linear | Discrete = field(default_factory=VP)
     loss: Loss = field(default_factory=Loss)
     condition: Literal["auto", "label", "none"] = "auto"  # auto: the label, where the data has classes
     drop: float = 0.1  # share of samples that train without their condition, for guidance
@@ -186,9 +221,18 @@ class DiffusionConfig(RunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(0 <= self.drop <= 1, f"drop must be in [0, 1], got {self.drop}")
-        if isinstance(self.schedule, Discrete):
-            free = self.loss.predict in ("v", "x0") or not self.schedule.zero_snr
-            require(free, f"zero_snr has alpha_1 = 0, where {self.loss.predict} says nothing of x_0: loss.predict=v or x0")
+        predict, table = self.loss.predict, isinstance(self.schedule, Discrete)
+        empty = isinstance(self.schedule, Linear) or (table and self.schedule.zero_snr)
+        what = "zero_snr" if table else "schedule Linear"
+        require(
+            not empty or predict not in ("eps", "score"),
+            f"{what} has alpha_1 = 0, where {predict} says nothing of x_0: loss.predict=v or x0",
+        )
+        on_table = self.sample.grid in ("trailing", "leading")
+        require(table or not on_table, f"sample.grid={self.sample.grid} is of a table of times: schedule Discrete")
+        if table:
+            continuous = isinstance(self.loss.times, Importance)
+            require(not continuous, "loss.times=Importance needs a schedule of continuous time, not Discrete")
             require(self.sample.steps <= self.schedule.steps, f"sample.steps is more than the table's {self.schedule.steps}")
 
 
@@ -201,12 +245,12 @@ def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Confi
     for text in overrides:
         if "=" not in text:
             raise Refusal(f"'{text}' is not an override; write key=value, for example trainer.max_steps=100")
-    raw = _read(Path(path))
+    raw = read(Path(path))
     for text in overrides:
         try:
-            raw = _merge(raw, OmegaConf.to_container(OmegaConf.from_dotlist([text])), top=True)
+            raw = merge(raw, OmegaConf.to_container(OmegaConf.from_dotlist([text])), top=True)
         except (OmegaConfBaseException, YAMLError) as error:
-            raise Refusal(f"override {text}: {_first_line(error)}") from None
+            raise Refusal(f"override {text}: {first_line(error)}") from None
     return from_dict(raw, str(path))
 
 
@@ -215,142 +259,15 @@ def from_dict(raw: dict[str, Any], where: str = "config") -> Config:
     stage = str(raw.get("stage", "diffusion"))
     if stage not in STAGES:
         raise Refusal(f"{where}: " + one_of("stage", str(stage), STAGES))
-    config = _typed(STAGES[stage], raw, "", where)
+    config = typed(STAGES[stage], raw, "", where)
     if config.trainer.options:
         _check_options(config.trainer.options, where)
     return config
 
 
-def to_dict(config: Any) -> Any:
-    """The typed config as plain dicts, lists, strings and numbers; `from_dict` is its inverse."""
-    if not is_dataclass(config):
-        return list(map(to_dict, config)) if isinstance(config, (list, tuple)) else config
-    plain = {}
-    for f in fields(config):
-        value = getattr(config, f.name)
-        name = {"name": type(value).__name__} if _members(_hints(type(config))[f.name]) else {}
-        plain[f.name] = name | to_dict(value) if is_dataclass(value) else to_dict(value)
-    return plain
-
-
 def save(config: Config, path: Path) -> None:
     """Write the resolved config, loadable again by `load`."""
     path.write_text(OmegaConf.to_yaml(OmegaConf.create(to_dict(config))))
-
-
-def differences(a: Any, b: Any, path: str = "") -> list[str]:
-    """Paths of the keys in which two plain configs differ."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        return [d for k in sorted({*a, *b}) for d in differences(a.get(k), b.get(k), f"{path}.{k}".lstrip("."))]
-    return [] if a == b else [path]
-
-
-def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    if not path.is_file():
-        folder = path.parent if path.parent.is_dir() else Path("configs")
-        known = [str(p) for p in folder.rglob("*.yaml")]
-        raise Refusal(f"config: no file '{path}'{nearest(str(path), known)}")
-    if path.resolve() in seen:
-        raise Refusal(f"{path}: its base: leads back to itself")
-    try:
-        raw = OmegaConf.to_container(OmegaConf.load(path))
-    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
-        raise Refusal(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(raw, dict):
-        raise Refusal(f"{path}: a config is a list of `key: value` lines")
-    base = raw.pop("base", None)
-    if base is not None and not isinstance(base, str):
-        raise Refusal(f"{path}: base: names one file, got {base!r}")
-    _anchor(raw, path.parent)
-    return _merge(_read(path.parent / base, (*seen, path.resolve())), raw, top=True) if base else raw
-
-
-def _anchor(raw: dict[str, Any], folder: Path) -> None:
-    """A stage 1 named beside the file that names it is found from anywhere."""
-    space = raw.get("space")
-    if isinstance(space, dict) and isinstance(space.get("autoencoder"), str):
-        beside = folder / space["autoencoder"]
-        space["autoencoder"] = str(beside) if beside.exists() else space["autoencoder"]
-
-
-def _merge(base: Any, new: Any, top: bool = False) -> Any:
-    """New over base, key by key; a node that names another choice replaces the old one whole."""
-    if isinstance(base, str) and isinstance(new, dict):
-        base = {"name": base}  # `schedule: Cosine`, then `schedule.s=0.01`
-    if not (isinstance(base, dict) and isinstance(new, dict)):
-        return new
-    if not top and "name" in new and new["name"] != base.get("name", new["name"]):
-        return new
-    return base | {k: _merge(base[k], v) if k in base else v for k, v in new.items()}
-
-
-def _hints(cls: type) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
-
-
-def _members(annotation: Any) -> dict[str, type]:
-    """The choices of a union of dataclasses by name; empty for any other annotation."""
-    if typing.get_origin(annotation) not in (types.UnionType, typing.Union):
-        return {}
-    return {c.__name__: c for c in typing.get_args(annotation) if is_dataclass(c)}
-
-
-def _typed(cls: type, raw: Any, path: str, where: str) -> Any:
-    """Build dataclass `cls` from a plain dict: components here, leaves by OmegaConf's type checks."""
-    if not isinstance(raw, dict):
-        raise Refusal(f"{where}: {path or 'config'}: expected keys and values, got {raw!r}")
-    hints, built, leaves = _hints(cls), {}, {}
-    for key, value in raw.items():
-        full = f"{path}.{key}".lstrip(".")
-        if key not in hints:
-            raise Refusal(f"{where}: no key '{full}'{nearest(str(key), hints)} (keys here: {', '.join(hints)})")
-        members = _members(hints[key]) or ({hints[key].__name__: hints[key]} if is_dataclass(hints[key]) else {})
-        if members:
-            built[key] = _choose(members, cls, key, value, full, where)
-        else:
-            leaves[key] = value
-    for key, value in leaves.items():
-        built[key] = _leaf(cls, key, value, f"{path}.{key}".lstrip("."), where)
-    missing = [f.name for f in fields(cls) if f.name not in built and _required(f)]
-    if missing:
-        raise Refusal(f"{where}: {f'{path}.{missing[0]}'.lstrip('.')} is missing; give it a value")
-    try:
-        return cls(**built)
-    except ValueError as error:
-        raise Refusal(f"{where}: {path}: {error}".replace(": : ", ": ")) from None
-
-
-def _required(f: Any) -> bool:
-    return f.default == "???" or (f.default is MISSING and f.default_factory is MISSING)
-
-
-def _choose(members: dict[str, type], cls: type, key: str, value: Any, full: str, where: str) -> Any:
-    if isinstance(value, str):
-        value = {"name": value}  # `schedule: Cosine` is short for `schedule: {name: Cosine}`
-    if not isinstance(value, dict):
-        raise Refusal(f"{where}: {full}: expected name: and settings, got {value!r}")
-    default = next((type(f.default_factory()).__name__ for f in fields(cls) if f.name == key), None)
-    name = str(value.get("name", default))
-    if name not in members:
-        raise Refusal(f"{where}: " + one_of(f"{full}.name", str(name), members))
-    return _typed(members[name], {k: v for k, v in value.items() if k != "name"}, full, where)
-
-
-def _leaf(cls: type, key: str, value: Any, full: str, where: str) -> Any:
-    """One value, converted and checked by OmegaConf against its annotation."""
-    hint = _hints(cls)[key]
-    if typing.get_origin(hint) is Literal and value not in typing.get_args(hint):
-        raise Refusal(f"{where}: " + one_of(full, str(value), map(str, typing.get_args(hint))))
-    try:
-        schema = OmegaConf.structured(make_dataclass("Leaf", [("value", hint)]))
-        return OmegaConf.to_object(OmegaConf.merge(schema, {"value": value})).value
-    except OmegaConfBaseException:
-        wanted = hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
-        raise Refusal(f"{where}: {full}: {value!r} is not {wanted}") from None
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
 
 
 def _check_options(options: dict[str, Any], where: str) -> None:

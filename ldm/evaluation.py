@@ -15,7 +15,7 @@ from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 from tqdm import tqdm
 
 from ldm import checkpoint
-from ldm.config import Data, SampleConfig, from_dict, to_dict
+from ldm.config import Data, SampleConfig, from_dict
 from ldm.data.batches import as_bytes, as_images
 from ldm.data.images import Images
 from ldm.errors import Refusal, one_of
@@ -25,9 +25,11 @@ from ldm.metrics.features import Features
 from ldm.metrics.images import psnr, ssim
 from ldm.metrics.records import Figure, append, file_hash, open_log, records, short, table
 from ldm.metrics.reference import Reference, reference
+from ldm.model import Model, load_autoencoder, restore
 from ldm.networks.autoencoder import Autoencoder
 from ldm.randomness import permutation
-from ldm.sampling import Model, generate, load_autoencoder, pick_device, restore, settings_from
+from ldm.sampling import generate, pick_device, settings_from
+from ldm.schema import to_dict
 
 SUBSET = 1000  # rows in each of KID's subsets
 LPIPS_SIDE = 32  # AlexNet's pooling leaves nothing of smaller pictures

@@ -13,7 +13,7 @@ from ldm.evaluation import compare, evaluate, run, sample_features
 from ldm.metrics.features import choose
 from ldm.metrics.records import short, table
 from ldm.metrics.reference import reference
-from ldm.sampling import restore
+from ldm.model import restore
 
 
 @pytest.fixture(scope="module")

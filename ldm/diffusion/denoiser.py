@@ -1,57 +1,26 @@
 """The denoiser: a network made into an estimate of x_0, and its loss.
 
-x0_hat = c_skip x_t + c_out net(c_in x_t, c_noise) (Karras et al. 2022, eq. 7). What a network "predicts" (eps, x0, v, EDM)
-is no more than the four coefficients, so solvers and tasks never ask which it was.
+x0_hat = c_skip x_t + c_out net(c_in x_t, c_noise) (Karras et al. 2022, eq. 7). What a network "predicts" (eps, x0, v, EDM,
+velocity, score) is no more than the coefficients, so solvers and tasks never ask which it was.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
+from ldm.diffusion.predictions import PREDICTIONS, Coefficients
 from ldm.diffusion.schedules import Schedule, expand
-
-Coefficients = tuple[Tensor, Tensor, Tensor]  # c_skip, c_out, c_in
-
-
-def _scale(alpha: Tensor, sigma: Tensor) -> Tensor:
-    return (alpha.square() + sigma.square()).sqrt()  # std of x_t for data of unit variance; 1 for every VP law
-
-
-def eps(alpha: Tensor, sigma: Tensor) -> Coefficients:
-    """net = eps_hat: x0_hat = (x_t - sigma eps_hat) / alpha (Ho et al. 2020, eq. 15)."""
-    return 1 / alpha, -sigma / alpha, 1 / _scale(alpha, sigma)
-
-
-def x0(alpha: Tensor, sigma: Tensor) -> Coefficients:
-    """net = x0_hat."""
-    return torch.zeros_like(alpha), torch.ones_like(alpha), 1 / _scale(alpha, sigma)
-
-
-def v(alpha: Tensor, sigma: Tensor) -> Coefficients:
-    """net = v = alpha eps - sigma x_0 for VP: x0_hat = alpha x_t - sigma v (Salimans & Ho 2022, appendix D)."""
-    scale = _scale(alpha, sigma)
-    return alpha / scale.square(), -sigma / scale, 1 / scale
-
-
-def edm(alpha: Tensor, sigma: Tensor, std: float = 0.5) -> Coefficients:
-    """Unit-variance inputs and targets for data of standard deviation `std` (Karras et al. 2022, table 1)."""
-    ratio = sigma / alpha
-    total = (ratio.square() + std**2).sqrt()
-    return std**2 / total.square() / alpha, ratio * std / total, 1 / (alpha * total)
-
-
-PRECONDITIONS: dict[str, Callable[[Tensor, Tensor], Coefficients]] = {"eps": eps, "x0": x0, "v": v, "edm": edm}
+from ldm.diffusion.times import Importance, LogitNormal, LogNormal, Uniform
 
 
 @dataclass(frozen=True)
 class Loss:
-    """What the network predicts, and the weight of each time in the loss."""
+    """What the network predicts, the weight of each time in the loss, and how often training draws it."""
 
-    predict: Literal["eps", "x0", "v", "edm"] = "v"
-    weight: Literal["one", "min_snr"] = "one"
+    predict: Literal["eps", "x0", "v", "edm", "velocity", "score"] = "v"
+    weight: Literal["one", "min_snr", "edm", "likelihood"] = "one"
+    times: Uniform | LogitNormal | LogNormal | Importance = field(default_factory=Uniform)
     gamma: float = 5.0  # of min_snr
     std: float = 0.5  # of the data, for edm; 1 for whitened latents
 
@@ -59,19 +28,33 @@ class Loss:
         if not (self.gamma > 0 and self.std > 0):
             raise ValueError(f"gamma and std must be above 0, got {self.gamma} and {self.std}")
 
-    def coefficients(self, alpha: Tensor, sigma: Tensor) -> Coefficients:
-        """c_skip, c_out, c_in of what is predicted."""
-        return edm(alpha, sigma, self.std) if self.predict == "edm" else PRECONDITIONS[self.predict](alpha, sigma)
+    def coefficients(self, schedule: Schedule, t: Tensor) -> Coefficients:
+        """c_skip, c_out, c_in of what is predicted, of t's shape."""
+        more = {"edm": lambda: (self.std,), "velocity": lambda: schedule.rates(t)}.get(self.predict, tuple)
+        return PREDICTIONS[self.predict](*schedule(t), *more())
 
-    def weigh(self, alpha: Tensor, sigma: Tensor, c_out: Tensor) -> Tensor:
+    def weigh(self, schedule: Schedule, t: Tensor) -> Tensor:
         """Weight of the squared error in the network's output space: 1 is L_simple for eps.
 
-        min_snr: min(SNR, gamma) on the error of x_0, hence times c_out^2 here (Hang et al. 2023, eq. 8).
+        The others are weights w of the error of x_0, hence times c_out^2 here; what is predicted then does not matter:
+        min_snr: w = min(SNR, gamma) (Hang et al. 2023, eq. 8);
+        edm: w = (sigma^2 + std^2) / (sigma std)^2 of sigma / alpha (Karras et al. 2022, table 1), 1 for predict = edm;
+        likelihood: g^2 on the error of the score, w = (g alpha / sigma^2)^2 = 2 alpha (alpha sigma' - alpha' sigma) / sigma^3.
+        Half its integral over t bounds the negative log-likelihood in nats, up to a constant (Song et al. 2021b, theorem 1).
         """
+        drawn = self.times.weight(schedule, t)
         if self.weight == "one":
-            return torch.ones_like(alpha)
-        snr = (alpha / sigma).square()
-        return snr.clamp(max=self.gamma) * c_out.square()
+            return drawn
+        alpha, sigma = schedule(t)
+        c_out = self.coefficients(schedule, t)[1]
+        if self.weight == "min_snr":
+            weight = (alpha / sigma).square().clamp(max=self.gamma)
+        elif self.weight == "edm":
+            weight = (sigma.square() + (self.std * alpha).square()) / (sigma * self.std).square()
+        else:
+            alpha_rate, sigma_rate = schedule.rates(t)
+            weight = 2 * alpha * (alpha * sigma_rate - alpha_rate * sigma) / sigma**3
+        return drawn * weight * c_out.square()
 
 
 class Denoiser(nn.Module):
@@ -87,7 +70,11 @@ class Denoiser(nn.Module):
 
     def coefficients(self, t: Tensor) -> Coefficients:
         """c_skip, c_out, c_in at time t, of t's shape."""
-        return self.loss_config.coefficients(*self.schedule(t))
+        return self.loss_config.coefficients(self.schedule, t)
+
+    def times(self, u: Tensor) -> Tensor:
+        """Training times for uniform numbers u in [0, 1)."""
+        return self.loss_config.times.quantile(self.schedule, u)
 
     def run(self, x_t: Tensor, t: Tensor, c_in: Tensor, **cond: Tensor) -> Tensor:
         """The raw network, fed in its own units."""
@@ -98,18 +85,32 @@ class Denoiser(nn.Module):
         c_skip, c_out, c_in = self.coefficients(t)
         return expand(c_skip, x_t) * x_t + expand(c_out, x_t) * self.run(x_t, t, c_in, **cond).to(x_t.dtype)
 
-    def loss(self, x_0: Tensor, t: Tensor, eps: Tensor, **cond: Tensor) -> Tensor:
+    def loss(self, x_0: Tensor, t: Tensor, eps: Tensor, mask: Tensor | None = None, **cond: Tensor) -> Tensor:
         """Weighted squared error in the network's output space, one value a sample: (B,).
 
         Algorithm 1 of Ho et al. 2020, whose last line is `predict = eps, weight = one`. With x_t = alpha x_0 + sigma eps
         the target (x_0 - c_skip x_t) / c_out is written out, so that nothing is subtracted that cancels.
+
+        mask: (B, N), true for the real constituents of point clouds x_0 (B, N, F). The network is given it as `mask=`,
+        and x_t = 0 at the padding; the error is the mean over what is real, 0 for a cloud of none.
         """
         alpha, sigma = self.schedule(t)
         c_skip, c_out, c_in = self.coefficients(t)
         x_t = expand(alpha, x_0) * x_0 + expand(sigma, x_0) * eps
         target = expand((1 - c_skip * alpha) / c_out, x_0) * x_0 - expand(c_skip * sigma / c_out, x_0) * eps
-        error = (self.run(x_t, t, c_in, **cond).float() - target).square().flatten(1).mean(1)
-        return self.loss_config.weigh(alpha, sigma, c_out) * error
+        if mask is not None:
+            mask = mask.bool()
+            x_t, cond = x_t.masked_fill(~mask[..., None], 0), cond | {"mask": mask}
+        error = (self.run(x_t, t, c_in, **cond).to(target.dtype) - target).square()
+        return self.loss_config.weigh(self.schedule, t) * mean_error(error, mask)
+
+
+def mean_error(error: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean over all but the first axis, (B,); with a mask (B, N) over the real rows of (B, N, F) alone."""
+    if mask is None:
+        return error.flatten(1).mean(1)
+    real = error.masked_fill(~mask[..., None], 0).flatten(1).sum(1)  # filled, not multiplied: padding may be anything
+    return real / (mask.sum(1) * error.shape[-1]).clamp(min=1)
 
 
 def eps_hat(x_t: Tensor, x0_hat: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
@@ -120,3 +121,9 @@ def eps_hat(x_t: Tensor, x0_hat: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor
 def score(x_t: Tensor, x0_hat: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
     """grad log p_t(x_t) = -eps_hat / sigma (Tweedie; Vincent 2011, eq. 9)."""
     return -eps_hat(x_t, x0_hat, alpha, sigma) / expand(sigma, x_t)
+
+
+def velocity(x_t: Tensor, x0_hat: Tensor, alpha: Tensor, sigma: Tensor, alpha_rate: Tensor, sigma_rate: Tensor) -> Tensor:
+    """d x_t / dt = alpha' x0_hat + sigma' eps_hat: flow matching's field and the probability-flow ODE's (see `likelihood`)."""
+    noise = eps_hat(x_t, x0_hat, alpha, sigma)
+    return expand(alpha_rate, x_t) * x0_hat + expand(sigma_rate, x_t) * noise

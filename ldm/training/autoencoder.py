@@ -89,12 +89,13 @@ class AutoencoderModule(Stage):
         return self.autoencoder.decode(z), self.config.network.kl_weight * kl / x[0].numel(), {"kl": kl}
 
     def restart_codes(self) -> None:
-        """Once a step: idle codes go onto latents of rank 0, the same on every rank; in the first step all of them do."""
+        """Once a step: idle codes go onto latents of the step's last slot, the same on every rank; in the first step all do."""
         first = self.global_step == 0
         used = self.all_gather(self.codes_used).reshape(-1, self.autoencoder.codes).sum(0)
         rows = self.last_latents.permute(0, 2, 3, 1).flatten(0, 2)
         order = torch.randperm(len(rows), generator=randomness.generator(self.config.seed, "codes", self.global_step))
-        rows = self.trainer.strategy.broadcast(rows[order[: len(used)].to(rows.device)])
+        chosen = rows[order[: len(used)].to(rows.device)]
+        rows = self.all_gather(chosen)[-1] if self.trainer.world_size > 1 else chosen
         moved = self.autoencoder.restart(used * (not first), rows.to(used), 1 if first else self.config.network.patience)
         self.log("train/codes_restarted", float(moved))
         self.codes_used = torch.zeros_like(self.codes_used)

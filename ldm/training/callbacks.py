@@ -1,90 +1,35 @@
-"""Callbacks: checkpoints, sample grids, reconstructions, throughput. The only room that knows wandb.
+"""Callbacks that show how a run is doing: sample grids, reconstructions, throughput, alerts.
 
 Every rank does its share of sampling and measuring; rank 0 alone writes and logs. Each panel is a PNG in the run's
 folder and the same picture in Weights & Biases.
 """
 
-import os
-import signal
+import resource
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.loggers import CSVLogger, WandbLogger
-from lightning.pytorch.plugins.io import TorchCheckpointIO
-from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 from torch import Tensor
 
-from ldm.checkpoint import write
-from ldm.config import RunConfig, to_dict
 from ldm.data.batches import as_bytes, as_images
-from ldm.errors import NotFinite, Stopped
-from ldm.sampling import generate, to_picture
+from ldm.pictures import to_picture
+from ldm.processes import interleave, share
+from ldm.sampling import generate
 from ldm.training.autoencoder import AutoencoderModule
 from ldm.training.diffusion import DiffusionModule
+from ldm.training.loggers import alert, log_picture
 from ldm.training.stage import Stage
-
-
-def log_media(trainer: pl.Trainer, values: dict[str, Any]) -> None:
-    """Send to W&B, if it is on. The step travels in the payload: `step=` would drop rows that come out of order."""
-    for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger) and trainer.is_global_zero:
-            logger.experiment.log(values | {"trainer/global_step": trainer.global_step})
-
-
-def wandb_logger(run: RunConfig, run_id: str | None, mode: str) -> WandbLogger:
-    """The run's W&B logger. Online without a network would end the run after 90 s: it goes on offline instead."""
-    os.environ["WANDB_MODE"] = mode  # not WandbLogger(offline=True), which refuses log_model
-    os.environ.setdefault("WANDB_SILENT", "true")
-    settings = run.logger
-    logger = WandbLogger(
-        save_dir=run.folder,
-        project=settings.project,
-        entity=settings.entity,
-        name=run.name,
-        id=run_id or None,
-        resume="allow" if mode == "online" else None,
-        group=settings.group or run.name,
-        tags=[*settings.tags, run.stage],
-        job_type=run.stage,
-        config=to_dict(run),
-    )
-    if mode != "online" or rank_zero_only.rank != 0:
-        return logger
-    import wandb
-
-    os.environ.setdefault("WANDB_INIT_TIMEOUT", "30")
-    try:
-        logger.experiment  # noqa: B018  (the property starts the run)
-    except wandb.errors.Error as error:
-        wandb.teardown()
-        reason = str(error).splitlines()[0]
-        print(
-            f"W&B cannot be reached ({reason}); going on offline, to sync: wandb sync {run.folder}/wandb/offline-run-*",
-            flush=True,
-        )
-        return wandb_logger(run, run_id, "offline")
-    return logger
-
-
-def close_wandb(trainer: pl.Trainer) -> None:
-    """End the run, so that a second stage in this process starts one of its own."""
-    if any(isinstance(logger, WandbLogger) for logger in trainer.loggers) and trainer.is_global_zero:
-        import wandb
-
-        wandb.finish()
 
 
 def panel(trainer: pl.Trainer, folder: Path, name: str, picture: Image.Image, caption: str) -> None:
     """Write samples/<name>-<step>.png, and log it."""
-    import wandb
-
     folder.mkdir(parents=True, exist_ok=True)
     picture.save(folder / f"{name}-{trainer.global_step:07d}.png")
-    log_media(trainer, {f"{name}/grid": wandb.Image(picture, caption=caption)})
+    log_picture(trainer, f"{name}/grid", picture, caption)
 
 
 class EverySteps(pl.Callback):
@@ -118,15 +63,14 @@ class Samples(EverySteps):
 
     def show(self, trainer: pl.Trainer, module: DiffusionModule) -> None:
         settings, world = module.config.sample, trainer.world_size
-        share = -(-settings.count // world)
-        seeds = [trainer.global_rank + world * i for i in range(share)]
+        seeds = share(range(settings.count), trainer.global_rank, world)
         training = module.training
         module.eval()
         with module.averaged():
             images = generate(module.model(), settings, seeds)
         module.train(training)
-        images = torch.as_tensor(module.all_gather(images.to(module.device))).reshape(world, share, *images.shape[1:])
-        images = images.transpose(0, 1).flatten(0, 1)[: settings.count].cpu()  # back into the order of the seeds
+        gathered = torch.as_tensor(module.all_gather(images.to(module.device))).reshape(world, *images.shape)
+        images = interleave(gathered, settings.count).cpu()
         if trainer.is_global_zero:
             solver = type(settings.solver).__name__
             caption = f"seeds 0-{settings.count - 1}, {solver}, {settings.steps} steps, guidance {settings.guidance}, ema"
@@ -152,101 +96,32 @@ class Reconstructions(EverySteps):
         panel(trainer, self.folder, "reconstructions", to_picture(pairs, len(self.images)), "above: held out; below: decoded")
 
 
-class AtomicIO(TorchCheckpointIO):
-    """Lightning's checkpoints through `checkpoint.write`."""
+class DiscriminatorBalance(pl.Callback):
+    """Alert once when the discriminator has won or given up.
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        write(checkpoint, Path(path))
-
-
-class Checkpoints(pl.callbacks.Checkpoint):
-    """last.ckpt every n steps, at the end and when asked to stop; best.ckpt by one validation metric.
-
-    Saved between steps, at the start of the next: what belongs to the step before (its log row, its validation) is done.
-    Lightning's ModelCheckpoint counts both optimisers' steps under manual optimisation and does not save at the end.
+    Its loss is 1 by chance and 0 once every logit is beyond its margin; then its gradient is 0 or of no use. Read
+    every n steps, as a mean over the last `window` readings.
     """
 
-    def __init__(self, folder: Path, every: int, monitor: str, mode: str):
-        self.folder, self.every, self.monitor = folder, every, monitor
-        self.sign = 1.0 if mode == "max" else -1.0
-        self.best: float | None = None
-        self.saved = -1
+    low, high = 0.025, 0.975
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best}
+    def __init__(self, every: int, window: int = 20):
+        self.every, self.window, self.said = every, window, False
+        self.readings: list[float] = []
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.best = state["best"]
-
-    def save_last(self, trainer: pl.Trainer) -> None:
-        if trainer.global_step == self.saved:
+    def on_train_batch_end(self, trainer: pl.Trainer, module: AutoencoderModule, *_: Any) -> None:
+        value = trainer.callback_metrics.get("train/discriminator_loss")
+        if value is None or trainer.global_step % self.every:
             return
-        self.saved = trainer.global_step
-        for logger in trainer.loggers:
-            if isinstance(logger, CSVLogger) and trainer.is_global_zero:
-                logger.save()  # rows up to this step survive whatever comes
-        trainer.save_checkpoint(self.folder / "last.ckpt")
-
-    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.saved = trainer.global_step  # what a run starts from need not be written again
-
-    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
-        if batch_idx % module.config.trainer.accumulate == 0 and trainer.global_step % self.every == 0:
-            self.save_last(trainer)
-
-    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        value = trainer.callback_metrics.get(self.monitor)
-        if value is not None and (self.best is None or self.sign * float(value) > self.sign * self.best):
-            self.best = float(value)
-            trainer.save_checkpoint(self.folder / "best.ckpt")
-
-    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.save_last(trainer)
-
-    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
-        # raised on every rank before the step changed anything; after any other error the state is not to be trusted
-        if isinstance(exception, NotFinite) and trainer.global_step > 0:
-            self.save_last(trainer)
-
-
-class StopSignals(pl.Callback):
-    """SIGTERM, SIGUSR1 (SLURM's warning) and Ctrl-C let the step finish, save, and end with 128 + the signal's number.
-
-    Lightning's own handlers raise in the middle of a step, or broadcast inside the handler. A second Ctrl-C stops at once.
-    Processes agree on the step by a reduction every `every` steps; one process needs none.
-    """
-
-    signals = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-
-    def __init__(self, saving: Checkpoints, every: int = 10):
-        self.saving, self.every, self.received = saving, every, 0
-        self.before: dict[int, Any] = {}
-
-    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        for number in self.signals:
-            self.before[number] = signal.signal(number, self.note)
-
-    def note(self, number: int, frame: Any) -> None:
-        if self.received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.received = self.received or number
-
-    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
-        if batch_idx % module.config.trainer.accumulate:
-            return
-        number = self.received
-        if trainer.world_size > 1:
-            if trainer.global_step % self.every:
-                return
-            number = int(trainer.strategy.reduce(torch.tensor(float(number), device=module.device), reduce_op="max"))
-        if number:
-            self.saving.save_last(trainer)
-            raise Stopped(number, f"stopped at step {trainer.global_step} by {signal.Signals(number).name}; go on with --resume")
-
-    def teardown(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-        self.before = {}
+        self.readings = [*self.readings[1 - self.window :], float(value)]
+        mean = sum(self.readings) / len(self.readings)
+        saturated = len(self.readings) == self.window and not self.low < mean < self.high
+        module.log("train/discriminator_saturated", float(saturated))
+        if saturated and not self.said:
+            self.said = True
+            advice = "lower discriminator.lr or weight" if mean < self.low else "raise discriminator.lr, or start it later"
+            text = f"its hinge loss is {mean:.3g} over {self.window * self.every} steps (0: it has won, 1: chance); {advice}"
+            alert(trainer, "discriminator saturated", text)
 
 
 class Throughput(pl.Callback):
@@ -271,5 +146,12 @@ class Throughput(pl.Callback):
         module.log("train/images_seen", float(seen))
         module.log("train/waiting_share", self.waited / span)
         self.since, self.waited = (seen, now), 0.0
-        if module.device.type == "cuda":
-            module.log("train/memory_gb", torch.cuda.max_memory_allocated() / 1e9)
+        module.log("train/memory_gb", peak_memory(module.device))
+
+
+def peak_memory(device: torch.device) -> float:
+    """The most that was held so far, in GB: of the GPU's memory, or this process' resident set."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS reports bytes, Linux kilobytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

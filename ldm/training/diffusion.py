@@ -8,13 +8,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from ldm import checkpoint, config, randomness
+from ldm import checkpoint, randomness, schema
 from ldm.config import AutoencoderConfig, DiffusionConfig
 from ldm.data.batches import Batch, as_images
 from ldm.errors import Refusal
 from ldm.metrics.images import psnr
+from ldm.model import Model, build_denoiser, build_space
 from ldm.networks.autoencoder import Autoencoder
-from ldm.sampling import Model, build_denoiser, build_space
 from ldm.spaces import ChannelStatistics, LatentSpace
 from ldm.training.stage import Stage, say
 
@@ -99,7 +99,7 @@ class DiffusionModule(Stage):
         # times are one stratified set over all micro-batches and ranks of the step
         key = (self.config.seed, "times", self.global_step)
         u = randomness.stratified(len(x_0), *self.slot(batch_idx), *key).to(self.device)
-        t = self.denoiser.schedule.times(u)
+        t = self.denoiser.times(u)
         eps = self.randn("noise", batch_idx)(x_0.shape)
         losses = self.denoiser.loss(x_0, t, eps, **self.condition(batch, self.generator("drop", batch_idx)))
         loss = losses.mean()
@@ -122,7 +122,7 @@ class DiffusionModule(Stage):
         x_0 = self.space.encode(as_images(batch), draw)
         u = randomness.stratified(len(x_0), 0, 1, self.config.seed, "validation times", batch_idx).to(self.device)
         with self.averaged():
-            loss = self.denoiser.loss(x_0, self.denoiser.schedule.times(u), draw(x_0.shape), **self.condition(batch))
+            loss = self.denoiser.loss(x_0, self.denoiser.times(u), draw(x_0.shape), **self.condition(batch))
         self.log("val/loss", loss.mean(), sync_dist=True, batch_size=len(x_0))
         if isinstance(self.space, LatentSpace):  # whitened: 0 and 1, or the autoencoder is not the one measured
             self.log("val/latent_mean", x_0.mean(), sync_dist=True, batch_size=len(x_0))
@@ -137,4 +137,4 @@ class DiffusionModule(Stage):
     def about_autoencoder(self) -> dict[str, Any] | None:
         if self.autoencoder_config is None:
             return None
-        return {"config": config.to_dict(self.autoencoder_config), "hash": self.autoencoder_hash}
+        return {"config": schema.to_dict(self.autoencoder_config), "hash": self.autoencoder_hash}

@@ -1,39 +1,55 @@
-"""Exponential moving average of the trained network alone, kept beside it and never inside it.
+"""Averages of the trained network alone, kept beside it and never inside it.
 
 Lightning's EMAWeightAveraging averages the whole module (a frozen autoencoder too), saves with roles swapped when
-validation throws, and never updates under two optimisers (DESIGN section 7): hence these 40 lines.
+validation throws, and never updates under two optimisers (DESIGN section 7): hence these lines.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ldm.averaging import Weights, device_of, exponential_share, power_share
+
 
 class EMA:
-    """shadow <- shadow + (1 - d) (weight - shadow) after every optimiser step, d = min(decay, (1 + n) / (10 + n)).
+    """shadow <- shadow + share (weight - shadow) after every optimiser step, one shadow a profile.
 
-    The shadow is float32, starts as a copy, and holds floating-point weights and buffers under the network's own names.
+    `decays`: exponential profiles, the first is the one sampled from; `widths`: power-function profiles for post-hoc EMA.
+    Shadows are float32, start as copies, and hold floating-point weights and buffers under the network's own names.
     """
 
-    def __init__(self, net: nn.Module, decay: float):
-        self.net, self.decay, self.updates = net, decay, 0
-        self.shadow = {name: p.detach().float().clone() for name, p in self._live()}
+    def __init__(self, net: nn.Module, decays: Sequence[float], widths: Sequence[float] = ()):
+        self.net, self.updates = net, 0
+        copy = lambda: {name: p.detach().float().clone() for name, p in self._live()}  # noqa: E731
+        self.decays: dict[float, Weights] = {decay: copy() for decay in decays}
+        self.powers: dict[float, Weights] = {width: copy() for width in widths}
 
     def _live(self) -> list[tuple[str, Tensor]]:
         return [(n, t) for n, t in self.net.state_dict(keep_vars=True).items() if t.is_floating_point()]
 
+    @property
+    def shadow(self) -> Weights:
+        """The average that is validated and sampled from."""
+        return next(iter(self.decays.values()))
+
     @torch.no_grad()
     def update(self) -> None:
         """Call once after each optimiser step."""
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         live = [p.detach().float() for _, p in self._live()]
-        if self.shadow and next(iter(self.shadow.values())).device != live[0].device:
-            self.shadow = {n: s.to(live[0].device) for n, s in self.shadow.items()}
-        torch._foreach_lerp_(list(self.shadow.values()), live, 1 - decay)
+        for decay, shadow in self.decays.items():
+            self._move(shadow, live, exponential_share(decay, self.updates))
+        for width, shadow in self.powers.items():
+            self._move(shadow, live, power_share(width, self.updates))
         self.updates += 1
+
+    @staticmethod
+    def _move(shadow: Weights, live: list[Tensor], share: float) -> None:
+        if device_of(shadow) != live[0].device:
+            shadow.update({name: s.to(live[0].device) for name, s in shadow.items()})
+        torch._foreach_lerp_(list(shadow.values()), live, share)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -49,9 +65,14 @@ class EMA:
                 p.data = old
 
     def state(self) -> dict[str, Any]:
-        return {"decay": self.decay, "updates": self.updates, "weights": dict(self.shadow)}
+        (decay, weights), *more = self.decays.items()
+        state = {"decay": decay, "updates": self.updates, "weights": dict(weights)}
+        return state | {"more": [[d, dict(w)] for d, w in more], "power": [[d, dict(w)] for d, w in self.powers.items()]}
 
     def restore(self, state: dict[str, Any]) -> None:
         self.updates = state["updates"]
-        for name, shadow in self.shadow.items():
-            shadow.copy_(state["weights"][name])
+        decays = dict([(state["decay"], state["weights"]), *state.get("more", [])])
+        for kept, found in ((self.decays, decays), (self.powers, dict(state.get("power", [])))):
+            for profile, shadow in kept.items():
+                for name in shadow:
+                    shadow[name].copy_(found[profile][name])

@@ -7,23 +7,24 @@ import uuid
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
-from ldm import checkpoint, config
+from ldm import checkpoint, config, schema
 from ldm.config import AutoencoderConfig, Config, Data, DiffusionConfig, TrainerConfig
 from ldm.data.images import Images
 from ldm.errors import Refusal
-from ldm.sampling import load_autoencoder
+from ldm.model import load_autoencoder
 from ldm.spaces import Latents
 from ldm.training.autoencoder import AutoencoderModule
-from ldm.training.callbacks import close_wandb
 from ldm.training.data import RunData
 from ldm.training.diffusion import DiffusionModule
+from ldm.training.loggers import close_wandb, wandb_mode
 from ldm.training.stage import Stage, say
-from ldm.training.trainer import build_trainer, precision, strategy, wandb_mode
+from ldm.training.trainer import build_trainer, precision, strategy
 
 
 def train(run: Config, resume: bool = False, dry_run: bool = False) -> Path:
@@ -34,21 +35,29 @@ def train(run: Config, resume: bool = False, dry_run: bool = False) -> Path:
     stage1 = _stage1(run)
     if stage1 is not None and not dry_run:
         _train_first(stage1, run, resume)
-    start = None if dry_run else _resume_point(run, resume)
+    start, state = (None, {}) if dry_run else _resume_point(run, resume)
     if start is not None:
-        _keep_global_batch(run, start)
+        _keep_global_batch(run, state)
     images = run.data.load()
     pl.seed_everything(run.seed, verbose=False)
     if min(len(images.train), len(images.test)) < (world := _world(run.trainer)):
         raise Refusal(f"data: {len(images.train)} pictures and {len(images.test)} held out are too few for {world} processes")
-    module = _resumed_module(run, images, start) if start else _module(run, images, stage1, dry_run)
+    module = _resumed_module(run, images, start, state) if start else _module(run, images, stage1, dry_run)
     say(_plan(run, module, images))
     if dry_run:
         return run.folder
     module.run_id = _open(run)
-    trainer = build_trainer(run, module, images, start)
+    trainer = build_trainer(run, module, images, state.get("global_step"))
     try:
-        trainer.fit(module, datamodule=RunData(run, images), ckpt_path=start, weights_only=True)
+        trainer.fit(module, datamodule=RunData(run, images), ckpt_path=start and str(start), weights_only=True)
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        # PyTorch raises it from a signal handler, in the middle of whatever was going on: the state is not to be trusted
+        raise Refusal(
+            f"a data worker died at step {trainer.global_step} ({_first(error)}): out of memory, or killed; "
+            "--resume goes on from the last checkpoint, with data.workers=0 or fewer if it was memory"
+        ) from None
     finally:
         close_wandb(trainer)
     done = trainer.global_step >= run.trainer.max_steps  # trainer.options.max_time may have ended it before
@@ -97,18 +106,17 @@ FREE = ("trainer", "sample", "logger", "output", "data.root", "data.workers", "d
 FREE += ("optim.lr", "optim.clip", "space.autoencoder")
 
 
-def _resume_point(run: Config, resume: bool) -> str | None:
-    """The checkpoint to resume from, or None for a new run; never another run's folder."""
-    newest, complaints = checkpoint.newest_whole(run.folder)
+def _resume_point(run: Config, resume: bool) -> tuple[Path | None, dict[str, Any]]:
+    """The checkpoint to resume from and its state, or None for a new run; never another run's folder."""
+    newest, state, complaints = checkpoint.newest_whole(run.folder)
     if rank_zero_only.rank != 0:  # rank 0 has looked already, and may have written since
-        return str(newest) if resume and newest else None
+        return (newest, state) if resume else (None, {})
     if newest is None:
         if complaints:
             raise Refusal(f"{run.folder}: no checkpoint is whole ({complaints[0]}); name=OTHER starts another run")
-        return None  # a run that saved nothing has nothing to lose
+        return None, {}  # a run that saved nothing has nothing to lose
     for complaint in complaints if resume else []:
         say(f"{complaint}; resuming from {newest} instead")
-    state = checkpoint.read(newest)
     step, goal = state["global_step"], run.trainer.max_steps
     if step >= goal:
         raise Refusal(
@@ -117,15 +125,15 @@ def _resume_point(run: Config, resume: bool) -> str | None:
         )
     if not resume:
         raise Refusal(f"{run.folder} holds an unfinished run ({step} of {goal} steps); add --resume, or name=OTHER")
-    changed = config.differences(state["ldm"]["config"], config.to_dict(run))
+    changed = schema.differences(state["ldm"]["config"], schema.to_dict(run))
     if changed := [key for key in changed if not key.startswith(FREE)]:
         raise Refusal(f"--resume: {', '.join(changed)} changed since {newest}; undo that, or start another run with name=OTHER")
-    return str(newest)
+    return newest, state
 
 
-def _keep_global_batch(run: Config, start: str) -> None:
+def _keep_global_batch(run: Config, state: dict[str, Any]) -> None:
     """A resumed run takes as many micro-batches a step as before, over however many processes there are now."""
-    slots = checkpoint.read(Path(start))["ldm"]["slots"]
+    slots = state["ldm"]["slots"]
     world, accumulate = _world(run.trainer), run.trainer.accumulate
     if world * accumulate == slots:
         return
@@ -149,16 +157,15 @@ def _open(run: Config) -> str:
     return json.loads(path.read_text())["wandb_id"] if path.exists() else ""
 
 
-def _resumed_module(run: Config, images: Images, start: str) -> Stage:
+def _resumed_module(run: Config, images: Images, start: Path, state: dict[str, Any]) -> Stage:
     """The module to load a checkpoint into: its stage 1 is the one inside it, whatever has become of the file since."""
-    state = checkpoint.read(Path(start))
     inside = state["ldm"]["autoencoder"]
     if inside is None:
         return _module(run, images, None, False)
-    trained_as = config.from_dict(inside["config"], start)
+    trained_as = config.from_dict(inside["config"], str(start))
     autoencoder = trained_as.network.build(images.shape)
     found = checkpoint.under(state["state_dict"], "space.autoencoder.")
-    checkpoint.load_strict(autoencoder, found, start)
+    checkpoint.load_strict(autoencoder, found, str(start))
     return DiffusionModule(run, images.shape, _classes(run, images), autoencoder, trained_as)
 
 
@@ -175,7 +182,7 @@ def _module(run: Config, images: Images, stage1: AutoencoderConfig | None, dry_r
     if tuple(about["shape"]) != tuple(images.shape):
         raise Refusal(f"space.autoencoder: {path} is for pictures of {tuple(about['shape'])}, the data has {images.shape}")
     if stage1 is not None:
-        changed = config.differences(config.to_dict(trained_as.network), config.to_dict(stage1.network))
+        changed = schema.differences(schema.to_dict(trained_as.network), schema.to_dict(stage1.network))
         if changed:
             raise Refusal(
                 f"space.autoencoder: {path} is stale, network.{changed[0]} differs from {run.space.autoencoder}; "
@@ -228,6 +235,10 @@ def _world(settings: TrainerConfig) -> int:
             len(devices) if isinstance(devices, list) else len(str(devices).split(",")) if "," in str(devices) else int(devices)
         )
     return count * settings.num_nodes
+
+
+def _first(error: Exception) -> str:
+    return str(error).splitlines()[0].strip()
 
 
 def _farewell(run: Config) -> str:

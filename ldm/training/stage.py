@@ -10,7 +10,8 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
-from ldm import checkpoint, config, randomness
+from ldm import checkpoint, randomness, schema
+from ldm.averaging import WIDTHS
 from ldm.config import Optim, RunConfig
 from ldm.data.batches import Batch, as_images
 from ldm.errors import NotFinite
@@ -53,7 +54,9 @@ class Stage(pl.LightningModule):
 
     def start_ema(self) -> None:
         """Called once the network is built."""
-        self.ema = EMA(self.net, self.config.optim.ema) if self.config.optim.ema else None
+        optim = self.config.optim
+        decays, widths = (optim.ema, *optim.ema_more), WIDTHS if optim.posthoc else ()
+        self.ema = EMA(self.net, decays, widths) if optim.ema else None
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -158,7 +161,7 @@ class Stage(pl.LightningModule):
         state["ldm"] = {
             "version": checkpoint.VERSION,
             "stage": self.stage,
-            "config": config.to_dict(self.config),
+            "config": schema.to_dict(self.config),
             "shape": list(self.shape),
             "classes": list(self.classes),
             "trained": self.trained,

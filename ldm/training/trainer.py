@@ -1,24 +1,19 @@
 """The Trainer of a run: Lightning's, with our defaults, callbacks and loggers."""
 
-import csv
-import os
 import sys
-import warnings
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.plugins.environments import SLURMEnvironment
-from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from ldm import checkpoint
 from ldm.config import AutoencoderConfig, Config, TrainerConfig
 from ldm.data.images import Images
-from ldm.errors import Refusal, one_of
-from ldm.training.callbacks import AtomicIO, Checkpoints, Reconstructions, Samples, StopSignals, Throughput, wandb_logger
+from ldm.errors import Refusal
+from ldm.training.callbacks import DiscriminatorBalance, Reconstructions, Samples, Throughput
+from ldm.training.loggers import build_loggers
+from ldm.training.saving import AtomicIO, Checkpoints, Snapshots, StopSignals
 from ldm.training.stage import Stage
 
 
@@ -38,7 +33,7 @@ def strategy(run: Config) -> str:
     return "ddp_find_unused_parameters_true" if settings.strategy == "auto" and gan and several else settings.strategy
 
 
-def build_trainer(run: Config, module: Stage, images: Images, start: str | None) -> pl.Trainer:
+def build_trainer(run: Config, module: Stage, images: Images, step: int | None) -> pl.Trainer:
     settings, manual = run.trainer, not module.automatic_optimization
     pictures, every = run.folder / "samples", settings.validate
     if isinstance(run, AutoencoderConfig):
@@ -48,6 +43,9 @@ def build_trainer(run: Config, module: Stage, images: Images, start: str | None)
     else:
         panels = Samples(pictures, run.sample.every)
         saving = Checkpoints(run.folder, settings.save, "val/loss", "min")
+    extra = [Snapshots(run.folder, run.optim.posthoc)] if run.optim.posthoc else []
+    if isinstance(run, AutoencoderConfig) and run.discriminator.weight:
+        extra.append(DiscriminatorBalance(settings.log))
     # a log file is no terminal: one line a hundred steps is enough there
     bar = pl.callbacks.TQDMProgressBar(refresh_rate=10 if sys.stderr.isatty() else 100)
     defaults = dict(
@@ -69,8 +67,8 @@ def build_trainer(run: Config, module: Stage, images: Images, start: str | None)
         precision=precision(settings),
         accumulate_grad_batches=1 if manual else settings.accumulate,
         default_root_dir=run.folder,
-        logger=_loggers(run, module, start),
-        callbacks=[saving, StopSignals(saving), panels, Throughput(settings.log), bar],
+        logger=build_loggers(run, module, step),
+        callbacks=[saving, StopSignals(saving), panels, Throughput(settings.log), *extra, bar],
         plugins=_plugins(),
     )
     try:
@@ -83,44 +81,3 @@ def _plugins() -> list[Any]:
     """Atomic saves; and no requeueing by Lightning under SLURM, which would go by checkpoints of another name."""
     slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
     return [AtomicIO(), *slurm]
-
-
-def wandb_mode(run: Config) -> str:
-    """The config's mode, then WANDB_MODE, then online where a key is at hand; else offline: never a prompt."""
-    if run.logger.mode != "auto":
-        return run.logger.mode
-    if mode := os.environ.get("WANDB_MODE"):
-        if mode not in ("online", "offline", "disabled"):
-            raise Refusal(one_of("WANDB_MODE", mode, ("online", "offline", "disabled")))
-        return mode
-    netrc = Path(os.environ.get("NETRC", Path.home() / ".netrc"))
-    key = os.environ.get("WANDB_API_KEY") or (netrc.exists() and "api.wandb.ai" in netrc.read_text(errors="ignore"))
-    return "online" if key else "offline"
-
-
-def _loggers(run: Config, module: Stage, start: str | None) -> list[Logger]:
-    mode = wandb_mode(run)
-    table = _csv(run.folder, start)
-    return [table] if mode == "disabled" else [wandb_logger(run, module.run_id, mode), table]
-
-
-def _is_validation(row: dict[str, str]) -> bool:
-    """Validation after step n is part of the state at n; the training row n is of the step to come."""
-    return any(value for key, value in row.items() if key.startswith("val/"))
-
-
-def _csv(folder: Path, start: str | None) -> CSVLogger:
-    """metrics.csv. Lightning's logger deletes an earlier one: a resumed run hands its rows back, up to its step."""
-    path, rows = folder / "metrics.csv", []
-    if start is not None and rank_zero_only.rank == 0 and path.exists():
-        step = checkpoint.read(Path(start))["global_step"]
-        with open(path, newline="") as file:
-            rows = [row for row in csv.DictReader(file) if float(row["step"]) < step + bool(_is_validation(row))]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logger = CSVLogger(folder, name="", version="")
-        if rank_zero_only.rank == 0:
-            for row in rows:
-                values = {k: float(v) for k, v in row.items() if v and k != "step"}
-                logger.experiment.log_metrics(values, row["step"])
-    return logger

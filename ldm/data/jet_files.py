@@ -1,0 +1,132 @@
+"""JetNet's HDF5 layout (Kansal et al. 2021, Zenodo 6975118 and 6975117), read with every check and written.
+
+`particle_features` (N, P, 4) = eta_rel, phi_rel, pt_rel, mask; `jet_features` (N, 4) = pt, eta, mass, num_particles.
+"""
+
+import os
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+
+from ldm.errors import Refusal
+from ldm.kinematics import jet_kinematics
+
+KEYS = ("particle_features", "jet_features")
+Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]  # features (N, P, 3), mask (N, P), jet (N, 4)
+
+
+def read_jets(path: Path, constituents: int, truncate: bool = False) -> Arrays:
+    """features float32 (N, P, 3), mask bool (N, P) and jet float32 (N, 4) of one file, P = `constituents`.
+
+    A file without a mask column has its padding where all features are 0. Jets with no constituent are left out and
+    counted. Jets with more than `constituents` are refused, or with `truncate` keep their hardest ones, as JetNet does.
+    Refusal: one line with the file and the first index of what is wrong.
+    """
+    particles, jet = _read(path)
+    _check_layout(path, particles, jet)
+    features, mask = _split(path, particles)
+    _check_values(path, features, mask, jet)
+    filled = mask.any(1)
+    if not filled.all():
+        print(f"data: {path}: {(~filled).sum()} jets without a constituent are left out", flush=True)
+        features, mask, jet = features[filled], mask[filled], jet[filled]
+    if not len(mask):
+        raise Refusal(f"{path}: no jet has a constituent; get the file again")
+    features, mask = _fit(path, features, mask, constituents, truncate)
+    jet[:, 3] = mask.sum(1)  # JetNet clips it likewise; the mask is what is right
+    return features, mask, jet
+
+
+def _read(path: Path) -> list[np.ndarray]:
+    if not path.is_file():
+        raise Refusal(f"{path}: no such file; set data.root to a JetNet file or the folder that holds it")
+    try:
+        with h5py.File(path, "r") as file:
+            if missing := [key for key in KEYS if not isinstance(file.get(key), h5py.Dataset)]:
+                there = ", ".join(file) or "nothing"
+                raise Refusal(f"{path}: no data set '{missing[0]}' (there: {there}); JetNet's layout is wanted")
+            for key in KEYS:
+                if file[key].dtype.kind != "f":
+                    raise Refusal(f"{path}: {key} is of type {file[key].dtype}, floats are wanted")
+            return [file[key][:].astype(np.float32) for key in KEYS]
+    except (OSError, RuntimeError) as error:
+        raise Refusal(f"{path} cannot be read as HDF5 ({str(error).splitlines()[0]}); get it again") from None
+
+
+def _check_layout(path: Path, particles: np.ndarray, jet: np.ndarray) -> None:
+    shapes = f"particle_features {particles.shape} and jet_features {jet.shape}"
+    if particles.ndim != 3 or particles.shape[2] not in (3, 4) or jet.ndim != 2 or jet.shape[1] != 4:
+        hint = "; a fifth column is the class, which JetNet's files do not hold" if jet.shape[1:] == (5,) else ""
+        raise Refusal(f"{path}: {shapes}, wanted (N, P, 4) = eta, phi, pt, mask and (N, 4) = pt, eta, mass, number{hint}")
+    if len(particles) != len(jet):
+        raise Refusal(f"{path}: {shapes} do not have the same number of jets")
+    if not len(jet) or not particles.shape[1]:
+        raise Refusal(f"{path} holds no jets; get it again")
+
+
+def _split(path: Path, particles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Features and mask."""
+    features = particles[..., :3]
+    if particles.shape[2] == 3:
+        return features, (features != 0).any(-1)
+    refuse_first(path, "particle_features", ~np.isin(particles[..., 3], (0, 1)), "its mask is neither 0 nor 1")
+    return features, particles[..., 3] == 1
+
+
+def _check_values(path: Path, features: np.ndarray, mask: np.ndarray, jet: np.ndarray) -> None:
+    pt, order = features[..., 2], "the columns are eta_rel, phi_rel, pt_rel, mask"
+    name = "particle_features"
+    refuse_first(path, name, ~np.isfinite(features).all(-1), "a feature is NaN or infinite")
+    refuse_first(path, "jet_features", ~np.isfinite(jet).all(-1), "a feature is NaN or infinite")
+    refuse_first(path, name, mask & (pt < 0), f"pt_rel is negative ({order})")
+    refuse_first(path, name, mask & (pt > 1.01), f"pt_rel is above 1: it is the share of the jet's pt ({order})")
+    refuse_first(path, name, mask & (np.abs(features[..., 1]) > np.pi), f"|phi_rel| is above pi ({order})")
+    refuse_first(path, name, ~mask & (features != 0).any(-1), "padding (mask 0) is not zero")
+
+
+def refuse_first(path: Path, name: str, bad: np.ndarray, what: str) -> None:
+    """Refusal that names the first index where `bad`, and how many there are."""
+    if bad.any():
+        index = ", ".join(str(i) for i in np.argwhere(bad)[0])
+        raise Refusal(f"{path}: {name}[{index}]: {what}; {bad.sum()} such in the file")
+
+
+def _fit(path: Path, features: np.ndarray, mask: np.ndarray, size: int, truncate: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Bring the padded length to `size`."""
+    counts = mask.sum(1)
+    if (counts > size).any() and not truncate:
+        first = int(np.argmax(counts > size))
+        raise Refusal(
+            f"{path}: jet {first} has {counts[first]} constituents, more than data.constituents = {size}; "
+            "raise it, or set data.truncate=true to keep the hardest"
+        )
+    if mask.shape[1] > size:  # real ones first, hardest first; stable, so a file in JetNet's order stays in it
+        order = np.argsort(np.where(mask, -features[..., 2], 1), 1, kind="stable")[:, :size]
+        return np.take_along_axis(features, order[..., None], 1), np.take_along_axis(mask, order, 1)
+    room = (0, size - mask.shape[1])
+    return np.pad(features, ((0, 0), room, (0, 0))), np.pad(mask, ((0, 0), room))
+
+
+def write_jets(path: str | Path, features: Tensor, mask: Tensor, jet: Tensor | None = None, **attributes: str) -> None:
+    """Write jets in JetNet's layout: features (N, P, 3), mask (N, P), jet (N, 3 or more) = pt, eta, mass.
+
+    Without `jet` its pt, eta and mass are those of the summed constituents, relative as the features are, and the file's
+    attribute `jet_units` says so. num_particles is the mask's. Written beside and moved, so that no half file remains.
+    """
+    path = Path(path)
+    features, mask = features.detach().cpu().float(), mask.detach().cpu().bool()
+    if jet is None:
+        kinematics = jet_kinematics(features, mask)
+        jet = torch.stack([kinematics[key] for key in ("pt", "eta", "mass")], 1)
+        attributes = {"jet_units": "relative to the jet: pt_rel, eta_rel, mass / pt", **attributes}
+    particles = torch.cat([features * mask[..., None], mask[..., None].float()], -1)
+    jets = torch.cat([jet[:, :3].cpu().float(), mask.sum(1, keepdim=True).float()], 1)
+    part = path.with_name(path.name + ".part")
+    with h5py.File(part, "w") as file:
+        for key, array in zip(KEYS, (particles, jets), strict=True):
+            file.create_dataset(key, data=array.numpy(), compression="gzip", shuffle=True)
+        file.attrs.update(attributes)
+    os.replace(part, path)

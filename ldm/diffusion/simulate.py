@@ -1,0 +1,24 @@
+"""The forward SDE as it runs, step by step: paths from data to noise."""
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from ldm.diffusion.schedules import Schedule
+
+
+def simulate(schedule: Schedule, x_0: Tensor, times: Tensor, randn: Callable[[], Tensor]) -> Tensor:
+    """Euler-Maruyama paths of dx = f x dt + g dw from x_0 at times[0], increasing: (len(times), *x_0.shape).
+
+    x_(t+h) = x_t + f x_t h + g sqrt(h) z (Song et al. 2021, eq. 5). As h -> 0 the law at t is the closed form's
+    N(alpha_t x_0, sigma_t^2), with an error of order h; that jump needs no path, a picture of one does.
+    """
+    if not (times.diff() > 0).all():
+        raise ValueError("simulate runs forwards: times must increase")
+    path = [x_0]
+    for t, s in pairwise(times.double()):
+        f, g2 = schedule.drift(t)
+        path.append(path[-1] + f * (s - t) * path[-1] + (g2 * (s - t)).sqrt() * randn())
+    return torch.stack(path)

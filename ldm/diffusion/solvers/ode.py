@@ -1,0 +1,118 @@
+"""The probability-flow ODE dx/dt = f x - g^2/2 score = alpha' x0_hat + sigma' eps_hat (Song et al. 2021, eq. 13)."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ldm.diffusion.denoiser import eps_hat
+from ldm.diffusion.schedules import Schedule
+from ldm.diffusion.solvers.base import Denoise, Past, Randn, Solver, Step
+from ldm.diffusion.solvers.multistep import exponential
+
+
+@dataclass(frozen=True)
+class Euler(Solver):
+    """x_s = x_t + (s - t) (alpha' x0_hat + sigma' eps_hat): Euler's rule in t, finite where alpha_t = 0.
+
+    At sigma_s = 0, where sigma' is infinite for VP, the step is the flow's limit x_s = alpha_s x0_hat. DDIM is Euler's
+    rule in better coordinates, and the better choice; this one is the lecture's first.
+    """
+
+    def step(self, denoise: Denoise, x_t: Tensor, t: Tensor, s: Tensor, randn: Randn, past: Past) -> Step:
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = denoise.schedule(t), denoise.schedule(s)
+        x0_hat = denoise(x_t, t)
+        if sigma_s == 0:
+            return alpha_s * x0_hat, x0_hat
+        d_alpha, d_sigma = denoise.schedule.rates(t)
+        velocity = d_alpha * x0_hat + d_sigma * eps_hat(x_t, x0_hat, alpha_t, sigma_t)
+        return x_t + (s - t) * velocity, x0_hat
+
+
+@dataclass(frozen=True)
+class Heun(Solver):
+    """Heun's rule, second order, two evaluations a step (Karras et al. 2022, algorithm 1).
+
+    In y = x / alpha over u = sigma / alpha the ODE is dy/du = eps_hat for every schedule: smooth down to u = 0, where in
+    t it is not (sigma' is infinite for VP), so the order holds there too, on a grid that is even in u near 0. To
+    sigma_s = 0 (no second evaluation: eps_hat is 0/0) and from alpha_t = 0 (y is infinite) the step is Euler's, DDIM.
+    """
+
+    def step(self, denoise: Denoise, x_t: Tensor, t: Tensor, s: Tensor, randn: Randn, past: Past) -> Step:
+        return heun(denoise, x_t, t, s)
+
+
+def heun(denoise: Denoise, x_t: Tensor, t: Tensor, s: Tensor) -> Step:
+    """y_s = y_t + (u_s - u_t) (d_t + d_s) / 2, d = eps_hat, y = x / alpha, u = sigma / alpha."""
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = denoise.schedule(t), denoise.schedule(s)
+    x0_hat = denoise(x_t, t)
+    x_s = exponential(denoise.schedule, x_t, x0_hat, t, s)
+    if sigma_s == 0 or alpha_t == 0:
+        return x_s, x0_hat
+    bend = eps_hat(x_s, denoise(x_s, s), alpha_s, sigma_s) - eps_hat(x_t, x0_hat, alpha_t, sigma_t)
+    return x_s + (alpha_s * (sigma_s / alpha_s - sigma_t / alpha_t) / 2) * bend, x0_hat
+
+
+@dataclass(frozen=True)
+class AdaptiveODE(Solver):
+    """An adaptive Runge-Kutta method of torchdiffeq carries x from t to s within tolerances, in one `step`.
+
+    The angle phi = atan(sigma / alpha) is its time and X = x / sqrt(alpha^2 + sigma^2) its state (Salimans & Ho 2022,
+    appendix D): dX/dphi = cos(phi) eps_hat - sin(phi) x0_hat is finite at both ends, alpha_t = 0 too, and does not see the
+    kinks of a table of betas. To sigma_s = 0 the last piece, from sigma / alpha = 2e-3 in float32, is the flow's limit
+    x_s = alpha_s x0_hat. The grid's times only cut the path, and each piece costs a new start: use few steps, or 1.
+
+    torchdiffeq has one step size for a whole batch. Its error norm is here the largest over the samples, so that each
+    one meets the tolerance, but the step size is still that of the hardest sample: the same seed in another batch gives
+    the same sample within the tolerance, not to the last bit. Evaluations: count them with `Counted`.
+    """
+
+    rtol: float = 1e-5
+    atol: float = 1e-5
+    method: Literal["dopri5", "dopri8", "bosh3"] = "dopri5"
+
+    def __post_init__(self) -> None:
+        if not (self.rtol > 0 and self.atol > 0):
+            raise ValueError(f"AdaptiveODE needs rtol and atol above 0, got {self.rtol} and {self.atol}")
+
+    def step(self, denoise: Denoise, x_t: Tensor, t: Tensor, s: Tensor, randn: Randn, past: Past) -> Step:
+        schedule, near = denoise.schedule, torch.finfo(x_t.dtype).eps ** 0.4
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(t), schedule(s)
+        phi_t, phi_s = torch.atan2(sigma_t, alpha_t), torch.atan2(sigma_s, alpha_s).clamp(min=near)
+        x0_hat = denoise(x_t, t)
+        if phi_t <= phi_s:  # t is inside the last piece
+            return alpha_s * x0_hat, x0_hat
+        x = self.turn(denoise, x_t / torch.hypot(alpha_t, sigma_t), phi_t, phi_s)
+        if sigma_s > 0:
+            return torch.hypot(alpha_s, sigma_s) * x, x0_hat
+        u = time_of(schedule, phi_s)
+        x0_hat = denoise(torch.hypot(*schedule(u)) * x, u)
+        return alpha_s * x0_hat, x0_hat
+
+    def turn(self, denoise: Denoise, x: Tensor, phi_t: Tensor, phi_s: Tensor) -> Tensor:
+        """X = x / sqrt(alpha^2 + sigma^2) carried from the angle phi_t to phi_s."""
+        from torchdiffeq import odeint
+
+        def rate(phi: Tensor, x: Tensor) -> Tensor:
+            # its first trial step may overshoot, and for x in float32 it rounds phi, to more than pi/2
+            t = time_of(denoise.schedule, phi.cpu().double().clamp(*ends))
+            alpha, sigma = denoise.schedule(t)
+            r = torch.hypot(alpha, sigma)
+            x_t = r * x
+            x0_hat = denoise(x_t, t)
+            return (alpha / r) * eps_hat(x_t, x0_hat, alpha, sigma) - (sigma / r) * x0_hat
+
+        ends, phis = (float(phi_s), float(phi_t)), torch.stack([phi_t, phi_s]).to(x.device)
+        options = {"norm": largest_rms, "step_t": phis[1:]}  # end on phi_s, not beyond it with interpolation back
+        return odeint(rate, x, phis, rtol=self.rtol, atol=self.atol, method=self.method, options=options)[-1]
+
+
+def time_of(schedule: Schedule, phi: Tensor) -> Tensor:
+    """The t with tan(phi) = sigma / alpha."""
+    return schedule.inverse_log_snr(-phi.tan().log())
+
+
+def largest_rms(error: Tensor) -> Tensor:
+    """The largest root mean square over the samples; torchdiffeq's own is over the whole batch."""
+    return error.reshape(len(error), -1).square().mean(1).sqrt().max() if error.ndim else error.abs()

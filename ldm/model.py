@@ -1,0 +1,79 @@
+"""What a checkpoint holds, made whole again: a denoiser, its space, the classes and the settings to sample with."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ldm import checkpoint
+from ldm.config import AutoencoderConfig, DiffusionConfig, SampleConfig, from_dict
+from ldm.diffusion.denoiser import Denoiser
+from ldm.errors import Refusal
+from ldm.networks.autoencoder import Autoencoder
+from ldm.spaces import Latents, LatentSpace, PixelSpace
+
+Space = PixelSpace | LatentSpace
+
+
+@dataclass
+class Model:
+    """What sampling needs: the denoiser, its space, the classes' names and the defaults for settings."""
+
+    denoiser: Denoiser
+    space: Space
+    classes: tuple[str, ...]
+    settings: SampleConfig
+    step: int = 0
+
+    def label(self, name: str) -> int:
+        """The class that a name or a number means."""
+        if not self.classes:
+            raise Refusal("--label: this checkpoint is of a model without classes")
+        if name in self.classes:
+            return self.classes.index(name)
+        if name.isdecimal() and int(name) < len(self.classes):
+            return int(name)
+        listed = ", ".join(f"{i} {c}" if c != str(i) else c for i, c in enumerate(self.classes))
+        raise Refusal(f"--label: '{name}' is not one of the {len(self.classes)} classes: {listed}")
+
+
+def build_space(config: DiffusionConfig, shape: tuple[int, int, int], autoencoder: Autoencoder | None) -> Space:
+    """The space of a config for pictures of `shape`."""
+    if isinstance(config.space, Latents):
+        return LatentSpace(autoencoder, config.space.chunk)
+    return PixelSpace(shape)
+
+
+def build_denoiser(config: DiffusionConfig, shape: tuple[int, int, int], classes: int) -> Denoiser:
+    """The denoiser of a config for x of `shape`."""
+    return Denoiser(config.network.build(shape, classes), config.schedule, config.loss)
+
+
+def restore(path: str | Path, weights: str = "ema", device: str = "cpu") -> Model:
+    """A model from a checkpoint alone: strict, with stage 1 inside the file checked against its hash."""
+    file = checkpoint.find(path)
+    state = checkpoint.read(file)
+    checkpoint.expect_stage(state, "diffusion", file)
+    meta = state["ldm"]
+    config = from_dict(meta["config"], str(file))
+    autoencoder = None
+    if meta["autoencoder"]:
+        stage1 = from_dict(meta["autoencoder"]["config"], str(file))
+        autoencoder = stage1.network.build(tuple(meta["shape"]))
+    space = build_space(config, tuple(meta["shape"]), autoencoder)
+    denoiser = build_denoiser(config, space.shape, len(meta["classes"]))
+    checkpoint.load_strict(space, checkpoint.under(state["state_dict"], "space."), str(file))
+    checkpoint.load_strict(denoiser.net, checkpoint.weights(state, weights, file), str(file))
+    if autoencoder is not None and checkpoint.fingerprint(autoencoder.state_dict().items()) != meta["autoencoder"]["hash"]:
+        raise Refusal(f"checkpoint: the autoencoder inside {file} is not the one it was trained with; the file is damaged")
+    denoiser.eval().requires_grad_(False).to(device)
+    return Model(denoiser, space.eval().to(device), tuple(meta["classes"]), config.sample, state["global_step"])
+
+
+def load_autoencoder(path: Path, which: str = "ema") -> tuple[Autoencoder, AutoencoderConfig, dict[str, Any]]:
+    """Stage 1 from its checkpoint, averaged weights where it kept them, or `raw`; and what the checkpoint says of itself."""
+    state = checkpoint.read(path)
+    checkpoint.expect_stage(state, "autoencoder", path)
+    config = from_dict(state["ldm"]["config"], str(path))
+    autoencoder = config.network.build(tuple(state["ldm"]["shape"]))
+    checkpoint.load_strict(autoencoder, checkpoint.weights(state, which, path), str(path))
+    return autoencoder.eval(), config, state["ldm"]

@@ -1,0 +1,32 @@
+"""Samples as pictures: grids for people, and a folder of files."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+from torchvision.utils import make_grid
+
+
+def to_picture(images: Tensor, columns: int = 0, side: int = 64) -> Image.Image:
+    """A grid of uint8 images (N, C, H, W), small ones enlarged by a whole factor so that a person can see them."""
+    factor = max(1, side // max(images.shape[2:]))
+    images = images.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+    grid = make_grid(images, nrow=columns or max(1, round(len(images) ** 0.5)), padding=2, pad_value=255)
+    return Image.fromarray(grid.permute(1, 2, 0).numpy())
+
+
+def write(folder: Path, images: Tensor, seeds: Sequence[int], labels: Sequence[str] | None, settings: dict[str, Any]) -> None:
+    """DIR/<seed, 8 digits>.png at the data's own size, grid.png, samples.jsonl (a line each), settings.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for i, (image, seed) in enumerate(zip(images, seeds, strict=True)):
+        name = f"{seed:08d}.png"
+        pixels = image[0] if len(image) == 1 else image.permute(1, 2, 0)
+        Image.fromarray(pixels.numpy()).save(folder / name)
+        lines.append({"file": name, "seed": seed} | ({"label": labels[i]} if labels else {}))
+    to_picture(images[:400]).save(folder / "grid.png")
+    (folder / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "settings.json").write_text(json.dumps(settings, indent=2) + "\n")
