@@ -145,6 +145,18 @@ class SampleConfig:
 
 
 @dataclass
+class Evaluate:
+    """Figures against the real pictures during training, evaluate.py's: every so many steps, and at the end. 0: never."""
+
+    every: int = 0
+    count: int = 2000  # samples; of stage 1, held-out pictures
+    features: str = "auto"  # a name or a file, as evaluate.py's --features
+
+    def __post_init__(self) -> None:
+        require(self.every >= 0 and self.count >= 1, "every must be at least 0 and count at least 1")
+
+
+@dataclass
 class Discriminator:
     """PatchGAN. Steps count the generator's: it learns from `start`, alone for `warmup` steps, then its gradient
     reaches the decoder, growing to full weight over as many steps again."""
@@ -185,6 +197,7 @@ class RunConfig:
     data: Data = field(default_factory=Digits)
     optim: Optim = field(default_factory=Optim)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    evaluate: Evaluate = field(default_factory=Evaluate)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
 
     def __post_init__(self) -> None:

@@ -130,21 +130,20 @@ def run(
         raise Refusal(f"--output: '{folder}' is not empty; name another folder, nothing is overwritten")
     folder.mkdir(parents=True, exist_ok=True)  # before the work, so that what cannot be written is known before it
     device = pick_device(device)
-    from ldm.processes import interleave, launch, share  # Lightning is slow to import
+    from ldm.processes import Ranks, launch  # Lightning is slow to import
 
     fabric = launch(devices, device)
-    model = restore(checkpoint, weights, str(fabric.device) if fabric.world_size > 1 else device)
+    ranks = Ranks.of(fabric)
+    model = restore(checkpoint, weights, str(fabric.device) if ranks.world > 1 else device)
     settings = settings_from(model.settings, schedule=model.denoiser.schedule, **given)
     seeds = list(range(seed, seed + count))
     labels = [model.label(label)] * count if label is not None else [s % max(1, len(model.classes)) for s in seeds]
     name = type(settings.solver).__name__
     how = f"{name}, {settings.steps} steps, guidance {settings.guidance:g}, {device}"
-    mine = [share(rows, fabric.global_rank, fabric.world_size) for rows in (seeds, labels)]
+    mine = ranks.share(seeds), ranks.share(labels)
     fabric.print(f"{checkpoint}: step {model.step}, {weights} weights, {how}")
     with tqdm(total=len(mine[0]), desc="sampling", unit="image", disable=not fabric.is_global_zero) as bar:
-        images = generate(model, settings, *mine, bar.update)
-    if fabric.world_size > 1:
-        images = interleave(fabric.all_gather(images.to(fabric.device)), count).cpu()
+        images = ranks.collect(generate(model, settings, *mine, bar.update), count)
     if not fabric.is_global_zero:
         return
     record = {"checkpoint": str(find(checkpoint)), "step": model.step, "weights": weights, "count": count, "seed": seed}

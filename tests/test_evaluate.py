@@ -4,16 +4,18 @@ import json
 
 import pytest
 import torch
-from helpers import ROOT, load, script
+from helpers import ROOT, load, run_config, script
 from test_training import _column
 
-from ldm.data.images import Digits, ImageTensor
+from ldm.data.images import Digits
 from ldm.errors import Refusal
-from ldm.evaluation import compare, evaluate, run, sample_features
+from ldm.evaluation import evaluate, run, sample_features
 from ldm.metrics.features import choose
+from ldm.metrics.figures import check_count, compare
 from ldm.metrics.records import short, table
 from ldm.metrics.reference import reference
 from ldm.model import restore
+from ldm.training.run import train
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +51,8 @@ def test_real_pictures_are_at_the_floor_and_noise_is_far(digits, real):
     assert abs(good["kd_digits_297"].value) < 0.02 * bad["kd_digits_297"].value
     for name in ("precision_297", "recall_297", "coverage_297"):
         assert abs(good[name].value - good[name].floor) < 0.15, name
-    assert bad["coverage_297"].value < 0.1 and bad["precision_297"].value < 0.3
+    # an outlier's wide ball takes half of the noise for precise: what density was made to see (Naeem et al. 2020)
+    assert bad["coverage_297"].value < 0.1 and bad["density_297"].value < 0.6 * good["density_297"].value
     assert good["class_share_297"].value == pytest.approx(good["class_share_297"].floor, abs=1e-4)
     assert bad["class_share_297"].value < 0.3
 
@@ -58,7 +61,7 @@ def test_only_ten_pictures_over_and_over_are_found_out(digits, real):
     """Perfect pictures without variety: precise, but they cover little."""
     few = digits(Digits().load().train.images[:10].repeat(20, 1, 1, 1))
     figures = compare(few, real, digits)
-    assert figures["precision_200"].value > 0.9 and figures["recall_200"].value < 0.1
+    assert figures["precision_200"].value > 0.8 * figures["precision_200"].floor and figures["recall_200"].value < 0.1
     assert figures["coverage_200"].value < 0.6 * figures["coverage_200"].floor
     assert "class_share_200" not in figures
 
@@ -139,6 +142,47 @@ def test_table_has_a_row_for_each_figure(digits, real):
     assert len(rows) == 1 + len(figures) and all(name in row for name, row in zip(figures, rows[1:], strict=True))
 
 
+def test_figures_during_training_are_evaluates(digits, real, tmp_path, monkeypatch):
+    """The last ones are those of the last checkpoint, to the digit; each is in metrics.csv and in the run's records."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = train(run_config("pixel", tmp_path, "evaluate.every=4", "evaluate.count=30"))
+    made = lines(folder)
+    first = [line for line in made if line["metric"] == "fd_digits_30"]
+    assert [line["training"]["step"] for line in first] == [4, 8] and first[0]["value"] != first[1]["value"]
+    model = restore(folder)
+    again = evaluate(model, model.settings, 30, real, digits, quiet=True)
+    assert again["fd_digits_30"].value == pytest.approx(first[1]["value"], rel=1e-6)
+    column = _column(folder / "metrics.csv", "evaluate/fd_digits_30")
+    assert [float(v) for v in column.values()] == pytest.approx([line["value"] for line in first])
+    floors = _column(folder / "metrics.csv", "evaluate/fd_digits_30/truth_vs_truth")
+    assert [float(v) for v in floors.values()] == pytest.approx(2 * [again["fd_digits_30"].floor])
+    plain = train(run_config("pixel", tmp_path / "plain"))
+    assert load(plain / "last.ckpt")["state_dict"].keys() == load(folder / "last.ckpt")["state_dict"].keys()
+    for key, value in load(plain / "last.ckpt")["state_dict"].items():
+        assert torch.equal(value, load(folder / "last.ckpt")["state_dict"][key]), key  # to look changes nothing
+
+
+def test_stage_1_is_evaluated_in_training(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    run_ = run_config("autoencoder", tmp_path, "evaluate.every=30", "evaluate.count=50")
+    made = lines(train(run_))
+    psnrs = [line["value"] for line in made if line["metric"] == "psnr_50"]
+    assert len(psnrs) == 2 and psnrs[1] > psnrs[0] and {"rfd_digits_50", "ssim_50"} <= {line["metric"] for line in made}
+
+
+@pytest.mark.ddp
+def test_two_processes_measure_what_one_does(pixel_run, stage1, tmp_path):
+    for checkpoint, count in ((pixel_run, 31), (stage1, 41)):
+        for n in (1, 2):
+            more = ("--devices", n, "--device", "cpu", "--output", tmp_path / str(n))
+            done = script("evaluate.py", "--checkpoint", checkpoint, "--count", count, *more, XDG_CACHE_HOME=str(tmp_path))
+            assert done.returncode == 0, done.stderr
+        one, two = lines(tmp_path / "1"), lines(tmp_path / "2")
+        assert len(one) == len(two) and two[-1]["processes"] == 2
+        for a, b in zip(one, two, strict=True):
+            assert a["metric"] == b["metric"] and a["value"] == pytest.approx(b["value"], rel=1e-3, abs=1e-6)
+
+
 # -- what is refused ------------------------------------------------------------------------------------------------------------
 def test_bad_input_to_evaluate(pixel_run, tmp_path):
     blocked = tmp_path / "blocked"
@@ -153,7 +197,7 @@ def test_bad_input_to_evaluate(pixel_run, tmp_path):
         (dict(features="inceptoin"), "did you mean 'inception'"),
         (dict(split="val"), "'val' is not one of train, test"),
         (dict(count=0), "--count must be at least 1"),
-        (dict(count=5), "--count 5: too few, the metrics' neighbours need 6"),
+        (dict(count=5), "count 5: too few, the metrics' neighbours need 6"),
         (dict(seed=-1), "--seed at least 0"),
         (dict(output=str(blocked)), "--output: .* cannot be written"),
         (dict(data_root=str(tmp_path)), "Digits are embedded"),
@@ -176,11 +220,9 @@ def test_data_of_another_checkpoint_are_refused(pixel_run, tmp_path):
         run(**arguments(tmp_path / "other.ckpt", tmp_path))
 
 
-def test_too_few_real_pictures_are_named(digits, tmp_path):
-    data = Digits().load().test
-    few = reference(ImageTensor(data.images[:8], data.labels[:8]), digits, "few", tmp_path, quiet=True)
+def test_too_few_real_pictures_are_named():
     with pytest.raises(Refusal, match="few: 8 pictures: too few"):
-        evaluate(None, None, 100, few, digits)
+        check_count(100, 8, "few", 128)
 
 
 def test_refused_is_one_line_and_status_2(tmp_path):

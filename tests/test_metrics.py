@@ -33,7 +33,9 @@ def correlated(n, d, seed):
 def test_frechet_distance_is_scipys_and_torch_fidelitys(n):
     a, b = correlated(n, 24, 0), correlated(n + 50, 24, 1)
     ours = frechet_distance(Moments.of(a), Moments.of(b))
-    (mu_a, mu_b), (s_a, s_b) = zip(*((x.mean(0), np.cov(x, rowvar=False)) for x in (a.double().numpy(), b.double().numpy())))
+    (mu_a, mu_b), (s_a, s_b) = zip(
+        *((x.mean(0), np.cov(x, rowvar=False)) for x in (a.double().numpy(), b.double().numpy())), strict=True
+    )
     scipys = ((mu_a - mu_b) ** 2).sum() + np.trace(s_a + s_b - 2 * sqrtm(s_a @ s_b).real)
     theirs = fid_statistics_to_metric(fid_features_to_statistics(a.double()), fid_features_to_statistics(b.double()), False)
     assert ours == pytest.approx(scipys, rel=1e-3)

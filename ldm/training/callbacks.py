@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ldm.data.batches import as_bytes, as_images
 from ldm.pictures import to_picture
-from ldm.processes import interleave, share
+from ldm.processes import Ranks
 from ldm.sampling import generate
 from ldm.training.autoencoder import AutoencoderModule
 from ldm.training.diffusion import DiffusionModule
@@ -62,15 +62,10 @@ class Samples(EverySteps):
     """A grid of samples at seeds 0, 1, 2, ..., a column a class, by the averaged weights: comparable over time."""
 
     def show(self, trainer: pl.Trainer, module: DiffusionModule) -> None:
-        settings, world = module.config.sample, trainer.world_size
-        seeds = share(range(settings.count), trainer.global_rank, world)
-        training = module.training
-        module.eval()
-        with module.averaged():
-            images = generate(module.model(), settings, seeds)
-        module.train(training)
-        gathered = torch.as_tensor(module.all_gather(images.to(module.device))).reshape(world, *images.shape)
-        images = interleave(gathered, settings.count).cpu()
+        settings, ranks = module.config.sample, Ranks.of_training(module)
+        with module.evaluating():
+            images = generate(module.model(), settings, ranks.share(range(settings.count)))
+        images = ranks.collect(images, settings.count)
         if trainer.is_global_zero:
             solver = type(settings.solver).__name__
             caption = f"seeds 0-{settings.count - 1}, {solver}, {settings.steps} steps, guidance {settings.guidance}, ema"
