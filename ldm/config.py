@@ -137,8 +137,10 @@ class SampleConfig:
     every: int = 1000  # steps between grids in training
     count: int = 64
     batch_size: int = 64
+    trajectory: int = 4  # samples whose way from data to noise and back is drawn with each grid
 
     def __post_init__(self) -> None:
+        require(self.trajectory >= 0, f"trajectory must be at least 0, got {self.trajectory}")
         for key in ("steps", "count", "batch_size"):
             require(getattr(self, key) >= 1, f"{key} must be at least 1, got {getattr(self, key)}")
         require(self.every >= 0, f"every must be at least 0, got {self.every}")

@@ -26,6 +26,8 @@ from ldm.pictures import write
 from ldm.randomness import SampleNoise
 from ldm.schema import to_dict
 
+Watch = Callable[[int, Tensor, Tensor], None]  # step, x_s, x0_hat
+
 
 @torch.inference_mode()
 def generate(
@@ -34,10 +36,11 @@ def generate(
     seeds: Sequence[int],
     labels: Sequence[int] | None = None,
     progress: Callable[[int], None] | None = None,
+    watch: Watch | None = None,
 ) -> Tensor:
     """Samples as uint8 (N, C, H, W) on the CPU, one for each seed; labels default to seed modulo classes.
 
-    `progress(n)` is told of every finished batch. Refusal if a sample is not finite.
+    `progress(n)` is told of every finished batch, `watch` of every step of the first. Refusal if a sample is not finite.
     """
     if labels is None and model.classes:
         labels = [seed % len(model.classes) for seed in seeds]
@@ -45,7 +48,8 @@ def generate(
     for i in range(0, len(seeds), size):
         part = list(range(i, min(i + size, len(seeds))))
         rows = (part * size)[:size]  # filled up by repeats, dropped again below
-        x = _batch(model, settings, [seeds[r] for r in rows], [labels[r] for r in rows] if model.classes else None)
+        x = _batch(model, settings, [seeds[r] for r in rows], [labels[r] for r in rows] if model.classes else None, watch)
+        watch = None
         if not torch.isfinite(x[: len(part)]).all():
             raise Refusal(f"sampling gave numbers that are not finite at seed {seeds[i]}; try more steps or another solver")
         done.append(as_bytes(model.space.decode(x)[: len(part)]).cpu())
@@ -54,7 +58,9 @@ def generate(
     return torch.cat(done)
 
 
-def _batch(model: Model, settings: SampleConfig, seeds: Sequence[int], labels: Sequence[int] | None) -> Tensor:
+def _batch(
+    model: Model, settings: SampleConfig, seeds: Sequence[int], labels: Sequence[int] | None, watch: Watch | None
+) -> Tensor:
     device = next(model.denoiser.parameters()).device
     randn = SampleNoise(seeds, model.space.shape, device)
     schedule = model.denoiser.schedule
@@ -68,7 +74,7 @@ def _batch(model: Model, settings: SampleConfig, seeds: Sequence[int], labels: S
         solver = settings.solver.bind(schedule, times)
     except ValueError as error:
         raise Refusal(f"sample: {error}") from None
-    return solvers.sample(solver, denoise, solvers.start(schedule, times[0], randn()), times, randn)
+    return solvers.sample(solver, denoise, solvers.start(schedule, times[0], randn()), times, randn, watch)
 
 
 def settings_from(
@@ -120,17 +126,21 @@ def run(
     weights: str,
     device: str | None,
     devices: int = 1,
+    trajectory: int = 0,
     **given: Any,
 ) -> None:
     """sample.py: everything from the command line to the folder of pictures, over one process or several."""
     if count < 1 or seed < 0:
         raise Refusal("--count must be at least 1 and --seed at least 0")
+    if not 0 <= trajectory <= count:
+        raise Refusal(f"--trajectory: {trajectory} samples cannot be shown of --count {count}")
     folder = Path(output)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise Refusal(f"--output: '{folder}' is not empty; name another folder, nothing is overwritten")
     folder.mkdir(parents=True, exist_ok=True)  # before the work, so that what cannot be written is known before it
     device = pick_device(device)
     from ldm.processes import Ranks, launch  # Lightning is slow to import
+    from ldm.trajectory import Recorder
 
     fabric = launch(devices, device)
     ranks = Ranks.of(fabric)
@@ -142,12 +152,15 @@ def run(
     how = f"{name}, {settings.steps} steps, guidance {settings.guidance:g}, {device}"
     mine = ranks.share(seeds), ranks.share(labels)
     fabric.print(f"{checkpoint}: step {model.step}, {weights} weights, {how}")
+    recorder = Recorder(model, settings, mine[0], min(trajectory, settings.batch_size)) if trajectory else None
     with tqdm(total=len(mine[0]), desc="sampling", unit="image", disable=not fabric.is_global_zero) as bar:
-        images = ranks.collect(generate(model, settings, *mine, bar.update), count)
+        images = ranks.collect(generate(model, settings, *mine, bar.update, recorder), count)
     if not fabric.is_global_zero:
         return
     record = {"checkpoint": str(find(checkpoint)), "step": model.step, "weights": weights, "count": count, "seed": seed}
     names = [model.classes[i] for i in labels] if model.classes else None
     how = {key: to_dict(settings)[key] for key in ("solver", "steps", "grid", "guidance", "batch_size")}
     write(folder, images, seeds, names, record | how)
-    print(f"wrote {count} pictures and grid.png to {folder}/")
+    if recorder is not None:
+        recorder.write(folder)
+    print(f"wrote {count} pictures, grid.png{', trajectory.png, trajectory.gif' if recorder else ''} to {folder}/")

@@ -147,11 +147,13 @@ def test_wandb_offline_file_read_back(latent_run):
         "val/loss",
         "train/images_per_second",
         "samples/grid",
+        "trajectory/strip",
+        "trajectory/animation",
         "tiny-latent",
     ):
         assert name in lines, name
     assert load(latent_run / "last.ckpt")["ldm"]["wandb_id"] in run.name
-    assert len(list(run.rglob("*.png"))) == 3
+    assert len(list(run.rglob("*.png"))) == 6 and len(list(run.rglob("*.gif"))) == 3
     json.loads(lines.splitlines()[0])
 
 
