@@ -18,6 +18,7 @@ from yaml import YAMLError
 
 from ldm.data.folders import ImageFolder
 from ldm.data.images import CIFAR10, MNIST, Digits, FashionMNIST
+from ldm.data.jets import JetNet
 from ldm.diffusion.denoiser import Loss
 from ldm.diffusion.schedules import VE, VP, Cosine, Discrete, Linear, SubVP
 from ldm.diffusion.solvers import (
@@ -37,7 +38,9 @@ from ldm.diffusion.solvers import (
 from ldm.diffusion.times import Importance, Spacing
 from ldm.errors import Refusal, nearest, one_of, require
 from ldm.networks.autoencoder import AutoencoderKL, VQModel
+from ldm.networks.set_transformer import SetTransformer
 from ldm.networks.unet import UNet
+from ldm.pointcloud import PointCloud
 from ldm.schema import first_line, merge, read, to_dict, typed
 from ldm.spaces import Latents, Pixels
 
@@ -185,7 +188,7 @@ class Perceptual:
     net: Literal["alex", "vgg", "squeeze"] = "squeeze"
 
 
-Data = Digits | MNIST | FashionMNIST | CIFAR10 | ImageFolder
+Data = Digits | MNIST | FashionMNIST | CIFAR10 | ImageFolder | JetNet
 
 
 @dataclass
@@ -220,13 +223,17 @@ class AutoencoderConfig(RunConfig):
     perceptual: Perceptual = field(default_factory=Perceptual)
     discriminator: Discriminator = field(default_factory=Discriminator)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(not isinstance(self.data, JetNet), "stage autoencoder is for pictures; data JetNet is of stage diffusion")
+
 
 @dataclass
 class DiffusionConfig(RunConfig):
-    """Stage 2 (space Latents) or the pixel baseline (space Pixels)."""
+    """Stage 2 (space Latents), the pixel baseline (space Pixels), or jets (space PointCloud)."""
 
-    space: Pixels | Latents = field(default_factory=Pixels)
-    network: UNet = field(default_factory=UNet)
+    space: Pixels | Latents | PointCloud = field(default_factory=Pixels)
+    network: UNet | SetTransformer = field(default_factory=UNet)
     schedule: VP | SubVP | Cosine | VE | Linear | Discrete = field(default_factory=VP)
     loss: Loss = field(default_factory=Loss)
     condition: Literal["auto", "label", "none"] = "auto"  # auto: the label, where the data has classes
@@ -236,6 +243,7 @@ class DiffusionConfig(RunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(0 <= self.drop <= 1, f"drop must be in [0, 1], got {self.drop}")
+        self._check_kinds()
         predict, table = self.loss.predict, isinstance(self.schedule, Discrete)
         empty = isinstance(self.schedule, Linear) or (table and self.schedule.zero_snr)
         what = "zero_snr" if table else "schedule Linear"
@@ -249,6 +257,14 @@ class DiffusionConfig(RunConfig):
             continuous = isinstance(self.loss.times, Importance)
             require(not continuous, "loss.times=Importance needs a schedule of continuous time, not Discrete")
             require(self.sample.steps <= self.schedule.steps, f"sample.steps is more than the table's {self.schedule.steps}")
+
+    def _check_kinds(self) -> None:
+        """Data, space and network are for jets all three, or none."""
+        parts = {"data": (self.data, JetNet), "space": (self.space, PointCloud), "network": (self.network, SetTransformer)}
+        jets = {isinstance(part, kind) for part, kind in parts.values()}
+        got = ", ".join(f"{key} {type(part).__name__}" for key, (part, _) in parts.items())
+        wanted = "jets need data JetNet, space PointCloud and network SetTransformer, pictures none of them"
+        require(len(jets) == 1, f"{wanted}; got {got}")
 
 
 STAGES: dict[str, type[RunConfig]] = {"autoencoder": AutoencoderConfig, "diffusion": DiffusionConfig}

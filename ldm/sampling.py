@@ -6,6 +6,7 @@ size, because a convolution may round differently for another batch shape.
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,17 @@ from tqdm import tqdm
 
 from ldm.checkpoint import find
 from ldm.config import SampleConfig, from_dict
-from ldm.data.batches import as_bytes
 from ldm.diffusion import solvers
 from ldm.diffusion.schedules import Schedule
 from ldm.diffusion.tasks import cfg
 from ldm.errors import Refusal
-from ldm.model import Model, restore
+from ldm.model import Model, restore, without
 from ldm.pictures import write
 from ldm.randomness import SampleNoise
 from ldm.schema import to_dict
+from ldm.spaces import Told
 
-Watch = Callable[[int, Tensor, Tensor], None]  # step, x_s, x0_hat
+Watch = Callable[[int, Tensor, Tensor], None]  # of every step: its index, x_s and x0_hat
 
 
 @torch.inference_mode()
@@ -36,45 +37,66 @@ def generate(
     seeds: Sequence[int],
     labels: Sequence[int] | None = None,
     progress: Callable[[int], None] | None = None,
+    told: Told | None = None,
     watch: Watch | None = None,
 ) -> Tensor:
-    """Samples as uint8 (N, C, H, W) on the CPU, one for each seed; labels default to seed modulo classes.
+    """Samples on the CPU, one for each seed: uint8 (N, C, H, W), or features (N, P, 3) of clouds.
 
-    `progress(n)` is told of every finished batch, `watch` of every step of the first. Refusal if a sample is not finite.
+    Labels default to seed modulo classes, `told` (rows: the mask of a cloud) to what the space draws for each seed.
+    `progress(n)` is told of every finished batch, `watch` of every step of the first.
+    Refusal if a sample is not finite.
     """
     if labels is None and model.classes:
         labels = [seed % len(model.classes) for seed in seeds]
+    told = model.space.draw(seeds, labels) if told is None else told
     size, done = settings.batch_size, []
     for i in range(0, len(seeds), size):
         part = list(range(i, min(i + size, len(seeds))))
         rows = (part * size)[:size]  # filled up by repeats, dropped again below
-        x = _batch(model, settings, [seeds[r] for r in rows], [labels[r] for r in rows] if model.classes else None, watch)
+        these = {key: value[rows] for key, value in told.items()}
+        x = _batch(model, settings, [seeds[r] for r in rows], [labels[r] for r in rows] if model.classes else None, these, watch)
         watch = None
         if not torch.isfinite(x[: len(part)]).all():
             raise Refusal(f"sampling gave numbers that are not finite at seed {seeds[i]}; try more steps or another solver")
-        done.append(as_bytes(model.space.decode(x)[: len(part)]).cpu())
+        done.append(model.space.finish(x, these)[: len(part)])
         if progress is not None:
             progress(len(part))
     return torch.cat(done)
 
 
 def _batch(
-    model: Model, settings: SampleConfig, seeds: Sequence[int], labels: Sequence[int] | None, watch: Watch | None
+    model: Model, settings: SampleConfig, seeds: Sequence[int], labels: Sequence[int] | None, told: Told, watch: Watch | None
 ) -> Tensor:
     device = next(model.denoiser.parameters()).device
-    randn = SampleNoise(seeds, model.space.shape, device)
+    randn = SampleNoise(seeds, model.space.shape, device, told.get("mask"))
     schedule = model.denoiser.schedule
-    cond, null = {}, None
+    cond = {key: value.to(device) for key, value in told.items()}
     if labels is not None:
-        label = torch.tensor(labels, device=device)
-        cond, null = {"label": label}, {"label": torch.full_like(label, len(model.classes))}
-    denoise = cfg(model.denoiser, cond, null, settings.guidance)
+        cond["label"] = torch.tensor(labels, device=device)
+    droppable = {key: value for key, value in cond.items() if key != "mask"}
+    null = cond | without(droppable, torch.ones(len(seeds), dtype=torch.bool, device=device), len(model.classes))
+    denoise = cfg(model.denoiser, cond, null if droppable else None, settings.guidance)
     try:
         times = schedule.grid(settings.steps, settings.grid)
         solver = settings.solver.bind(schedule, times)
     except ValueError as error:
         raise Refusal(f"sample: {error}") from None
     return solvers.sample(solver, denoise, solvers.start(schedule, times[0], randn()), times, randn, watch)
+
+
+def reverse(
+    model: Model, settings: SampleConfig, seeds: Sequence[int], frames: int = 7
+) -> tuple[list[Tensor], Tensor, list[float]]:
+    """Clouds during the reverse process, in one batch: decoded features (B, P, 3) of each frame, masks, and the times."""
+    told = model.space.draw(seeds)
+    times = model.denoiser.schedule.grid(settings.steps, settings.grid)[1:].tolist()
+    shown = sorted({round(i * (len(times) - 1) / (frames - 1)) for i in range(frames)})
+    steps: list[Tensor] = []
+    one = replace(settings, batch_size=len(seeds))
+    generate(
+        model, one, seeds, told=told, watch=lambda i, x, _: steps.append(model.space.finish(x, told)) if i in shown else None
+    )
+    return steps, told["mask"], [times[i] for i in shown]
 
 
 def settings_from(

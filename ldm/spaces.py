@@ -1,18 +1,22 @@
 """Spaces: where the diffusion happens. `encode(image, randn) -> x_0` and `decode(x) -> image`, images in [-1, 1].
 
-The pixel baseline and latent diffusion are one training module with another space.
+The pixel baseline, latent diffusion and point clouds (pointcloud.py) are one training module with another space, which
+also knows what a batch holds, what the denoiser is told of it, and what a finished sample is.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from ldm.data.batches import Batch, as_bytes, as_images
 from ldm.networks.autoencoder import Autoencoder, sample_posterior
 
 Shape = tuple[int, ...]
 Randn = Callable[[Shape], Tensor]
+Reduce = Callable[[Tensor], Tensor]
+Told = dict[str, Tensor]  # what the denoiser is told beside the class: nothing of pictures, the mask of clouds
 
 
 @dataclass
@@ -31,7 +35,37 @@ class Latents:
     chunk: int = 256  # pictures decoded at once when sampling
 
 
-class PixelSpace(nn.Module):
+class PictureSpace(nn.Module):
+    """What pixels and latents share."""
+
+    measured = False  # whether anything of the training set is measured before the first step
+
+    def read(self, batch: Batch) -> Tensor:
+        """The batch's pictures in [-1, 1]."""
+        return as_images(batch)
+
+    def mirror(self, image: Tensor, generator: torch.Generator) -> Tensor:
+        """Half of the pictures, left to right."""
+        mirror = torch.rand(len(image), generator=generator, device=image.device) < 0.5
+        return torch.where(mirror[:, None, None, None], image.flip(-1), image)
+
+    def told(self, batch: Batch) -> Told:
+        return {}
+
+    def features(self, batch: Batch) -> Told:
+        """What it may be told and may be left untold, beside the class."""
+        return {}
+
+    def draw(self, seeds: Sequence[int], labels: Sequence[int] | None = None) -> Told:
+        """What the denoiser is told when sampling, a row for each seed."""
+        return {}
+
+    def finish(self, x: Tensor, told: Told) -> Tensor:
+        """Finished samples as uint8 (B, C, H, W) on the CPU."""
+        return as_bytes(self.decode(x)).cpu()
+
+
+class PixelSpace(PictureSpace):
     """x_0 = image; decode clips to the grey levels that exist."""
 
     def __init__(self, shape: Shape):
@@ -45,7 +79,7 @@ class PixelSpace(nn.Module):
         return x.clamp(-1, 1)
 
 
-class LatentSpace(nn.Module):
+class LatentSpace(PictureSpace):
     """x_0 = (z - mean) / std, z ~ q(z | image): latents of zero mean and unit variance in every channel.
 
     mean and std (z,) are measured over the data set, travel in the checkpoint, and are 0 and 1 until then.
@@ -53,6 +87,7 @@ class LatentSpace(nn.Module):
 
     mean: Tensor
     std: Tensor
+    measured = True
 
     def __init__(self, autoencoder: Autoencoder, chunk: int = 256):
         super().__init__()
@@ -73,9 +108,25 @@ class LatentSpace(nn.Module):
         return (z - self.mean[:, None, None]) / self.std[:, None, None]
 
     @torch.no_grad()
+    def measure(self, batches: Iterable[Batch], all_reduce: Reduce, device: torch.device | str) -> str:
+        """Mean and std of each channel over the batches of every rank; says what they are."""
+        statistics = ChannelStatistics(self.shape[0], device)
+        for batch in batches:
+            statistics.add(self.autoencoder.encode(as_images(batch).to(device)))
+        mean, std = statistics.result(all_reduce)
+        self.mean.copy_(mean)
+        self.std.copy_(std)
+        return f"latents: mean {short(mean)}, std {short(std)} (a channel)"
+
+    @torch.no_grad()
     def decode(self, x: Tensor) -> Tensor:
         z = x * self.std[:, None, None] + self.mean[:, None, None]
         return torch.cat([self.autoencoder.decode(part) for part in z.split(self.chunk)]).clamp(-1, 1)
+
+
+def short(values: Tensor) -> str:
+    """A few numbers for a person."""
+    return " ".join(f"{v:.3g}" for v in values.tolist())
 
 
 class ChannelStatistics:

@@ -46,6 +46,11 @@ class Images:
     classes: tuple[str, ...]
     shape: tuple[int, int, int]
 
+    @property
+    def held_out(self) -> Dataset:
+        """What training measures itself on."""
+        return self.test
+
 
 @dataclass
 class ImageData:

@@ -9,7 +9,7 @@ from ldm.data.images import Images
 
 
 class RunData(pl.LightningDataModule):
-    """Training batches are a function of (seed, step, slot); validation covers every held-out picture once."""
+    """Training batches are a function of (seed, step, slot); validation covers every held-out picture or jet once."""
 
     def __init__(self, config: RunConfig, images: Images):
         super().__init__()
@@ -38,5 +38,6 @@ class RunData(pl.LightningDataModule):
         return loader(self.images.train, shard, self.config.data.workers, self._pin())
 
     def val_dataloader(self) -> DataLoader:
-        shard = Shard(len(self.images.test), self.config.data.batch_size, self.trainer.global_rank, self.trainer.world_size)
-        return loader(self.images.test, shard, self.config.data.workers, self._pin())
+        held_out = self.images.held_out
+        shard = Shard(len(held_out), self.config.data.batch_size, self.trainer.global_rank, self.trainer.world_size)
+        return loader(held_out, shard, self.config.data.workers, self._pin())

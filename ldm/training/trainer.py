@@ -8,8 +8,9 @@ import torch
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from ldm.config import AutoencoderConfig, Config, TrainerConfig
+from ldm.config import AutoencoderConfig, Config, DiffusionConfig, TrainerConfig
 from ldm.data.images import Images
+from ldm.data.jets import JetNet, Jets
 from ldm.errors import Refusal
 from ldm.training.callbacks import DiscriminatorBalance, Reconstructions, Samples, Throughput
 from ldm.training.loggers import build_loggers
@@ -33,7 +34,7 @@ def strategy(run: Config) -> str:
     return "ddp_find_unused_parameters_true" if settings.strategy == "auto" and gan and several else settings.strategy
 
 
-def build_trainer(run: Config, module: Stage, images: Images, step: int | None) -> pl.Trainer:
+def build_trainer(run: Config, module: Stage, images: Images | Jets, step: int | None) -> pl.Trainer:
     settings, manual = run.trainer, not module.automatic_optimization
     pictures, every = run.folder / "samples", settings.validate
     if isinstance(run, AutoencoderConfig):
@@ -41,7 +42,7 @@ def build_trainer(run: Config, module: Stage, images: Images, step: int | None) 
         panels = Reconstructions(pictures, every, images.test.__getitems__(list(range(count)))["image"])
         saving = Checkpoints(run.folder, settings.save, "val/psnr", "max")
     else:
-        panels = Samples(pictures, run.sample.every)
+        panels = _sample_panels(run, images)
         saving = Checkpoints(run.folder, settings.save, "val/loss", "min")
     extra = [Snapshots(run.folder, run.optim.posthoc)] if run.optim.posthoc else []
     if isinstance(run, AutoencoderConfig) and run.discriminator.weight:
@@ -79,6 +80,14 @@ def build_trainer(run: Config, module: Stage, images: Images, step: int | None) 
         return pl.Trainer(**arguments, **defaults | settings.options)
     except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
         raise Refusal(f"trainer: Lightning refuses these settings: {' '.join(str(error).split())}") from None
+
+
+def _sample_panels(run: DiffusionConfig, images: Images | Jets) -> pl.Callback:
+    if not isinstance(run.data, JetNet):
+        return Samples(run.folder / "samples", run.sample.every)
+    from ldm.training.jets import JetPanels  # matplotlib is slow to import
+
+    return JetPanels(run.folder / "samples", run.sample.every, run.sample.count, images.held_out)
 
 
 def _plugins() -> list[Any]:
