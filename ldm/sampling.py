@@ -176,7 +176,7 @@ def run(
     fabric.print(f"{checkpoint}: step {model.step}, {weights} weights, {how}")
     recorder = Recorder(model, settings, mine[0], min(trajectory, settings.batch_size)) if trajectory else None
     with tqdm(total=len(mine[0]), desc="sampling", unit="image", disable=not fabric.is_global_zero) as bar:
-        images = ranks.collect(generate(model, settings, *mine, bar.update, recorder), count)
+        images = ranks.collect(generate(model, settings, *mine, bar.update, watch=recorder), count)
     if not fabric.is_global_zero:
         return
     record = {"checkpoint": str(find(checkpoint)), "step": model.step, "weights": weights, "count": count, "seed": seed}
