@@ -62,7 +62,7 @@ def _batch(model: Model, settings: SampleConfig, seeds: Sequence[int], labels: S
     if labels is not None:
         label = torch.tensor(labels, device=device)
         cond, null = {"label": label}, {"label": torch.full_like(label, len(model.classes))}
-    denoise = cfg(model.denoiser, cond, null, settings.guidance)
+    denoise = cfg(model.denoiser, cond, null, settings.guidance, tuple(settings.interval), settings.rescale)
     try:
         times = schedule.grid(settings.steps, settings.grid)
         solver = settings.solver.bind(schedule, times)
@@ -148,6 +148,6 @@ def run(
         return
     record = {"checkpoint": str(find(checkpoint)), "step": model.step, "weights": weights, "count": count, "seed": seed}
     names = [model.classes[i] for i in labels] if model.classes else None
-    how = {key: to_dict(settings)[key] for key in ("solver", "steps", "grid", "guidance", "batch_size")}
+    how = {key: to_dict(settings)[key] for key in ("solver", "steps", "grid", "guidance", "interval", "rescale", "batch_size")}
     write(folder, images, seeds, names, record | how)
     print(f"wrote {count} pictures and grid.png to {folder}/")
