@@ -77,7 +77,9 @@ class Measured(Task):
         matrix = self.operator(units.reshape(-1, *x_t.shape[1:])).flatten(1)  # A^T
         inner = matrix.T @ cov @ matrix
         inner.diagonal().add_(self.noise_std**2)
-        gain = torch.linalg.pinv(inner, hermitian=True) @ matrix.T @ cov  # not inv: of a mask the rows may be 0
+        # without noise a mask's rows may be 0, and there is no inverse
+        solved = torch.linalg.solve(inner, matrix.T) if self.noise_std else torch.linalg.pinv(inner, hermitian=True) @ matrix.T
+        gain = solved @ cov
         return x0_hat + ((self.y - self.operator(x0_hat)).flatten(1) @ gain).reshape(x_t.shape)
 
 
