@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from solver_models import ALL, ODES, SCHEDULES, SDES
+from solver_models import ALL, SCHEDULES
 from torch import nn
 
 from benchmarks.exact import Gaussian
@@ -146,17 +146,15 @@ def test_pseudo_inverse_guidance_is_exact_for_white_data():
 
 
 def test_guidance_through_a_linear_decoder_is_exact():
-    """With D linear, latents white and as many conjugate gradients as dimensions it is the posterior of A D x."""
-    generator = torch.Generator().manual_seed(0)
-    matrix = torch.randn(4, 16, generator=generator).double()
+    """D linear and as many conjugate gradients as measurements: the posterior of A D x, its covariance not given."""
+    generator, t = torch.Generator().manual_seed(0), torch.tensor(0.5, dtype=torch.float64)
+    matrix, prior = torch.randn(4, 16, generator=generator).double(), Correlated(SCHEDULES["VP"])
     decode = lambda z: (z.flatten(1) @ matrix).reshape(-1, 1, 4, 4)
-    prior, t = Gaussian(SCHEDULES["VP"], 0.0, 1.0), torch.tensor(0.5, dtype=torch.float64)
     z, y = torch.randn(3, 1, 2, 2, generator=generator).double(), torch.randn(3, 1, 2, 2, generator=generator).double()
     found = guide_through(prior, decode, AveragePool(2), y, NOISE, steps=4)(z, t)
-    a = AveragePool(2)(matrix.reshape(4, 1, 4, 4)).flatten(1).T
-    x0, r2 = prior(z, t).flatten(1), spread(*prior.schedule(t), 1.0)
-    gain = r2 * a.T @ torch.linalg.inv(r2 * a @ a.T + NOISE**2 * torch.eye(4).double())
-    assert torch.allclose(found.flatten(1), x0 + (y.flatten(1) - x0 @ a.T) @ gain.T, atol=1e-8)
+    a, cov, x0_hat = AveragePool(2)(decode(torch.eye(4).double())).flatten(1).T, prior.posterior(t), prior(z, t).flatten(1)
+    gain = cov @ a.T @ torch.linalg.inv(a @ cov @ a.T + NOISE**2 * torch.eye(4).double())
+    assert torch.allclose(found.flatten(1), x0_hat + (y.flatten(1) - x0_hat @ a.T) @ gain.T, atol=1e-7)
     with pytest.raises(ValueError, match="above 0"):
         guide_through(prior, decode, AveragePool(2), y, 0.0)
 

@@ -113,56 +113,54 @@ class Through(Task):
     decode: Callable[[Tensor], Tensor]
     noise_std: float
     steps: int
-    std: float
-
-    def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
-        x0_hat = self.denoise(x_t, t)
-        r2 = float(spread(*self.schedule(t), self.std))
-        return x0_hat if r2 == 0 else x0_hat + self.correction(x0_hat, r2)
 
     @torch.inference_mode(False)
-    def correction(self, x0_hat: Tensor, r2: float) -> Tensor:
-        """d of `guide_through`, by conjugate gradients on (J^T J + c) d = J^T residual, c = noise_std^2 / r^2."""
+    def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
+        alpha, sigma = self.schedule(t)
+        if alpha == 0:  # x_t says nothing, and S is 0 / 0
+            return self.denoise(x_t, t)
         with torch.enable_grad():
-            x = x0_hat.detach().clone().requires_grad_()
-            seen = self.operator(self.decode(x))
-        back = lambda v: torch.autograd.grad(seen, x, v, retain_graph=True)[0]  # noqa: E731
+            x = x_t.detach().clone().requires_grad_()
+            x0_hat = self.denoise(x, t)
+            seen = self.operator(self.decode(x0_hat))
+        x0_hat, residual = x0_hat.detach(), self.y - seen.detach()
+        pull = lambda v: (sigma**2 / alpha).to(v) * torch.autograd.grad(seen, x, v, retain_graph=True)[0]  # noqa: E731
+        inner = lambda v: self.push(x0_hat, seen.detach(), pull(v)) + self.noise_std**2 * v  # noqa: E731
         with torch.no_grad():
-            base, damping = seen.detach(), self.noise_std**2 / r2
-            left = back(self.y - base)
-            d, search, size = torch.zeros_like(left), left, dot(left, left)
-            for _ in range(self.steps):
-                bent = back(self.forward(x, base, search)) + damping * search
-                length = size / dot(search, bent).clamp(min=1e-20)
-                d, left = d + length * search, left - length * bent
-                before, size = size, dot(left, left)
-                search = left + size / before.clamp(min=1e-20) * search
-        return d
+            return x0_hat + pull(conjugate_gradients(inner, residual, self.steps))
 
-    def forward(self, x: Tensor, base: Tensor, search: Tensor) -> Tensor:
-        """J search by a finite difference: forward-mode derivatives are missing for fused attention."""
-        h = 1e-2 / dot(search, search).div(search[0].numel()).sqrt().clamp(min=1e-20)
-        return (self.operator(self.decode(x + h * search)) - base) / expand(h.flatten(), base)
+    def push(self, x0_hat: Tensor, seen: Tensor, d: Tensor) -> Tensor:
+        """B d by a finite difference: derivatives in forward mode are missing for fused attention."""
+        h = 1e-2 / dot(d, d).div(d[0].numel()).sqrt().clamp(min=1e-20)
+        return (self.operator(self.decode(x0_hat + h * d)) - seen) / expand(h.flatten(), seen)
 
 
 def guide_through(
-    denoise: Denoise,
-    decode: Callable[[Tensor], Tensor],
-    operator: Operator,
-    y: Tensor,
-    noise_std: float,
-    steps: int = 4,
-    std: float = 1.0,
+    denoise: Denoise, decode: Callable[[Tensor], Tensor], operator: Operator, y: Tensor, noise_std: float, steps: int = 3
 ) -> Through:
-    """Guidance of latents by what their pictures measure: x0_hat + d, where d minimises
-    |y - A D(x0_hat) - J d|^2 / noise_std^2 + |d|^2 / r^2, J = d A D / d x0_hat, within `steps` conjugate gradients.
+    """Posterior of y = A D(x_0) + n for latents x_0 and their decoder D, by its gradient and the network's.
 
-    The decoder D is linearised at x0_hat and its gradient taken, not the network's (as in DiffPIR, Zhu et al. 2023, eq. 12,
-    whose proximal step this is for D = 1). noise_std > 0, at least D's own error: no latent decodes to y exactly.
+    x0_hat + S B^T (B S B^T + noise_std^2)^-1 (y - A D(x0_hat)) with B = d A D / d x0_hat and S = sigma^2 / alpha J,
+    J = d x0_hat / d x_t, the covariance that Tweedie's second formula gives; the inverse within `steps` conjugate gradients
+    (Rozet et al. 2024, MMPS, eqs. 10-14, there for D = 1). noise_std > 0, at least D's own error: no latent decodes to y
+    exactly. Exact for Gaussian latents and a linear D.
     """
     if not noise_std > 0:
         raise ValueError(f"guide_through needs noise_std above 0, got {noise_std}")
-    return Through(denoise, operator, y, decode, noise_std, steps, std)
+    return Through(denoise, operator, y, decode, noise_std, steps)
+
+
+def conjugate_gradients(matrix: Callable[[Tensor], Tensor], b: Tensor, steps: int) -> Tensor:
+    """v with matrix(v) = b, row by row, within `steps`; a row ends where the matrix is not positive, as a network's may be."""
+    v, left, search, size = torch.zeros_like(b), b, b, dot(b, b)
+    for _ in range(steps):
+        bent = matrix(search)
+        curve = dot(search, bent)
+        length = torch.where(curve > 0, size / curve.clamp(min=1e-20), 0)
+        v, left = v + length * search, left - length * bent
+        before, size = size, dot(left, left)
+        search = left + size / before.clamp(min=1e-20) * search
+    return v
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
