@@ -111,6 +111,15 @@ def pick_device(device: str | None) -> str:
     return device
 
 
+def new_folder(output: str) -> Path:
+    """The folder to write to, made before the work, so that what cannot be written is known before it."""
+    folder = Path(output)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise Refusal(f"--output: '{folder}' is not empty; name another folder, nothing is overwritten")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def run(
     checkpoint: str,
     output: str,
@@ -125,10 +134,7 @@ def run(
     """sample.py: everything from the command line to the folder of pictures, over one process or several."""
     if count < 1 or seed < 0:
         raise Refusal("--count must be at least 1 and --seed at least 0")
-    folder = Path(output)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise Refusal(f"--output: '{folder}' is not empty; name another folder, nothing is overwritten")
-    folder.mkdir(parents=True, exist_ok=True)  # before the work, so that what cannot be written is known before it
+    folder = new_folder(output)
     device = pick_device(device)
     from ldm.processes import Ranks, launch  # Lightning is slow to import
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from solver_models import ALL, SCHEDULES
+from solver_models import ALL, ODES, SCHEDULES, SDES
 from torch import nn
 
 from benchmarks.exact import Gaussian

@@ -35,7 +35,7 @@ def masks_for(images: list[Path], path: str) -> list[Path]:
     lacking = [image.name for image in images if image.stem not in by_name]
     if lacking:
         raise Refusal(
-            f"--mask: the folder '{path}' has no mask named like {lacking[0]} ({len(lacking)} of {len(images)} lack one)"
+            f"--mask: the folder '{path}' lacks a mask for {len(lacking)} of {len(images)} pictures, {lacking[0]} first"
         )
     return [by_name[image.stem] for image in images]
 
@@ -85,9 +85,7 @@ def read_mask(path: Path, size: tuple[int, int]) -> Tensor:
     values = np.unique(mask)
     if not set(values.tolist()) <= {0, 255}:
         grey = next(v for v in values if v not in (0, 255))
-        raise Refusal(
-            f"--mask: {path} is not binary (it has grey {grey} of 255); white (255) where to paint, black (0) elsewhere"
-        )
+        raise Refusal(f"--mask: {path} is not binary (it has grey {grey}); white (255) where to paint, black (0) elsewhere")
     if len(values) == 1:
         what = "black: nothing to paint" if values[0] == 0 else "white: nothing is known; sample without --task"
         raise Refusal(f"--mask: {path} is all {what}")

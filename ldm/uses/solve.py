@@ -19,7 +19,7 @@ from ldm.randomness import SampleNoise
 from ldm.spaces import LatentSpace
 
 METHODS = {
-    "inpaint": {"pixel": ("project", "guide", "repaint"), "latent": ("guide", "blend")},
+    "inpaint": {"pixel": ("guide", "project", "repaint"), "latent": ("guide", "blend")},
     "super-resolve": {"pixel": ("guide", "project"), "latent": ("guide",)},
     "denoise": {"pixel": ("restore", "guide"), "latent": ("guide",)},
     "edit": {"pixel": ("edit",), "latent": ("edit",)},
@@ -84,6 +84,7 @@ class Prior:
             denoise = tasks.guide_through(denoise, self.model.space.picture, operator, y, std)
         elif method == "guide":
             denoise = tasks.guide(denoise, operator, y, noise_std)
+            denoise = denoise if noise_std else tasks.project(denoise, operator, y)
         else:
             denoise = tasks.project(denoise, operator, y)
         if method == "repaint":
