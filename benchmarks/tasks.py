@@ -1,6 +1,6 @@
 """Training-free tasks on held-out pictures, against what one would otherwise do, by PSNR, SSIM and feature distance.
 
-python -m benchmarks.tasks --checkpoint checkpoints/fashion-pixel-cpu --data-root DIR [--count 256] [--panels docs/pictures]
+python -m benchmarks.tasks --checkpoint checkpoints/fashion-pixel-cpu --data-root DIR [--count 200] [--panels docs/pictures]
 
 In-painting of a hole of 16 x 16 in the middle against biharmonic in-painting, 4x super-resolution (from means of 4 x 4
 pixels) against bicubic, de-noising of Gaussian noise, not clipped, against non-local means given the noise's size (its
@@ -41,9 +41,10 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", required=True)
     parser.add_argument("--data-root", help="where the data are (default: the checkpoint's data.root)")
-    parser.add_argument("--count", type=int, default=256, help="held-out pictures, drawn by the seed")
-    parser.add_argument("--samples", type=int, default=3, help="for de-noising in latents: the mean of so many")
+    parser.add_argument("--count", type=int, default=200, help="held-out pictures, drawn by the seed")
+    parser.add_argument("--samples", type=int, default=2, help="for de-noising in latents: the mean of so many")
     parser.add_argument("--steps", type=int, default=15)
+    parser.add_argument("--denoise-steps", type=int, default=6, help="they start lower down than t = 1")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
@@ -89,9 +90,9 @@ class Bench:
         figures = "{psnr:.2f} dB | {ssim:.3f} | {feature:.4f} | {fd:.2f} | {seconds}".format(**row)
         print(f"| {task} | {how} | {figures} |", flush=True)
 
-    def batches(self, function: Callable[[solve.Prior, slice], Tensor], sample: int = 0) -> Tensor:
+    def batches(self, function: Callable[[solve.Prior, slice], Tensor], sample: int = 0, steps: int = 0) -> Tensor:
         """`function(prior, rows)` over all pictures; a picture's seed is its row and the number of its sample."""
-        settings = dataclasses.replace(self.model.settings, solver=DPMpp2MSDE(), steps=self.args.steps)
+        settings = dataclasses.replace(self.model.settings, solver=DPMpp2MSDE(), steps=steps or self.args.steps)
         done, n = [], len(self.truth)
         for start in range(0, n, self.args.batch_size):
             rows = slice(start, min(start + self.args.batch_size, n))
@@ -146,7 +147,9 @@ def denoising(bench: Bench, model: Model, std: float) -> None:
     bench.measure(name, "non-local means", plain, began)
     began = time.perf_counter()
     method = solve.METHODS["denoise"][solve.kind(model)][0]
-    draw = lambda i: bench.batches(lambda prior, rows: solve.denoise(prior, noisy[rows], std, method), i)
+    draw = lambda i: bench.batches(
+        lambda prior, rows: solve.denoise(prior, noisy[rows], std, method), i, bench.args.denoise_steps
+    )
     samples = [draw(i) for i in range(bench.args.samples if latent else 1)]
     bench.measure(
         name, f"{method}, mean of {len(samples)}" if latent else f"{method}, a sample", sum(samples) / len(samples), began
@@ -166,7 +169,9 @@ def main() -> None:
     args = parse()
     torch.set_num_threads(args.threads)
     bench = Bench(args)
-    print(f"{args.checkpoint}, step {bench.model.step}: {args.count} pictures, {args.steps} steps, DPMpp2MSDE")
+    print(
+        f"{args.checkpoint}, step {bench.model.step}: {args.count} pictures, {args.steps} and {args.denoise_steps} steps, DPMpp2MSDE"
+    )
     print("| task | how | PSNR | SSIM | feature | fd | seconds |\n|---|---|---|---|---|---|---|")
     for std in NOISES:
         denoising(bench, bench.model, std)

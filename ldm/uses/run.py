@@ -72,7 +72,7 @@ def result(
             found.mean = found.samples.mean(0) if len(made) > 1 else None
     if task.name == "denoise":
         found.notes["noise_std"] = round(case.noise_std, 4)
-        if task.method == "restore":
+        if task.method == "restore" and solve.kind(model) == "pixel":
             prior = solve.Prior(model, settings, [0], label)
             found.mean = solve.denoised_mean(prior, case.given[None].to(prior.device), case.noise_std)[0].cpu()
     return found
