@@ -30,6 +30,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--devices", type=int, default=1, metavar="N", help="processes a node that share the seeds (default: 1)")
     parser.add_argument("--interval", type=float, nargs=2, metavar=("LOW", "HIGH"), help="guide at these times alone, 0 = data")
     parser.add_argument("--rescale", type=float, metavar="PHI", help="0 ... 1: bring a guided sample's contrast back")
+    text = "draw N samples' way from data to noise and back: trajectory.png and .gif (default: 4)"
+    parser.add_argument("--trajectory", type=int, nargs="?", const=4, default=0, metavar="N", help=text)
     task = parser.add_argument_group("tasks")
     task.add_argument("--task", choices=["inpaint", "super-resolve", "denoise", "edit", "interpolate"])
     task.add_argument("--image", action="append", metavar="PATH", help="a picture or a folder; given twice to interpolate")

@@ -18,6 +18,7 @@ from yaml import YAMLError
 
 from ldm.data.folders import ImageFolder
 from ldm.data.images import CIFAR10, MNIST, Digits, FashionMNIST
+from ldm.data.jets import JetNet
 from ldm.diffusion.denoiser import Loss
 from ldm.diffusion.schedules import VE, VP, Cosine, Discrete, Linear, SubVP
 from ldm.diffusion.solvers import (
@@ -37,7 +38,9 @@ from ldm.diffusion.solvers import (
 from ldm.diffusion.times import Importance, Spacing
 from ldm.errors import Refusal, nearest, one_of, require
 from ldm.networks.autoencoder import AutoencoderKL, VQModel
+from ldm.networks.set_transformer import SetTransformer
 from ldm.networks.unet import UNet
+from ldm.pointcloud import PointCloud
 from ldm.schema import first_line, merge, read, to_dict, typed
 from ldm.spaces import Latents, Pixels
 
@@ -80,6 +83,10 @@ class TrainerConfig:
     num_nodes: int = 1
     strategy: str = "auto"
     precision: str = "auto"  # auto: bf16-mixed on a GPU that has it, 32-true elsewhere
+    compile: Any = (
+        "auto"  # the trained network alone, by torch.compile; auto: on a GPU (on a CPU it took minutes and won nothing)
+    )
+    channels_last: Any = "auto"  # memory format of convolutions; auto: on a GPU
     accumulate: int = 1
     validate: int = 1000  # every so many steps
     save: int = 1000
@@ -93,6 +100,8 @@ class TrainerConfig:
         for key in counts:
             require(getattr(self, key) >= 1, f"{key} must be at least 1, got {getattr(self, key)}")
         require(self.threads >= 0, f"threads must be at least 0, got {self.threads}")
+        for key in ("compile", "channels_last"):
+            require(getattr(self, key) in ("auto", True, False), f"{key} must be auto, true or false, got {getattr(self, key)!r}")
         require(self.precision in PRECISIONS, one_of("precision", self.precision, PRECISIONS))
         devices = self.devices if isinstance(self.devices, list) else str(self.devices).split(",")
         whole = all(re.fullmatch(r"-?\d+", str(d)) for d in devices) and self.devices not in (0, "0")
@@ -139,8 +148,10 @@ class SampleConfig:
     every: int = 1000  # steps between grids in training
     count: int = 64
     batch_size: int = 64
+    trajectory: int = 4  # samples whose way from data to noise and back is drawn with each grid
 
     def __post_init__(self) -> None:
+        require(self.trajectory >= 0, f"trajectory must be at least 0, got {self.trajectory}")
         for key in ("steps", "count", "batch_size"):
             require(getattr(self, key) >= 1, f"{key} must be at least 1, got {getattr(self, key)}")
         require(self.every >= 0, f"every must be at least 0, got {self.every}")
@@ -188,7 +199,7 @@ class Perceptual:
     net: Literal["alex", "vgg", "squeeze"] = "squeeze"
 
 
-Data = Digits | MNIST | FashionMNIST | CIFAR10 | ImageFolder
+Data = Digits | MNIST | FashionMNIST | CIFAR10 | ImageFolder | JetNet
 
 
 @dataclass
@@ -223,13 +234,17 @@ class AutoencoderConfig(RunConfig):
     perceptual: Perceptual = field(default_factory=Perceptual)
     discriminator: Discriminator = field(default_factory=Discriminator)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(not isinstance(self.data, JetNet), "stage autoencoder is for pictures; data JetNet is of stage diffusion")
+
 
 @dataclass
 class DiffusionConfig(RunConfig):
-    """Stage 2 (space Latents) or the pixel baseline (space Pixels)."""
+    """Stage 2 (space Latents), the pixel baseline (space Pixels), or jets (space PointCloud)."""
 
-    space: Pixels | Latents = field(default_factory=Pixels)
-    network: UNet = field(default_factory=UNet)
+    space: Pixels | Latents | PointCloud = field(default_factory=Pixels)
+    network: UNet | SetTransformer = field(default_factory=UNet)
     schedule: VP | SubVP | Cosine | VE | Linear | Discrete = field(default_factory=VP)
     loss: Loss = field(default_factory=Loss)
     condition: Literal["auto", "label", "none"] = "auto"  # auto: the label, where the data has classes
@@ -239,6 +254,7 @@ class DiffusionConfig(RunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(0 <= self.drop <= 1, f"drop must be in [0, 1], got {self.drop}")
+        self._check_kinds()
         predict, table = self.loss.predict, isinstance(self.schedule, Discrete)
         empty = isinstance(self.schedule, Linear) or (table and self.schedule.zero_snr)
         what = "zero_snr" if table else "schedule Linear"
@@ -252,6 +268,14 @@ class DiffusionConfig(RunConfig):
             continuous = isinstance(self.loss.times, Importance)
             require(not continuous, "loss.times=Importance needs a schedule of continuous time, not Discrete")
             require(self.sample.steps <= self.schedule.steps, f"sample.steps is more than the table's {self.schedule.steps}")
+
+    def _check_kinds(self) -> None:
+        """Data, space and network are for jets all three, or none."""
+        parts = {"data": (self.data, JetNet), "space": (self.space, PointCloud), "network": (self.network, SetTransformer)}
+        jets = {isinstance(part, kind) for part, kind in parts.values()}
+        got = ", ".join(f"{key} {type(part).__name__}" for key, (part, _) in parts.items())
+        wanted = "jets need data JetNet, space PointCloud and network SetTransformer, pictures none of them"
+        require(len(jets) == 1, f"{wanted}; got {got}")
 
 
 STAGES: dict[str, type[RunConfig]] = {"autoencoder": AutoencoderConfig, "diffusion": DiffusionConfig}

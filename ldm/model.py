@@ -4,14 +4,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from ldm import checkpoint
 from ldm.config import AutoencoderConfig, DiffusionConfig, SampleConfig, from_dict
 from ldm.diffusion.denoiser import Denoiser
+from ldm.diffusion.schedules import expand
 from ldm.errors import Refusal
 from ldm.networks.autoencoder import Autoencoder
+from ldm.pointcloud import PointCloud, PointCloudSpace
 from ldm.spaces import Latents, LatentSpace, PixelSpace
 
-Space = PixelSpace | LatentSpace
+Space = PixelSpace | LatentSpace | PointCloudSpace
 
 
 @dataclass
@@ -36,16 +40,24 @@ class Model:
         raise Refusal(f"--label: '{name}' is not one of the {len(self.classes)} classes: {listed}")
 
 
-def build_space(config: DiffusionConfig, shape: tuple[int, int, int], autoencoder: Autoencoder | None) -> Space:
-    """The space of a config for pictures of `shape`."""
+def build_space(config: DiffusionConfig, shape: tuple[int, ...], autoencoder: Autoencoder | None, classes: int = 0) -> Space:
+    """The space of a config for pictures or clouds of `shape`."""
     if isinstance(config.space, Latents):
         return LatentSpace(autoencoder, config.space.chunk)
+    if isinstance(config.space, PointCloud):
+        return PointCloudSpace(shape, classes, config.network.jet)
     return PixelSpace(shape)
 
 
-def build_denoiser(config: DiffusionConfig, shape: tuple[int, int, int], classes: int) -> Denoiser:
+def build_denoiser(config: DiffusionConfig, shape: tuple[int, ...], classes: int) -> Denoiser:
     """The denoiser of a config for x of `shape`."""
     return Denoiser(config.network.build(shape, classes), config.schedule, config.loss)
+
+
+def without(cond: dict[str, Tensor], rows: Tensor, classes: int) -> dict[str, Tensor]:
+    """The condition with these rows (B,) not told: the class after the last, NaN for a jet's features."""
+    nothing = {"label": classes, "jet": float("nan")}
+    return {k: v.masked_fill(expand(rows, v), nothing[k]) for k, v in cond.items()}
 
 
 def restore(path: str | Path, weights: str = "ema", device: str = "cpu") -> Model:
@@ -59,7 +71,7 @@ def restore(path: str | Path, weights: str = "ema", device: str = "cpu") -> Mode
     if meta["autoencoder"]:
         stage1 = from_dict(meta["autoencoder"]["config"], str(file))
         autoencoder = stage1.network.build(tuple(meta["shape"]))
-    space = build_space(config, tuple(meta["shape"]), autoencoder)
+    space = build_space(config, tuple(meta["shape"]), autoencoder, len(meta["classes"]))
     denoiser = build_denoiser(config, space.shape, len(meta["classes"]))
     checkpoint.load_strict(space, checkpoint.under(state["state_dict"], "space."), str(file))
     checkpoint.load_strict(denoiser.net, checkpoint.weights(state, weights, file), str(file))

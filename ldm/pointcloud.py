@@ -1,10 +1,14 @@
 """The space of point clouds: jets' constituents, standardised, with zeros where a jet has none."""
 
-from collections.abc import Callable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+from ldm.data.batches import Batch
+from ldm.randomness import generator
+from ldm.spaces import Randn, Reduce, Told, short
 
 SMALLEST, LARGEST = 1e-6, 1 - 1e-4  # of pt_rel, so that its logit is finite; below and above a decode is off by as much
 
@@ -18,23 +22,75 @@ class PointCloudSpace(nn.Module):
     """x_0 = (eta / s_eta, phi / s_phi, (logit pt - m) / s_pt) for real constituents, 0 for padding; shape (P, 3).
 
     The logit keeps 0 < pt_rel < 1 whatever is generated. The angles are divided by their root mean square, not shifted,
-    so that a reflection stays one. `shift` and `scale` (3,), and `jet_shift`, `jet_scale` (2,) of log pt and
-    log(mass / pt), are measured over the training set's real constituents and travel in the checkpoint.
+    so that a reflection stays one. `shift` and `scale` (3,), `jet_shift`, `jet_scale` (2,) of log pt and log(mass / pt),
+    and `numbers` (types, P + 1), how many jets of each type have 0 ... P constituents, are measured over the training set
+    and travel in the checkpoint. `jet`: how many of the jet's own features the denoiser is told (2: pt and mass).
     """
 
     shift: Tensor
     scale: Tensor
     jet_shift: Tensor
     jet_scale: Tensor
+    numbers: Tensor
+    measured = True
 
-    def __init__(self, shape: tuple[int, int]):
+    def __init__(self, shape: tuple[int, int], classes: int = 0, jet: int = 0):
         super().__init__()
-        self.shape = tuple(shape)
+        self.shape, self.jet = tuple(shape), jet
         for name, size in (("", 3), ("jet_", 2)):
             self.register_buffer(f"{name}shift", torch.zeros(size))
             self.register_buffer(f"{name}scale", torch.ones(size))
+        numbers = torch.zeros(max(1, classes), shape[0] + 1)
+        numbers[:, -1] = 1  # until measured: full
+        self.register_buffer("numbers", numbers)
 
-    def encode(self, features: Tensor, mask: Tensor) -> Tensor:
+    def read(self, batch: Batch) -> Tensor:
+        """The batch's constituents (B, P, 3)."""
+        return batch["particles"]
+
+    def mirror(self, features: Tensor, generator: torch.Generator) -> Tensor:
+        """Half of the jets reflected in eta, and half in phi."""
+        reflect = torch.rand(len(features), 2, generator=generator, device=features.device) < 0.5
+        signs = torch.cat([1 - 2 * reflect.float(), features.new_ones(len(features), 1)], 1)
+        return features * signs[:, None]
+
+    def told(self, batch: Batch) -> Told:
+        """The mask: the denoiser knows how many constituents there are."""
+        return {"mask": batch["mask"]}
+
+    def features(self, batch: Batch) -> Told:
+        """The jet's standardised pt and mass, if the network takes them."""
+        return {"jet": self.condition(batch["jet"])} if self.jet else {}
+
+    def draw(self, seeds: Sequence[int], labels: Sequence[int] | None = None) -> Told:
+        """Masks with numbers of constituents as in training, each a function of its seed and type."""
+        rows = zip(seeds, labels or [0] * len(seeds), strict=True)
+        return self.full([self._number(seed, min(label, len(self.numbers) - 1)) for seed, label in rows])
+
+    def _number(self, seed: int, row: int) -> int:
+        u = torch.rand((), generator=generator("constituents", int(seed)), dtype=torch.float64)
+        shares = self.numbers[row].double().cpu().cumsum(0)
+        return int(torch.searchsorted(shares, u * shares[-1], right=True))
+
+    def full(self, numbers: Sequence[int]) -> Told:
+        """Masks of so many constituents, the real ones first: (B, P)."""
+        return {"mask": torch.arange(self.shape[0]) < torch.tensor(numbers)[:, None]}
+
+    def finish(self, x: Tensor, told: Told) -> Tensor:
+        """Finished samples as features (B, P, 3) on the CPU."""
+        return self.decode(x, told["mask"]).cpu()
+
+    def measure(self, batches: Iterable[Batch], all_reduce: Reduce, device: torch.device | str) -> str:
+        """Scales and numbers over the batches of every rank; says what they are."""
+        statistics = CloudStatistics(device, tuple(self.numbers.shape))
+        for batch in batches:
+            statistics.add(batch["particles"], batch["mask"], batch["jet"], batch["label"])
+        self.set_statistics(statistics, all_reduce)
+        numbers = self.numbers.cpu()
+        mean = (numbers * torch.arange(self.shape[0] + 1)).sum(1) / numbers.sum(1)
+        return f"clouds: shift {short(self.shift)}, scale {short(self.scale)}, constituents {short(mean)}"
+
+    def encode(self, features: Tensor, randn: Randn | None = None, *, mask: Tensor) -> Tensor:
         """features (B, P, 3) = eta_rel, phi_rel, pt_rel and mask (B, P) -> x_0 (B, P, 3)."""
         x = (raw_features(features) - self.shift) / self.scale
         return x.masked_fill(~mask[..., None], 0)
@@ -48,7 +104,7 @@ class PointCloudSpace(nn.Module):
         """Standardised log pt and log(mass / pt), (B, 2), of jet (B, 3 or more) = pt, eta, mass."""
         return (raw_jet(jet) - self.jet_shift) / self.jet_scale
 
-    def set_statistics(self, statistics: "CloudStatistics", all_reduce: Callable[[Tensor], Tensor] = lambda sums: sums) -> None:
+    def set_statistics(self, statistics: "CloudStatistics", all_reduce: Reduce = lambda sums: sums) -> None:
         """Take over what was measured."""
         for name, value in statistics.result(all_reduce).items():
             getattr(self, name).copy_(value)
@@ -67,25 +123,33 @@ def raw_jet(jet: Tensor) -> Tensor:
 
 
 class CloudStatistics:
-    """Running sums over real constituents and over jets, in float64: they add up over batches and ranks, in any order."""
+    """Running sums over real constituents and over jets, in float64: they add up over batches and ranks, in any order.
 
-    def __init__(self, device: torch.device | str = "cpu"):
+    `table`: (types, P + 1) of the histogram of numbers.
+    """
+
+    def __init__(self, device: torch.device | str = "cpu", table: tuple[int, int] = (1, 31)):
         # float64 is missing on Apple's GPUs: sums live on the CPU
-        self.sums, self.device = torch.zeros(12, dtype=torch.float64), device
+        self.table, self.device = table, device
+        self.sums = torch.zeros(12 + table[0] * table[1], dtype=torch.float64)
 
-    def add(self, features: Tensor, mask: Tensor, jet: Tensor) -> None:
-        """Add a batch: features (B, P, 3), mask (B, P), jet (B, 3 or more)."""
-        self.sums += torch.cat([_moments(raw_features(features)[mask]), _moments(raw_jet(jet))])
+    def add(self, features: Tensor, mask: Tensor, jet: Tensor, types: Tensor | None = None) -> None:
+        """Add a batch: features (B, P, 3), mask (B, P), jet (B, 3 or more), types (B,) of the jets."""
+        row = types.clamp(max=self.table[0] - 1) if types is not None else 0
+        place = row * self.table[1] + mask.sum(1)
+        numbers = torch.bincount(place.cpu(), minlength=self.table[0] * self.table[1])
+        self.sums += torch.cat([_moments(raw_features(features)[mask]), _moments(raw_jet(jet)), numbers])
 
-    def result(self, all_reduce: Callable[[Tensor], Tensor] = lambda sums: sums) -> dict[str, Tensor]:
+    def result(self, all_reduce: Reduce = lambda sums: sums) -> dict[str, Tensor]:
         """`PointCloudSpace`'s buffers over everything added on every rank, float32."""
         sums = all_reduce(self.sums.to(self.device) if str(self.device) != "mps" else self.sums).cpu()
         mean, second = _averages(sums[:7])
         mean[:2] = 0  # angles are not shifted
-        jet_mean, jet_second = _averages(sums[7:])
+        jet_mean, jet_second = _averages(sums[7:12])
         scales = [(b - a.square()).clamp(min=1e-12).sqrt() for a, b in ((mean, second), (jet_mean, jet_second))]
-        names = "shift", "jet_shift", "scale", "jet_scale"
-        return {name: value.float() for name, value in zip(names, (mean, jet_mean, *scales), strict=True)}
+        names = "shift", "jet_shift", "scale", "jet_scale", "numbers"
+        values = mean, jet_mean, *scales, sums[12:].reshape(self.table)
+        return {name: value.float() for name, value in zip(names, values, strict=True)}
 
 
 def _moments(values: Tensor) -> Tensor:

@@ -37,11 +37,15 @@ class SampleNoise:
     Drawn on the CPU, so that a sample is the same on every device, in every batch and on any number of processes.
     """
 
-    def __init__(self, seeds: Sequence[int], shape: Sequence[int], device: torch.device | str = "cpu"):
+    def __init__(
+        self, seeds: Sequence[int], shape: Sequence[int], device: torch.device | str = "cpu", mask: Tensor | None = None
+    ):
         self.generators = [generator("sample", int(seed)) for seed in seeds]
-        self.shape, self.device = tuple(shape), device
+        self.shape, self.device, self.mask = tuple(shape), device, mask
 
     def __call__(self) -> Tensor:
-        """The next draw: (B, *shape), float32."""
-        rows = [torch.randn(self.shape, generator=g) for g in self.generators]
-        return torch.stack(rows).to(self.device, non_blocking=True)
+        """The next draw: (B, *shape), float32; with a mask (B, N) of clouds 0 at padding, which so stays 0 in any solver."""
+        noise = torch.stack([torch.randn(self.shape, generator=g) for g in self.generators])
+        if self.mask is not None:
+            noise = noise.masked_fill(~self.mask[..., None].cpu(), 0)
+        return noise.to(self.device, non_blocking=True)

@@ -6,6 +6,7 @@ size, because a convolution may round differently for another batch shape.
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,17 @@ from tqdm import tqdm
 
 from ldm.checkpoint import find
 from ldm.config import SampleConfig, from_dict
-from ldm.data.batches import as_bytes
 from ldm.diffusion import solvers
 from ldm.diffusion.schedules import Schedule
 from ldm.diffusion.tasks import cfg
 from ldm.errors import Refusal
-from ldm.model import Model, restore
+from ldm.model import Model, restore, without
 from ldm.pictures import write
 from ldm.randomness import SampleNoise
 from ldm.schema import to_dict
+from ldm.spaces import Told
+
+Watch = Callable[[int, Tensor, Tensor], None]  # of every step: its index, x_s and x0_hat
 
 
 @torch.inference_mode()
@@ -34,41 +37,67 @@ def generate(
     seeds: Sequence[int],
     labels: Sequence[int] | None = None,
     progress: Callable[[int], None] | None = None,
+    told: Told | None = None,
+    watch: Watch | None = None,
 ) -> Tensor:
-    """Samples as uint8 (N, C, H, W) on the CPU, one for each seed; labels default to seed modulo classes.
+    """Samples on the CPU, one for each seed: uint8 (N, C, H, W), or features (N, P, 3) of clouds.
 
-    `progress(n)` is told of every finished batch. Refusal if a sample is not finite.
+    Labels default to seed modulo classes, `told` (rows: the mask of a cloud) to what the space draws for each seed.
+    `progress(n)` is told of every finished batch, `watch` of every step of the first.
+    Refusal if a sample is not finite.
     """
     if labels is None and model.classes:
         labels = [seed % len(model.classes) for seed in seeds]
+    told = model.space.draw(seeds, labels) if told is None else told
     size, done = settings.batch_size, []
     for i in range(0, len(seeds), size):
         part = list(range(i, min(i + size, len(seeds))))
         rows = (part * size)[:size]  # filled up by repeats, dropped again below
-        x = _batch(model, settings, [seeds[r] for r in rows], [labels[r] for r in rows] if model.classes else None)
+        these = {key: value[rows] for key, value in told.items()}
+        x = _batch(model, settings, [seeds[r] for r in rows], [labels[r] for r in rows] if model.classes else None, these, watch)
+        watch = None
         if not torch.isfinite(x[: len(part)]).all():
             raise Refusal(f"sampling gave numbers that are not finite at seed {seeds[i]}; try more steps or another solver")
-        done.append(as_bytes(model.space.decode(x)[: len(part)]).cpu())
+        done.append(model.space.finish(x, these)[: len(part)])
         if progress is not None:
             progress(len(part))
     return torch.cat(done)
 
 
-def _batch(model: Model, settings: SampleConfig, seeds: Sequence[int], labels: Sequence[int] | None) -> Tensor:
+def _batch(
+    model: Model, settings: SampleConfig, seeds: Sequence[int], labels: Sequence[int] | None, told: Told, watch: Watch | None
+) -> Tensor:
     device = next(model.denoiser.parameters()).device
-    randn = SampleNoise(seeds, model.space.shape, device)
+    randn = SampleNoise(seeds, model.space.shape, device, told.get("mask"))
     schedule = model.denoiser.schedule
-    cond, null = {}, None
+    cond = {key: value.to(device) for key, value in told.items()}
     if labels is not None:
-        label = torch.tensor(labels, device=device)
-        cond, null = {"label": label}, {"label": torch.full_like(label, len(model.classes))}
-    denoise = cfg(model.denoiser, cond, null, settings.guidance, tuple(settings.interval), settings.rescale)
+        cond["label"] = torch.tensor(labels, device=device)
+    droppable = {key: value for key, value in cond.items() if key != "mask"}
+    null = cond | without(droppable, torch.ones(len(seeds), dtype=torch.bool, device=device), len(model.classes))
+    how = settings.guidance, tuple(settings.interval), settings.rescale
+    denoise = cfg(model.denoiser, cond, null if droppable else None, *how)
     try:
         times = schedule.grid(settings.steps, settings.grid)
         solver = settings.solver.bind(schedule, times)
     except ValueError as error:
         raise Refusal(f"sample: {error}") from None
-    return solvers.sample(solver, denoise, solvers.start(schedule, times[0], randn()), times, randn)
+    return solvers.sample(solver, denoise, solvers.start(schedule, times[0], randn()), times, randn, watch)
+
+
+def reverse(
+    model: Model, settings: SampleConfig, seeds: Sequence[int], frames: int = 7
+) -> tuple[list[Tensor], Tensor, list[float]]:
+    """Clouds during the reverse process, in one batch: decoded features (B, P, 3) of each frame, masks, and the times."""
+    told = model.space.draw(seeds)
+    times = model.denoiser.schedule.grid(settings.steps, settings.grid)[1:].tolist()
+    shown = sorted({round(i * (len(times) - 1) / (frames - 1)) for i in range(frames)})
+    steps: list[Tensor] = []
+    one = replace(settings, batch_size=len(seeds))
+    generate(
+        model, one, seeds, told=told, watch=lambda i, x, _: steps.append(model.space.finish(x, told)) if i in shown else None
+    )
+    return steps, told["mask"], [times[i] for i in shown]
 
 
 def settings_from(
@@ -129,14 +158,18 @@ def run(
     weights: str,
     device: str | None,
     devices: int = 1,
+    trajectory: int = 0,
     **given: Any,
 ) -> None:
     """sample.py: everything from the command line to the folder of pictures, over one process or several."""
     if count < 1 or seed < 0:
         raise Refusal("--count must be at least 1 and --seed at least 0")
+    if not 0 <= trajectory <= count:
+        raise Refusal(f"--trajectory: {trajectory} samples cannot be shown of --count {count}")
     folder = new_folder(output)
     device = pick_device(device)
     from ldm.processes import Ranks, launch  # Lightning is slow to import
+    from ldm.trajectory import Recorder
 
     fabric = launch(devices, device)
     ranks = Ranks.of(fabric)
@@ -148,12 +181,15 @@ def run(
     how = f"{name}, {settings.steps} steps, guidance {settings.guidance:g}, {device}"
     mine = ranks.share(seeds), ranks.share(labels)
     fabric.print(f"{checkpoint}: step {model.step}, {weights} weights, {how}")
+    recorder = Recorder(model, settings, mine[0], min(trajectory, settings.batch_size)) if trajectory else None
     with tqdm(total=len(mine[0]), desc="sampling", unit="image", disable=not fabric.is_global_zero) as bar:
-        images = ranks.collect(generate(model, settings, *mine, bar.update), count)
+        images = ranks.collect(generate(model, settings, *mine, bar.update, watch=recorder), count)
     if not fabric.is_global_zero:
         return
     record = {"checkpoint": str(find(checkpoint)), "step": model.step, "weights": weights, "count": count, "seed": seed}
     names = [model.classes[i] for i in labels] if model.classes else None
     how = {key: to_dict(settings)[key] for key in ("solver", "steps", "grid", "guidance", "interval", "rescale", "batch_size")}
     write(folder, images, seeds, names, record | how)
-    print(f"wrote {count} pictures and grid.png to {folder}/")
+    if recorder is not None:
+        recorder.write(folder)
+    print(f"wrote {count} pictures, grid.png{', trajectory.png, trajectory.gif' if recorder else ''} to {folder}/")

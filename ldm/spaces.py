@@ -1,18 +1,22 @@
 """Spaces: where the diffusion happens. `encode(image, randn) -> x_0` and `decode(x) -> image`, images in [-1, 1].
 
-The pixel baseline and latent diffusion are one training module with another space.
+The pixel baseline, latent diffusion and point clouds (pointcloud.py) are one training module with another space, which
+also knows what a batch holds, what the denoiser is told of it, and what a finished sample is.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from ldm.data.batches import Batch, as_bytes, as_images
 from ldm.networks.autoencoder import Autoencoder, sample_posterior
 
 Shape = tuple[int, ...]
 Randn = Callable[[Shape], Tensor]
+Reduce = Callable[[Tensor], Tensor]
+Told = dict[str, Tensor]  # what the denoiser is told beside the class: nothing of pictures, the mask of clouds
 
 
 @dataclass
@@ -29,9 +33,40 @@ class Latents:
 
     autoencoder: str
     chunk: int = 256  # pictures decoded at once when sampling
+    cache: bool = True  # encode the training set once, into output/latents/
 
 
-class PixelSpace(nn.Module):
+class PictureSpace(nn.Module):
+    """What pixels and latents share."""
+
+    measured = False  # whether anything of the training set is measured before the first step
+
+    def read(self, batch: Batch) -> Tensor:
+        """The batch's pictures in [-1, 1]."""
+        return as_images(batch)
+
+    def mirror(self, image: Tensor, generator: torch.Generator) -> Tensor:
+        """Half of the pictures, left to right."""
+        mirror = torch.rand(len(image), generator=generator, device=image.device) < 0.5
+        return torch.where(mirror[:, None, None, None], image.flip(-1), image)
+
+    def told(self, batch: Batch) -> Told:
+        return {}
+
+    def features(self, batch: Batch) -> Told:
+        """What it may be told and may be left untold, beside the class."""
+        return {}
+
+    def draw(self, seeds: Sequence[int], labels: Sequence[int] | None = None) -> Told:
+        """What the denoiser is told when sampling, a row for each seed."""
+        return {}
+
+    def finish(self, x: Tensor, told: Told) -> Tensor:
+        """Finished samples as uint8 (B, C, H, W) on the CPU."""
+        return as_bytes(self.decode(x)).cpu()
+
+
+class PixelSpace(PictureSpace):
     """x_0 = image; decode clips to the grey levels that exist."""
 
     def __init__(self, shape: Shape):
@@ -49,7 +84,7 @@ class PixelSpace(nn.Module):
         return x
 
 
-class LatentSpace(nn.Module):
+class LatentSpace(PictureSpace):
     """x_0 = (z - mean) / std, z ~ q(z | image): latents of zero mean and unit variance in every channel.
 
     mean and std (z,) are measured over the data set, travel in the checkpoint, and are 0 and 1 until then.
@@ -57,12 +92,14 @@ class LatentSpace(nn.Module):
 
     mean: Tensor
     std: Tensor
+    measured = True
 
     def __init__(self, autoencoder: Autoencoder, chunk: int = 256):
         super().__init__()
         # frozen: without this DDP stops at unused parameters
         self.autoencoder = autoencoder.requires_grad_(False).eval()
         self.shape, self.chunk = autoencoder.latent_shape, chunk
+        self.table: Tensor | None = None  # a latent cache that lies on the device
         self.register_buffer("mean", torch.zeros(self.shape[0]))
         self.register_buffer("std", torch.ones(self.shape[0]))
 
@@ -70,11 +107,39 @@ class LatentSpace(nn.Module):
         """The autoencoder stays in evaluation mode whatever its owner does."""
         return super().train(False)
 
+    def read(self, batch: Batch) -> Tensor:
+        """The batch's pictures; or, from a latent cache, their moments in each orientation, (B, orientations, 2 z, h, w)."""
+        if "image" in batch:
+            return as_images(batch)
+        moments = batch["moments"] if self.table is None else self.table[batch["index"]]
+        return moments.float()
+
+    def mirror(self, data: Tensor, generator: torch.Generator) -> Tensor:
+        """Half of the pictures, left to right; of cached moments, the other orientation's."""
+        if data.dim() == 4:
+            return super().mirror(data, generator)
+        mirror = torch.rand(len(data), generator=generator, device=data.device) < 0.5
+        return data[torch.arange(len(data), device=data.device), mirror.long()][:, None]
+
+    def moments(self, data: Tensor) -> Tensor:
+        """Posterior (B, 2 z, h, w) of what `read` gives."""
+        return self.autoencoder.encode(data) if data.dim() == 4 else data[:, 0]
+
     @torch.no_grad()
-    def encode(self, image: Tensor, randn: Randn) -> Tensor:
-        moments = self.autoencoder.encode(image)
-        z = sample_posterior(moments, randn((len(image), *self.shape)))
+    def encode(self, data: Tensor, randn: Randn) -> Tensor:
+        z = sample_posterior(self.moments(data), randn((len(data), *self.shape)))
         return (z - self.mean[:, None, None]) / self.std[:, None, None]
+
+    @torch.no_grad()
+    def measure(self, batches: Iterable[Batch], all_reduce: Reduce, device: torch.device | str) -> str:
+        """Mean and std of each channel over the batches of every rank; says what they are."""
+        statistics = ChannelStatistics(self.shape[0], device)
+        for batch in batches:
+            statistics.add(self.moments(self.read(batch).to(device)))
+        mean, std = statistics.result(all_reduce)
+        self.mean.copy_(mean)
+        self.std.copy_(std)
+        return f"latents: mean {short(mean)}, std {short(std)} (a channel)"
 
     @torch.no_grad()
     def decode(self, x: Tensor) -> Tensor:
@@ -83,6 +148,11 @@ class LatentSpace(nn.Module):
     def picture(self, x: Tensor) -> Tensor:
         """`decode` with its gradient, not clipped, all at once."""
         return self.autoencoder.decode(x * self.std[:, None, None] + self.mean[:, None, None])
+
+
+def short(values: Tensor) -> str:
+    """A few numbers for a person."""
+    return " ".join(f"{v:.3g}" for v in values.tolist())
 
 
 class ChannelStatistics:

@@ -231,27 +231,27 @@ def space():
 
 def test_the_space_standardises_what_is_real():
     made, (features, mask, jet) = space(), tensors()
-    x = made.encode(features, mask)
+    x = made.encode(features, mask=mask)
     assert (x[~mask] == 0).all() and x[mask].mean(0).abs().max() < 0.02 and (x[mask].std(0) - 1).abs().max() < 1e-3
     condition = made.condition(jet)
     assert condition.mean(0).abs().max() < 1e-4 and (condition.std(0) - 1).abs().max() < 2e-3
-    flipped = made.encode(features * torch.tensor([-1, 1, 1]), mask)
+    flipped = made.encode(features * torch.tensor([-1, 1, 1]), mask=mask)
     assert torch.equal(flipped, x * torch.tensor([-1, 1, 1]))  # a reflection stays one
     again = PointCloudSpace((30, 3))
     again.load_state_dict(made.state_dict())
-    assert torch.equal(again.encode(features, mask), x)
+    assert torch.equal(again.encode(features, mask=mask), x)
 
 
 def test_the_space_is_inverted_and_stays_physical():
     made, (features, mask, _) = space(), tensors()
-    back = made.decode(made.encode(features, mask), mask)
+    back = made.decode(made.encode(features, mask=mask), mask)
     assert (back - features).abs().max() < 1e-5 and (back[~mask] == 0).all()
     pt, ours = features[..., 2][mask], back[..., 2][mask]
     assert ((ours - pt).abs() / pt)[pt > 2e-6].max() < 1e-5
     wild = made.decode(1e3 * torch.randn(8, 30, 3), mask[:8])
     assert torch.isfinite(wild).all() and wild[..., 2].min() >= 0 and wild[..., 2].max() <= 1 and (wild[~mask[:8]] == 0).all()
     ends = torch.tensor([[[0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]])
-    assert (made.decode(made.encode(ends, torch.ones(1, 2).bool()), torch.ones(1, 2).bool()) - ends).abs().max() < 2e-4
+    assert (made.decode(made.encode(ends, mask=torch.ones(1, 2).bool()), torch.ones(1, 2).bool()) - ends).abs().max() < 2e-4
 
 
 # -- network --------------------------------------------------------------------------------------------------------------
@@ -342,7 +342,7 @@ def check(padding):
 def test_overfits_eight_jets():
     """Network, space and loss together: the loss on 8 real jets falls below a third of where it starts."""
     made, (features, mask, _) = space(), tensors()
-    x_0, mask = made.encode(features[:8], mask[:8]), mask[:8]
+    x_0, mask = made.encode(features[:8], mask=mask[:8]), mask[:8]
     torch.manual_seed(0)
     denoiser = Denoiser(SetTransformer(32, 2, 4).build((30, 3)), Cosine())
     optimiser = torch.optim.Adam(denoiser.parameters(), 5e-3)

@@ -62,6 +62,11 @@ class Jets:
     classes: tuple[str, ...]
     shape: tuple[int, int]
 
+    @property
+    def held_out(self) -> JetSet:
+        """What training measures itself on: never the test jets, unless there are no others."""
+        return self.valid if len(self.valid) else self.test
+
 
 @dataclass
 class JetNet:

@@ -19,6 +19,7 @@ from ldm.errors import Refusal
 from ldm.metrics.images import psnr, ssim
 from ldm.networks.autoencoder import VQAutoencoder, kl_divergence, sample_posterior
 from ldm.networks.discriminator import PatchGAN, hinge_loss
+from ldm.spaces import PixelSpace
 from ldm.training.stage import Stage
 
 
@@ -57,6 +58,7 @@ class AutoencoderModule(Stage):
     def __init__(self, config: AutoencoderConfig, shape: tuple[int, int, int], classes: tuple[str, ...]):
         super().__init__(config, shape, classes)
         self.automatic_optimization = False
+        self.space = PixelSpace(self.shape)
         self.autoencoder = config.network.build(self.shape)
         gan = config.discriminator
         self.discriminator = PatchGAN(self.shape[0], gan.channels, gan.layers) if gan.weight else None

@@ -13,14 +13,11 @@ from ldm.config import AutoencoderConfig, DiffusionConfig
 from ldm.data.batches import Batch, as_images
 from ldm.errors import Refusal
 from ldm.metrics.images import psnr
-from ldm.model import Model, build_denoiser, build_space
+from ldm.model import Model, build_denoiser, build_space, without
 from ldm.networks.autoencoder import Autoencoder
-from ldm.spaces import ChannelStatistics, LatentSpace
+from ldm.spaces import LatentSpace, short
+from ldm.training.latents import use_cache
 from ldm.training.stage import Stage, say
-
-
-def _short(values: Tensor) -> str:
-    return " ".join(f"{v:.3g}" for v in values.tolist())
 
 
 class DiffusionModule(Stage):
@@ -31,13 +28,13 @@ class DiffusionModule(Stage):
     def __init__(
         self,
         config: DiffusionConfig,
-        shape: tuple[int, int, int],
+        shape: tuple[int, ...],
         classes: tuple[str, ...],
         autoencoder: Autoencoder | None = None,
         autoencoder_config: AutoencoderConfig | None = None,
     ):
         super().__init__(config, shape, classes)
-        self.space = build_space(config, self.shape, autoencoder)
+        self.space = build_space(config, self.shape, autoencoder, len(classes))
         self.denoiser = build_denoiser(config, self.space.shape, len(classes))
         self.autoencoder_config = autoencoder_config
         self.autoencoder_hash = checkpoint.fingerprint(autoencoder.state_dict().items()) if autoencoder else None
@@ -49,28 +46,25 @@ class DiffusionModule(Stage):
 
     # -- hand-off ---------------------------------------------------------------------------------------------------
     def on_fit_start(self) -> None:
-        """Measure the whitening and verify stage 1, unless both come from a checkpoint that is being resumed."""
-        if isinstance(self.space, LatentSpace) and self.trainer.ckpt_path is None:
-            self.measure_whitening()
-            self.verify_autoencoder()
+        """Cache latents; measure the space and verify stage 1, unless both come from a checkpoint that is being resumed."""
+        image = next(iter(self.trainer.datamodule.whole_training_set()))
+        if isinstance(self.space, LatentSpace) and self.config.space.cache:
+            use_cache(self)
+        if self.space.measured and self.trainer.ckpt_path is None:
+            self.measure()
+            if isinstance(self.space, LatentSpace):
+                self.verify_autoencoder(as_images(image).to(self.device))
 
-    @torch.no_grad()
-    def measure_whitening(self) -> None:
-        """Mean and std of each latent channel over the whole training set, every rank its share."""
+    def measure(self) -> None:
+        """The space's statistics (whitening; scales and numbers of clouds) over the training set, every rank its share."""
         batches = self.trainer.datamodule.whole_training_set()
-        statistics = ChannelStatistics(self.space.shape[0], self.device)
         quiet, pause = not self.trainer.is_global_zero, 0.1 if sys.stderr.isatty() else 10
-        for batch in tqdm(batches, desc="measuring latents", disable=quiet, leave=False, mininterval=pause):
-            statistics.add(self.space.autoencoder.encode(as_images(batch).to(self.device)))
-        mean, std = statistics.result(lambda sums: self.trainer.strategy.reduce(sums, reduce_op="sum"))
-        self.space.mean.copy_(mean)
-        self.space.std.copy_(std)
-        say(f"latents: mean {_short(mean)}, std {_short(std)} (a channel)")
+        bar = tqdm(batches, desc="measuring the data", disable=quiet, leave=False, mininterval=pause)
+        say(self.space.measure(bar, lambda sums: self.trainer.strategy.reduce(sums, reduce_op="sum"), self.device))
 
     @torch.no_grad()
-    def verify_autoencoder(self) -> None:
+    def verify_autoencoder(self, image: Tensor) -> None:
         """Refuse a stage 1 that was never trained: dead or exploding latents, or no better than a grey picture."""
-        image = as_images(next(iter(self.trainer.datamodule.whole_training_set()))).to(self.device)
         x_0 = self.space.encode(image, torch.zeros)
         decoded, grey = self.space.decode(x_0).to(image), image.mean((0, 2, 3), keepdim=True).expand_as(image)
         both = torch.stack([psnr(image, decoded).mean(), psnr(image, grey).mean()])
@@ -80,28 +74,27 @@ class DiffusionModule(Stage):
         if not (torch.isfinite(std).all() and std.max() < 100 and std.min() > 1e-3 and quality > flat + 1):
             raise Refusal(
                 f"space.autoencoder: its reconstructions reach {quality:.1f} dB where a flat picture has {flat:.1f} dB, "
-                f"latent std {_short(std)}: it is not trained on this data; train stage 1 first"
+                f"latent std {short(std)}: it is not trained on this data; train stage 1 first"
             )
 
     # -- training ---------------------------------------------------------------------------------------------------
     def condition(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        """The batch's labels; with a generator, each dropped by itself to the null class with probability `drop`."""
-        if not self.classes:
-            return {}
-        label = batch["label"]
-        if generator is not None:
-            dropped = torch.rand(len(label), generator=generator, device=self.device) < self.config.drop
-            label = label.masked_fill(dropped, len(self.classes))
-        return {"label": label}
+        """The batch's labels, and what else may be dropped; with a generator, each row is, with probability `drop`."""
+        cond = ({"label": batch["label"]} if self.classes else {}) | self.space.features(batch)
+        if generator is None or not cond:
+            return cond
+        dropped = torch.rand(len(batch["index"]), generator=generator, device=self.device) < self.config.drop
+        return without(cond, dropped, len(self.classes))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        x_0 = self.space.encode(self.training_images(batch, batch_idx), self.randn("posterior", batch_idx))
+        told = self.space.told(batch)
+        x_0 = self.space.encode(self.training_images(batch, batch_idx), self.randn("posterior", batch_idx), **told)
         # times are one stratified set over all micro-batches and ranks of the step
         key = (self.config.seed, "times", self.global_step)
         u = randomness.stratified(len(x_0), *self.slot(batch_idx), *key).to(self.device)
         t = self.denoiser.times(u)
         eps = self.randn("noise", batch_idx)(x_0.shape)
-        losses = self.denoiser.loss(x_0, t, eps, **self.condition(batch, self.generator("drop", batch_idx)))
+        losses = self.denoiser.loss(x_0, t, eps, **told, **self.condition(batch, self.generator("drop", batch_idx)))
         loss = losses.mean()
         self.log_by_time(losses.detach(), u)
         self.note_loss({"loss": loss, "x_0": x_0}, batch)
@@ -119,10 +112,11 @@ class DiffusionModule(Stage):
         """The loss of the averaged weights with noise and times that are the same every time."""
         generator = randomness.generator(self.config.seed, "validation", batch_idx, self.global_rank)
         draw = lambda shape: torch.randn(shape, generator=generator).to(self.device)  # noqa: E731
-        x_0 = self.space.encode(as_images(batch), draw)
+        told = self.space.told(batch)
+        x_0 = self.space.encode(self.space.read(batch), draw, **told)
         u = randomness.stratified(len(x_0), 0, 1, self.config.seed, "validation times", batch_idx).to(self.device)
         with self.averaged():
-            loss = self.denoiser.loss(x_0, self.denoiser.times(u), draw(x_0.shape), **self.condition(batch))
+            loss = self.denoiser.loss(x_0, self.denoiser.times(u), draw(x_0.shape), **told, **self.condition(batch))
         self.log("val/loss", loss.mean(), sync_dist=True, batch_size=len(x_0))
         if isinstance(self.space, LatentSpace):  # whitened: 0 and 1, or the autoencoder is not the one measured
             self.log("val/latent_mean", x_0.mean(), sync_dist=True, batch_size=len(x_0))

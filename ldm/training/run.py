@@ -102,7 +102,18 @@ def _finished(folder: Path, max_steps: int) -> bool:
     return path.exists() and checkpoint.read(path)["global_step"] >= max_steps
 
 
-FREE = ("trainer", "sample", "evaluate", "logger", "output", "data.root", "data.workers", "data.download", "space.chunk")
+FREE = (
+    "trainer",
+    "sample",
+    "evaluate",
+    "logger",
+    "output",
+    "data.root",
+    "data.workers",
+    "data.download",
+    "space.chunk",
+    "space.cache",
+)
 FREE += ("optim.lr", "optim.clip", "space.autoencoder")
 
 
@@ -125,7 +136,8 @@ def _resume_point(run: Config, resume: bool) -> tuple[Path | None, dict[str, Any
         )
     if not resume:
         raise Refusal(f"{run.folder} holds an unfinished run ({step} of {goal} steps); add --resume, or name=OTHER")
-    changed = schema.differences(state["ldm"]["config"], schema.to_dict(run))
+    before = config.from_dict(state["ldm"]["config"], str(newest))  # with the defaults of keys that are newer than it
+    changed = schema.differences(schema.to_dict(before), schema.to_dict(run))
     if changed := [key for key in changed if not key.startswith(FREE)]:
         raise Refusal(f"--resume: {', '.join(changed)} changed since {newest}; undo that, or start another run with name=OTHER")
     return newest, state

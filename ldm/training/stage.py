@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from ldm import checkpoint, randomness, schema
 from ldm.averaging import WIDTHS
 from ldm.config import Optim, RunConfig
-from ldm.data.batches import Batch, as_images
+from ldm.data.batches import Batch
 from ldm.errors import NotFinite
+from ldm.model import Space
 from ldm.training.ema import EMA
 
 
@@ -37,6 +38,7 @@ class Stage(pl.LightningModule):
 
     stage: str  # its name in config.STAGES
     trained: str  # the attribute path of the network that is trained and averaged
+    space: Space  # knows what a batch holds
 
     def __init__(self, config: RunConfig, shape: tuple[int, int, int], classes: tuple[str, ...]):
         super().__init__()
@@ -90,12 +92,9 @@ class Stage(pl.LightningModule):
         return lambda shape: torch.randn(shape, generator=generator, device=self.device)
 
     def training_images(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The batch in [-1, 1], half of it mirrored if the data says so."""
-        images = as_images(batch)
-        if self.config.data.flip:
-            mirror = torch.rand(len(images), generator=self.generator("flip", batch_idx), device=self.device) < 0.5
-            images = torch.where(mirror[:, None, None, None], images.flip(-1), images)
-        return images
+        """What the batch holds, half of it mirrored if the data says so: pictures in [-1, 1], or jets' constituents."""
+        data = self.space.read(batch)
+        return self.space.mirror(data, self.generator("flip", batch_idx)) if self.config.data.flip else data
 
     # -- optimisation -----------------------------------------------------------------------------------------------
     def adamw(self, net: nn.Module, lr: float) -> torch.optim.Optimizer:

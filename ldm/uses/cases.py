@@ -10,6 +10,7 @@ from torch import Tensor
 from ldm.diffusion import tasks
 from ldm.errors import Refusal, one_of
 from ldm.model import Model
+from ldm.pointcloud import PointCloudSpace
 from ldm.randomness import generator
 from ldm.uses import solve
 from ldm.uses.inputs import files, masks_for, read_mask, read_picture
@@ -41,6 +42,8 @@ class Case:
 
 def build(model: Model, task: str, method: str | None, **options: Any) -> Task:
     """The task with its defaults, checked against the model."""
+    if isinstance(model.space, PointCloudSpace):
+        raise Refusal(f"--task {task} is of pictures; this checkpoint makes jets")
     offered = solve.METHODS[task][solve.kind(model)]
     if method is not None and method not in offered:
         raise Refusal(one_of(f"--method of {task} in {solve.kind(model)} space", method, offered))

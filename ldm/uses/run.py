@@ -118,6 +118,7 @@ def run_task(
     weights: str,
     device: str | None,
     devices: int,
+    trajectory: int = 0,
     **given: Any,
 ) -> None:
     """Everything from the command line to the folder of results."""
@@ -125,6 +126,8 @@ def run_task(
         raise Refusal("--count must be at least 1 and --seed at least 0")
     if devices != 1:
         raise Refusal("--devices: a task runs on one process; start several commands on parts of a folder")
+    if trajectory:
+        raise Refusal("--trajectory draws samples of no task: leave --task out")
     if not image:
         raise Refusal(f"--task {task} needs --image FILE or --image FOLDER")
     device = sampling.pick_device(device)
