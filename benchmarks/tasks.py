@@ -170,7 +170,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     bench = Bench(args)
     print(
-        f"{args.checkpoint}, step {bench.model.step}: {args.count} pictures, {args.steps} and {args.denoise_steps} steps, DPMpp2MSDE"
+        f"{args.checkpoint}, step {bench.model.step}: {args.count} pictures, {args.steps} steps, {args.denoise_steps} to de-noise"
     )
     print("| task | how | PSNR | SSIM | feature | fd | seconds |\n|---|---|---|---|---|---|---|")
     for std in NOISES:
