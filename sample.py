@@ -39,7 +39,7 @@ def parse() -> argparse.Namespace:
     task.add_argument("--factor", type=int, metavar="F", help="super-resolve: times larger (default: 4)")
     task.add_argument("--noise-std", type=float, metavar="S", help="denoise: of the range -1 ... 1 (default: estimated)")
     task.add_argument("--strength", type=float, metavar="T", help="edit: 0 keeps all, 1 nothing (default: 0.6)")
-    task.add_argument("--method", metavar="M", help="project, guide, repaint, restore (pixels); guide, blend (latents)")
+    task.add_argument("--method", metavar="M", help="guide, project, repaint, restore, blend; the README says which where")
     task.add_argument("--resamples", type=int, metavar="N", help="repaint: times that a step is taken (default: 4)")
     task.add_argument("--degrade", action="store_true", default=None, help="make the input from --image, which is the truth")
     return parser.parse_args()
