@@ -4,7 +4,8 @@ python -m benchmarks.tasks --checkpoint checkpoints/fashion-pixel-cpu --data-roo
 
 In-painting of a hole of 16 x 16 in the middle against biharmonic in-painting, 4x super-resolution (from means of 4 x 4
 pixels) against bicubic, de-noising of Gaussian noise, not clipped, against non-local means given the noise's size (its
-strength h, 0.6 of it, had the best feature distance of seven on 64 pictures): scikit-image's, needs pip install 'ldm[bench]'. The model is not
+strength h, 0.6 of it, had the best feature distance of seven on 64 pictures): scikit-image's,
+needs pip install 'ldm[bench]'. The model is not
 told the class. feature: mean squared distance between features of a picture and its truth, by the classifier in the repo;
 fd: Frechet distance between the two sets, biased upwards for so few. In latents the known pixels are pasted back.
 """
