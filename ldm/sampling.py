@@ -39,21 +39,27 @@ def generate(
     progress: Callable[[int], None] | None = None,
     told: Told | None = None,
     watch: Watch | None = None,
+    prompts: Sequence[str] | None = None,
 ) -> Tensor:
     """Samples on the CPU, one for each seed: uint8 (N, C, H, W), or features (N, P, 3) of clouds.
 
-    Labels default to seed modulo classes, `told` (rows: the mask of a cloud) to what the space draws for each seed.
+    Labels default to seed modulo classes, `told` (rows: the mask of a cloud) to what the space draws for each seed,
+    prompts to the model's own in turn.
     `progress(n)` is told of every finished batch, `watch` of every step of the first.
     Refusal if a sample is not finite.
     """
     if labels is None and model.classes:
         labels = [seed % len(model.classes) for seed in seeds]
     told = model.space.draw(seeds, labels) if told is None else told
+    if model.text is not None and prompts is None:
+        prompts = default_prompts(model, seeds)
     size, done = settings.batch_size, []
     for i in range(0, len(seeds), size):
         part = list(range(i, min(i + size, len(seeds))))
         rows = (part * size)[:size]  # filled up by repeats, dropped again below
         these = {key: value[rows] for key, value in told.items()}
+        if model.text is not None:
+            these |= model.text.condition([prompts[r] for r in rows], next(model.denoiser.parameters()).device)
         x = _batch(model, settings, [seeds[r] for r in rows], [labels[r] for r in rows] if model.classes else None, these, watch)
         watch = None
         if not torch.isfinite(x[: len(part)]).all():
@@ -62,6 +68,33 @@ def generate(
         if progress is not None:
             progress(len(part))
     return torch.cat(done)
+
+
+def default_prompts(model: Model, seeds: Sequence[int]) -> list[str]:
+    """The captions that the checkpoint keeps, by seed; untold ones if it keeps none."""
+    return [model.prompts[seed % len(model.prompts)] if model.prompts else "" for seed in seeds]
+
+
+def prompts_from(model: Model, prompt: str | None, file: str | None, seeds: Sequence[int]) -> list[str] | None:
+    """What --prompt or --prompt-file says for each seed, the file's lines in turn; None for a model without text."""
+    if prompt is None and file is None:
+        return default_prompts(model, seeds) if model.text is not None else None
+    flag = "--prompt" if file is None else "--prompt-file"
+    if prompt is not None and file is not None:
+        raise Refusal("--prompt and --prompt-file: give one of them")
+    if model.text is None:
+        raise Refusal(f"{flag}: this checkpoint is of a model without text; train one with condition=text")
+    try:
+        lines = [prompt] if file is None else Path(file).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Refusal(f"--prompt-file: '{file}' cannot be read ({getattr(error, 'strerror', None) or 'not text'})") from None
+    lines = [line.strip() for line in lines if line.strip()]
+    if not lines:
+        raise Refusal(f"{flag}: {'the prompt' if file is None else file} is empty; leave it out for the checkpoint's own prompts")
+    for line in lines:
+        if rest := model.text.cut(line):
+            print(f"{flag}: longer than {model.text.length} tokens; cut: '{rest}'", flush=True)
+    return [lines[i % len(lines)] for i in range(len(seeds))]
 
 
 def _batch(
@@ -159,6 +192,8 @@ def run(
     device: str | None,
     devices: int = 1,
     trajectory: int = 0,
+    prompt: str | None = None,
+    prompt_file: str | None = None,
     **given: Any,
 ) -> None:
     """sample.py: everything from the command line to the folder of pictures, over one process or several."""
@@ -177,19 +212,21 @@ def run(
     settings = settings_from(model.settings, schedule=model.denoiser.schedule, **given)
     seeds = list(range(seed, seed + count))
     labels = [model.label(label)] * count if label is not None else [s % max(1, len(model.classes)) for s in seeds]
+    prompts = prompts_from(model, prompt, prompt_file, seeds)
     name = type(settings.solver).__name__
     how = f"{name}, {settings.steps} steps, guidance {settings.guidance:g}, {device}"
     mine = ranks.share(seeds), ranks.share(labels)
+    asked = ranks.share(prompts) if prompts else None
     fabric.print(f"{checkpoint}: step {model.step}, {weights} weights, {how}")
     recorder = Recorder(model, settings, mine[0], min(trajectory, settings.batch_size)) if trajectory else None
     with tqdm(total=len(mine[0]), desc="sampling", unit="image", disable=not fabric.is_global_zero) as bar:
-        images = ranks.collect(generate(model, settings, *mine, bar.update, watch=recorder), count)
+        images = ranks.collect(generate(model, settings, *mine, bar.update, watch=recorder, prompts=asked), count)
     if not fabric.is_global_zero:
         return
     record = {"checkpoint": str(find(checkpoint)), "step": model.step, "weights": weights, "count": count, "seed": seed}
     names = [model.classes[i] for i in labels] if model.classes else None
     how = {key: to_dict(settings)[key] for key in ("solver", "steps", "grid", "guidance", "interval", "rescale", "batch_size")}
-    write(folder, images, seeds, names, record | how)
+    write(folder, images, seeds, names, record | how, prompts)
     if recorder is not None:
         recorder.write(folder)
     print(f"wrote {count} pictures, grid.png{', trajectory.png, trajectory.gif' if recorder else ''} to {folder}/")
