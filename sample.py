@@ -25,6 +25,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, metavar="B")
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
     parser.add_argument("--devices", type=int, default=1, metavar="N", help="processes a node that share the seeds (default: 1)")
+    text = "draw N samples' way from data to noise and back: trajectory.png and .gif (default: 4)"
+    parser.add_argument("--trajectory", type=int, nargs="?", const=4, default=0, metavar="N", help=text)
     return parser.parse_args()
 
 

@@ -140,11 +140,25 @@ class SampleConfig:
     every: int = 1000  # steps between grids in training
     count: int = 64
     batch_size: int = 64
+    trajectory: int = 4  # samples whose way from data to noise and back is drawn with each grid
 
     def __post_init__(self) -> None:
+        require(self.trajectory >= 0, f"trajectory must be at least 0, got {self.trajectory}")
         for key in ("steps", "count", "batch_size"):
             require(getattr(self, key) >= 1, f"{key} must be at least 1, got {getattr(self, key)}")
         require(self.every >= 0, f"every must be at least 0, got {self.every}")
+
+
+@dataclass
+class Evaluate:
+    """Figures against the real pictures during training, evaluate.py's: every so many steps, and at the end. 0: never."""
+
+    every: int = 0
+    count: int = 2000  # samples; of stage 1, held-out pictures
+    features: str = "auto"  # a name or a file, as evaluate.py's --features
+
+    def __post_init__(self) -> None:
+        require(self.every >= 0 and self.count >= 1, "every must be at least 0 and count at least 1")
 
 
 @dataclass
@@ -188,6 +202,7 @@ class RunConfig:
     data: Data = field(default_factory=Digits)
     optim: Optim = field(default_factory=Optim)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    evaluate: Evaluate = field(default_factory=Evaluate)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
 
     def __post_init__(self) -> None:

@@ -81,11 +81,11 @@ def restore(path: str | Path, weights: str = "ema", device: str = "cpu") -> Mode
     return Model(denoiser, space.eval().to(device), tuple(meta["classes"]), config.sample, state["global_step"])
 
 
-def load_autoencoder(path: Path) -> tuple[Autoencoder, AutoencoderConfig, dict[str, Any]]:
-    """Stage 1 from its checkpoint, averaged weights where it kept them; and what the checkpoint says of itself."""
+def load_autoencoder(path: Path, which: str = "ema") -> tuple[Autoencoder, AutoencoderConfig, dict[str, Any]]:
+    """Stage 1 from its checkpoint, averaged weights where it kept them, or `raw`; and what the checkpoint says of itself."""
     state = checkpoint.read(path)
     checkpoint.expect_stage(state, "autoencoder", path)
     config = from_dict(state["ldm"]["config"], str(path))
     autoencoder = config.network.build(tuple(state["ldm"]["shape"]))
-    checkpoint.load_strict(autoencoder, checkpoint.weights(state, "ema", path), str(path))
+    checkpoint.load_strict(autoencoder, checkpoint.weights(state, which, path), str(path))
     return autoencoder.eval(), config, state["ldm"]

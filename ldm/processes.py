@@ -4,14 +4,18 @@ Row i of a job goes to rank i modulo the number of processes; every rank does eq
 """
 
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor
 
 from ldm.errors import Refusal
+
+if TYPE_CHECKING:  # slow to import, and sample.py does without
+    from lightning.pytorch import LightningModule
 
 
 def launch(devices: int, device: str) -> Fabric:
@@ -28,9 +32,37 @@ def launch(devices: int, device: str) -> Fabric:
     return fabric
 
 
-def share(items: Sequence[Any], rank: int, world: int) -> list[Any]:
-    """This rank's items: rank, rank + world, ...; round again from the start where that is more than there are."""
-    return [items[(rank + world * i) % len(items)] for i in range(-(-len(items) // world))]
+@dataclass(frozen=True)
+class Ranks:
+    """This process' place among those that share a job's rows."""
+
+    rank: int = 0
+    world: int = 1
+    gather: Callable[[Tensor], Tensor] = lambda rows: rows  # (n, ...) here -> (world, n, ...), or as it is where world = 1
+
+    @staticmethod
+    def of(engine: Fabric) -> "Ranks":
+        """Of Fabric."""
+        gather = lambda rows: engine.all_gather(rows.to(engine.device)).cpu()  # noqa: E731
+        return Ranks(engine.global_rank, engine.world_size, gather)
+
+    @staticmethod
+    def of_training(module: "LightningModule") -> "Ranks":
+        """Of the Trainer that a module is in."""
+        gather = lambda rows: module.all_gather(rows.to(module.device)).cpu()  # noqa: E731
+        return Ranks(module.trainer.global_rank, module.trainer.world_size, gather)
+
+    def share(self, items: Sequence[Any]) -> list[Any]:
+        """This rank's items: rank, rank + world, ...; round again from the start where that is more than there are."""
+        return [items[(self.rank + self.world * i) % len(items)] for i in range(-(-len(items) // self.world))]
+
+    def collect(self, rows: Tensor, count: int) -> Tensor:
+        """Every rank's share (n, ...) -> (count, ...) in the order of the items, on the CPU."""
+        gathered = self.gather(rows).cpu()
+        return interleave(gathered, count) if self.world > 1 else gathered[:count]
+
+
+ALONE = Ranks()
 
 
 def interleave(gathered: Tensor, count: int) -> Tensor:

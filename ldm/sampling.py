@@ -43,7 +43,8 @@ def generate(
     """Samples on the CPU, one for each seed: uint8 (N, C, H, W), or features (N, P, 3) of clouds.
 
     Labels default to seed modulo classes, `told` (rows: the mask of a cloud) to what the space draws for each seed.
-    `progress(n)` is told of every finished batch, `watch` of every step. Refusal if a sample is not finite.
+    `progress(n)` is told of every finished batch, `watch` of every step of the first.
+    Refusal if a sample is not finite.
     """
     if labels is None and model.classes:
         labels = [seed % len(model.classes) for seed in seeds]
@@ -54,6 +55,7 @@ def generate(
         rows = (part * size)[:size]  # filled up by repeats, dropped again below
         these = {key: value[rows] for key, value in told.items()}
         x = _batch(model, settings, [seeds[r] for r in rows], [labels[r] for r in rows] if model.classes else None, these, watch)
+        watch = None
         if not torch.isfinite(x[: len(part)]).all():
             raise Refusal(f"sampling gave numbers that are not finite at seed {seeds[i]}; try more steps or another solver")
         done.append(model.space.finish(x, these)[: len(part)])
@@ -146,35 +148,41 @@ def run(
     weights: str,
     device: str | None,
     devices: int = 1,
+    trajectory: int = 0,
     **given: Any,
 ) -> None:
     """sample.py: everything from the command line to the folder of pictures, over one process or several."""
     if count < 1 or seed < 0:
         raise Refusal("--count must be at least 1 and --seed at least 0")
+    if not 0 <= trajectory <= count:
+        raise Refusal(f"--trajectory: {trajectory} samples cannot be shown of --count {count}")
     folder = Path(output)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise Refusal(f"--output: '{folder}' is not empty; name another folder, nothing is overwritten")
     folder.mkdir(parents=True, exist_ok=True)  # before the work, so that what cannot be written is known before it
     device = pick_device(device)
-    from ldm.processes import interleave, launch, share  # Lightning is slow to import
+    from ldm.processes import Ranks, launch  # Lightning is slow to import
+    from ldm.trajectory import Recorder
 
     fabric = launch(devices, device)
-    model = restore(checkpoint, weights, str(fabric.device) if fabric.world_size > 1 else device)
+    ranks = Ranks.of(fabric)
+    model = restore(checkpoint, weights, str(fabric.device) if ranks.world > 1 else device)
     settings = settings_from(model.settings, schedule=model.denoiser.schedule, **given)
     seeds = list(range(seed, seed + count))
     labels = [model.label(label)] * count if label is not None else [s % max(1, len(model.classes)) for s in seeds]
     name = type(settings.solver).__name__
     how = f"{name}, {settings.steps} steps, guidance {settings.guidance:g}, {device}"
-    mine = [share(rows, fabric.global_rank, fabric.world_size) for rows in (seeds, labels)]
+    mine = ranks.share(seeds), ranks.share(labels)
     fabric.print(f"{checkpoint}: step {model.step}, {weights} weights, {how}")
+    recorder = Recorder(model, settings, mine[0], min(trajectory, settings.batch_size)) if trajectory else None
     with tqdm(total=len(mine[0]), desc="sampling", unit="image", disable=not fabric.is_global_zero) as bar:
-        images = generate(model, settings, *mine, bar.update)
-    if fabric.world_size > 1:
-        images = interleave(fabric.all_gather(images.to(fabric.device)), count).cpu()
+        images = ranks.collect(generate(model, settings, *mine, bar.update, recorder), count)
     if not fabric.is_global_zero:
         return
     record = {"checkpoint": str(find(checkpoint)), "step": model.step, "weights": weights, "count": count, "seed": seed}
     names = [model.classes[i] for i in labels] if model.classes else None
     how = {key: to_dict(settings)[key] for key in ("solver", "steps", "grid", "guidance", "batch_size")}
     write(folder, images, seeds, names, record | how)
-    print(f"wrote {count} pictures and grid.png to {folder}/")
+    if recorder is not None:
+        recorder.write(folder)
+    print(f"wrote {count} pictures, grid.png{', trajectory.png, trajectory.gif' if recorder else ''} to {folder}/")

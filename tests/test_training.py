@@ -147,11 +147,13 @@ def test_wandb_offline_file_read_back(latent_run):
         "val/loss",
         "train/images_per_second",
         "samples/grid",
+        "trajectory/strip",
+        "trajectory/animation",
         "tiny-latent",
     ):
         assert name in lines, name
     assert load(latent_run / "last.ckpt")["ldm"]["wandb_id"] in run.name
-    assert len(list(run.rglob("*.png"))) == 3
+    assert len(list(run.rglob("*.png"))) == 6 and len(list(run.rglob("*.gif"))) == 3
     json.loads(lines.splitlines()[0])
 
 
@@ -256,7 +258,7 @@ def test_train_then_sample_as_a_user_does(tmp_path):
     assert settings["solver"]["name"] == "DDIM" and settings["count"] == 3 and settings["seed"] == 5 and settings["step"] == 8
 
 
-@pytest.mark.parametrize("name", ["train.py", "sample.py"])
+@pytest.mark.parametrize("name", ["train.py", "sample.py", "evaluate.py"])
 def test_help_imports_no_torch(name):
     done = subprocess.run([sys.executable, "-X", "importtime", ROOT / name, "--help"], capture_output=True, text=True, timeout=20)
     assert done.returncode == 0 and "--c" in done.stdout

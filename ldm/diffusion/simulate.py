@@ -22,3 +22,19 @@ def simulate(schedule: Schedule, x_0: Tensor, times: Tensor, randn: Callable[[],
         f, g2 = schedule.drift(t)
         path.append(path[-1] + f * (s - t) * path[-1] + (g2 * (s - t)).sqrt() * randn())
     return torch.stack(path)
+
+
+def noising(schedule: Schedule, x_0: Tensor, times: Tensor, randn: Callable[[], Tensor]) -> Tensor:
+    """The Markov chain q(x_s | x_t) from x_0 along increasing times, t < s: (len(times), *x_0.shape).
+
+    x_s = a x_t + b z with a = alpha_s / alpha_t, b^2 = sigma_s^2 - a^2 sigma_t^2 (Ho et al. 2020, eq. 2, for any step): at
+    every time the law is exactly the jump's, N(alpha_s x_0, sigma_s^2). At times[0] x_0 has been noised that far already.
+    """
+    if not (times.diff() > 0).all():
+        raise ValueError("noising runs forwards: times must increase")
+    path = [x_0]
+    for t, s in pairwise(times.double()):
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(t), schedule(s)
+        a = alpha_s / alpha_t
+        path.append(a * path[-1] + (sigma_s.square() - (a * sigma_t).square()).clamp(min=0).sqrt() * randn())
+    return torch.stack(path)

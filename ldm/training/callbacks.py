@@ -17,12 +17,13 @@ from torch import Tensor
 
 from ldm.data.batches import as_bytes, as_images
 from ldm.pictures import to_picture
-from ldm.processes import interleave, share
+from ldm.processes import Ranks
 from ldm.sampling import generate
 from ldm.training.autoencoder import AutoencoderModule
 from ldm.training.diffusion import DiffusionModule
-from ldm.training.loggers import alert, log_picture
+from ldm.training.loggers import alert, log_animation, log_picture
 from ldm.training.stage import Stage
+from ldm.trajectory import Recorder
 
 
 def panel(trainer: pl.Trainer, folder: Path, name: str, picture: Image.Image, caption: str) -> None:
@@ -62,15 +63,17 @@ class Samples(EverySteps):
     """A grid of samples at seeds 0, 1, 2, ..., a column a class, by the averaged weights: comparable over time."""
 
     def show(self, trainer: pl.Trainer, module: DiffusionModule) -> None:
-        settings, world = module.config.sample, trainer.world_size
-        seeds = share(range(settings.count), trainer.global_rank, world)
-        training = module.training
-        module.eval()
-        with module.averaged():
-            images = generate(module.model(), settings, seeds)
-        module.train(training)
-        gathered = torch.as_tensor(module.all_gather(images.to(module.device))).reshape(world, *images.shape)
-        images = interleave(gathered, settings.count).cpu()
+        settings, ranks = module.config.sample, Ranks.of_training(module)
+        with module.evaluating():
+            seeds, model = ranks.share(range(settings.count)), module.model()
+            shown = min(settings.trajectory, settings.batch_size, len(seeds)) if ranks.rank == 0 else 0
+            recorder = Recorder(model, settings, seeds, shown) if shown else None
+            images = generate(model, settings, seeds, watch=recorder)
+        images = ranks.collect(images, settings.count)
+        if recorder is not None:
+            strip, gif = recorder.write(self.folder, f"trajectory-{trainer.global_step:07d}")
+            log_picture(trainer, "trajectory/strip", strip, "rows: forward chain, x_t on its way back, x0_hat")
+            log_animation(trainer, "trajectory/animation", gif, "x_t above x0_hat")
         if trainer.is_global_zero:
             solver = type(settings.solver).__name__
             caption = f"seeds 0-{settings.count - 1}, {solver}, {settings.steps} steps, guidance {settings.guidance}, ema"

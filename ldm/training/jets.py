@@ -4,12 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import lightning.pytorch as pl
-import torch
 
 from ldm.data.jets import JetSet
 from ldm.metrics.jet_plots import histograms, jet_images, reverse_process
 from ldm.metrics.jets import Cloud, evaluate_jets, short
-from ldm.processes import interleave, share
+from ldm.processes import Ranks
 from ldm.sampling import generate, reverse
 from ldm.training.callbacks import EverySteps, panel
 from ldm.training.diffusion import DiffusionModule
@@ -30,25 +29,22 @@ class JetPanels(EverySteps):
         self.floor: dict[str, float] = {}
 
     def show(self, trainer: pl.Trainer, module: DiffusionModule) -> None:
-        training = module.training
-        module.eval()
-        with module.averaged():
-            generated = self.generate(trainer, module)
+        with module.evaluating():
+            generated = self.generate(module)
             if trainer.is_global_zero:
                 self.pictures(trainer, module, generated)
-        module.train(training)
         if trainer.is_global_zero:
             values = self.figures(generated)
             for logger in trainer.loggers:
                 logger.log_metrics(values, step=trainer.global_step)
 
-    def generate(self, trainer: pl.Trainer, module: DiffusionModule) -> Cloud:
+    def generate(self, module: DiffusionModule) -> Cloud:
         """Every rank makes its share."""
-        model, count, world = module.model(), module.config.sample.count, trainer.world_size
-        features = generate(model, model.settings, share(range(count), trainer.global_rank, world))
-        gathered = torch.as_tensor(module.all_gather(features.to(module.device))).reshape(world, *features.shape)
-        labels = [seed % max(1, len(model.classes)) for seed in range(count)]
-        return Cloud(interleave(gathered, count).cpu(), model.space.draw(range(count), labels)["mask"])
+        model, ranks = module.model(), Ranks.of_training(module)
+        seeds = range(module.config.sample.count)
+        features = ranks.collect(generate(model, model.settings, ranks.share(seeds)), len(seeds))
+        labels = [seed % max(1, len(model.classes)) for seed in seeds]
+        return Cloud(features, model.space.draw(seeds, labels)["mask"])
 
     def figures(self, generated: Cloud) -> dict[str, float]:
         """val/NAME of the generated jets and val/NAME_floor of real ones, each name with its sample size."""

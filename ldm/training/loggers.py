@@ -90,6 +90,14 @@ def log_picture(trainer: pl.Trainer, name: str, picture: Image.Image, caption: s
         log_media(trainer, {name: wandb.Image(picture, caption=caption)})
 
 
+def log_animation(trainer: pl.Trainer, name: str, path: Path, caption: str) -> None:
+    """A GIF as a panel `name` of the run in W&B."""
+    if any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
+        import wandb
+
+        log_media(trainer, {name: wandb.Video(str(path), format="gif", caption=caption)})
+
+
 def alert(trainer: pl.Trainer, title: str, text: str) -> None:
     """Say it to the person who watches: here, and by W&B's alert where it is on."""
     for logger in trainer.loggers:

@@ -102,7 +102,7 @@ def _finished(folder: Path, max_steps: int) -> bool:
     return path.exists() and checkpoint.read(path)["global_step"] >= max_steps
 
 
-FREE = ("trainer", "sample", "logger", "output", "data.root", "data.workers", "data.download", "space.chunk")
+FREE = ("trainer", "sample", "evaluate", "logger", "output", "data.root", "data.workers", "data.download", "space.chunk")
 FREE += ("optim.lr", "optim.clip", "space.autoencoder")
 
 

@@ -66,6 +66,15 @@ class Stage(pl.LightningModule):
         with self.ema.applied() if self.ema else nullcontext():
             yield
 
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Inside, the averaged weights in evaluation mode."""
+        training = self.training
+        self.eval()
+        with self.averaged():
+            yield
+        self.train(training)
+
     # -- randomness -------------------------------------------------------------------------------------------------
     def slot(self, batch_idx: int) -> tuple[int, int]:
         """This micro-batch's place among the step's: slot j of n, j = micro-batch * processes + rank."""

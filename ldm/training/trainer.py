@@ -47,6 +47,10 @@ def build_trainer(run: Config, module: Stage, images: Images | Jets, step: int |
     extra = [Snapshots(run.folder, run.optim.posthoc)] if run.optim.posthoc else []
     if isinstance(run, AutoencoderConfig) and run.discriminator.weight:
         extra.append(DiscriminatorBalance(settings.log))
+    if run.evaluate.every:
+        from ldm.training.evaluation import Evaluation  # slow to import
+
+        extra.append(Evaluation(run, images))
     # a log file is no terminal: one line a hundred steps is enough there
     bar = pl.callbacks.TQDMProgressBar(refresh_rate=10 if sys.stderr.isatty() else 100)
     defaults = dict(

@@ -1,0 +1,132 @@
+"""Quality over network evaluations: one checkpoint, several solvers, the same seeds; a table, a plot, JSON.
+
+python -m benchmarks.solver_quality --checkpoint checkpoints/fashion-latent --data-root DIR --output runs/solvers
+
+Each solver takes as many steps as fit into 10, 20, 50 evaluations of the network (Heun needs two a step); DDPM takes
+1000. Guidance 1, so that an evaluation is one call. What is done already is read back from the JSON and not done again.
+"""
+
+import argparse
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from ldm import checkpoint
+from ldm.config import SampleConfig, from_dict
+from ldm.diffusion.schedules import Schedule
+from ldm.diffusion.solvers import DDIM, DDPM, Counted, DPMpp2M, DPMpp2MSDE, DPMpp3M, EulerMaruyama, Heun, Solver, sample
+from ldm.evaluation import evaluate, load_data
+from ldm.metrics.features import choose
+from ldm.metrics.reference import reference
+from ldm.model import Model, restore
+
+SOLVERS = {
+    "DDIM": DDIM(),
+    "Heun": Heun(),
+    "DPM++2M": DPMpp2M(),
+    "DPM++3M": DPMpp3M(),
+    "DPM++2M-SDE": DPMpp2MSDE(),
+    "Euler-Maruyama": EulerMaruyama(),
+}
+
+
+@dataclass
+class Free:
+    """A denoiser that costs nothing."""
+
+    schedule: Schedule
+
+    def __call__(self, x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return x_t
+
+
+def evaluations(solver: Solver, model: Model, steps: int) -> int:
+    """How often a solver asks the network in so many steps: counted, not claimed."""
+    counted = Counted(Free(model.denoiser.schedule))
+    sample(solver, counted, torch.zeros(1, 1), counted.schedule.grid(steps), lambda: torch.zeros(1, 1))
+    return counted.calls
+
+
+def steps_within(solver: Solver, model: Model, budget: int) -> int:
+    """The most steps that take at most `budget` evaluations."""
+    return max(n for n in range(1, budget + 1) if evaluations(solver, model, n) <= budget)
+
+
+def measure(model: Model, name: str, solver: Solver, steps: int, count: int, batch: int, judge: Any) -> dict[str, Any]:
+    settings = SampleConfig(solver=solver, steps=steps, batch_size=batch)
+    began = time.perf_counter()
+    figures = evaluate(model, settings, count, *judge)
+    seconds = time.perf_counter() - began
+    values = {key: {"value": f.value, "std": f.std, "floor": f.floor} for key, f in figures.items()}
+    row = {"solver": name, "steps": steps, "evaluations": evaluations(solver, model, steps)}
+    return row | {"count": count, "seconds": seconds, "figures": values}
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    keys = list(rows[0]["figures"])
+    best = min(row["figures"][keys[0]]["value"] for row in rows)
+    lines = [f"| solver | evaluations | {' | '.join(keys)} | {keys[0]} over the best |", "|---" * (len(keys) + 3) + "|"]
+    for row in rows:
+        values = [row["figures"][key]["value"] for key in keys]
+        cells = [row["solver"], str(row["evaluations"]), *(f"{v:.4g}" for v in values), f"{values[0] / best:.3f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    floors = [f"{f['floor']:.4g}" if (f := rows[0]["figures"][key])["floor"] is not None else "-" for key in keys]
+    return "\n".join([*lines, f"| truth-vs-truth | - | {' | '.join(floors)} | |"])
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes, key = figure.subplots(), next(iter(rows[0]["figures"]))
+    for name in dict.fromkeys(row["solver"] for row in rows):
+        mine = [row for row in rows if row["solver"] == name]
+        points = [row["evaluations"] for row in mine], [row["figures"][key]["value"] for row in mine]
+        axes.plot(*points, "k*" if name == "DDPM" else "o-", label=name, markersize=10 if name == "DDPM" else 5)
+    axes.axhline(rows[0]["figures"][key]["floor"], color="grey", linestyle=":", label="truth-vs-truth")
+    axes.set(xscale="log", yscale="log", xlabel="evaluations of the network", ylabel=key)
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", required=True)
+    parser.add_argument("--data-root")
+    parser.add_argument("--features", default="auto")
+    parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--evaluations", type=int, nargs="+", default=[10, 20, 50])
+    parser.add_argument("--ddpm", type=int, default=1000, metavar="STEPS", help="0: leave it out")
+    parser.add_argument("--batch-size", type=int, default=250)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--output", type=Path, default=Path("runs/solver_quality"))
+    args = parser.parse_args()
+    args.output.mkdir(parents=True, exist_ok=True)
+    file = checkpoint.find(args.checkpoint)
+    meta = checkpoint.read(file)["ldm"]
+    config = from_dict(meta["config"], str(file))
+    features = choose(args.features, type(config.data).__name__).to(args.device)
+    real = reference(load_data(config.data, args.data_root, meta).train, features, f"{type(config.data).__name__} train")
+    model, log = restore(file, device=args.device), args.output / "solver_quality.json"
+    jobs = [(n, s, steps_within(s, model, budget)) for budget in args.evaluations for n, s in SOLVERS.items()]
+    jobs += [("DDPM", DDPM(), args.ddpm)] if args.ddpm else []
+    rows = json.loads(log.read_text()) if log.exists() else []
+    for name, solver, steps in jobs:
+        if any((row["solver"], row["steps"], row["count"]) == (name, steps, args.count) for row in rows):
+            continue
+        print(f"{name}, {steps} steps", flush=True)
+        rows.append(measure(model, name, solver, steps, args.count, args.batch_size, (real, features)))
+        log.write_text(json.dumps(rows, indent=1) + "\n")
+    text = markdown(rows)
+    (args.output / "solver_quality.md").write_text(text + "\n")
+    draw(rows, args.output / "solver_quality.png")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""From features to figures: every distance of samples to real pictures, with truth-vs-truth beside it."""
+
+from torch import Tensor
+
+from ldm.errors import Refusal
+from ldm.metrics.distances import NEEDED, Moments, density_coverage, frechet_distance, kernel_distance, precision_recall
+from ldm.metrics.features import Features
+from ldm.metrics.records import Figure, short
+from ldm.metrics.reference import Reference
+
+SUBSET = 1000  # rows in each of KID's subsets
+
+
+def distances(fake: Tensor, real: Reference, subset: int) -> dict[str, tuple[float, float | None]]:
+    """Every metric of two sets of features, and its standard deviation over subsets where it has one.
+
+    The Fréchet distance is to all of the real pictures, KID's subsets are drawn from the rows kept, and neighbours are
+    sought among as many real rows as there are fakes.
+    """
+    same = real.rows[: len(fake)]
+    precision, recall = precision_recall(fake, same)
+    density, coverage = density_coverage(fake, same)
+    found: dict[str, tuple[float, float | None]] = {"fd": (frechet_distance(Moments.of(fake), real.moments), None)}
+    found["kd"] = kernel_distance(fake, real.rows, subset)
+    plain = {"precision": precision, "recall": recall, "density": density, "coverage": coverage}
+    return found | {name: (value, None) for name, value in plain.items()}
+
+
+def compare(fake: Tensor, real: Reference, features: Features, labels: Tensor | None = None) -> dict[str, Figure]:
+    """Figures of the features of samples against the reference, truth-vs-truth beside each.
+
+    With labels and a classifier of them, `class_share` is the share of samples that it takes for their label; its floor
+    is the classifier's own accuracy on held-out pictures.
+    """
+    truth, rest = real.apart(len(fake))
+    subset, at_floor = (min(SUBSET, n, m) for n, m in ((len(fake), len(real.rows)), (len(truth), len(rest.rows))))
+    values, floors = distances(fake, real, subset), distances(truth, rest, at_floor)
+    figures = {}
+    for key, (value, std) in values.items():
+        floor, floor_std = floors[key]
+        figures[named(key, len(fake), features)] = Figure(value, len(fake), floor, len(truth), std, floor_std)
+    if labels is not None and features.head is not None:
+        share = (features.verdict(fake) == labels).float().mean().item()
+        figures[f"class_share_{short(len(fake))}"] = Figure(share, len(fake), features.accuracy, note="floor: accuracy on real")
+    return figures
+
+
+def named(key: str, n: int, features: Features, prefix: str = "") -> str:
+    """fid_5k and kid_5k by Inception alone; fd_fashion_5k and kd_fashion_5k by other features."""
+    if key in ("fd", "kd"):
+        key = {"fd": "fid", "kd": "kid"}[key] if features.name == "inception" else f"{key}_{features.name}"
+    return f"{prefix}{key}_{short(n)}"
+
+
+def check_count(count: int, real: int, what: str, dim: int) -> None:
+    """Refuse what has no k-th neighbour; say where a covariance cannot have full rank."""
+    if min(count, real // 2) < NEEDED:
+        which = f"count {count}" if count < NEEDED else f"{what}: {real} pictures"
+        raise Refusal(f"evaluate: {which}: too few, the metrics' neighbours need {NEEDED} samples and {2 * NEEDED} real pictures")
+    if count <= dim:
+        print(f"warning: {count} samples in {dim} dimensions: the Fréchet distance's covariance has not full rank", flush=True)

@@ -1,0 +1,146 @@
+"""The real side of every figure: features of a whole data set, computed once and kept on disk.
+
+A file is named by a fingerprint of data x features (the pictures' bytes, or the files' names, sizes and times; the
+network's weights and how it resizes), so a stale one is never met.
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from ldm.data.batches import Shard, loader
+from ldm.data.folders import FolderSet
+from ldm.data.images import ImageTensor
+from ldm.errors import Refusal
+from ldm.metrics.distances import Moments
+from ldm.metrics.features import Features
+from ldm.randomness import permutation
+
+VERSION = 1  # of what a file holds and how it was computed
+KEPT = 50_000  # rows kept for kernels and neighbours, drawn by chance; the moments are of all
+
+
+@dataclass
+class Reference:
+    """Moments of all real pictures and the features of some, in random order."""
+
+    moments: Moments
+    rows: Tensor  # (at most KEPT, d)
+    hash: str
+    what: str  # the data set and its split, in words
+
+    def apart(self, n: int) -> tuple[Tensor, "Reference"]:
+        """Real rows in the place of n samples, at most half, and the rest of the data as their reference."""
+        n = min(n, self.moments.n // 2, len(self.rows) // 2)
+        taken, left = self.rows[:n], self.rows[n:]
+        return taken, Reference(self.moments - Moments.of(taken), left, self.hash, self.what)
+
+
+def default_cache() -> Path:
+    """$XDG_CACHE_HOME/ldm, else ~/.cache/ldm."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ldm"
+
+
+def data_hash(dataset: Dataset) -> str:
+    """What a data set holds: the bytes of pictures in memory, or the names, sizes and times of files."""
+    digest = hashlib.sha256()
+    if isinstance(dataset, ImageTensor):
+        digest.update(repr(tuple(dataset.images.shape)).encode())
+        digest.update(dataset.images.contiguous().numpy().tobytes())
+    elif isinstance(dataset, FolderSet):
+        digest.update(repr((dataset.size, dataset.channels)).encode())
+        for path in (picture.path.resolve() for picture in dataset.pictures):
+            stat = path.stat()
+            digest.update(repr((str(path), stat.st_size, stat.st_mtime_ns)).encode())
+    else:
+        raise Refusal(f"evaluate: no fingerprint is known for a data set of type {type(dataset).__name__}")
+    return digest.hexdigest()[:16]
+
+
+def fingerprint(dataset: Dataset, features: Features) -> str:
+    """Of data x features."""
+    key = (VERSION, data_hash(dataset), features.hash, features.resize)
+    return hashlib.sha256(repr(key).encode()).hexdigest()[:16]
+
+
+def reference(
+    dataset: Dataset,
+    features: Features,
+    what: str,
+    cache: Path | None = None,
+    batch_size: int = 256,
+    workers: int = 0,
+    quiet: bool = False,
+) -> Reference:
+    """The reference of a data set, from `cache` where it is there, else computed and put there."""
+    key = fingerprint(dataset, features)
+    path = (cache or default_cache()) / f"{features.name}-{key}.safetensors"
+    found = _read(path, key, what)
+    if found is not None:
+        return found
+    computed = _compute(dataset, features, key, what, batch_size, workers, quiet)
+    try:
+        _write(computed, path)
+    except (OSError, SafetensorError) as error:
+        print(f"the reference is not kept: {path} cannot be written ({str(error).splitlines()[0]})", flush=True)
+    return computed
+
+
+def _compute(dataset: Dataset, features: Features, key: str, what: str, batch_size: int, workers: int, quiet: bool) -> Reference:
+    shard = Shard(len(dataset), batch_size, 0, 1)
+    kept = torch.full((len(dataset),), -1)
+    kept[permutation(len(dataset), "reference")[:KEPT]] = torch.arange(min(KEPT, len(dataset)))
+    parts, rows, places = [], [], []
+    with tqdm(total=len(dataset), desc=f"features of {what}", unit="image", disable=quiet, mininterval=1) as bar:
+        for wanted, batch in zip(shard, loader(dataset, shard, workers, pin=False), strict=True):
+            # where a file cannot be read, the next is handed out: it is not counted twice
+            own = batch["index"] == torch.tensor(wanted)
+            found = features(batch["image"][own])
+            parts.append(Moments.of(found))
+            chosen = kept[batch["index"][own]]
+            rows.append(found[chosen >= 0])
+            places.append(chosen[chosen >= 0])
+            bar.update(len(wanted))
+            parts = [reduce(add, parts)]
+    order = torch.cat(places).argsort()
+    return Reference(parts[0], torch.cat(rows)[order].contiguous(), key, what)
+
+
+def _write(found: Reference, path: Path) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(f".{os.getpid()}.partial")
+    tensors = {"total": found.moments.total, "outer": found.moments.outer, "rows": found.rows}
+    try:
+        save_file(tensors, beside, {"key": found.hash, "facts": json.dumps({"n": found.moments.n, "what": found.what})})
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _read(path: Path, key: str, what: str) -> Reference | None:
+    """What a file holds; None where there is none, or where it is damaged or of other data."""
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            meta: dict[str, Any] = file.metadata() or {}
+            if meta.get("key") != key:
+                return None
+            moments = Moments(json.loads(meta["facts"])["n"], file.get_tensor("total"), file.get_tensor("outer"))
+            return Reference(moments, file.get_tensor("rows"), key, what)
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        print(f"{path} is damaged ({str(error).splitlines()[0]}); computed again", flush=True)
+        return None
