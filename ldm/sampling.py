@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 from tqdm import tqdm
 
+from ldm import clouds
 from ldm.checkpoint import find
 from ldm.config import SampleConfig, from_dict
 from ldm.diffusion import solvers
@@ -23,6 +24,7 @@ from ldm.diffusion.tasks import cfg
 from ldm.errors import Refusal
 from ldm.model import Model, restore, without
 from ldm.pictures import write
+from ldm.pointcloud import PointCloudSpace
 from ldm.randomness import SampleNoise
 from ldm.schema import to_dict
 from ldm.spaces import Told
@@ -85,17 +87,19 @@ def _batch(
 
 
 def reverse(
-    model: Model, settings: SampleConfig, seeds: Sequence[int], frames: int = 7
+    model: Model, settings: SampleConfig, seeds: Sequence[int], told: Told | None = None, frames: int = 7
 ) -> tuple[list[Tensor], Tensor, list[float]]:
     """Clouds during the reverse process, in one batch: decoded features (B, P, 3) of each frame, masks, and the times."""
-    told = model.space.draw(seeds)
+    told = model.space.draw(seeds) if told is None else told
     times = model.denoiser.schedule.grid(settings.steps, settings.grid)[1:].tolist()
     shown = sorted({round(i * (len(times) - 1) / (frames - 1)) for i in range(frames)})
     steps: list[Tensor] = []
-    one = replace(settings, batch_size=len(seeds))
-    generate(
-        model, one, seeds, told=told, watch=lambda i, x, _: steps.append(model.space.finish(x, told)) if i in shown else None
-    )
+
+    def watch(step: int, x_s: Tensor, x0_hat: Tensor) -> None:
+        if step in shown:
+            steps.append(model.space.finish(x_s, told))
+
+    generate(model, replace(settings, batch_size=len(seeds)), seeds, told=told, watch=watch)
     return steps, told["mask"], [times[i] for i in shown]
 
 
@@ -142,18 +146,21 @@ def pick_device(device: str | None) -> str:
 def run(
     checkpoint: str,
     output: str,
-    count: int,
+    count: int | None,
     seed: int,
     label: str | None,
     weights: str,
     device: str | None,
     devices: int = 1,
     trajectory: int = 0,
+    constituents: str | None = None,
     **given: Any,
 ) -> None:
-    """sample.py: everything from the command line to the folder of pictures, over one process or several."""
-    if count < 1 or seed < 0:
+    """sample.py: everything from the command line to the folder of samples, over one process or several."""
+    if (count is not None and count < 1) or seed < 0:
         raise Refusal("--count must be at least 1 and --seed at least 0")
+    numbers, jet = clouds.asked_for(constituents, count) if constituents is not None else (None, None)
+    count = len(numbers) if numbers is not None else count or 64
     if not 0 <= trajectory <= count:
         raise Refusal(f"--trajectory: {trajectory} samples cannot be shown of --count {count}")
     folder = Path(output)
@@ -172,17 +179,44 @@ def run(
     labels = [model.label(label)] * count if label is not None else [s % max(1, len(model.classes)) for s in seeds]
     name = type(settings.solver).__name__
     how = f"{name}, {settings.steps} steps, guidance {settings.guidance:g}, {device}"
-    mine = ranks.share(seeds), ranks.share(labels)
+    told = model.space.draw(seeds, labels) if numbers is None else clouds.told(model, numbers, jet)
+    mine = ranks.share(range(count))
     fabric.print(f"{checkpoint}: step {model.step}, {weights} weights, {how}")
-    recorder = Recorder(model, settings, mine[0], min(trajectory, settings.batch_size)) if trajectory else None
-    with tqdm(total=len(mine[0]), desc="sampling", unit="image", disable=not fabric.is_global_zero) as bar:
-        images = ranks.collect(generate(model, settings, *mine, bar.update, recorder), count)
+    jets = isinstance(model.space, PointCloudSpace)
+    own = [[rows[i] for i in mine] for rows in (seeds, labels)]
+    recorder = Recorder(model, settings, own[0], min(trajectory, settings.batch_size)) if trajectory and not jets else None
+    with tqdm(total=len(mine), desc="sampling", unit="sample", disable=not fabric.is_global_zero) as bar:
+        here = generate(model, settings, *own, bar.update, {k: v[mine] for k, v in told.items()}, recorder)
+        samples = ranks.collect(here, count)
     if not fabric.is_global_zero:
         return
     record = {"checkpoint": str(find(checkpoint)), "step": model.step, "weights": weights, "count": count, "seed": seed}
     names = [model.classes[i] for i in labels] if model.classes else None
     how = {key: to_dict(settings)[key] for key in ("solver", "steps", "grid", "guidance", "batch_size")}
-    write(folder, images, seeds, names, record | how)
+    if jets:
+        _write_jets(folder, model, settings, samples, told, seeds, names, record | how, trajectory)
+        return
+    write(folder, samples, seeds, names, record | how)
     if recorder is not None:
         recorder.write(folder)
     print(f"wrote {count} pictures, grid.png{', trajectory.png, trajectory.gif' if recorder else ''} to {folder}/")
+
+
+def _write_jets(
+    folder: Path,
+    model: Model,
+    settings: SampleConfig,
+    features: Tensor,
+    told: Told,
+    seeds: Sequence[int],
+    names: Sequence[str] | None,
+    record: dict[str, Any],
+    trajectory: int,
+) -> None:
+    files = clouds.write_clouds(folder, features, told["mask"], seeds, names, record)
+    if trajectory:
+        from ldm.metrics.jet_plots import reverse_process  # matplotlib is slow to import
+
+        few = {key: value[:trajectory] for key, value in told.items()}
+        reverse_process(*reverse(model, settings, seeds[:trajectory], few), jets=trajectory).save(folder / "trajectory.png")
+    print(f"wrote {len(seeds)} jets to {', '.join(f'{folder}/{name}' for name in files)}")
