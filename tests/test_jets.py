@@ -239,7 +239,7 @@ def test_the_space_standardises_what_is_real():
     assert torch.equal(flipped, x * torch.tensor([-1, 1, 1]))  # a reflection stays one
     again = PointCloudSpace((30, 3))
     again.load_state_dict(made.state_dict())
-    assert torch.equal(again.encode(features, mask), x)
+    assert torch.equal(again.encode(features, mask=mask), x)
 
 
 def test_the_space_is_inverted_and_stays_physical():
