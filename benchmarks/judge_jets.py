@@ -18,8 +18,8 @@ from tqdm import tqdm
 from ldm.config import SampleConfig
 from ldm.data.jets import JetSet
 from ldm.diffusion.solvers import DDIM, AdaptiveODE, DPMpp2M, EulerMaruyama, Heun
-from ldm.errors import Refusal, guard
-from ldm.jet_evaluation import cloud, generate_like, judge, load_jets, save
+from ldm.errors import guard
+from ldm.jet_evaluation import available, cloud, generate_like, judge, load_jets, save
 from ldm.metrics.jet_plots import histograms, jet_images, picture
 from ldm.metrics.jets import ALL, CHEAP, Cloud, evaluate_jets
 from ldm.metrics.records import Figure
@@ -29,7 +29,13 @@ from ldm.sampling import settings_from
 SCALES = {"w1m": 1e3, "w1p": 1e3, "w1efp": 1e5, "fpd": 1e3, "kpd": 1e6}
 BUDGETS = (10, 20, 50, 100, 200)
 TOLERANCES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
-FIXED = {"DDIM": DDIM(), "Euler-Maruyama": EulerMaruyama(), "Heun": Heun(), "DPM++2M": DPMpp2M()}
+FIXED = {
+    "DDIM": DDIM(),
+    "Euler-Maruyama": EulerMaruyama(),
+    "Heun": Heun("angle"),
+    "Heun in sigma / alpha": Heun(),
+    "DPM++2M": DPMpp2M(),
+}
 
 
 def scaled(name: str) -> tuple[str, float]:
@@ -79,33 +85,21 @@ def main_table(model: Model, settings: SampleConfig, args: argparse.Namespace, t
     print(text)
 
 
-def available() -> tuple[str, ...]:
-    """All metrics; without FPND where the jetnet package's weights are not there."""
-    from ldm.metrics.particlenet import resources
-
-    try:
-        resources()
-    except Refusal as error:
-        print(f"FPND is left out: {error}", flush=True)
-        return tuple(m for m in ALL if m != "fpnd")
-    return ALL
-
-
 # -- solvers ------------------------------------------------------------------------------------------------------------------
 def plan(settings: SampleConfig) -> list[tuple[str, SampleConfig]]:
     """Each solver at each budget of evaluations; Heun takes two a step, the adaptive one what its tolerance needs."""
     rows = []
     for budget in BUDGETS:
         for name, solver in FIXED.items():
-            rows.append((name, replace(settings, solver=solver, steps=budget // 2 if name == "Heun" else budget)))
+            rows.append((name, replace(settings, solver=solver, steps=budget // 2 if isinstance(solver, Heun) else budget)))
     return rows + [("adaptive ODE", replace(settings, solver=AdaptiveODE(rtol=e, atol=e), steps=1)) for e in TOLERANCES]
 
 
 def solver_table(model: Model, settings: SampleConfig, args: argparse.Namespace, test: JetSet, valid: JetSet) -> None:
-    few = JetSet(*(rows[: args.count] for rows in (test.features, test.mask, test.jet, test.types)))
+    few = test.first(args.count)
     real, calls = cloud(test), [0]
     model.denoiser.net.register_forward_hook(lambda *_: calls.__setitem__(0, calls[0] + 1))
-    floor, rows = measure(real, cloud(valid, len(few))), []
+    floor, rows = measure(real, cloud(valid.first(len(few)))), []
     settings, began = replace(settings, batch_size=args.batch_size or len(few)), time.perf_counter()
     for name, chosen in plan(settings):
         calls[0] = 0
@@ -180,9 +174,7 @@ def main() -> None:
         args.count = args.count or 1000
         solver_table(model, settings, args, jets.test, jets.held_out)
     else:
-        rows = slice(args.count)
-        test = JetSet(jets.test.features[rows], jets.test.mask[rows], jets.test.jet[rows], jets.test.types[rows])
-        main_table(model, settings, args, test, jets.held_out)
+        main_table(model, settings, args, jets.test.first(args.count or len(jets.test)), jets.held_out)
 
 
 if __name__ == "__main__":
