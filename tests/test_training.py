@@ -455,6 +455,7 @@ def test_every_shipped_config_trains_two_steps(path, tmp_path):
     write_mnist(tmp_path)
     for i in range(4):
         picture(tmp_path / "ab"[i % 2] / f"{i}.png")
+    shutil.copy(ROOT / "tests/fixtures/gluon30_400.hdf5", tmp_path / "g.hdf5")
     run = config.load(path, ["data.batch_size=2", "trainer.max_steps=2", *overrides("", tmp_path), "trainer.validate=2"])
     if hasattr(run, "sample"):
         run.sample.count, run.sample.steps = 2, 2
