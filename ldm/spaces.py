@@ -33,6 +33,7 @@ class Latents:
 
     autoencoder: str
     chunk: int = 256  # pictures decoded at once when sampling
+    cache: bool = True  # encode the training set once, into output/latents/
 
 
 class PictureSpace(nn.Module):
@@ -94,6 +95,7 @@ class LatentSpace(PictureSpace):
         # frozen: without this DDP stops at unused parameters
         self.autoencoder = autoencoder.requires_grad_(False).eval()
         self.shape, self.chunk = autoencoder.latent_shape, chunk
+        self.table: Tensor | None = None  # a latent cache that lies on the device
         self.register_buffer("mean", torch.zeros(self.shape[0]))
         self.register_buffer("std", torch.ones(self.shape[0]))
 
@@ -101,10 +103,27 @@ class LatentSpace(PictureSpace):
         """The autoencoder stays in evaluation mode whatever its owner does."""
         return super().train(False)
 
+    def read(self, batch: Batch) -> Tensor:
+        """The batch's pictures; or, from a latent cache, their moments in each orientation, (B, orientations, 2 z, h, w)."""
+        if "image" in batch:
+            return as_images(batch)
+        moments = batch["moments"] if self.table is None else self.table[batch["index"]]
+        return moments.float()
+
+    def mirror(self, data: Tensor, generator: torch.Generator) -> Tensor:
+        """Half of the pictures, left to right; of cached moments, the other orientation's."""
+        if data.dim() == 4:
+            return super().mirror(data, generator)
+        mirror = torch.rand(len(data), generator=generator, device=data.device) < 0.5
+        return data[torch.arange(len(data), device=data.device), mirror.long()][:, None]
+
+    def moments(self, data: Tensor) -> Tensor:
+        """Posterior (B, 2 z, h, w) of what `read` gives."""
+        return self.autoencoder.encode(data) if data.dim() == 4 else data[:, 0]
+
     @torch.no_grad()
-    def encode(self, image: Tensor, randn: Randn) -> Tensor:
-        moments = self.autoencoder.encode(image)
-        z = sample_posterior(moments, randn((len(image), *self.shape)))
+    def encode(self, data: Tensor, randn: Randn) -> Tensor:
+        z = sample_posterior(self.moments(data), randn((len(data), *self.shape)))
         return (z - self.mean[:, None, None]) / self.std[:, None, None]
 
     @torch.no_grad()
@@ -112,7 +131,7 @@ class LatentSpace(PictureSpace):
         """Mean and std of each channel over the batches of every rank; says what they are."""
         statistics = ChannelStatistics(self.shape[0], device)
         for batch in batches:
-            statistics.add(self.autoencoder.encode(as_images(batch).to(device)))
+            statistics.add(self.moments(self.read(batch).to(device)))
         mean, std = statistics.result(all_reduce)
         self.mean.copy_(mean)
         self.std.copy_(std)

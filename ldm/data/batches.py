@@ -5,7 +5,7 @@ The data order is one endless stream of permutations, one an epoch. Global step 
 reads with accumulate = 2.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -79,7 +79,7 @@ class ResumableLoader(DataLoader):
         pass
 
 
-def loader(dataset: Dataset, batches: Slots | Shard, workers: int, pin: bool) -> DataLoader:
+def loader(dataset: Dataset, batches: Iterable[list[int]], workers: int, pin: bool) -> DataLoader:
     """Load whole batches: `dataset.__getitems__(indices)` returns one, already stacked."""
     return ResumableLoader(
         dataset,

@@ -21,14 +21,11 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from ldm.data.batches import Shard, loader
-from ldm.data.folders import FolderSet
-from ldm.data.images import ImageTensor
-from ldm.errors import Refusal
 from ldm.metrics.distances import Moments
 from ldm.metrics.features import Features
 from ldm.randomness import permutation
 
-VERSION = 1  # of what a file holds and how it was computed
+VERSION = 2  # of what a file holds and how it was computed
 KEPT = 50_000  # rows kept for kernels and neighbours, drawn by chance; the moments are of all
 
 
@@ -53,25 +50,9 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ldm"
 
 
-def data_hash(dataset: Dataset) -> str:
-    """What a data set holds: the bytes of pictures in memory, or the names, sizes and times of files."""
-    digest = hashlib.sha256()
-    if isinstance(dataset, ImageTensor):
-        digest.update(repr(tuple(dataset.images.shape)).encode())
-        digest.update(dataset.images.contiguous().numpy().tobytes())
-    elif isinstance(dataset, FolderSet):
-        digest.update(repr((dataset.size, dataset.channels)).encode())
-        for path in (picture.path.resolve() for picture in dataset.pictures):
-            stat = path.stat()
-            digest.update(repr((str(path), stat.st_size, stat.st_mtime_ns)).encode())
-    else:
-        raise Refusal(f"evaluate: no fingerprint is known for a data set of type {type(dataset).__name__}")
-    return digest.hexdigest()[:16]
-
-
 def fingerprint(dataset: Dataset, features: Features) -> str:
     """Of data x features."""
-    key = (VERSION, data_hash(dataset), features.hash, features.resize)
+    key = (VERSION, dataset.fingerprint(), features.hash, features.resize)
     return hashlib.sha256(repr(key).encode()).hexdigest()[:16]
 
 

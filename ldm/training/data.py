@@ -1,7 +1,7 @@
 """The data of a run for Lightning's Trainer: loaders that know rank, world and the step to start from."""
 
 import lightning.pytorch as pl
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from ldm.config import RunConfig
 from ldm.data.batches import Shard, Slots, loader
@@ -14,6 +14,7 @@ class RunData(pl.LightningDataModule):
     def __init__(self, config: RunConfig, images: Images):
         super().__init__()
         self.config, self.images = config, images
+        self.train: Dataset = images.train  # or a latent cache of it
 
     def _pin(self) -> bool:
         return self.trainer.strategy.root_device.type == "cuda"
@@ -30,12 +31,12 @@ class RunData(pl.LightningDataModule):
             world=trainer.world_size,
             first_step=lambda: trainer.global_step,
         )
-        return loader(self.images.train, batches, data.workers, self._pin())
+        return loader(self.train, batches, data.workers, self._pin())
 
     def whole_training_set(self) -> DataLoader:
-        """This rank's share of every training picture, once: what is measured over the data set."""
+        """This rank's share of every training picture or latent, once: what is measured over the data set."""
         shard = Shard(len(self.images.train), self.config.data.batch_size, self.trainer.global_rank, self.trainer.world_size)
-        return loader(self.images.train, shard, self.config.data.workers, self._pin())
+        return loader(self.train, shard, self.config.data.workers, self._pin())
 
     def val_dataloader(self) -> DataLoader:
         held_out = self.images.held_out

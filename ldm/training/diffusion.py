@@ -16,6 +16,7 @@ from ldm.metrics.images import psnr
 from ldm.model import Model, build_denoiser, build_space, without
 from ldm.networks.autoencoder import Autoencoder
 from ldm.spaces import LatentSpace, short
+from ldm.training.latents import use_cache
 from ldm.training.stage import Stage, say
 
 
@@ -45,11 +46,14 @@ class DiffusionModule(Stage):
 
     # -- hand-off ---------------------------------------------------------------------------------------------------
     def on_fit_start(self) -> None:
-        """Measure the space and verify stage 1, unless both come from a checkpoint that is being resumed."""
+        """Cache latents; measure the space and verify stage 1, unless both come from a checkpoint that is being resumed."""
+        image = next(iter(self.trainer.datamodule.whole_training_set()))
+        if isinstance(self.space, LatentSpace) and self.config.space.cache:
+            use_cache(self)
         if self.space.measured and self.trainer.ckpt_path is None:
             self.measure()
             if isinstance(self.space, LatentSpace):
-                self.verify_autoencoder()
+                self.verify_autoencoder(as_images(image).to(self.device))
 
     def measure(self) -> None:
         """The space's statistics (whitening; scales and numbers of clouds) over the training set, every rank its share."""
@@ -59,9 +63,8 @@ class DiffusionModule(Stage):
         say(self.space.measure(bar, lambda sums: self.trainer.strategy.reduce(sums, reduce_op="sum"), self.device))
 
     @torch.no_grad()
-    def verify_autoencoder(self) -> None:
+    def verify_autoencoder(self, image: Tensor) -> None:
         """Refuse a stage 1 that was never trained: dead or exploding latents, or no better than a grey picture."""
-        image = as_images(next(iter(self.trainer.datamodule.whole_training_set()))).to(self.device)
         x_0 = self.space.encode(image, torch.zeros)
         decoded, grey = self.space.decode(x_0).to(image), image.mean((0, 2, 3), keepdim=True).expand_as(image)
         both = torch.stack([psnr(image, decoded).mean(), psnr(image, grey).mean()])

@@ -102,7 +102,18 @@ def _finished(folder: Path, max_steps: int) -> bool:
     return path.exists() and checkpoint.read(path)["global_step"] >= max_steps
 
 
-FREE = ("trainer", "sample", "evaluate", "logger", "output", "data.root", "data.workers", "data.download", "space.chunk")
+FREE = (
+    "trainer",
+    "sample",
+    "evaluate",
+    "logger",
+    "output",
+    "data.root",
+    "data.workers",
+    "data.download",
+    "space.chunk",
+    "space.cache",
+)
 FREE += ("optim.lr", "optim.clip", "space.autoencoder")
 
 
