@@ -83,7 +83,8 @@ def main_table(model: Model, settings: SampleConfig, args: argparse.Namespace, t
         "figures": {name: vars(figure) for name, figure in figures.items()},
     }
     save(args.output / "jets.json", record)
-    said = f"{len(test)} jets, {how}, {rate:.0f} jets/s ({len(test) / busy:.0f} a CPU second) on {torch.get_num_threads()} thread(s), step {model.step}"
+    how = f"{how}, {rate:.0f} jets/s ({len(test) / busy:.0f} a CPU second) on {torch.get_num_threads()} thread(s)"
+    said = f"{len(test)} jets, {how}, step {model.step}"
     text = f"{markdown(figures)}\n\n{said}\n"
     (args.output / "jets.md").write_text(text)
     print(text)
