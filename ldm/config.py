@@ -83,6 +83,10 @@ class TrainerConfig:
     num_nodes: int = 1
     strategy: str = "auto"
     precision: str = "auto"  # auto: bf16-mixed on a GPU that has it, 32-true elsewhere
+    compile: Any = (
+        "auto"  # the trained network alone, by torch.compile; auto: on a GPU (on a CPU it took minutes and won nothing)
+    )
+    channels_last: Any = "auto"  # memory format of convolutions; auto: on a GPU
     accumulate: int = 1
     validate: int = 1000  # every so many steps
     save: int = 1000
@@ -96,6 +100,8 @@ class TrainerConfig:
         for key in counts:
             require(getattr(self, key) >= 1, f"{key} must be at least 1, got {getattr(self, key)}")
         require(self.threads >= 0, f"threads must be at least 0, got {self.threads}")
+        for key in ("compile", "channels_last"):
+            require(getattr(self, key) in ("auto", True, False), f"{key} must be auto, true or false, got {getattr(self, key)!r}")
         require(self.precision in PRECISIONS, one_of("precision", self.precision, PRECISIONS))
         devices = self.devices if isinstance(self.devices, list) else str(self.devices).split(",")
         whole = all(re.fullmatch(r"-?\d+", str(d)) for d in devices) and self.devices not in (0, "0")

@@ -445,6 +445,19 @@ def test_full_disk_is_one_line_and_keeps_the_last_checkpoint(tmp_path):
 
 
 @pytest.mark.slow
+def test_compiled_and_channels_last_it_trains_the_same(pixel_run, tmp_path):
+    """The same weights under the same names, within what another order of sums makes of 8 steps of Adam."""
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+    folder = train(run_config("pixel", tmp_path, "trainer.compile=true", "trainer.channels_last=true"))
+    assert counters["stats"]["unique_graphs"] and counters["aot_autograd"]["ok"]
+    plain, quick = (load(path / "last.ckpt") for path in (pixel_run, folder))
+    gaps = torch.cat([(plain["state_dict"][k] - v).abs().flatten() for k, v in quick["state_dict"].items()])
+    assert plain["state_dict"].keys() == quick["state_dict"].keys() and gaps.mean() < 1e-5
+    assert plain["ldm"]["ema"]["weights"].keys() == quick["ldm"]["ema"]["weights"].keys()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted(ROOT.glob("configs/**/*.yaml")), ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_every_shipped_config_trains_two_steps(path, tmp_path):
     """As shipped, but for the length, the batch, a small data folder, and a stage 1 of two steps."""

@@ -7,6 +7,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import nn
 
 from ldm.config import AutoencoderConfig, Config, DiffusionConfig, TrainerConfig
 from ldm.data.images import Images
@@ -18,12 +19,25 @@ from ldm.training.saving import AtomicIO, Checkpoints, Snapshots, StopSignals
 from ldm.training.stage import Stage
 
 
+def on_gpu(settings: TrainerConfig) -> bool:
+    """Whether a run will be on CUDA."""
+    return settings.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+
+
+def quicken(net: nn.Module, settings: TrainerConfig) -> None:
+    """Memory format and compilation as the settings say; in place, so that the weights keep their names."""
+    chosen = {key: on_gpu(settings) if (v := getattr(settings, key)) == "auto" else v for key in ("compile", "channels_last")}
+    if chosen["channels_last"]:
+        net.to(memory_format=torch.channels_last)
+    if chosen["compile"]:
+        net.compile()
+
+
 def precision(settings: TrainerConfig) -> str:
     """auto: bf16-mixed on a GPU that has it. On a CPU without AMX bf16 is many times slower than float32."""
     if settings.precision != "auto":
         return settings.precision
-    on_gpu = settings.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-    return "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    return "bf16-mixed" if on_gpu(settings) and torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
 
 
 def strategy(run: Config) -> str:
@@ -36,6 +50,7 @@ def strategy(run: Config) -> str:
 
 def build_trainer(run: Config, module: Stage, images: Images | Jets, step: int | None) -> pl.Trainer:
     settings, manual = run.trainer, not module.automatic_optimization
+    quicken(module.net, settings)
     pictures, every = run.folder / "samples", settings.validate
     if isinstance(run, AutoencoderConfig):
         count = min(12, len(images.test))
