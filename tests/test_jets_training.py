@@ -176,6 +176,18 @@ def test_pt_mass_and_type_are_told(tmp_path):
     assert asked_for(str(tmp_path / "out/gluon.hdf5"), None)[1] is None  # relative features are no GeV
 
 
+@pytest.mark.slow
+def test_evaluate_py_measures_jets_with_the_floor_beside(jets_run, tmp_path):
+    """60 generated against 60 test jets, 60 others in their place for the floor, which an untrained model is far from."""
+    done = script("evaluate.py", "--checkpoint", jets_run, "--output", tmp_path, "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    lines = {line["metric"]: line for line in map(json.loads, (tmp_path / "records.jsonl").read_text().splitlines())}
+    assert {"w1m_10k", "w1p_10k", "w1efp_10k", "fpd_50k", "kpd_5k", "cov_100", "mmd_100"} <= lines.keys()
+    mass = lines["w1m_10k"]
+    assert mass["n"] == mass["truth_vs_truth"]["n"] == 60 and mass["value"] > 3 * mass["truth_vs_truth"]["value"]
+    assert mass["constituents"] == "as test jets" and mass["checkpoint"]["step"] == 8
+
+
 # -- refusals ---------------------------------------------------------------------------------------------------------------
 KINDS = [
     (["space=Pixels"], r"jets need data JetNet, space PointCloud .*; got data JetNet, space Pixels, network SetTransformer"),
