@@ -74,10 +74,10 @@ def ratio(over: list[float], under: list[float]) -> dict[str, Any]:
     return {"ratios": ratios, "median": statistics.median(ratios)}
 
 
-def line(name: str, found: dict[str, Any], asked: str = "") -> None:
+def line(name: str, found: dict[str, Any], asked: str = "", digits: int = 3) -> None:
     """A ratio for the person who watches, with the span of its rounds."""
-    span = f"{min(found['ratios']):.3f} ... {max(found['ratios']):.3f}"
-    print(f"{name:58} {found['median']:.3f}  ({span}){f'  asked: {asked}' if asked else ''}", flush=True)
+    span = f"{min(found['ratios']):.{digits}f} ... {max(found['ratios']):.{digits}f}"
+    print(f"{name:58} {found['median']:.{digits}f}  ({span}){f'  asked: {asked}' if asked else ''}", flush=True)
 
 
 def write(args: argparse.Namespace, **found: Any) -> None:
@@ -99,11 +99,15 @@ def machine(device: str) -> dict[str, Any]:
         "load": os.getloadavg(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if device.startswith("cuda") else device,
-        "commit": subprocess.run(
-            ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True
-        ).stdout.strip(),
+        "commit": _commit(),
         "versions": {name: _version(name) for name in ("ldm", "torch", "lightning", "diffusers")},
     }
+
+
+def _commit() -> str:
+    """Empty outside a git checkout."""
+    command = ["git", "describe", "--always", "--dirty"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
 
 
 def _lines(path: str) -> list[str]:

@@ -3,10 +3,11 @@
 python -m benchmarks.training_step --data-root DIR --output runs/training_step.json
 
 All train the U-Net of configs/fashion/pixel-cpu.yaml without classes on 28 x 28 clothes, batch 32, AdamW (lucidrains:
-Adam), clipped gradients. Ours is `train.py`'s own path with its data loader, callbacks, metrics file and average; the bare loop has no
-average, no log and its pictures in one tensor. diffusers' is the inner loop of examples/unconditional_image_generation
-(accelerate, its schedulers and EMAModel, torchvision transforms), its data set replaced by pictures in memory. lucidrains'
-is the Trainer of denoising-diffusion-pytorch as installed, on a folder of PNGs (pip install denoising-diffusion-pytorch).
+Adam), clipped gradients. Ours is `train.py`'s own path with its data loader, callbacks, metrics file and average; the
+bare loop has no average, no log and its pictures in one tensor. diffusers' is the inner loop of its example
+unconditional_image_generation (accelerate, its schedulers and EMAModel, torchvision transforms), with the data set
+replaced by pictures in memory. lucidrains' is the Trainer of denoising-diffusion-pytorch as installed, on a folder of
+PNGs (pip install denoising-diffusion-pytorch accelerate).
 On a GPU ours runs with its defaults (bf16, compiled, channels_last), and the bare loop in bf16, once compiled and once not.
 """
 
