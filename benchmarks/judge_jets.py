@@ -147,6 +147,7 @@ def solver_markdown(rows: list[dict], floor: dict[str, float], title: str) -> st
 def draw(rows: list[dict], floor: dict[str, float], path: Path, title: str) -> None:
     """W1M and FPD over evaluations, and over milliseconds a jet, logarithmic."""
     from matplotlib.figure import Figure as Drawing
+    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
     drawing = Drawing(figsize=(10, 7.2), layout="constrained")
     axes = drawing.subplots(2, 2, sharey="row")
@@ -158,6 +159,9 @@ def draw(rows: list[dict], floor: dict[str, float], path: Path, title: str) -> N
                 ax.plot(*zip(*points, strict=True), "o-", label=solver, markersize=4)
             ax.axhline(floor[name], color="0.4", linestyle=":", label="truth vs. truth")
             ax.set(xscale="log", yscale="log", xlabel=label, ylabel=name)
+            ax.xaxis.set_minor_formatter(NullFormatter())
+            ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            ax.xaxis.set_major_formatter(ScalarFormatter())
     axes[0][0].legend(frameon=False, fontsize=8)
     drawing.suptitle(title)
     picture(drawing).save(path)
