@@ -4,6 +4,9 @@ python sample.py --checkpoint checkpoints/digits-latent --output samples/digits
 python sample.py --checkpoint checkpoints/digits-latent --output samples/sevens --label 7 --count 16 --guidance 2
 python sample.py --checkpoint checkpoints/digits-latent --output samples/sde --solver EulerMaruyama --solver-option churn=0.5
 python sample.py --checkpoint checkpoints/jets-gluon --output samples/jets --constituents 25 --count 10000
+python sample.py --checkpoint checkpoints/digits-latent --output samples/filled --task inpaint --image I.png --mask M.png
+
+Tasks need no training: inpaint, super-resolve, denoise, edit, interpolate; --image and --mask are files or folders.
 """
 
 import argparse
@@ -13,7 +16,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", required=True, metavar="PATH", help="a run's folder or a checkpoint file")
     parser.add_argument("--output", default="samples", metavar="DIR", help="a new folder (default: samples)")
-    parser.add_argument("--count", type=int, metavar="N", help="(default: 64, or as many as --constituents FILE has)")
+    parser.add_argument("--count", type=int, metavar="N", help="samples (default: 64; 4 for each input of a task; all of FILE)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="seeds S ... S + N - 1, one a sample")
     parser.add_argument("--label", metavar="L", help="a class, by name or number (default: seed modulo classes)")
     text = "of every jet, or a JetNet file with the numbers (default: drawn as in training)"
@@ -28,14 +31,26 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, metavar="B")
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
     parser.add_argument("--devices", type=int, default=1, metavar="N", help="processes a node that share the seeds (default: 1)")
+    parser.add_argument("--interval", type=float, nargs=2, metavar=("LOW", "HIGH"), help="guide at these times alone, 0 = data")
+    parser.add_argument("--rescale", type=float, metavar="PHI", help="0 ... 1: bring a guided sample's contrast back")
     text = "draw N samples' way from data to noise and back: trajectory.png and .gif (default: 4)"
     parser.add_argument("--trajectory", type=int, nargs="?", const=4, default=0, metavar="N", help=text)
+    task = parser.add_argument_group("tasks")
+    task.add_argument("--task", choices=["inpaint", "super-resolve", "denoise", "edit", "interpolate"])
+    task.add_argument("--image", action="append", metavar="PATH", help="a picture or a folder; given twice to interpolate")
+    task.add_argument("--mask", metavar="PATH", help="inpaint: white where to paint; for a folder, one or a folder of them")
+    task.add_argument("--factor", type=int, metavar="F", help="super-resolve: times larger (default: 4)")
+    task.add_argument("--noise-std", type=float, metavar="S", help="denoise: of the range -1 ... 1 (default: estimated)")
+    task.add_argument("--strength", type=float, metavar="T", help="edit: 0 keeps all, 1 nothing (default: 0.6)")
+    task.add_argument("--method", metavar="M", help="guide, project, repaint, restore, blend; the README says which where")
+    task.add_argument("--resamples", type=int, metavar="N", help="repaint: times that a step is taken (default: 4)")
+    task.add_argument("--degrade", action="store_true", default=None, help="make the input from --image, which is the truth")
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse()
-    from ldm.sampling import run
+    from ldm.uses.run import run
 
     run(**vars(args))
 

@@ -6,6 +6,9 @@ Two runs of `ldm.training.run.train`, alike but for `space.cache`, are advanced 
 resuming; sampling and validation are off. Clocked is what lies between the end of a segment's fourth step and of its
 last. The first segment of the cached run also writes the cache: pictures encoded a second, and bytes a picture, are of that.
 
+What can be gained is what the encoder costs beside the rest: `1 + encoding / step` of the shipped configs' networks (one
+forward pass of the encoder, forward and backward of the denoiser, on `--bound` random pictures) bounds the ratio from above.
+
 Then the network of `--large` encodes random pictures of `--size` px on this device, for what 1.28 million of them need.
 """
 
@@ -22,11 +25,15 @@ import torch
 
 from benchmarks.clock import Work, arguments, clock, in_turn, line, now, ratio, start, write
 from ldm import config
+from ldm.config import DiffusionConfig
+from ldm.data.images import Digits, FashionMNIST
 from ldm.data.latents import LatentCache
 from ldm.errors import guard
+from ldm.model import build_denoiser
 from ldm.training import latents, run
 
 IMAGENET = 1_281_167
+SHIPPED = [f"configs/{name}.yaml" for name in ("digits/latent", "fashion/latent-cpu", "fashion/latent", "folder/latent")]
 WARM = 4  # steps of a segment that are not timed
 # nothing but training steps; a sample of one step at a segment's ends is outside the clock
 PLAIN = ["logger.mode=disabled", "trainer.options.limit_val_batches=0"]
@@ -92,6 +99,7 @@ def main() -> None:
     parser.add_argument("--config", default="configs/fashion/latent-cpu.yaml")
     parser.add_argument("--large", default="configs/folder/autoencoder.yaml")
     parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--bound", type=int, default=16, help="pictures a batch for the bounds")
     args = start(parser)
     times: dict[bool, list[float]] = {True: [], False: []}
     with tempfile.TemporaryDirectory() as output:
@@ -108,7 +116,35 @@ def main() -> None:
     cache = {"images": count, "bytes_an_image": size // count, "seconds": clocked.filling}
     cache["images_per_second"] = count / clocked.filling
     print("cache: {images} pictures at {images_per_second:.0f}/s, {bytes_an_image} bytes each".format(**cache))
-    write(args, ratios=found, seconds_an_image=times, images_per_second=rates, cache=cache, large=large(args))
+    write(
+        args, ratios=found, seconds_an_image=times, images_per_second=rates, cache=cache, bounds=bounds(args), large=large(args)
+    )
+
+
+def bounds(args: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """For every shipped config of stage 2, what its encoder costs beside a training step of its denoiser."""
+    found = {}
+    for path in SHIPPED:
+        settings = config.load(path)
+        stage1, shape = config.load(settings.space.autoencoder), shape_of(settings)
+        autoencoder = stage1.network.build(shape).to(args.device).eval()
+        denoiser = build_denoiser(settings, autoencoder.latent_shape, 10).to(args.device)
+        image, x_0 = (torch.randn(args.bound, *s, device=args.device) for s in (shape, autoencoder.latent_shape))
+        t = torch.rand(args.bound, device=args.device)
+        label = torch.zeros(args.bound, dtype=torch.long, device=args.device)
+        encode = torch.no_grad()(lambda e=autoencoder, i=image: e.encode(i))
+        step = lambda d=denoiser, x=x_0, t=t, y=label: d.loss(x, t, torch.randn_like(x), label=y).mean().backward()
+        times = in_turn({"encoding": encode, "step": step}, args.rounds, args.device)
+        share = ratio(times["encoding"], times["step"])["median"]
+        found[path] = {"bound": 1 + share} | {name: min(spans) / args.bound for name, spans in times.items()}
+        print("{}: at most {bound:.2f} ({encoding:.5f} s an image to encode, {step:.5f} s to train)".format(path, **found[path]))
+    return found
+
+
+def shape_of(settings: DiffusionConfig) -> tuple[int, int, int]:
+    """The pictures' shape by the config alone: a folder of one's own is not at hand here."""
+    known = {Digits: (1, 8, 8), FashionMNIST: (1, 28, 28)}
+    return known.get(type(settings.data)) or (3, settings.data.size, settings.data.size)
 
 
 @torch.inference_mode()

@@ -143,6 +143,8 @@ class SampleConfig:
     steps: int = 25
     grid: Spacing = "auto"  # of the times: uniform, and trailing for Discrete
     guidance: float = 1.0  # 1: the plain conditional model
+    interval: tuple[float, float] = (0.0, 1.0)  # of the times that are guided
+    rescale: float = 0.0  # share of a guided x0_hat that gets the plain one's standard deviation
     every: int = 1000  # steps between grids in training
     count: int = 64
     batch_size: int = 64
@@ -153,6 +155,9 @@ class SampleConfig:
         for key in ("steps", "count", "batch_size"):
             require(getattr(self, key) >= 1, f"{key} must be at least 1, got {getattr(self, key)}")
         require(self.every >= 0, f"every must be at least 0, got {self.every}")
+        low, high = self.interval
+        require(0 <= low <= high <= 1, f"interval must be two times 0 <= LOW <= HIGH <= 1, got {low} and {high}")
+        require(0 <= self.rescale <= 1, f"rescale must be in [0, 1], got {self.rescale}")
 
 
 @dataclass

@@ -77,7 +77,8 @@ def _batch(
         cond["label"] = torch.tensor(labels, device=device)
     droppable = {key: value for key, value in cond.items() if key != "mask"}
     null = cond | without(droppable, torch.ones(len(seeds), dtype=torch.bool, device=device), len(model.classes))
-    denoise = cfg(model.denoiser, cond, null if droppable else None, settings.guidance)
+    how = settings.guidance, tuple(settings.interval), settings.rescale
+    denoise = cfg(model.denoiser, cond, null if droppable else None, *how)
     try:
         times = schedule.grid(settings.steps, settings.grid)
         solver = settings.solver.bind(schedule, times)
@@ -143,6 +144,15 @@ def pick_device(device: str | None) -> str:
     return device
 
 
+def new_folder(output: str) -> Path:
+    """The folder to write to, made before the work, so that what cannot be written is known before it."""
+    folder = Path(output)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise Refusal(f"--output: '{folder}' is not empty; name another folder, nothing is overwritten")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def run(
     checkpoint: str,
     output: str,
@@ -163,10 +173,7 @@ def run(
     count = len(numbers) if numbers is not None else count or 64
     if not 0 <= trajectory <= count:
         raise Refusal(f"--trajectory: {trajectory} samples cannot be shown of --count {count}")
-    folder = Path(output)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise Refusal(f"--output: '{folder}' is not empty; name another folder, nothing is overwritten")
-    folder.mkdir(parents=True, exist_ok=True)  # before the work, so that what cannot be written is known before it
+    folder = new_folder(output)
     device = pick_device(device)
     from ldm.processes import Ranks, launch  # Lightning is slow to import
     from ldm.trajectory import Recorder
@@ -192,7 +199,7 @@ def run(
         return
     record = {"checkpoint": str(find(checkpoint)), "step": model.step, "weights": weights, "count": count, "seed": seed}
     names = [model.classes[i] for i in labels] if model.classes else None
-    how = {key: to_dict(settings)[key] for key in ("solver", "steps", "grid", "guidance", "batch_size")}
+    how = {key: to_dict(settings)[key] for key in ("solver", "steps", "grid", "guidance", "interval", "rescale", "batch_size")}
     if jets:
         _write_jets(folder, model, settings, samples, told, seeds, names, record | how, trajectory)
         return

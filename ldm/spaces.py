@@ -79,6 +79,10 @@ class PixelSpace(PictureSpace):
     def decode(self, x: Tensor) -> Tensor:
         return x.clamp(-1, 1)
 
+    def picture(self, x: Tensor) -> Tensor:
+        """`decode` with its gradient, not clipped."""
+        return x
+
 
 class LatentSpace(PictureSpace):
     """x_0 = (z - mean) / std, z ~ q(z | image): latents of zero mean and unit variance in every channel.
@@ -139,8 +143,11 @@ class LatentSpace(PictureSpace):
 
     @torch.no_grad()
     def decode(self, x: Tensor) -> Tensor:
-        z = x * self.std[:, None, None] + self.mean[:, None, None]
-        return torch.cat([self.autoencoder.decode(part) for part in z.split(self.chunk)]).clamp(-1, 1)
+        return torch.cat([self.picture(part) for part in x.split(self.chunk)]).clamp(-1, 1)
+
+    def picture(self, x: Tensor) -> Tensor:
+        """`decode` with its gradient, not clipped, all at once."""
+        return self.autoencoder.decode(x * self.std[:, None, None] + self.mean[:, None, None])
 
 
 def short(values: Tensor) -> str:

@@ -70,6 +70,11 @@ def test_a_second_run_finds_it(cached, stage1, capsys):
     again = trained(output, stage1, FLIP, "name=again")
     assert caches(output) == [folder] and (folder / "moments.npy").stat().st_mtime_ns == before
     assert largest_difference(again["state_dict"], state["state_dict"]) == 0
+    whole = (folder / "moments.npy").read_bytes()
+    np.load(folder / "moments.npy", mmap_mode="r+")[:, :, 0] = 3  # it is what training reads, not the pictures
+    other = trained(output, stage1, FLIP, "name=other")
+    assert mean_difference(other["state_dict"], state["state_dict"]) > 1e-4
+    (folder / "moments.npy").write_bytes(whole)
     trained(output, stage1, "name=unmirrored")
     assert len(caches(output)) == 2  # without mirror images it is another
 

@@ -1,0 +1,119 @@
+"""What is asked of a task, and its inputs: everything that can be wrong is found here, before any work."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ldm.diffusion import tasks
+from ldm.errors import Refusal, one_of
+from ldm.model import Model
+from ldm.pointcloud import PointCloudSpace
+from ldm.randomness import generator
+from ldm.uses import solve
+from ldm.uses.inputs import files, masks_for, read_mask, read_picture
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is asked for; `noise_std` None: to be estimated."""
+
+    name: str
+    method: str
+    factor: int = 4
+    noise_std: float | None = None
+    strength: float = 0.6
+    resamples: int = 4
+    degrade: bool = False
+
+
+@dataclass
+class Case:
+    """One input: what is measured, and what the panel shows of it."""
+
+    name: str
+    given: Tensor
+    known: Tensor | None = None
+    truth: Tensor | None = None
+    noise_std: float = 0.0
+
+
+def build(model: Model, task: str, method: str | None, **options: Any) -> Task:
+    """The task with its defaults, checked against the model."""
+    if isinstance(model.space, PointCloudSpace):
+        raise Refusal(f"--task {task} is of pictures; this checkpoint makes jets")
+    offered = solve.METHODS[task][solve.kind(model)]
+    if method is not None and method not in offered:
+        raise Refusal(one_of(f"--method of {task} in {solve.kind(model)} space", method, offered))
+    chosen = Task(task, method or offered[0], **{key: value for key, value in options.items() if value is not None})
+    if not 0 < chosen.strength <= 1:
+        raise Refusal(f"--strength: {chosen.strength:g} is not above 0 and at most 1; 1 keeps least of the picture")
+    _, height, width = image_shape(model)
+    if task == "super-resolve" and (chosen.factor < 2 or height % chosen.factor or width % chosen.factor):
+        fits = [f for f in range(2, min(height, width) + 1) if height % f == width % f == 0]
+        raise Refusal(f"--factor: {chosen.factor} does not divide the model's {width} x {height} pixels; these do: {fits}")
+    if chosen.resamples < 1:
+        raise Refusal(f"--resamples must be at least 1, got {chosen.resamples}")
+    if chosen.noise_std is not None:
+        check_noise(model, chosen.noise_std, "--noise-std")
+    return chosen
+
+
+def image_shape(model: Model) -> tuple[int, int, int]:
+    """(C, H, W) of the model's pictures."""
+    return model.space.autoencoder.shape if solve.kind(model) == "latent" else model.space.shape
+
+
+def check_noise(model: Model, std: float, what: str) -> None:
+    try:
+        tasks.noise_time(model.denoiser.schedule, std)
+    except ValueError as error:
+        raise Refusal(f"{what}: {error}; it is in units of the range -1 ... 1 (25 grey levels of 255 are 0.2)") from None
+
+
+def read(model: Model, task: Task, image: list[str], mask: str | None, seed: int) -> list[Case]:
+    """Every input with what belongs to it."""
+    if task.name == "inpaint" and mask is None:
+        raise Refusal("--task inpaint needs --mask FILE: a picture white where to paint, black elsewhere")
+    if task.name != "inpaint" and mask is not None:
+        raise Refusal(f"--mask belongs to --task inpaint, not to {task.name}")
+    paths = [path for one in image for path in files(one, "--image")]
+    if task.name == "interpolate" and len(paths) != 2:
+        raise Refusal(f"--task interpolate needs two pictures: --image I --image J; got {len(paths)}")
+    channels, height, width = image_shape(model)
+    small = task.name == "super-resolve" and not task.degrade
+    factor = task.factor if small else 1
+    hint = "--degrade shrinks a picture of full size first" if small else "crop or scale the picture first"
+    sizes = [(height // factor, width // factor)]
+    pictures = [read_picture(path, channels, sizes, hint) for path in paths]
+    names = unique([path.stem for path in paths])
+    cases = [degraded(task, Case(name, picture), seed) for name, picture in zip(names, pictures, strict=True)]
+    if mask is not None:
+        for case, path in zip(cases, masks_for(paths, mask), strict=True):
+            case.known = read_mask(path, (height, width))
+    for case, path in zip(cases, paths, strict=True):
+        if task.name == "denoise":
+            case.noise_std = task.noise_std or tasks.noise_level(case.given[None])
+            if case.noise_std < 1 / 255:
+                raise Refusal(f"--image: no noise was found in {path}; say how much there is by --noise-std")
+            check_noise(model, case.noise_std, f"--image: in {path}, estimated")
+    return cases
+
+
+def unique(names: list[str]) -> list[str]:
+    """Names with a number where they come twice."""
+    return [name if names.count(name) == 1 else f"{name}-{names[:i].count(name) + 1}" for i, name in enumerate(names)]
+
+
+def degraded(task: Task, case: Case, seed: int) -> Case:
+    """With --degrade the picture is the truth, and what is given is made from it."""
+    if not task.degrade:
+        return case
+    if task.name == "super-resolve":
+        return dataclasses.replace(case, given=tasks.AveragePool(task.factor)(case.given[None])[0], truth=case.given)
+    if task.name == "denoise" and task.noise_std is not None:
+        noise = torch.randn(case.given.shape, generator=generator(seed, "degrade", case.name))
+        return dataclasses.replace(case, given=case.given + task.noise_std * noise, truth=case.given)
+    raise Refusal("--degrade belongs to --task super-resolve, and to denoise with --noise-std")

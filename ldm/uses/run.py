@@ -1,0 +1,171 @@
+"""sample.py --task: from the command line to a folder of results."""
+
+import dataclasses
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ldm import sampling
+from ldm.checkpoint import find
+from ldm.config import SampleConfig
+from ldm.diffusion import tasks
+from ldm.diffusion.solvers import DPMpp2MSDE
+from ldm.errors import Refusal
+from ldm.model import Model, restore
+from ldm.pointcloud import PointCloudSpace
+from ldm.schema import to_dict
+from ldm.uses import solve
+from ldm.uses.cases import Case, Task, build, read
+from ldm.uses.output import Result, write
+
+
+def batch(task: Task, prior: solve.Prior, cases: list[Case]) -> Tensor:
+    """One sample for each row of cases."""
+    given = torch.stack([case.given for case in cases]).to(prior.device)
+    if task.name == "inpaint":
+        known = torch.stack([case.known for case in cases]).to(prior.device)
+        return solve.inpaint(prior, given, known, task.method, task.resamples)
+    if task.name == "super-resolve":
+        return solve.super_resolve(prior, given, task.factor, task.method)
+    if task.name == "denoise":
+        return solve.denoise(prior, given, cases[0].noise_std, task.method)
+    return solve.edit(prior, given, task.strength)
+
+
+@torch.no_grad()
+def samples(
+    task: Task, model: Model, settings: SampleConfig, cases: list[Case], seeds: list[int], label: int | None, bar: tqdm
+) -> Tensor:
+    """(len(cases), len(seeds), C, H, W) on the CPU: a sample is a function of its case and its seed.
+
+    Rows of one noise level share a batch, and the last one is filled up by repeats, as when sampling without a task.
+    """
+    rows = sorted(((i, seed) for i in range(len(cases)) for seed in seeds), key=lambda row: cases[row[0]].noise_std)
+    done: dict[tuple[int, int], Tensor] = {}
+    for _, group in groupby(rows, key=lambda row: cases[row[0]].noise_std):
+        members = list(group)
+        size = min(settings.batch_size, len(members))
+        for start in range(0, len(members), size):
+            part = members[start : start + size]
+            filled = (part * size)[:size]
+            prior = solve.Prior(model, settings, [seed for _, seed in filled], label)
+            made = batch(task, prior, [cases[i] for i, _ in filled]).cpu()
+            done |= dict(zip(part, made, strict=False))
+            bar.update(len(part))
+    return torch.stack([torch.stack([done[i, seed] for seed in seeds]) for i in range(len(cases))])
+
+
+@torch.no_grad()
+def result(
+    task: Task, model: Model, settings: SampleConfig, case: Case, made: Tensor, seeds: list[int], label: int | None
+) -> Result:
+    """A case and its samples, ready to be shown and written."""
+    before = {"truth": case.truth} if case.truth is not None else {}
+    before["input"] = case.given
+    found = Result(case.name, before, made, seeds, made.mean(0) if len(made) > 1 else None)
+    if task.name == "inpaint":
+        before["mask"] = torch.where(case.known > 0, case.given, 1.0)
+        if solve.kind(model) == "latent":  # in pixels the known ones are met already
+            found.samples, found.raw = solve.paste(made, case.given, case.known), made
+            found.mean = found.samples.mean(0) if len(made) > 1 else None
+    if task.name == "denoise":
+        found.notes["noise_std"] = round(case.noise_std, 4)
+        if task.method == "restore" and solve.kind(model) == "pixel":
+            prior = solve.Prior(model, settings, [0], label)
+            found.mean = solve.denoised_mean(prior, case.given[None].to(prior.device), case.noise_std)[0].cpu()
+    return found
+
+
+@torch.no_grad()
+def frames(model: Model, settings: SampleConfig, cases: list[Case], count: int, label: int | None) -> Result:
+    """The way from one picture to another."""
+    weights = torch.linspace(0, 1, max(2, count)).tolist()
+    prior = solve.Prior(model, settings, [0], label)
+    ends = [case.given[None].to(prior.device) for case in cases]
+    made = solve.interpolate(prior, *ends, weights).cpu()
+    return Result(
+        f"{cases[0].name}-{cases[1].name}", {"from": cases[0].given, "to": cases[1].given}, made, list(range(len(made)))
+    )
+
+
+OPTIONS = ("factor", "noise_std", "strength", "resamples", "degrade")
+MINE = ("image", "mask", "method", *OPTIONS)
+
+
+def run(task: str | None, count: int | None, **args: Any) -> None:
+    """sample.py: a task, or samples of nothing but seeds."""
+    mine = {key: args.pop(key) for key in MINE}
+    if task is not None:
+        return run_task(task, 4 if count is None else count, **args, **mine)
+    given = [key.replace("_", "-") for key in MINE if mine[key] is not None]
+    if given:
+        raise Refusal(f"--{given[0]} belongs to a task: add --task inpaint, super-resolve, denoise, edit or interpolate")
+    sampling.run(count=count, **args)
+
+
+def run_task(
+    task: str,
+    count: int,
+    checkpoint: str,
+    output: str,
+    image: list[str] | None,
+    mask: str | None,
+    method: str | None,
+    seed: int,
+    label: str | None,
+    weights: str,
+    device: str | None,
+    devices: int,
+    trajectory: int = 0,
+    constituents: str | None = None,
+    **given: Any,
+) -> None:
+    """Everything from the command line to the folder of results."""
+    if count < 1 or seed < 0:
+        raise Refusal("--count must be at least 1 and --seed at least 0")
+    if devices != 1:
+        raise Refusal("--devices: a task runs on one process; start several commands on parts of a folder")
+    if trajectory:
+        raise Refusal("--trajectory draws samples of no task: leave --task out")
+    if constituents is not None:
+        raise Refusal("--constituents is of jets, a task of pictures: leave one out")
+    if not image:
+        raise Refusal(f"--task {task} needs --image FILE or --image FOLDER")
+    device = sampling.pick_device(device)
+    model = restore(checkpoint, weights, device)
+    if isinstance(model.space, PointCloudSpace):
+        raise Refusal("--task: tasks are of pictures, this checkpoint makes clouds")
+    asked = build(model, task, method, **{key: given.pop(key) for key in OPTIONS})
+    settings = settings_of(model, asked, given)
+    chosen = model.label(label) if label is not None else None
+    cases, seeds = read(model, asked, image, mask, seed), list(range(seed, seed + count))
+    folder = sampling.new_folder(output)
+    print(f"{checkpoint}: step {model.step}, {task} by {asked.method}, {type(settings.solver).__name__}, {settings.steps} steps")
+    if task == "interpolate":
+        results = [frames(model, settings, cases, count, chosen)]
+    else:
+        with tqdm(total=len(cases) * count, desc=task, unit="image") as bar:
+            made = samples(asked, model, settings, cases, seeds, chosen, bar)
+        results = [result(asked, model, settings, *pair, seeds, chosen) for pair in zip(cases, made, strict=True)]
+    record = {"checkpoint": str(find(checkpoint)), "step": model.step, "weights": weights, "count": count, "seed": seed}
+    how = {key: to_dict(settings)[key] for key in ("solver", "steps", "grid", "guidance", "interval", "rescale", "batch_size")}
+    write(folder, results, record | {"label": label} | dataclasses.asdict(asked) | how)
+    print(f"wrote {sum(len(r.samples) for r in results)} results and panel.png to {folder}/")
+
+
+def settings_of(model: Model, task: Task, given: dict[str, Any]) -> SampleConfig:
+    """The checkpoint's settings, with a stochastic solver unless one is named: by a deterministic one all seeds of a noisy
+    picture would give the same. Refusal if the solver cannot run on the schedule or be taken twice."""
+    schedule = model.denoiser.schedule
+    defaults = dataclasses.replace(model.settings, solver=DPMpp2MSDE())
+    settings = sampling.settings_from(defaults, schedule=schedule, **given)
+    try:
+        if task.method == "repaint":
+            tasks.Repaint(settings.solver, task.resamples)
+        settings.solver.bind(schedule, schedule.grid(settings.steps, settings.grid))
+    except ValueError as error:
+        raise Refusal(f"sample: {error}") from None
+    return settings

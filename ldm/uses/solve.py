@@ -1,0 +1,158 @@
+"""The tasks on batches of pictures: the tasks of `ldm.diffusion.tasks` between a space's encoder and decoder.
+
+Pictures are (B, C, H, W) in [-1, 1], a row a sample, its noise from its own seed; nothing needs training for a task.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_max_pool2d
+
+from ldm.config import SampleConfig
+from ldm.diffusion import likelihood, solvers, tasks
+from ldm.diffusion.solvers import Solver
+from ldm.errors import Refusal
+from ldm.model import Model
+from ldm.randomness import SampleNoise
+from ldm.spaces import LatentSpace
+
+METHODS = {
+    "inpaint": {"pixel": ("guide", "project", "repaint"), "latent": ("guide", "blend")},
+    "super-resolve": {"pixel": ("guide", "project"), "latent": ("guide",)},
+    "denoise": {"pixel": ("restore", "guide"), "latent": ("restore", "guide")},
+    "edit": {"pixel": ("edit",), "latent": ("edit",)},
+    "interpolate": {"pixel": ("flow",), "latent": ("flow",)},
+}  # the first is the default
+LATENT_GAIN = 4  # noise of std s in pixels is taken for 4 s in whitened latents: measured on Fashion-MNIST, see LOG.md
+DECODER_STD = 0.05  # of a decoder's own error: no latent decodes to a picture exactly
+
+
+def kind(model: Model) -> str:
+    return "latent" if isinstance(model.space, LatentSpace) else "pixel"
+
+
+def encode(model: Model, images: Tensor) -> Tensor:
+    """Pictures -> x_0, in latents the posterior's mean."""
+    return model.space.encode(images, lambda shape: images.new_zeros(shape))
+
+
+@dataclass
+class Prior:
+    """A model and its settings, bound to a batch of seeds and to a class or none."""
+
+    model: Model
+    settings: SampleConfig
+    seeds: Sequence[int]
+    label: int | None = None
+
+    def __post_init__(self) -> None:
+        self.device = next(self.model.denoiser.parameters()).device
+        self.schedule = self.model.denoiser.schedule
+        self.randn = SampleNoise(self.seeds, self.model.space.shape, self.device)
+        try:
+            self.times = self.schedule.grid(self.settings.steps, self.settings.grid)
+        except ValueError as error:
+            raise Refusal(f"sample: {error}") from None
+
+    def denoise(self, rows: int = 0) -> tasks.Guided:
+        """The model given the class, guided as the settings say; of no class, its unconditional side. For so many rows."""
+        how, rows = self.settings, rows or len(self.seeds)
+        if not self.model.classes:
+            return tasks.cfg(self.model.denoiser, {})
+        null = {"label": torch.full((rows,), len(self.model.classes), device=self.device)}
+        if self.label is None:
+            return tasks.cfg(self.model.denoiser, null)
+        cond = {"label": torch.full_like(null["label"], self.label)}
+        return tasks.cfg(self.model.denoiser, cond, null, how.guidance, tuple(how.interval), how.rescale)
+
+    def begin(self) -> Tensor:
+        return solvers.start(self.schedule, self.times[0], self.randn())
+
+    def run(self, denoise: solvers.Denoise, x: Tensor, times: Tensor, solver: Solver | None = None) -> Tensor:
+        """From x at times[0] to pictures."""
+        x = solvers.sample(solver or self.settings.solver, denoise, x, times, self.randn)
+        if not torch.isfinite(x).all():
+            raise Refusal("the task gave numbers that are not finite; try more steps or another solver")
+        return self.model.space.decode(x)
+
+    def through(self, operator: tasks.Operator, y: Tensor, noise_std: float) -> solvers.Denoise:
+        """The model of latents guided by what their pictures measure."""
+        std = (noise_std**2 + operator.gram * DECODER_STD**2) ** 0.5
+        return tasks.guide_through(self.denoise(), self.model.space.picture, operator, y, std)
+
+    def measured(self, operator: tasks.Operator, y: Tensor, noise_std: float, method: str, resamples: int = 4) -> Tensor:
+        """Samples of x given y = A x + n by project, guide or repaint."""
+        solver = self.settings.solver
+        if method == "guide" and kind(self.model) == "latent":
+            denoise = self.through(operator, y, noise_std)
+        else:
+            denoise = tasks.guide(self.denoise(), operator, y, noise_std) if method == "guide" else self.denoise()
+            denoise = denoise if noise_std else tasks.project(denoise, operator, y)
+        if method == "repaint":
+            solver = tasks.Repaint(solver, resamples)
+        return self.run(denoise, self.begin(), self.times, solver)
+
+    def blended(self, known: Tensor, images: Tensor) -> Tensor:
+        """In-painting by the latents' own mask: a cell is known if all of its pixels are; the hole is encoded as grey."""
+        pad = self.model.space.autoencoder.pad
+        hole = adaptive_max_pool2d(pad(1 - known.float()), self.model.space.shape[1:])
+        middle = (images * known).sum((2, 3), keepdim=True) / known.sum((2, 3), keepdim=True).clamp(min=1)
+        latents = encode(self.model, torch.where(known > 0, images, middle))
+        operator = tasks.Mask(1 - hole)
+        return self.run(tasks.project(self.denoise(), operator, operator(latents)), self.begin(), self.times)
+
+
+def inpaint(prior: Prior, images: Tensor, known: Tensor, method: str, resamples: int = 4) -> Tensor:
+    """Pictures whose pixels with known = 0 are made; the others as the method leaves them: exact by `project` in pixels."""
+    if method == "blend":
+        return prior.blended(known, images)
+    operator = tasks.Mask(known)
+    return prior.measured(operator, operator(images), 0.0, method, resamples)
+
+
+def paste(made: Tensor, images: Tensor, known: Tensor) -> Tensor:
+    """The known pixels put back over what was made."""
+    return torch.where(known > 0, images, made)
+
+
+def super_resolve(prior: Prior, small: Tensor, factor: int, method: str) -> Tensor:
+    """Pictures whose means over squares of `factor` pixels are `small`."""
+    return prior.measured(tasks.AveragePool(factor), small, 0.0, method)
+
+
+def denoise(prior: Prior, noisy: Tensor, noise_std: float, method: str) -> Tensor:
+    """Samples of p(x | noisy): by `restore` from the noise's own time, by `guide` all the way from t = 1.
+
+    In latents the noise is not white: there `restore` starts from the encoded picture with noise of LATENT_GAIN its size
+    over it, and is guided by the picture.
+    """
+    if method == "guide":
+        return prior.measured(tasks.Identity(), noisy, noise_std, method)
+    if kind(prior.model) == "pixel":
+        t, x = tasks.restore(prior.schedule, noisy, noise_std)
+        return prior.run(prior.denoise(), x, tasks.below(prior.times, t))
+    lam = -torch.tensor(LATENT_GAIN * noise_std, dtype=torch.float64).log()
+    strength = prior.schedule.inverse_log_snr(lam).clamp(1e-3, 1).item()
+    t, x = tasks.edit(prior.schedule, encode(prior.model, noisy.clamp(-1, 1)), strength, prior.randn())
+    return prior.run(prior.through(tasks.Identity(), noisy, noise_std), x, tasks.below(prior.times, t))
+
+
+def denoised_mean(prior: Prior, noisy: Tensor, noise_std: float) -> Tensor:
+    """E[x | noisy] by one call, in pixels: the least squared error there is."""
+    return tasks.posterior_mean(prior.denoise(), noisy, noise_std).clamp(-1, 1)
+
+
+def edit(prior: Prior, images: Tensor, strength: float) -> Tensor:
+    """SDEdit: noised up to t = strength, and down again."""
+    t, x = tasks.edit(prior.schedule, encode(prior.model, images), strength, prior.randn())
+    return prior.run(prior.denoise(), x, tasks.below(prior.times, t))
+
+
+def interpolate(prior: Prior, first: Tensor, second: Tensor, weights: Sequence[float]) -> Tensor:
+    """Pictures between two (1, C, H, W): both carried to noise by the flow, mixed on the sphere, carried back, (K, ...)."""
+    ode = likelihood.Ode(1e-4, 1e-4)
+    ends = likelihood.encode(prior.denoise(2), encode(prior.model, torch.cat([first, second])), ode)
+    noise = torch.cat([likelihood.slerp(ends[:1], ends[1:], weight) for weight in weights])
+    return prior.model.space.decode(likelihood.decode(prior.denoise(len(noise)), noise, ode))

@@ -1,0 +1,177 @@
+"""sample.py --task on tiny trained models: known pixels, measurements, seeds, files, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from helpers import script
+from PIL import Image
+
+from ldm.config import SampleConfig
+from ldm.data.images import Digits
+from ldm.errors import Refusal
+from ldm.model import restore
+from ldm.uses.run import run
+
+CHECKED = dict(seed=0, label=None, weights="ema", device="cpu", devices=1, mask=None, method=None, factor=None, noise_std=None)
+CHECKED |= dict(strength=None, resamples=None, degrade=None, solver=None, eta=None, steps=3, image=None, count=2)
+
+
+def task(checkpoint, output, name, **given):
+    run(**CHECKED | dict(checkpoint=str(checkpoint), output=str(output), task=name) | given)
+    return output
+
+
+def grey(path):
+    return np.asarray(Image.open(path)).astype(int)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    """Two digits, one shrunk, a mask with a hole of 4 x 4, and files that do not fit."""
+    folder = tmp_path_factory.mktemp("inputs")
+    (folder / "two").mkdir()
+    pictures = Digits().load().test.images[:2, 0].numpy()
+    for i, picture in enumerate(pictures):
+        Image.fromarray(picture).save(folder / "two" / f"{i}.png")
+    Image.fromarray(pictures[0].reshape(4, 2, 4, 2).mean((1, 3)).round().astype(np.uint8)).save(folder / "small.png")
+    mask = np.zeros((8, 8), np.uint8)
+    mask[2:6, 2:6] = 255
+    Image.fromarray(mask).save(folder / "mask.png")
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(folder / "empty.png")
+    Image.fromarray(mask + (mask == 0) * np.uint8(100)).save(folder / "grey.png")
+    Image.fromarray(np.zeros((9, 8), np.uint8)).save(folder / "tall.png")
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(folder / "colour.png")
+    whole = (folder / "two" / "0.png").read_bytes()
+    (folder / "cut.png").write_bytes(whole[: len(whole) - 30])
+    (folder / "text.png").write_text("not a picture")
+    (folder / "none").mkdir()
+    noisy = pictures[0] + 60 * np.random.default_rng(0).standard_normal((8, 8))
+    Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(folder / "noisy.png")
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(folder / "black.png")
+    return folder
+
+
+@pytest.mark.parametrize("method", ["guide", "project", "repaint"])
+def test_known_pixels_are_the_inputs(pixel_run, inputs, tmp_path, method):
+    """Within 1/255 outside the hole, and seeds differ inside."""
+    out = task(pixel_run, tmp_path / "o", "inpaint", image=[str(inputs / "two")], mask=str(inputs / "mask.png"), method=method)
+    hole = grey(inputs / "mask.png") > 0
+    for name in ("0", "1"):
+        given, a, b = grey(inputs / "two" / f"{name}.png"), *(grey(out / f"{name}-0000000{i}.png") for i in (0, 1))
+        assert np.abs(a - given)[~hole].max() <= 1 and np.abs(b - given)[~hole].max() <= 1
+        assert np.abs(a - b)[hole].max() > 5
+    assert {"0-panel.png", "panel.png", "settings.json", "1-spread.png"} <= {p.name for p in out.iterdir()}
+    assert len((out / "samples.jsonl").read_text().splitlines()) == 4
+
+
+@pytest.mark.parametrize("method", ["guide", "blend"])
+def test_latent_inpainting_offers_pasted_and_unpasted(latent_run, inputs, tmp_path, method):
+    image = inputs / "two" / "0.png"
+    out = task(latent_run, tmp_path / "o", "inpaint", image=[str(image)], mask=str(inputs / "mask.png"), method=method)
+    hole, given = grey(inputs / "mask.png") > 0, grey(image)
+    pasted, raw = grey(out / "0-00000000.png"), grey(out / "0-00000000-unpasted.png")
+    assert np.array_equal(pasted[~hole], given[~hole]) and np.array_equal(pasted[hole], raw[hole])
+    assert np.abs(raw - given)[~hole].max() > 1
+
+
+def test_a_large_picture_shrinks_to_the_small_one(pixel_run, inputs, tmp_path):
+    out = task(pixel_run, tmp_path / "o", "super-resolve", image=[str(inputs / "small.png")], factor=2)
+    shrunk = grey(out / "small-00000000.png").reshape(4, 2, 4, 2).mean((1, 3))
+    # not equal: the pixels that this barely trained model puts beyond black or white are clipped
+    assert np.corrcoef(shrunk.ravel(), grey(inputs / "small.png").ravel())[0, 1] > 0.8
+
+
+@pytest.mark.parametrize("run_of", ["pixel_run", "latent_run"])
+def test_results_depend_on_their_seed_and_input_alone(run_of, inputs, tmp_path, request):
+    checkpoint = request.getfixturevalue(run_of)
+    both = task(checkpoint, tmp_path / "a", "denoise", image=[str(inputs / "two")], noise_std=0.3)
+    alone = task(checkpoint, tmp_path / "b", "denoise", image=[str(inputs / "two" / "1.png")], noise_std=0.3, seed=1, count=1)
+    assert np.abs(grey(both / "1-00000001.png") - grey(alone / "1-00000001.png")).max() <= 1
+    assert np.abs(grey(both / "1-00000000.png") - grey(both / "1-00000001.png")).max() > 1
+
+
+def test_estimated_noise_and_truth_are_written(pixel_run, inputs, tmp_path):
+    out = task(pixel_run, tmp_path / "a", "denoise", image=[str(inputs / "noisy.png")])
+    assert json.loads((out / "samples.jsonl").read_text().splitlines()[0])["noise_std"] > 0.1
+    out = task(pixel_run, tmp_path / "b", "denoise", image=[str(inputs / "two" / "0.png")], noise_std=0.5, degrade=True, count=1)
+    assert Image.open(out / "panel.png").width > Image.open(tmp_path / "a" / "noisy-spread.png").width
+
+
+@pytest.mark.parametrize("run_of", ["pixel_run", "latent_run"])
+def test_editing_and_interpolation(run_of, inputs, tmp_path, request):
+    """Little strength keeps the reconstruction, the ends of the way are the pictures'."""
+    checkpoint = request.getfixturevalue(run_of)
+    first, second = (str(inputs / "two" / f"{i}.png") for i in (0, 1))
+    weak = task(checkpoint, tmp_path / "a", "edit", image=[first], strength=0.02, label="3")
+    strong = task(checkpoint, tmp_path / "b", "edit", image=[first], strength=1.0, label="3")
+    apart = lambda out: np.abs(grey(out / "0-00000000.png") - grey(out / "0-00000001.png")).mean()
+    assert apart(weak) < 0.5 * apart(strong)
+    out = task(checkpoint, tmp_path / "c", "interpolate", image=[first, second], count=3)
+    frames = [grey(out / f"0-1-0000000{i}.png") for i in range(3)]
+    model = restore(checkpoint)
+    for frame, path in ((frames[0], first), (frames[2], second)):
+        picture = torch.from_numpy(grey(path))[None, None].float() / 127.5 - 1
+        zeros = lambda shape: torch.zeros(shape)
+        there = model.space.decode(model.space.encode(picture, zeros))[0, 0]
+        assert np.abs(frame - (there.numpy() + 1) * 127.5).max() < 8
+    assert np.abs(frames[1] - frames[0]).max() > 8 < np.abs(frames[1] - frames[2]).max()
+
+
+REFUSED = {
+    "picture-size": ("inpaint", dict(image=["tall.png"], mask="mask.png"), "tall.png is 8 x 9 pixels .* 8 x 8 needed; crop"),
+    "channels": ("denoise", dict(image=["colour.png"]), "mode RGB, the model makes grey pictures of 1 channel "),
+    "cut": ("denoise", dict(image=["cut.png"]), "cut.png is damaged .*; get it again"),
+    "not-a-picture": ("denoise", dict(image=["text.png"]), "text.png is not a picture"),
+    "missing": ("denoise", dict(image=["gone.png"]), "gone.png' is neither a file nor a folder"),
+    "empty-folder": ("denoise", dict(image=["none"]), "holds no pictures"),
+    "no-image": ("denoise", {}, "needs --image"),
+    "no-mask": ("inpaint", dict(image=["two"]), "needs --mask"),
+    "mask-size": ("inpaint", dict(image=["two"], mask="tall.png"), "tall.png is 8 x 9 .* the picture 8 x 8"),
+    "mask-grey": ("inpaint", dict(image=["two"], mask="grey.png"), "not binary .it has grey 100"),
+    "mask-empty": ("inpaint", dict(image=["two"], mask="empty.png"), "all black: nothing to paint"),
+    "mask-folder": ("inpaint", dict(image=["small.png"], mask="two"), "8 x 8 needed|lacks a mask"),
+    "mask-elsewhere": ("edit", dict(image=["two"], mask="mask.png"), "--mask belongs to"),
+    "factor": ("super-resolve", dict(image=["two"], factor=3), r"3 does not divide .* 8 x 8 pixels; these do: \[2, 4, 8\]"),
+    "small-size": ("super-resolve", dict(image=["two"], factor=2), "8 x 8 pixels .* 4 x 4 needed; --degrade"),
+    "noise": ("denoise", dict(image=["two"], noise_std=-1.0), "--noise-std: .* not above 0"),
+    "much-noise": ("denoise", dict(image=["two"], noise_std=1e9), "beyond the schedule"),
+    "no-noise": ("denoise", dict(image=["black.png"]), "no noise was found"),
+    "strength": ("edit", dict(image=["two"], strength=1.5), "--strength: 1.5"),
+    "method": ("inpaint", dict(image=["two"], mask="mask.png", method="blend"), "'blend' is not one of guide, project, repaint"),
+    "one-picture": ("interpolate", dict(image=["black.png"]), "needs two pictures"),
+    "degrade": ("edit", dict(image=["two"], degrade=True), "--degrade belongs to"),
+    "count": ("edit", dict(image=["two"], count=0), "--count"),
+    "devices": ("edit", dict(image=["two"], devices=2), "one process"),
+    "foreign": ("inpaint", dict(image=["two"], mask="mask.png", method="repaint", solver="Diffusers"), "Repaint cannot"),
+    "no-task": (None, dict(image=["two"]), "--image belongs to a task"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_does_not_fit_is_refused_in_one_line(pixel_run, inputs, tmp_path, case):
+    name, given, message = REFUSED[case]
+    given = given | {"image": [str(inputs / i) for i in given["image"]]} if "image" in given else given
+    given = given | {"mask": str(inputs / given["mask"])} if "mask" in given else given
+    with pytest.raises(Refusal, match=message) as error:
+        task(pixel_run, tmp_path / "o", name, **given)
+    assert "\n" not in str(error.value) and not (tmp_path / "o").exists()
+
+
+def test_the_command(pixel_run, inputs, tmp_path):
+    """As a user types it: a task, and one that cannot be done."""
+    common = "--checkpoint", pixel_run, "--image", inputs / "two", "--output", tmp_path / "o", "--steps", 2, "--device", "cpu"
+    done = script("sample.py", *common, "--task", "inpaint", "--mask", inputs / "mask.png")
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "o").glob("?-0000000?.png"))) == 8
+    settings = json.loads((tmp_path / "o" / "settings.json").read_text())
+    assert settings["name"] == "inpaint" and settings["method"] == "guide"
+    failed = script("sample.py", *common, "--task", "inpaint", "--mask", inputs / "grey.png")
+    assert failed.returncode == 2 and failed.stderr.strip().count("\n") == 0 and "not binary" in failed.stderr
+
+
+def test_guidance_settings_are_checked():
+    for bad in (dict(interval=(0.5, 0.2)), dict(rescale=2.0)):
+        with pytest.raises(ValueError, match=next(iter(bad))):
+            SampleConfig(**bad)
