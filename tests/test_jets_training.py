@@ -19,6 +19,7 @@ from ldm.model import restore, without
 from ldm.pointcloud import PointCloudSpace
 from ldm.sampling import generate, run, settings_from
 from ldm.training.run import train
+from ldm.uses.run import run_task
 
 REAL = ROOT / "tests/fixtures/gluon30_400.hdf5"
 
@@ -224,3 +225,7 @@ def test_constituents_that_cannot_be(jets_run, pixel_run, tmp_path):
         with pytest.raises(Refusal, match=message) as error:
             sample(checkpoint, tmp_path / "o", **given)
         assert "\n" not in str(error.value) and not any((tmp_path / "o").glob("*"))
+    task = dict(image=["x.png"], mask=None, method=None, seed=0, label=None, weights="ema", device="cpu", devices=1)
+    for more, message in (({}, "this checkpoint makes clouds"), ({"constituents": "3"}, "--constituents is of jets")):
+        with pytest.raises(Refusal, match=message):
+            run_task("inpaint", 4, checkpoint=str(jets_run), output=str(tmp_path / "o"), **task | more)
