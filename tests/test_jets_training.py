@@ -43,6 +43,7 @@ def model(jets_run):
     return restore(jets_run)
 
 
+@pytest.mark.slow
 # -- as a user does ---------------------------------------------------------------------------------------------------------
 def test_train_then_sample_as_a_user_does(jets_run, tmp_path):
     """Two subprocesses; the file has JetNet's layout, the numbers of the file asked for, and zeros where there is none."""
