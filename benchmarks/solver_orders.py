@@ -37,7 +37,14 @@ from ldm.diffusion.solvers import (
 )
 
 SCHEDULES: dict[str, Schedule] = {"VP": VP(), "Cosine": Cosine(), "VE": Exploding(), "Linear": Straight()}
-ODES: list[tuple[Solver, float]] = [(DDIM(), 0.95), (Euler(), 0.95), (Heun(), 1.9), (DPMpp2M(), 1.9), (DPMpp3M(), 2.7)]
+ODES: list[tuple[Solver, float]] = [
+    (DDIM(), 0.95),
+    (Euler(), 0.95),
+    (Heun(), 1.9),
+    (Heun("angle"), 1.9),
+    (DPMpp2M(), 1.9),
+    (DPMpp3M(), 2.7),
+]
 SDES: list[tuple[Solver, float]] = [
     (DDPM("small"), 0.95),
     (DDPM("large"), 0.95),

@@ -281,6 +281,8 @@ class DiffusionConfig(RunConfig):
         got = ", ".join(f"{key} {type(part).__name__}" for key, (part, _) in parts.items())
         wanted = "jets need data JetNet, space PointCloud and network SetTransformer, pictures none of them"
         require(len(jets) == 1, f"{wanted}; got {got}")
+        apart = isinstance(self.data, JetNet) and self.evaluate.every
+        require(not apart, "evaluate.every is for pictures; jets are measured with their panels, sample.every")
 
 
 STAGES: dict[str, type[RunConfig]] = {"autoencoder": AutoencoderConfig, "diffusion": DiffusionConfig}

@@ -18,6 +18,7 @@ from ldm import checkpoint
 from ldm.config import Data, SampleConfig, from_dict
 from ldm.data.batches import as_bytes, as_images
 from ldm.data.images import Images
+from ldm.data.jets import JetNet
 from ldm.errors import Refusal, one_of
 from ldm.metrics import features as feature_networks
 from ldm.metrics.distances import Moments, frechet_distance
@@ -164,6 +165,10 @@ def run(
     state = checkpoint.read(file)
     meta, log, device = state["ldm"], open_log(Path(output)), pick_device(device)
     config, stage1 = from_dict(meta["config"], str(file)), meta["stage"] == "autoencoder"
+    if isinstance(config.data, JetNet):  # by the physicists' metrics, which look at no pictures
+        from ldm import jet_evaluation
+
+        return jet_evaluation.run(file, log, count, split, seed, weights, device, data_root, devices, **given)
     split = split or ("test" if stage1 else "train")
     network = feature_networks.choose(features, type(config.data).__name__)
     images = load_data(config.data, data_root, meta)

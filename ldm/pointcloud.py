@@ -78,7 +78,7 @@ class PointCloudSpace(nn.Module):
 
     def finish(self, x: Tensor, told: Told) -> Tensor:
         """Finished samples as features (B, P, 3) on the CPU."""
-        return self.decode(x, told["mask"]).cpu()
+        return self.decode(x, told["mask"].to(x.device)).cpu()
 
     def measure(self, batches: Iterable[Batch], all_reduce: Reduce, device: torch.device | str) -> str:
         """Scales and numbers over the batches of every rank; says what they are."""
@@ -102,7 +102,7 @@ class PointCloudSpace(nn.Module):
 
     def condition(self, jet: Tensor) -> Tensor:
         """Standardised log pt and log(mass / pt), (B, 2), of jet (B, 3 or more) = pt, eta, mass."""
-        return (raw_jet(jet) - self.jet_shift) / self.jet_scale
+        return (raw_jet(jet.to(self.jet_shift)) - self.jet_shift) / self.jet_scale
 
     def set_statistics(self, statistics: "CloudStatistics", all_reduce: Reduce = lambda sums: sums) -> None:
         """Take over what was measured."""

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 from tqdm import tqdm
 
+from ldm import clouds
 from ldm.checkpoint import find
 from ldm.config import SampleConfig, from_dict
 from ldm.diffusion import solvers
@@ -23,6 +24,8 @@ from ldm.diffusion.tasks import cfg
 from ldm.errors import Refusal
 from ldm.model import Model, restore, without
 from ldm.pictures import write
+from ldm.pointcloud import PointCloudSpace
+from ldm.prompts import prompts_from, prompts_of
 from ldm.randomness import SampleNoise
 from ldm.schema import to_dict
 from ldm.spaces import Told
@@ -52,7 +55,7 @@ def generate(
         labels = [seed % len(model.classes) for seed in seeds]
     told = model.space.draw(seeds, labels) if told is None else told
     if model.text is not None and prompts is None:
-        prompts = default_prompts(model, seeds)
+        prompts = prompts_of(model, seeds)
     size, done = settings.batch_size, []
     for i in range(0, len(seeds), size):
         part = list(range(i, min(i + size, len(seeds))))
@@ -68,33 +71,6 @@ def generate(
         if progress is not None:
             progress(len(part))
     return torch.cat(done)
-
-
-def default_prompts(model: Model, seeds: Sequence[int]) -> list[str]:
-    """The captions that the checkpoint keeps, by seed; untold ones if it keeps none."""
-    return [model.prompts[seed % len(model.prompts)] if model.prompts else "" for seed in seeds]
-
-
-def prompts_from(model: Model, prompt: str | None, file: str | None, seeds: Sequence[int]) -> list[str] | None:
-    """What --prompt or --prompt-file says for each seed, the file's lines in turn; None for a model without text."""
-    if prompt is None and file is None:
-        return default_prompts(model, seeds) if model.text is not None else None
-    flag = "--prompt" if file is None else "--prompt-file"
-    if prompt is not None and file is not None:
-        raise Refusal("--prompt and --prompt-file: give one of them")
-    if model.text is None:
-        raise Refusal(f"{flag}: this checkpoint is of a model without text; train one with condition=text")
-    try:
-        lines = [prompt] if file is None else Path(file).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise Refusal(f"--prompt-file: '{file}' cannot be read ({getattr(error, 'strerror', None) or 'not text'})") from None
-    lines = [line.strip() for line in lines if line.strip()]
-    if not lines:
-        raise Refusal(f"{flag}: {'the prompt' if file is None else file} is empty; leave it out for the checkpoint's own prompts")
-    for line in lines:
-        if rest := model.text.cut(line):
-            print(f"{flag}: longer than {model.text.length} tokens; cut: '{rest}'", flush=True)
-    return [lines[i % len(lines)] for i in range(len(seeds))]
 
 
 def _batch(
@@ -119,17 +95,19 @@ def _batch(
 
 
 def reverse(
-    model: Model, settings: SampleConfig, seeds: Sequence[int], frames: int = 7
+    model: Model, settings: SampleConfig, seeds: Sequence[int], told: Told | None = None, frames: int = 7
 ) -> tuple[list[Tensor], Tensor, list[float]]:
     """Clouds during the reverse process, in one batch: decoded features (B, P, 3) of each frame, masks, and the times."""
-    told = model.space.draw(seeds)
+    told = model.space.draw(seeds) if told is None else told
     times = model.denoiser.schedule.grid(settings.steps, settings.grid)[1:].tolist()
     shown = sorted({round(i * (len(times) - 1) / (frames - 1)) for i in range(frames)})
     steps: list[Tensor] = []
-    one = replace(settings, batch_size=len(seeds))
-    generate(
-        model, one, seeds, told=told, watch=lambda i, x, _: steps.append(model.space.finish(x, told)) if i in shown else None
-    )
+
+    def watch(step: int, x_s: Tensor, x0_hat: Tensor) -> None:
+        if step in shown:
+            steps.append(model.space.finish(x_s, told))
+
+    generate(model, replace(settings, batch_size=len(seeds)), seeds, told=told, watch=watch)
     return steps, told["mask"], [times[i] for i in shown]
 
 
@@ -185,7 +163,7 @@ def new_folder(output: str) -> Path:
 def run(
     checkpoint: str,
     output: str,
-    count: int,
+    count: int | None,
     seed: int,
     label: str | None,
     weights: str,
@@ -194,11 +172,14 @@ def run(
     trajectory: int = 0,
     prompt: str | None = None,
     prompt_file: str | None = None,
+    constituents: str | None = None,
     **given: Any,
 ) -> None:
-    """sample.py: everything from the command line to the folder of pictures, over one process or several."""
-    if count < 1 or seed < 0:
+    """sample.py: everything from the command line to the folder of samples, over one process or several."""
+    if (count is not None and count < 1) or seed < 0:
         raise Refusal("--count must be at least 1 and --seed at least 0")
+    numbers, jet = clouds.asked_for(constituents, count) if constituents is not None else (None, None)
+    count = len(numbers) if numbers is not None else count or 64
     if not 0 <= trajectory <= count:
         raise Refusal(f"--trajectory: {trajectory} samples cannot be shown of --count {count}")
     folder = new_folder(output)
@@ -215,18 +196,45 @@ def run(
     prompts = prompts_from(model, prompt, prompt_file, seeds)
     name = type(settings.solver).__name__
     how = f"{name}, {settings.steps} steps, guidance {settings.guidance:g}, {device}"
-    mine = ranks.share(seeds), ranks.share(labels)
-    asked = ranks.share(prompts) if prompts else None
+    told = model.space.draw(seeds, labels) if numbers is None else clouds.told(model, numbers, jet)
+    mine = ranks.share(range(count))
     fabric.print(f"{checkpoint}: step {model.step}, {weights} weights, {how}")
-    recorder = Recorder(model, settings, mine[0], min(trajectory, settings.batch_size)) if trajectory else None
-    with tqdm(total=len(mine[0]), desc="sampling", unit="image", disable=not fabric.is_global_zero) as bar:
-        images = ranks.collect(generate(model, settings, *mine, bar.update, watch=recorder, prompts=asked), count)
+    jets = isinstance(model.space, PointCloudSpace)
+    own = [[rows[i] for i in mine] if rows else None for rows in (seeds, labels, prompts)]
+    recorder = Recorder(model, settings, own[0], min(trajectory, settings.batch_size)) if trajectory and not jets else None
+    with tqdm(total=len(mine), desc="sampling", unit="sample", disable=not fabric.is_global_zero) as bar:
+        told_mine = {k: v[mine] for k, v in told.items()}
+        here = generate(model, settings, *own[:2], bar.update, told_mine, recorder, prompts=own[2])
+        samples = ranks.collect(here, count)
     if not fabric.is_global_zero:
         return
     record = {"checkpoint": str(find(checkpoint)), "step": model.step, "weights": weights, "count": count, "seed": seed}
     names = [model.classes[i] for i in labels] if model.classes else None
     how = {key: to_dict(settings)[key] for key in ("solver", "steps", "grid", "guidance", "interval", "rescale", "batch_size")}
-    write(folder, images, seeds, names, record | how, prompts)
+    if jets:
+        _write_jets(folder, model, settings, samples, told, seeds, names, record | how, trajectory)
+        return
+    write(folder, samples, seeds, names, record | how, prompts)
     if recorder is not None:
         recorder.write(folder)
     print(f"wrote {count} pictures, grid.png{', trajectory.png, trajectory.gif' if recorder else ''} to {folder}/")
+
+
+def _write_jets(
+    folder: Path,
+    model: Model,
+    settings: SampleConfig,
+    features: Tensor,
+    told: Told,
+    seeds: Sequence[int],
+    names: Sequence[str] | None,
+    record: dict[str, Any],
+    trajectory: int,
+) -> None:
+    files = clouds.write_clouds(folder, features, told["mask"], seeds, names, record)
+    if trajectory:
+        from ldm.metrics.jet_plots import reverse_process  # matplotlib is slow to import
+
+        few = {key: value[:trajectory] for key, value in told.items()}
+        reverse_process(*reverse(model, settings, seeds[:trajectory], few), jets=trajectory).save(folder / "trajectory.png")
+    print(f"wrote {len(seeds)} jets to {', '.join(f'{folder}/{name}' for name in files)}")

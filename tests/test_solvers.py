@@ -124,7 +124,13 @@ def test_first_step_of_multistep_is_ddim():
     assert torch.allclose(*ends, atol=1e-12)
 
 
-EVALUATIONS = {"Heun": 2 * 10 - 1, "EDMStochastic": 2 * 10 - 1, "PredictorCorrector": 2 * 10 - 1, "DPMpp3M": 11}
+EVALUATIONS = {
+    "Heun": 2 * 10 - 1,
+    "Heun-angle": 2 * 10 - 1,
+    "EDMStochastic": 2 * 10 - 1,
+    "PredictorCorrector": 2 * 10 - 1,
+    "DPMpp3M": 11,
+}
 
 
 @pytest.mark.parametrize("name", [n for n in ALL if n != "AdaptiveODE"])

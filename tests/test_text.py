@@ -18,7 +18,8 @@ from ldm.errors import Refusal, Stopped
 from ldm.model import restore, without
 from ldm.networks.text import CLIPText
 from ldm.networks.unet import UNet
-from ldm.sampling import generate, prompts_from
+from ldm.prompts import prompts_from
+from ldm.sampling import generate
 from ldm.training.run import train
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}

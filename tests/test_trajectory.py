@@ -47,6 +47,7 @@ def test_what_is_drawn_is_what_was_sampled(kind, request):
     assert len(recorder.rows(3)[1]) == 3
 
 
+@pytest.mark.slow
 def test_sample_draws_it(pixel_run, tmp_path):
     done = script("sample.py", "--checkpoint", pixel_run, "--output", tmp_path / "a", "--count", 3, "--trajectory", 2)
     assert done.returncode == 0, done.stderr

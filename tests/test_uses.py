@@ -159,6 +159,7 @@ def test_what_does_not_fit_is_refused_in_one_line(pixel_run, inputs, tmp_path, c
     assert "\n" not in str(error.value) and not (tmp_path / "o").exists()
 
 
+@pytest.mark.slow
 def test_the_command(pixel_run, inputs, tmp_path):
     """As a user types it: a task, and one that cannot be done."""
     common = "--checkpoint", pixel_run, "--image", inputs / "two", "--output", tmp_path / "o", "--steps", 2, "--device", "cpu"

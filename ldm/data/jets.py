@@ -42,6 +42,10 @@ class JetSet(Dataset):
         """Number of constituents of each jet, (N,) int64."""
         return self.mask.sum(1)
 
+    def first(self, count: int) -> "JetSet":
+        """The first so many, or all if there are fewer."""
+        return JetSet(self.features[:count], self.mask[:count], self.jet[:count], self.types[:count])
+
     def __getitem__(self, i: int) -> Batch:
         return self.__getitems__([i])
 

@@ -15,6 +15,7 @@ from ldm.diffusion import tasks
 from ldm.diffusion.solvers import DPMpp2MSDE
 from ldm.errors import Refusal
 from ldm.model import Model, restore
+from ldm.pointcloud import PointCloudSpace
 from ldm.schema import to_dict
 from ldm.uses import solve
 from ldm.uses.cases import Case, Task, build, read
@@ -102,7 +103,7 @@ def run(task: str | None, count: int | None, **args: Any) -> None:
     given = [key.replace("_", "-") for key in MINE if mine[key] is not None]
     if given:
         raise Refusal(f"--{given[0]} belongs to a task: add --task inpaint, super-resolve, denoise, edit or interpolate")
-    sampling.run(count=64 if count is None else count, **args)
+    sampling.run(count=count, **args)
 
 
 def run_task(
@@ -121,6 +122,7 @@ def run_task(
     trajectory: int = 0,
     prompt: str | None = None,
     prompt_file: str | None = None,
+    constituents: str | None = None,
     **given: Any,
 ) -> None:
     """Everything from the command line to the folder of results."""
@@ -132,10 +134,14 @@ def run_task(
         raise Refusal("--trajectory draws samples of no task: leave --task out")
     if prompt is not None or prompt_file is not None:
         raise Refusal("--prompt: tasks do not take a prompt yet; leave it out, or leave --task out")
+    if constituents is not None:
+        raise Refusal("--constituents is of jets, a task of pictures: leave one out")
     if not image:
         raise Refusal(f"--task {task} needs --image FILE or --image FOLDER")
     device = sampling.pick_device(device)
     model = restore(checkpoint, weights, device)
+    if isinstance(model.space, PointCloudSpace):
+        raise Refusal("--task: tasks are of pictures, this checkpoint makes clouds")
     asked = build(model, task, method, **{key: given.pop(key) for key in OPTIONS})
     settings = settings_of(model, asked, given)
     chosen = model.label(label) if label is not None else None

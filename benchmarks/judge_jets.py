@@ -1,0 +1,196 @@
+"""Judge a checkpoint of jets: as many jets as there are test jets, with their numbers of constituents, by JetNet's metrics.
+
+python -m benchmarks.judge_jets --checkpoint checkpoints/jets-gluon --data-root DIR            # Heun, 50 evaluations
+python -m benchmarks.judge_jets --checkpoint checkpoints/jets-gluon --data-root DIR --solvers  # solvers at 10 ... 200
+
+Beside each figure stands the floor, truth against truth: validation jets in the generated ones' place. Writes jets.json,
+jets.md, histograms.png and jet-images.png (solvers.json, solvers.md, solvers.png) into --output. The times of the solvers'
+table are the processor's; "mass off the flow's" is the mean error of the relative mass, seed by seed, against the adaptive
+solver at 1e-5: the solver's own error, without the samples' noise.
+"""
+
+import argparse
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from ldm.config import SampleConfig
+from ldm.data.jets import JetSet
+from ldm.diffusion.solvers import DDIM, AdaptiveODE, DPMpp2M, EulerMaruyama, Heun
+from ldm.errors import guard
+from ldm.jet_evaluation import available, cloud, generate_like, judge, load_jets, save
+from ldm.kinematics import jet_kinematics
+from ldm.metrics.jet_plots import histograms, jet_images, picture
+from ldm.metrics.jets import ALL, CHEAP, Cloud, evaluate_jets
+from ldm.metrics.records import Figure
+from ldm.model import Model, restore
+from ldm.sampling import settings_from
+
+SCALES = {"w1m": 1e3, "w1p": 1e3, "w1efp": 1e5, "fpd": 1e3, "kpd": 1e6}
+BUDGETS = (10, 20, 50, 100, 200)
+TOLERANCES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+FIXED = {
+    "DDIM": DDIM(),
+    "Euler-Maruyama": EulerMaruyama(),
+    "Heun": Heun("angle"),
+    "Heun in sigma / alpha": Heun(),
+    "DPM++2M": DPMpp2M(),
+}
+
+
+def scaled(name: str) -> tuple[str, float]:
+    """w1m_10k -> ("w1m_10k (1e-3)", 1e3): what makes its figures readable."""
+    scale = SCALES.get(name.split("_")[0], 1.0)
+    return (f"{name} (1e-{len(str(int(scale))) - 1})" if scale > 1 else name), scale
+
+
+def markdown(figures: dict[str, Figure]) -> str:
+    lines = ["| metric | generated | truth vs. truth |", "|---|---|---|"]
+    for name, f in figures.items():
+        title, scale = scaled(name)
+        cells = [f"{v * scale:.3g}" + (f" +- {s * scale:.2g}" if s is not None else "") for v, s in spread(f)]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def spread(f: Figure) -> list[tuple[float, float | None]]:
+    return [(f.value, f.std), (f.floor, f.floor_std)]
+
+
+def main_table(model: Model, settings: SampleConfig, args: argparse.Namespace, test: JetSet, valid: JetSet) -> None:
+    start = time.process_time()
+    with tqdm(total=len(test), desc="generating", unit="jet", mininterval=10) as bar:
+        generated, seconds = generate_like(model, settings, test, args.seed, bar.update)
+    busy = time.process_time() - start
+    real, others, names = cloud(test), cloud(valid), ("test", "generated")
+    histograms(real, generated, names).save(args.output / "histograms.png")
+    jet_images(real, generated, names).save(args.output / "jet-images.png")
+    wanted = tuple(args.metrics.split(",")) if args.metrics else available()
+    figures = judge(real, generated, others, wanted)
+    how = f"{type(settings.solver).__name__}, {settings.steps} steps"
+    rate = len(test) / seconds
+    record = {
+        "checkpoint": args.checkpoint,
+        "step": model.step,
+        "sampler": how,
+        "jets": len(test),
+        "floor_jets": len(others.mask),
+        "jets_per_second": rate,
+        "jets_per_cpu_second": len(test) / busy,
+        "threads": torch.get_num_threads(),
+        "same_numbers": bool((generated.mask.sum(1) == test.counts).all()),
+        "figures": {name: vars(figure) for name, figure in figures.items()},
+    }
+    save(args.output / "jets.json", record)
+    how = f"{how}, {rate:.0f} jets/s ({len(test) / busy:.0f} a CPU second) on {torch.get_num_threads()} thread(s)"
+    said = f"{len(test)} jets, {how}, step {model.step}"
+    text = f"{markdown(figures)}\n\n{said}\n"
+    (args.output / "jets.md").write_text(text)
+    print(text)
+
+
+# -- solvers ------------------------------------------------------------------------------------------------------------------
+def plan(settings: SampleConfig) -> list[tuple[str, SampleConfig]]:
+    """Each solver at each budget of evaluations; Heun takes two a step, the adaptive one what its tolerance needs."""
+    rows = [("adaptive ODE", replace(settings, solver=AdaptiveODE(rtol=e, atol=e), steps=1)) for e in TOLERANCES]
+    for budget in BUDGETS:
+        for name, solver in FIXED.items():
+            rows.append((name, replace(settings, solver=solver, steps=budget // 2 if isinstance(solver, Heun) else budget)))
+    return rows
+
+
+def solver_table(model: Model, settings: SampleConfig, args: argparse.Namespace, test: JetSet, valid: JetSet) -> None:
+    few = test.first(args.count)
+    real, calls = cloud(test), [0]
+    model.denoiser.net.register_forward_hook(lambda *_: calls.__setitem__(0, calls[0] + 1))
+    floor, rows = measure(real, cloud(valid.first(len(few)))), []
+    settings, began = replace(settings, batch_size=args.batch_size or len(few)), time.perf_counter()
+    exact = None  # the flow's own jets for these seeds: the first row's, of the tightest tolerance
+    for name, chosen in plan(settings):
+        calls[0], start = 0, time.process_time()  # the processor's time: others share the machine
+        generated, _ = generate_like(model, chosen, few, args.seed)
+        seconds = time.process_time() - start
+        batches = -(-len(few) // chosen.batch_size)
+        row = {"solver": name, "evaluations": calls[0] / batches, "ms_per_jet": 1e3 * seconds / len(few)}
+        masses = jet_kinematics(*generated)["mass"]
+        exact = masses if exact is None else exact
+        row["mass_error"] = None if name == "Euler-Maruyama" else (masses - exact).abs().mean().item()
+        rows.append(row | measure(real, generated))
+        print(rows[-1], flush=True)
+    record = {"checkpoint": args.checkpoint, "step": model.step, "jets": len(few), "real": len(test), "floor": floor}
+    save(args.output / "solvers.json", record | {"rows": rows, "threads": torch.get_num_threads()})
+    text = solver_markdown(rows, floor, f"{len(few)} jets against {len(test)}")
+    (args.output / "solvers.md").write_text(text + "\n")
+    draw(rows, floor, args.output / "solvers.png", f"{len(few)} generated against {len(test)} test jets")
+    print(text, f"\n{time.perf_counter() - began:.0f} s in all")
+
+
+def measure(real: Cloud, generated: Cloud) -> dict[str, float]:
+    found = evaluate_jets(real, generated, (*CHEAP, "fpd"), progress=False)
+    return {name: value for name, (value, _) in found.items() if name.count("_") == 1}
+
+
+def solver_markdown(rows: list[dict], floor: dict[str, float], title: str) -> str:
+    heads = [scaled(name) for name in floor]
+    columns = [title, "evaluations", "ms a jet", "mass off the flow's (1e-3)", *(head for head, _ in heads)]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    numbers = lambda row: " | ".join(f"{row[n] * s:.2f}" for n, (_, s) in zip(floor, heads, strict=True))
+    for row in sorted(rows, key=lambda row: row["solver"]):
+        off = "" if row["mass_error"] is None else f"{row['mass_error'] * 1e3:.2f}"
+        lines.append(f"| {row['solver']} | {row['evaluations']:.0f} | {row['ms_per_jet']:.1f} | {off} | {numbers(row)} |")
+    return "\n".join([*lines, f"| truth vs. truth | | | | {numbers(floor)} |"])
+
+
+def draw(rows: list[dict], floor: dict[str, float], path: Path, title: str) -> None:
+    """W1M and FPD over evaluations, and over milliseconds a jet, logarithmic."""
+    from matplotlib.figure import Figure as Drawing
+    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+
+    drawing = Drawing(figsize=(10, 7.2), layout="constrained")
+    axes = drawing.subplots(2, 2, sharey="row")
+    mass, physics = (next(name for name in floor if name.startswith(kind)) for kind in ("w1m", "fpd"))
+    for line, name in zip(axes, (mass, physics), strict=True):
+        for ax, key, label in zip(line, ("evaluations", "ms_per_jet"), ("evaluations", "ms a jet"), strict=True):
+            for solver in dict.fromkeys(row["solver"] for row in rows):
+                points = sorted((row[key], row[name]) for row in rows if row["solver"] == solver)
+                ax.plot(*zip(*points, strict=True), "o-", label=solver, markersize=4)
+            ax.axhline(floor[name], color="0.4", linestyle=":", label="truth vs. truth")
+            ax.set(xscale="log", yscale="log", xlabel=label, ylabel=name)
+            ax.xaxis.set_minor_formatter(NullFormatter())
+            ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            ax.xaxis.set_major_formatter(ScalarFormatter())
+    axes[0][0].legend(frameon=False, fontsize=8)
+    drawing.suptitle(title)
+    picture(drawing).save(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", required=True)
+    parser.add_argument("--data-root", help="the file or folder of the jets (default: where they lay in training)")
+    parser.add_argument("--count", type=int, help="jets (default: as many as there are test jets; with --solvers 1000)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--solver", default="Heun")
+    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--metrics", help=f"some of {','.join(ALL)}")
+    parser.add_argument("--batch-size", type=int)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--output", type=Path, default=Path("evaluations/jets"))
+    parser.add_argument("--solvers", action="store_true", help="compare solvers")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    args.output.mkdir(parents=True, exist_ok=True)
+    jets, model = load_jets(args.checkpoint, args.data_root), restore(args.checkpoint)
+    settings = settings_from(model.settings, args.solver, None, steps=args.steps, batch_size=args.batch_size)
+    if args.solvers:
+        args.count = args.count or 1000
+        solver_table(model, settings, args, jets.test, jets.held_out)
+    else:
+        main_table(model, settings, args, jets.test.first(args.count or len(jets.test)), jets.held_out)
+
+
+if __name__ == "__main__":
+    guard(main)
