@@ -2,6 +2,7 @@
 
 python sample.py --checkpoint checkpoints/digits-latent --output samples/digits
 python sample.py --checkpoint checkpoints/digits-latent --output samples/sevens --label 7 --count 16 --guidance 2
+python sample.py --checkpoint checkpoints/emoji-latent --output samples/hearts --prompt "a red heart" --guidance 3
 python sample.py --checkpoint checkpoints/digits-latent --output samples/sde --solver EulerMaruyama --solver-option churn=0.5
 python sample.py --checkpoint checkpoints/jets-gluon --output samples/jets --constituents 25 --count 10000
 python sample.py --checkpoint checkpoints/digits-latent --output samples/filled --task inpaint --image I.png --mask M.png
@@ -19,6 +20,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--count", type=int, metavar="N", help="samples (default: 64; 4 for each input of a task; all of FILE)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="seeds S ... S + N - 1, one a sample")
     parser.add_argument("--label", metavar="L", help="a class, by name or number (default: seed modulo classes)")
+    parser.add_argument("--prompt", metavar="TEXT", help="what to show (default: the checkpoint's own prompts in turn)")
+    parser.add_argument("--prompt-file", metavar="FILE", help="a prompt a line, in turn")
     text = "of every jet, or a JetNet file with the numbers (default: drawn as in training)"
     parser.add_argument("--constituents", metavar="N|FILE", help=text)
     parser.add_argument("--solver", metavar="NAME", help="DDIM, Heun, EulerMaruyama, ... (default: the config's)")

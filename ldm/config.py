@@ -39,6 +39,7 @@ from ldm.diffusion.times import Importance, Spacing
 from ldm.errors import Refusal, nearest, one_of, require
 from ldm.networks.autoencoder import AutoencoderKL, VQModel
 from ldm.networks.set_transformer import SetTransformer
+from ldm.networks.text import CLIPText, MiniLM
 from ldm.networks.unet import UNet
 from ldm.pointcloud import PointCloud
 from ldm.schema import first_line, merge, read, to_dict, typed
@@ -247,7 +248,9 @@ class DiffusionConfig(RunConfig):
     network: UNet | SetTransformer = field(default_factory=UNet)
     schedule: VP | SubVP | Cosine | VE | Linear | Discrete = field(default_factory=VP)
     loss: Loss = field(default_factory=Loss)
-    condition: Literal["auto", "label", "none"] = "auto"  # auto: the label, where the data has classes
+    # auto: the label, where the data has classes; text: the captions; both: the two of them
+    condition: Literal["auto", "label", "text", "both", "none"] = "auto"
+    text: MiniLM | CLIPText = field(default_factory=MiniLM)  # what reads captions
     drop: float = 0.1  # share of samples that train without their condition, for guidance
     sample: SampleConfig = field(default_factory=SampleConfig)
 
@@ -255,6 +258,8 @@ class DiffusionConfig(RunConfig):
         super().__post_init__()
         require(0 <= self.drop <= 1, f"drop must be in [0, 1], got {self.drop}")
         self._check_kinds()
+        captions = self.condition in ("text", "both") and not isinstance(self.network, UNet)
+        require(not captions, f"condition={self.condition}: captions are heard by network UNet alone")
         predict, table = self.loss.predict, isinstance(self.schedule, Discrete)
         empty = isinstance(self.schedule, Linear) or (table and self.schedule.zero_snr)
         what = "zero_snr" if table else "schedule Linear"

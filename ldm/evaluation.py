@@ -137,7 +137,7 @@ def load_data(config: Data, root: str | None, state: dict[str, Any]) -> Images:
         config = dataclasses.replace(config, root=root)
     images = config.load()
     for what, here, there in (("shape", images.shape, state["shape"]), ("classes", images.classes, state["classes"])):
-        if tuple(here) != tuple(there):
+        if there and tuple(here) != tuple(there):  # a model without classes does not mind which the data has
             raise Refusal(f"--data-root: the data's {what} {tuple(here)} are not the checkpoint's {tuple(there)}; name its data")
     return images
 
@@ -191,6 +191,7 @@ def run(
         settings = settings_from(model.settings, schedule=model.denoiser.schedule, **given)
         made |= {key: to_dict(settings)[key] for key in ("solver", "steps", "grid", "guidance", "batch_size")}
         made |= {"seeds": {"first": seed, "count": count}, "labels": "seed modulo classes" if model.classes else None}
+        made |= {"prompts": list(model.prompts)} if model.text is not None else {}
         figures = evaluate(model, settings, count, real, network, seed, ranks=ranks)
     if real is None:
         return

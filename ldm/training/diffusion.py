@@ -15,6 +15,7 @@ from ldm.errors import Refusal
 from ldm.metrics.images import psnr
 from ldm.model import Model, build_denoiser, build_space, without
 from ldm.networks.autoencoder import Autoencoder
+from ldm.networks.text import TextEncoder
 from ldm.spaces import LatentSpace, short
 from ldm.training.latents import use_cache
 from ldm.training.stage import Stage, say
@@ -32,17 +33,21 @@ class DiffusionModule(Stage):
         classes: tuple[str, ...],
         autoencoder: Autoencoder | None = None,
         autoencoder_config: AutoencoderConfig | None = None,
+        text: TextEncoder | None = None,
+        prompts: tuple[str, ...] = (),
     ):
         super().__init__(config, shape, classes)
+        self.text, self.prompts = text, prompts
         self.space = build_space(config, self.shape, autoencoder, len(classes))
-        self.denoiser = build_denoiser(config, self.space.shape, len(classes))
+        self.denoiser = build_denoiser(config, self.space.shape, len(classes), text)
         self.autoencoder_config = autoencoder_config
         self.autoencoder_hash = checkpoint.fingerprint(autoencoder.state_dict().items()) if autoencoder else None
         self.start_ema()
 
     def model(self) -> Model:
         """What sampling needs of this module, as it is now."""
-        return Model(self.denoiser, self.space, self.classes, self.config.sample, self.global_step)
+        told = self.text, self.prompts
+        return Model(self.denoiser, self.space, self.classes, self.config.sample, self.global_step, *told)
 
     # -- hand-off ---------------------------------------------------------------------------------------------------
     def on_fit_start(self) -> None:
@@ -79,8 +84,10 @@ class DiffusionModule(Stage):
 
     # -- training ---------------------------------------------------------------------------------------------------
     def condition(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        """The batch's labels, and what else may be dropped; with a generator, each row is, with probability `drop`."""
+        """The batch's labels, captions and what else may be dropped; with a generator, each row is, with probability `drop`."""
         cond = ({"label": batch["label"]} if self.classes else {}) | self.space.features(batch)
+        if self.text is not None:
+            cond |= self.text.condition(batch["text"], self.device)
         if generator is None or not cond:
             return cond
         dropped = torch.rand(len(batch["index"]), generator=generator, device=self.device) < self.config.drop
@@ -132,3 +139,17 @@ class DiffusionModule(Stage):
         if self.autoencoder_config is None:
             return None
         return {"config": schema.to_dict(self.autoencoder_config), "hash": self.autoencoder_hash}
+
+    def about_text(self) -> dict[str, Any] | None:
+        """The text encoder's hash, and the prompts of samples that are given none."""
+        return {"hash": self.text.hash, "prompts": list(self.prompts)} if self.text else None
+
+    def on_save_checkpoint(self, state: dict[str, Any]) -> None:
+        super().on_save_checkpoint(state)
+        state["ldm"]["text"] = self.about_text()
+
+    def on_load_checkpoint(self, state: dict[str, Any]) -> None:
+        before = (state["ldm"].get("text") or {}).get("hash")
+        if self.text is not None and before != self.text.hash:
+            raise Refusal(f"--resume: the text encoder is {self.text.hash} here, the run began with {before}")
+        super().on_load_checkpoint(state)

@@ -37,6 +37,7 @@ def use_cache(module: "DiffusionModule") -> None:
     say(f"latents: {folder}, {found.size / 1e9:.2f} GB for {len(found)} pictures")
     if fits(found, module.device):
         module.space.table, found.read = found.table(module.device), False
+    found.captions = getattr(data.images.train, "captions", None)
     data.train = found
 
 

@@ -17,7 +17,8 @@ from ldm import checkpoint, config, schema
 from ldm.config import AutoencoderConfig, Config, Data, DiffusionConfig, TrainerConfig
 from ldm.data.images import Images
 from ldm.errors import Refusal
-from ldm.model import load_autoencoder
+from ldm.model import load_autoencoder, load_text
+from ldm.randomness import permutation
 from ldm.spaces import Latents
 from ldm.training.autoencoder import AutoencoderModule
 from ldm.training.data import RunData
@@ -102,6 +103,7 @@ def _finished(folder: Path, max_steps: int) -> bool:
     return path.exists() and checkpoint.read(path)["global_step"] >= max_steps
 
 
+PROMPTS = 8  # captions of held-out pictures that training's panels, and samples without a prompt, are made of
 FREE = (
     "trainer",
     "sample",
@@ -178,7 +180,7 @@ def _resumed_module(run: Config, images: Images, start: Path, state: dict[str, A
     autoencoder = trained_as.network.build(images.shape)
     found = checkpoint.under(state["state_dict"], "space.autoencoder.")
     checkpoint.load_strict(autoencoder, found, str(start))
-    return DiffusionModule(run, images.shape, _classes(run, images), autoencoder, trained_as)
+    return DiffusionModule(run, images.shape, _classes(run, images), autoencoder, trained_as, **_text(run, images))
 
 
 def _module(run: Config, images: Images, stage1: AutoencoderConfig | None, dry_run: bool) -> Stage:
@@ -186,9 +188,9 @@ def _module(run: Config, images: Images, stage1: AutoencoderConfig | None, dry_r
         return AutoencoderModule(run, images.shape, images.classes)
     classes = _classes(run, images)
     if not isinstance(run.space, Latents):
-        return DiffusionModule(run, images.shape, classes)
+        return DiffusionModule(run, images.shape, classes, **_text(run, images))
     if dry_run and stage1 is not None and not (stage1.folder / "last.ckpt").exists():
-        return DiffusionModule(run, images.shape, classes, stage1.network.build(images.shape), stage1)
+        return DiffusionModule(run, images.shape, classes, stage1.network.build(images.shape), stage1, **_text(run, images))
     path = checkpoint.find(stage1.folder if stage1 else run.space.autoencoder, prefer="best")
     autoencoder, trained_as, about = load_autoencoder(path)
     if tuple(about["shape"]) != tuple(images.shape):
@@ -200,13 +202,30 @@ def _module(run: Config, images: Images, stage1: AutoencoderConfig | None, dry_r
                 f"space.autoencoder: {path} is stale, network.{changed[0]} differs from {run.space.autoencoder}; "
                 "give the config another name to train it anew, or undo the change"
             )
-    return DiffusionModule(run, images.shape, classes, autoencoder, trained_as)
+    return DiffusionModule(run, images.shape, classes, autoencoder, trained_as, **_text(run, images))
 
 
 def _classes(run: DiffusionConfig, images: Images) -> tuple[str, ...]:
-    if run.condition == "label" and not images.classes:
-        raise Refusal("condition: label is asked for, but the data has no classes; set condition=none")
-    return () if run.condition == "none" else images.classes
+    if run.condition in ("label", "both") and not images.classes:
+        raise Refusal(f"condition: {run.condition} is asked for, but the data has no classes; set condition=none")
+    return () if run.condition in ("none", "text") else images.classes
+
+
+def _text(run: DiffusionConfig, images: Images) -> dict[str, Any]:
+    """The text encoder and the prompts of samples, for a run of captions; Refusal where the data has none."""
+    if run.condition not in ("text", "both"):
+        return {}
+    captions = getattr(images.train, "captions", [])
+    if not any(captions):
+        raise Refusal(
+            f"condition: {run.condition} is asked for, but the data has no captions; ImageFolder reads them from the column "
+            "text of metadata.jsonl or metadata.csv"
+        )
+    encoder = load_text(run)
+    held = sorted({text for text in images.held_out.captions if text}) or sorted(set(captions) - {""})
+    if cut := [text for text in sorted(set(captions)) if encoder.cut(text)]:
+        say(f"text: {len(cut)} captions are longer than {encoder.length} tokens; cut of '{cut[0]}': '{encoder.cut(cut[0])}'")
+    return {"text": encoder, "prompts": tuple(held[i] for i in permutation(len(held), "prompts")[:PROMPTS].tolist())}
 
 
 # -- what the user reads ------------------------------------------------------------------------------------------------

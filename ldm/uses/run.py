@@ -120,6 +120,8 @@ def run_task(
     device: str | None,
     devices: int,
     trajectory: int = 0,
+    prompt: str | None = None,
+    prompt_file: str | None = None,
     constituents: str | None = None,
     **given: Any,
 ) -> None:
@@ -130,6 +132,8 @@ def run_task(
         raise Refusal("--devices: a task runs on one process; start several commands on parts of a folder")
     if trajectory:
         raise Refusal("--trajectory draws samples of no task: leave --task out")
+    if prompt is not None or prompt_file is not None:
+        raise Refusal("--prompt: tasks do not take a prompt yet; leave it out, or leave --task out")
     if constituents is not None:
         raise Refusal("--constituents is of jets, a task of pictures: leave one out")
     if not image:

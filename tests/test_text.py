@@ -1,0 +1,223 @@
+"""Captions: a tiny CLIP with real files, a run in latents and one in pixels, prompts, and what is refused."""
+
+import json
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+from helpers import TINY, largest_difference, load, overrides, run_config, script
+from PIL import Image
+
+pytest.importorskip("transformers")
+
+from ldm import config
+from ldm.diffusion.tasks import cfg
+from ldm.errors import Refusal, Stopped
+from ldm.model import restore, without
+from ldm.networks.text import CLIPText
+from ldm.networks.unet import UNet
+from ldm.prompts import prompts_from
+from ldm.sampling import generate
+from ldm.training.run import train
+
+COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
+
+
+def make_clip(folder, seed=0):
+    """A CLIP of random weights whose tokens are letters, as a local folder."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    folder.mkdir()
+    letters = [*"abcdefghijklmnopqrstuvwxyz0123456789"]
+    words = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "CLIPTokenizer"}))
+    torch.manual_seed(seed)
+    sizes = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
+    ends = dict(bos_token_id=len(words) - 2, eos_token_id=len(words) - 1, pad_token_id=len(words) - 1)
+    CLIPTextModel(CLIPTextConfig(vocab_size=len(words), **sizes, **ends)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    return make_clip(tmp_path_factory.mktemp("clip") / "model")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """24 pictures of one colour each, with its name as caption, in folders that are no classes."""
+    folder, rows = tmp_path_factory.mktemp("pictures"), []
+    for i in range(24):
+        name = list(COLOURS)[i % 3]
+        Image.new("RGB", (8, 8), COLOURS[name]).save(folder / f"{i}.png")
+        rows.append({"file_name": f"{i}.png", "text": name, "half": "ab"[i % 2]})
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def more(clip, pictures, *rest, data=""):
+    data = f"data={{name: ImageFolder, root: {pictures}, size: 8, batch_size: 16{data}}}"
+    return data, "condition=text", f"text={{name: CLIPText, model: {clip}, length: 12}}", *rest
+
+
+@pytest.fixture(scope="module")
+def text_run(clip, pictures, tmp_path_factory):
+    """A pixel model that has seen captions for 150 steps."""
+    length = "trainer.max_steps=150", "trainer.validate=150", "trainer.save=150", "sample.every=0"
+    given = more(clip, pictures, "optim.lr=4e-3", "network.channels=[16,32]", *length)
+    return train(run_config("pixel", tmp_path_factory.mktemp("text"), *given))
+
+
+def test_a_trained_model_paints_what_the_caption_says(text_run):
+    model = restore(text_run)
+    made = generate(model, model.settings, [0, 1, 2], prompts=list(COLOURS)).float().mean((2, 3))
+    assert made.argmax(1).tolist() == [0, 1, 2]
+    same = generate(model, model.settings, [0, 1, 2], prompts=["red"] * 3)
+    assert not torch.equal(same, generate(model, model.settings, [0, 1, 2], prompts=["blue"] * 3))
+    assert set(model.prompts) <= set(COLOURS) and model.prompts
+    own = generate(model, model.settings, [0, 1])
+    assert torch.equal(
+        own, generate(model, model.settings, [0, 1], prompts=[model.prompts[i % len(model.prompts)] for i in (0, 1)])
+    )
+
+
+def tell(encoder, captions):
+    return encoder.condition(captions, "cpu")
+
+
+def test_padding_is_not_heard_and_batches_do_not_matter(clip):
+    short, long = (CLIPText(str(clip), length).load() for length in (6, 30))
+    net, x = UNet(channels=(8, 16), layers=1, attention=(4,)).build((1, 8, 8), text=16).eval(), torch.randn(2, 1, 8, 8)
+    captions, t = ["red", "blue"], torch.tensor([10.0, 500.0])
+    outs = [net(x, t, **tell(encoder, captions)) for encoder in (short, long)]
+    assert torch.allclose(*outs, atol=1e-5) and not torch.allclose(outs[0], net(x, t, **tell(short, captions[::-1])), atol=1e-4)
+    garbage = tell(long, captions)
+    garbage["text"] = torch.where(garbage["text_mask"][..., None], garbage["text"], 1e3)
+    assert torch.allclose(net(x, t, **garbage), outs[1], atol=1e-5)
+    alone = CLIPText(str(clip), 30).load()
+    assert torch.equal(tell(alone, ["blue"])["text"][0], tell(long, ["red and blue", "blue"])["text"][1])
+
+
+def test_untold_rows_are_the_null_condition_one_by_one(clip):
+    encoder = CLIPText(str(clip), 12).load()
+    net, x = UNet(channels=(8, 16), layers=1, attention=(4,)).build((1, 8, 8), 3, 16).eval(), torch.randn(2, 1, 8, 8)
+    t, told = torch.tensor([10.0, 500.0]), {"label": torch.tensor([0, 1])} | tell(encoder, ["red", "blue"])
+    some = net(x, t, **without(told, torch.tensor([True, False]), 3))
+    full, none = net(x, t, **told), net(x, t, label=torch.tensor([3, 3]))
+    assert torch.allclose(some[0], none[0], atol=1e-6) and torch.allclose(some[1], full[1], atol=1e-6)
+    assert not torch.allclose(some[0], full[0], atol=1e-4) and not torch.allclose(none[1], full[1], atol=1e-4)
+    empty = tell(encoder, ["", " "])
+    assert not empty["text"].any() and not empty["text_mask"].any()
+
+
+def test_guidance_of_one_is_the_conditional_model(text_run):
+    model = restore(text_run)
+    x, t, cond = torch.randn(3, 3, 8, 8), torch.tensor(0.6), model.text.condition(list(COLOURS), "cpu")
+    null = without(cond, torch.ones(3, dtype=torch.bool), 0)
+    plain = model.denoiser(x, t, **cond)
+    assert torch.equal(cfg(model.denoiser, cond, null, 1.0)(x, t), plain)
+    untold = model.denoiser(x, t)
+    assert torch.allclose(cfg(model.denoiser, cond, null, 3.0)(x, t), untold + 3 * (plain - untold), atol=1e-4)
+
+
+def test_a_resumed_run_ends_with_the_same_bits(clip, pictures, tmp_path, monkeypatch):
+    """Captions and classes both, the panels' prompts encoded in inference mode before training hears them."""
+    from ldm.training import callbacks
+
+    given = more(clip, pictures, "condition=both", data=", label: half")
+    whole = load(train(run_config("pixel", tmp_path / "whole", *given)) / "last.ckpt")
+    original = callbacks.Throughput.on_train_batch_end
+
+    def terminate(self, trainer, module, *rest):
+        original(self, trainer, module, *rest)
+        if trainer.global_step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(callbacks.Throughput, "on_train_batch_end", terminate)
+    with pytest.raises(Stopped):
+        train(run_config("pixel", tmp_path / "parts", *given))
+    monkeypatch.setattr(callbacks.Throughput, "on_train_batch_end", original)
+    parts = load(train(run_config("pixel", tmp_path / "parts", *given), resume=True) / "last.ckpt")
+    assert largest_difference(parts["state_dict"], whole["state_dict"]) == 0
+    assert not any("text" in key or "token" in key for key in whole["state_dict"])  # the encoder stays out
+    assert whole["ldm"]["classes"] == ["a", "b"]
+
+
+def test_each_caption_is_encoded_once(clip):
+    encoder = CLIPText(str(clip), 12).load()
+    for _ in range(3):
+        tell(encoder, ["red", "blue", " red "])
+    assert encoder.encoded == 2
+
+
+def test_the_latent_cache_keeps_captions_with_their_pictures(tmp_path):
+    from ldm.data.latents import Writer, open_cache
+
+    writer = Writer(tmp_path / "cache", tmp_path / "partial")
+    writer.begin(3, (1, 2, 1, 1))
+    writer.open()
+    writer.put([0, 1, 2], torch.zeros(3, 1, 2, 1, 1), torch.zeros(3), torch.tensor([0, 2, 2]))  # 1 could not be read
+    writer.close()
+    writer.end()
+    cache = open_cache(tmp_path / "cache")
+    assert "text" not in cache.__getitems__([0, 1])
+    cache.captions = ["a", "b", "c"]
+    assert cache.__getitems__([2, 1, 0])["text"] == ["c", "c", "a"]
+
+
+def test_an_over_long_prompt_says_what_is_cut(text_run, capsys):
+    model = restore(text_run)
+    assert prompts_from(model, "red", None, range(2)) == ["red", "red"] and not capsys.readouterr().out
+    prompts_from(model, "abcdefghijklmn", None, range(1))  # ten letters and the two ends
+    assert "longer than 12 tokens; cut: 'klmn'" in capsys.readouterr().out
+    # the letters that were cut are not heard
+    assert torch.equal(model.text.states("abcdefghijkl"), model.text.states("abcdefghijklmn"))
+
+
+@pytest.mark.slow
+def test_train_and_sample_by_the_scripts(clip, pictures, tmp_path):
+    folder = tmp_path / "samples"
+    given = [*overrides("pixel", tmp_path), *more(clip, pictures)]
+    done = script("train.py", "--config", TINY / "pixel.yaml", *given)
+    assert done.returncode == 0, done.stderr
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("red\n\nblue\n")
+    run = tmp_path / "tiny-pixel"
+    done = script("sample.py", "--checkpoint", run, "--output", folder, "--count", 3, "--prompt-file", prompts)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    assert [row["prompt"] for row in rows] == ["red", "blue", "red"]
+    done = script("sample.py", "--checkpoint", run, "--output", tmp_path / "x", "--prompt", " ")
+    assert done.returncode == 2 and "is empty" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_what_is_refused(text_run, pixel_run, clip, pictures, tmp_path, monkeypatch):
+    model, plain = restore(text_run), restore(pixel_run)
+    for told, refused in [
+        ((plain, "red", None), "a model without text"),
+        ((model, "red", "FILE"), "give one of them"),
+        ((model, None, str(tmp_path / "none.txt")), "cannot be read"),
+        ((model, "", None), "is empty"),
+    ]:
+        with pytest.raises(Refusal, match=refused):
+            prompts_from(*told, range(2))
+    with pytest.raises(Refusal, match="the data has no captions"):
+        train(run_config("pixel", tmp_path, "condition=text", f"text={{name: CLIPText, model: {clip}}}"))
+    with pytest.raises(Refusal, match="cannot be had"):
+        CLIPText(str(pictures)).load()
+    with pytest.raises(Refusal, match=r"3 \.\.\. 77"):
+        run_config("pixel", tmp_path, "text={name: CLIPText, length: 100}")
+    with pytest.raises(Refusal, match="heard by network UNet alone"):
+        config.load(TINY / "jets.yaml", ["condition=text"])
+    state = load(text_run / "last.ckpt")
+    state["ldm"]["config"]["text"]["model"] = str(make_clip(tmp_path / "other", seed=1))
+    torch.save(state, tmp_path / "other.ckpt")
+    with pytest.raises(Refusal, match="it was trained with"):
+        restore(tmp_path / "other.ckpt")
+    monkeypatch.setattr("ldm.networks.text.find_spec", lambda name: None)
+    with pytest.raises(Refusal, match="pip install"):
+        replace(CLIPText(), model=str(clip)).load()
