@@ -35,6 +35,7 @@ def write(
         pixels = image[0] if len(image) == 1 else image.permute(1, 2, 0)
         Image.fromarray(pixels.numpy()).save(folder / name)
         lines.append({"file": name, "seed": seed} | {key: of[i] for key, of in told.items() if of})
-    to_picture(images[:400]).save(folder / "grid.png")
+    columns = len(set(prompts or []))  # prompts come in turn: a column each
+    to_picture(images[:400], columns if 1 < columns <= 16 else 0).save(folder / "grid.png")
     (folder / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (folder / "settings.json").write_text(json.dumps(settings, indent=2) + "\n")

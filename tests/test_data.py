@@ -206,6 +206,24 @@ def test_captions_and_labels_from_metadata(tmp_path, kind):
         ImageFolder(root=str(tmp_path), label="style").load()
 
 
+def test_captions_are_held_out_and_columns_skipped(tmp_path):
+    rows = [{"file_name": f"{i}.png", "text": ["a heart", "a star"][i % 2], "kind": "xyz"[i % 3]} for i in range(12)]
+    for row in rows:
+        picture(tmp_path / row["file_name"])
+    (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    given = {"root": str(tmp_path), "size": 8, "holdout": 10**6}
+    images = ImageFolder(**given, hold=["a heart"], skip={"kind": ["y"]}).load()
+    assert set(images.train.captions) == {"a star"} and set(images.held_out.captions) == {"a heart"}
+    assert len(images.train) == len(images.held_out) == 4
+    for wrong, refused in [
+        ({"hold": ["a haert"]}, "did you mean 'a heart'"),
+        ({"skip": {"kinds": ["y"]}}, "did you mean 'kind'"),
+        ({"skip": {"kind": ["x", "y", "z"]}}, "leaves none"),
+    ]:
+        with pytest.raises(Refusal, match=refused):
+            ImageFolder(**given, **wrong).load()
+
+
 def test_no_pictures_is_refused_with_the_extensions_tried(tmp_path):
     (tmp_path / "notes.txt").write_text("no picture")
     with pytest.raises(Refusal, match=r"holds no pictures.*\.png .*\.webp"):

@@ -4,7 +4,7 @@ import csv
 import hashlib
 import json
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from ldm.data.batches import Batch
 from ldm.data.images import ImageData, Images
-from ldm.errors import Refusal
+from ldm.errors import Refusal, one_of
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 GREY_MODES = ("1", "L", "I", "I;16", "F")
@@ -36,7 +36,9 @@ class ImageFolder(ImageData):
     """Pictures under `root`: the class is the folder's name, or the column `label` of metadata.jsonl / metadata.csv.
 
     Shorter side to `size`, centre crop; transparency on white; grey if all looked at are grey, else RGB. One in
-    `holdout` of the files, chosen by a hash of the name, is held out. Captions are the metadata's column `text`.
+    `holdout` of the files, chosen by a hash of the name, is held out, and so are all pictures of the captions in `hold`, to
+    see what a model makes of what it never saw. Captions are the metadata's column `text`. `skip` leaves pictures out:
+    {category: [Flags]} those whose metadata's column category says Flags.
     """
 
     root: str = "data"
@@ -44,6 +46,8 @@ class ImageFolder(ImageData):
     label: str = "folder"
     channels: int = 0  # 0: read from the first 200 pictures
     holdout: int = 10
+    hold: list[str] = field(default_factory=list)
+    skip: dict[str, list[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -56,19 +60,34 @@ class ImageFolder(ImageData):
         if not root.is_dir() or not paths:
             why = "is not a folder" if not root.is_dir() else "holds no pictures"
             raise Refusal(f"data.root: '{root}' {why} (tried {' '.join(EXTENSIONS)}, also in folders inside)")
-        names, pictures = self.describe(root, paths)
+        rows = _metadata(root)
+        paths = self._chosen(root, paths, rows)
+        names, pictures = self.describe(root, paths, rows)
+        if missing := sorted({*self.hold} - {p.text for p in pictures}):
+            raise Refusal("data.hold: " + one_of("captions", missing[0], sorted({p.text for p in pictures})[:20]))
         channels = self.channels or _channels(paths[:200])
         held, kept = [], []
         for picture in pictures:
             name = picture.path.relative_to(root).as_posix()
-            (kept if zlib.crc32(name.encode()) % self.holdout else held).append(picture)
+            out = picture.text in self.hold or zlib.crc32(name.encode()) % self.holdout == 0
+            (held if out else kept).append(picture)
         # too few pictures to hold any out: measure on the training ones
         sets = FolderSet(kept or pictures, self.size, channels), FolderSet(held or pictures, self.size, channels)
         return Images(*sets, names, (channels, self.size, self.size))
 
-    def describe(self, root: Path, paths: list[Path]) -> tuple[tuple[str, ...], list[Picture]]:
+    def _chosen(self, root: Path, paths: list[Path], rows: dict[Path, dict[str, str]]) -> list[Path]:
+        known = {key for row in rows.values() for key in row}
+        for column in self.skip:
+            if column not in known:
+                raise Refusal(f"{root}/metadata.*: " + one_of("data.skip", column, sorted(known)))
+        told = {path: rows.get(path.resolve(), {}) for path in paths}
+        chosen = [p for p in paths if not any(str(told[p].get(key)) in values for key, values in self.skip.items())]
+        if not chosen:
+            raise Refusal(f"data.skip leaves none of the {len(paths)} pictures in '{root}'")
+        return chosen
+
+    def describe(self, root: Path, paths: list[Path], rows: dict[Path, dict[str, str]]) -> tuple[tuple[str, ...], list[Picture]]:
         """Class names, sorted, and a Picture for each path."""
-        rows = _metadata(root)
         if self.label == "folder":
             classes = [p.parent.name if p.parent != root else "" for p in paths]
         else:
