@@ -1,34 +1,6 @@
-"""Train an autoencoder, a latent denoiser or the pixel baseline.
+"""Train a config: ldm/scripts/train.py, of which this is the name in a checkout."""
 
-python train.py --config configs/digits/latent.yaml                         # stage 1 first, if it is missing
-python train.py --config configs/fashion/pixel.yaml data.root=DIR           # key=value overrides the file
-python train.py --config configs/fashion/latent.yaml --resume               # go on after a stop
-python train.py --config configs/fashion/latent.yaml trainer.devices=8      # eight GPUs
-"""
-
-import argparse
-
-
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, metavar="FILE", help="a YAML file, see configs/")
-    parser.add_argument("--resume", action="store_true", help="go on from the run's last.ckpt")
-    parser.add_argument("--dry-run", action="store_true", help="build everything, print the plan, train nothing")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings over the file's")
-    return parser.parse_intermixed_args()
-
-
-def main() -> None:
-    args = parse()
-    from ldm import config  # slow imports only once the arguments are right
-
-    run = config.load(args.config, args.overrides)
-    from ldm.training.run import train
-
-    train(run, args.resume, args.dry_run)
-
+from ldm.scripts.train import entry
 
 if __name__ == "__main__":
-    from ldm.errors import guard
-
-    guard(main)
+    entry()

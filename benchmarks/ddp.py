@@ -69,7 +69,7 @@ def train(args: argparse.Namespace, devices: int) -> dict[str, float]:
             raise SystemExit(done.stderr[-2000:])
         others = (busy() - own() - others) / (time.perf_counter() - began)
         with open(Path(output, "run", "metrics.csv"), newline="") as file:
-            rates = [float(row["train/images_per_second"]) for row in csv.DictReader(file) if row["train/images_per_second"]]
+            rates = [float(row["speed/images_per_second"]) for row in csv.DictReader(file) if row["speed/images_per_second"]]
     return {"images_per_second": fmean(rates[1:]), "others": others}
 
 

@@ -1,4 +1,4 @@
-"""Training-free tasks on held-out pictures, against what one would otherwise do, by PSNR, SSIM and feature distance.
+"""Tasks on held-out pictures, against what one would otherwise do, by PSNR, SSIM and feature distance.
 
 python -m benchmarks.tasks --checkpoint checkpoints/fashion-pixel-cpu --data-root DIR [--count 200] [--panels docs/pictures]
 
@@ -7,7 +7,8 @@ pixels) against bicubic, de-noising of Gaussian noise, not clipped, against non-
 strength h, 0.6 of it, had the best feature distance of seven on 64 pictures): scikit-image's,
 needs pip install 'ldm[bench]'. The model is not
 told the class. feature: mean squared distance between features of a picture and its truth, by the classifier in the repo;
-fd: Frechet distance between the two sets, biased upwards for so few. In latents the known pixels are pasted back.
+fd: Frechet distance between the two sets, biased upwards for so few. A checkpoint that is trained for a task does that one
+alone, on the same pictures. In latents the known pixels are pasted back.
 """
 
 import argparse
@@ -26,12 +27,13 @@ from ldm.config import from_dict
 from ldm.data.batches import as_bytes, as_images
 from ldm.diffusion import tasks
 from ldm.diffusion.solvers import DPMpp2MSDE
-from ldm.errors import guard
+from ldm.errors import Refusal, guard
 from ldm.metrics.distances import Moments, frechet_distance
 from ldm.metrics.features import choose
 from ldm.metrics.images import psnr, ssim
 from ldm.model import Model, restore
 from ldm.randomness import generator, permutation
+from ldm.trained import SuperResolve
 from ldm.uses import solve
 from ldm.uses.output import Result, panel
 
@@ -105,7 +107,8 @@ class Bench:
         if self.args.panels:
             columns = {"truth": self.truth, "input": given, plain[0]: plain[1]} | made
             results = [Result("", {k: v[i] for k, v in columns.items()}, self.truth[:0], []) for i in range(SHOWN)]
-            file = Path(self.args.panels, f"task-{name}-{solve.kind(self.model)}.png")
+            how = "trained" if self.model.task.use else solve.kind(self.model)
+            file = Path(self.args.panels, f"task-{name}-{how}.png")
             file.parent.mkdir(parents=True, exist_ok=True)
             panel(results, 56).save(file, optimize=True)
 
@@ -119,22 +122,32 @@ def inpainting(bench: Bench, model: Model) -> None:
     plain = each(lambda picture: inpaint_biharmonic(picture, hole, channel_axis=axis), truth * known)
     bench.measure("in-painting", "biharmonic", plain, began)
     made = {}
-    for method in solve.METHODS["inpaint"][solve.kind(model)][:2]:
+    for method in solve.methods(model, "inpaint")[:2]:
         began = time.perf_counter()
-        drawn = bench.batches(lambda prior, rows, method=method: solve.inpaint(prior, truth[rows], known, method))
+        if method == "trained":
+            drawn = bench.batches(
+                lambda prior, rows: solve.trained(prior, truth[rows], known.expand(len(truth[rows]), -1, -1, -1))
+            )
+        else:
+            drawn = bench.batches(lambda prior, rows, method=method: solve.inpaint(prior, truth[rows], known, method))
         made[method] = solve.paste(drawn, truth, known)
         bench.measure("in-painting", method, made[method], began)
     bench.show("inpaint", torch.where(known > 0, truth, 1), ("biharmonic", plain), made)
 
 
 def super_resolution(bench: Bench, model: Model) -> None:
+    if isinstance(model.task, SuperResolve) and model.task != SuperResolve(FACTOR):
+        raise Refusal(f"{bench.args.checkpoint} is trained for {model.task}, here it is {SuperResolve(FACTOR)}")
     small, began = tasks.AveragePool(FACTOR)(bench.truth), time.perf_counter()
     plain = torch.nn.functional.interpolate(small, scale_factor=FACTOR, mode="bicubic").clamp(-1, 1)
     bench.measure("super-resolution", "bicubic", plain, began)
     made = {}
-    for method in solve.METHODS["super-resolve"][solve.kind(model)]:
+    for method in solve.methods(model, "super-resolve"):
         began = time.perf_counter()
-        made[method] = bench.batches(lambda p, rows, method=method: solve.super_resolve(p, small[rows], FACTOR, method))
+        if method == "trained":
+            made[method] = bench.batches(lambda prior, rows: solve.trained(prior, small[rows]))
+        else:
+            made[method] = bench.batches(lambda p, rows, method=method: solve.super_resolve(p, small[rows], FACTOR, method))
         bench.measure("super-resolution", method, made[method], began)
     bench.show("super-resolve", tasks.AveragePool(FACTOR).pinv(small), ("bicubic", plain), made)
 
@@ -174,10 +187,13 @@ def main() -> None:
         f"{args.checkpoint}, step {bench.model.step}: {args.count} pictures, {args.steps} steps, {args.denoise_steps} to de-noise"
     )
     print("| task | how | PSNR | SSIM | feature | fd | seconds |\n|---|---|---|---|---|---|---|")
-    for std in NOISES:
-        denoising(bench, bench.model, std)
-    super_resolution(bench, bench.model)
-    inpainting(bench, bench.model)
+    if solve.methods(bench.model, "denoise"):
+        for std in NOISES:
+            denoising(bench, bench.model, std)
+    if solve.methods(bench.model, "super-resolve"):
+        super_resolution(bench, bench.model)
+    if solve.methods(bench.model, "inpaint"):
+        inpainting(bench, bench.model)
     if args.output:
         record = {"checkpoint": args.checkpoint, "step": bench.model.step, "features": bench.features.hash}
         Path(args.output).write_text(json.dumps(record | vars(args) | {"figures": bench.rows}, indent=2) + "\n")

@@ -44,6 +44,7 @@ from ldm.networks.unet import UNet
 from ldm.pointcloud import PointCloud
 from ldm.schema import first_line, merge, read, to_dict, typed
 from ldm.spaces import Latents, Pixels
+from ldm.trained import Generate, Inpaint, SuperResolve
 
 
 @dataclass
@@ -111,13 +112,16 @@ class TrainerConfig:
 
 @dataclass
 class LoggerConfig:
-    """Weights & Biases. auto: online with a key, else offline with a line that says how to sync."""
+    """Where a run is shown besides metrics.csv. `mode` and what follows it are W&B's; auto: online with a key, else
+    offline with a line that says how to sync."""
 
+    kind: Literal["wandb", "tensorboard", "both", "csv"] = "wandb"  # csv: metrics.csv and the pictures' files alone
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
     project: str = "ldm"
     entity: str | None = None
-    group: str | None = None
+    group: str | None = None  # the run's name; both stages of one call are in stage 2's
     tags: list[str] = field(default_factory=list)
+    log_model: bool = False  # best.ckpt and last.ckpt as W&B artifacts when training ends or is stopped
 
 
 AnySolver = (
@@ -245,6 +249,7 @@ class DiffusionConfig(RunConfig):
     """Stage 2 (space Latents), the pixel baseline (space Pixels), or jets (space PointCloud)."""
 
     space: Pixels | Latents | PointCloud = field(default_factory=Pixels)
+    task: Generate | Inpaint | SuperResolve = field(default_factory=Generate)  # what the model is trained for
     network: UNet | SetTransformer = field(default_factory=UNet)
     schedule: VP | SubVP | Cosine | VE | Linear | Discrete = field(default_factory=VP)
     loss: Loss = field(default_factory=Loss)
@@ -283,8 +288,16 @@ class DiffusionConfig(RunConfig):
         require(len(jets) == 1, f"{wanted}; got {got}")
         apart = isinstance(self.data, JetNet) and self.evaluate.every
         require(not apart, "evaluate.every is for pictures; jets are measured with their panels, sample.every")
+        trained = type(self.task).__name__
+        require(self.task.use is None or isinstance(self.network, UNet), f"task {trained} is of pictures, and of network UNet")
+        require(
+            self.task.use is None or not self.evaluate.every,
+            f"evaluate.every measures samples of nothing; task {trained} makes none: evaluate.every=0",
+        )
 
 
+# the configs that come with ldm: inside the installed package, or at the top of a checkout
+SHIPPED = tuple(filter(Path.is_dir, (Path(__file__).parent / "configs", Path(__file__).parents[1] / "configs")))
 STAGES: dict[str, type[RunConfig]] = {"autoencoder": AutoencoderConfig, "diffusion": DiffusionConfig}
 Config = AutoencoderConfig | DiffusionConfig
 
@@ -294,13 +307,26 @@ def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Confi
     for text in overrides:
         if "=" not in text:
             raise Refusal(f"'{text}' is not an override; write key=value, for example trainer.max_steps=100")
-    raw = read(Path(path))
+    raw = read(shipped(Path(path)))
     for text in overrides:
         try:
             raw = merge(raw, OmegaConf.to_container(OmegaConf.from_dotlist([text])), top=True)
         except (OmegaConfBaseException, YAMLError) as error:
             raise Refusal(f"override {text}: {first_line(error)}") from None
     return from_dict(raw, str(path))
+
+
+def shipped(path: Path) -> Path:
+    """The path, or, where no such file is, the config of that name that comes with ldm: with `configs/` before it or not."""
+    if path.is_file() or path.is_absolute():
+        return path
+    inside = Path(*path.parts[1:]) if path.parts[:1] == ("configs",) else path
+    for folder in SHIPPED:
+        if (folder / inside).is_file():
+            return folder / inside
+    mine = list(path.parent.rglob("*.yaml")) if path.parent != Path() else list(Path().glob("*.yaml"))
+    known = [*map(str, mine), *(str(p.relative_to(folder)) for folder in SHIPPED for p in folder.rglob("*.yaml"))]
+    raise Refusal(f"config: no file '{path}', nor does ldm ship one of that name{nearest(str(path), known)}")
 
 
 def from_dict(raw: dict[str, Any], where: str = "config") -> Config:

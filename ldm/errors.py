@@ -1,6 +1,5 @@
 """What goes wrong because of what we were given, said in one line: scripts print it and end with status 2."""
 
-import difflib
 import errno
 import os
 import sys
@@ -25,6 +24,8 @@ class Stopped(BaseException):
 
 def nearest(word: str, choices: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the nearest choice, or an empty string."""
+    import difflib  # a quarter of the time of `--help`
+
     close = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else ""
 
@@ -33,6 +34,11 @@ def one_of(what: str, word: str, choices: Iterable[str]) -> str:
     """`what: 'word' is not one of a, b, c; did you mean 'a'?`"""
     choices = list(choices)
     return f"{what}: '{word}' is not one of {', '.join(choices)}{nearest(word, choices)}"
+
+
+def command(script: str) -> str:
+    """How a script is called here: `python train.py` in a checkout, `ldm-train` where ldm is installed."""
+    return f"python {script}.py" if sys.argv[0].endswith(".py") else f"ldm-{script}"
 
 
 def require(holds: bool, message: str) -> None:

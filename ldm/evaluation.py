@@ -33,6 +33,7 @@ from ldm.processes import ALONE, Ranks, launch
 from ldm.randomness import permutation
 from ldm.sampling import generate, pick_device, settings_from
 from ldm.schema import to_dict
+from ldm.trained import expect_plain
 
 LPIPS_SIDE = 32  # AlexNet's pooling leaves nothing of smaller pictures
 
@@ -188,6 +189,7 @@ def run(
         figures = evaluate_autoencoder(autoencoder, dataset, rows, real, network, given["batch_size"] or 64, ranks=ranks)
     else:
         model = restore(file, weights, device)
+        expect_plain(model.task, "evaluate.py")
         settings = settings_from(model.settings, schedule=model.denoiser.schedule, **given)
         made |= {key: to_dict(settings)[key] for key in ("solver", "steps", "grid", "guidance", "batch_size")}
         made |= {"seeds": {"first": seed, "count": count}, "labels": "seed modulo classes" if model.classes else None}

@@ -1,6 +1,6 @@
 """What a checkpoint holds, made whole again: a denoiser, its space, the classes and the settings to sample with."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from ldm.networks.autoencoder import Autoencoder
 from ldm.networks.text import TextEncoder
 from ldm.pointcloud import PointCloud, PointCloudSpace
 from ldm.spaces import Latents, LatentSpace, PixelSpace
+from ldm.trained import AnyTask, Generate
 
 Space = PixelSpace | LatentSpace | PointCloudSpace
+KEPT = ("mask", "concat")  # of what a denoiser is told, what guidance never leaves untold
 
 
 @dataclass
@@ -30,6 +32,7 @@ class Model:
     step: int = 0
     text: TextEncoder | None = None
     prompts: tuple[str, ...] = ()  # captions of held-out pictures, for samples that are given none
+    task: AnyTask = field(default_factory=Generate)
 
     def label(self, name: str) -> int:
         """The class that a name or a number means."""
@@ -55,13 +58,14 @@ def build_space(config: DiffusionConfig, shape: tuple[int, ...], autoencoder: Au
 def build_denoiser(config: DiffusionConfig, shape: tuple[int, ...], classes: int, text: TextEncoder | None = None) -> Denoiser:
     """The denoiser of a config for x of `shape`."""
     more = {"text": text.dim} if text else {}
+    more |= {"concat": channels} if (channels := config.task.channels(shape[0])) else {}
     return Denoiser(config.network.build(shape, classes, **more), config.schedule, config.loss)
 
 
 def without(cond: dict[str, Tensor], rows: Tensor, classes: int) -> dict[str, Tensor]:
     """The condition with these rows (B,) not told: the class after the last, NaN for a jet's features, no caption."""
     nothing = {"label": classes, "jet": float("nan"), "text": 0.0, "text_mask": False}
-    return {k: v.masked_fill(expand(rows, v), nothing[k]) for k, v in cond.items()}
+    return {k: v if k in KEPT else v.masked_fill(expand(rows, v), nothing[k]) for k, v in cond.items()}
 
 
 def restore(path: str | Path, weights: str = "ema", device: str = "cpu") -> Model:
@@ -84,7 +88,7 @@ def restore(path: str | Path, weights: str = "ema", device: str = "cpu") -> Mode
     if autoencoder is not None and checkpoint.fingerprint(autoencoder.state_dict().items()) != meta["autoencoder"]["hash"]:
         raise Refusal(f"checkpoint: the autoencoder inside {file} is not the one it was trained with; the file is damaged")
     denoiser.eval().requires_grad_(False).to(device)
-    told = text, tuple(about_text.get("prompts", ()))
+    told = text, tuple(about_text.get("prompts", ())), config.task
     return Model(denoiser, space.eval().to(device), tuple(meta["classes"]), config.sample, state["global_step"], *told)
 
 

@@ -22,13 +22,14 @@ from ldm.diffusion import solvers
 from ldm.diffusion.schedules import Schedule
 from ldm.diffusion.tasks import cfg
 from ldm.errors import Refusal
-from ldm.model import Model, restore, without
+from ldm.model import KEPT, Model, restore, without
 from ldm.pictures import write
 from ldm.pointcloud import PointCloudSpace
 from ldm.prompts import prompts_from, prompts_of
 from ldm.randomness import SampleNoise
 from ldm.schema import to_dict
 from ldm.spaces import Told
+from ldm.trained import expect_plain
 
 Watch = Callable[[int, Tensor, Tensor], None]  # of every step: its index, x_s and x0_hat
 
@@ -49,8 +50,9 @@ def generate(
     Labels default to seed modulo classes, `told` (rows: the mask of a cloud) to what the space draws for each seed,
     prompts to the model's own in turn.
     `progress(n)` is told of every finished batch, `watch` of every step of the first.
-    Refusal if a sample is not finite.
+    Refusal if a sample is not finite, or the model is trained for a task, which needs pictures.
     """
+    expect_plain(model.task, "sampling")
     if labels is None and model.classes:
         labels = [seed % len(model.classes) for seed in seeds]
     told = model.space.draw(seeds, labels) if told is None else told
@@ -82,10 +84,9 @@ def _batch(
     cond = {key: value.to(device) for key, value in told.items()}
     if labels is not None:
         cond["label"] = torch.tensor(labels, device=device)
-    droppable = {key: value for key, value in cond.items() if key != "mask"}
-    null = cond | without(droppable, torch.ones(len(seeds), dtype=torch.bool, device=device), len(model.classes))
+    null = without(cond, torch.ones(len(seeds), dtype=torch.bool, device=device), len(model.classes))
     how = settings.guidance, tuple(settings.interval), settings.rescale
-    denoise = cfg(model.denoiser, cond, null if droppable else None, *how)
+    denoise = cfg(model.denoiser, cond, null if cond.keys() - KEPT else None, *how)
     try:
         times = schedule.grid(settings.steps, settings.grid)
         solver = settings.solver.bind(schedule, times)
@@ -190,6 +191,7 @@ def run(
     fabric = launch(devices, device)
     ranks = Ranks.of(fabric)
     model = restore(checkpoint, weights, str(fabric.device) if ranks.world > 1 else device)
+    expect_plain(model.task, "sample.py without --task")
     settings = settings_from(model.settings, schedule=model.denoiser.schedule, **given)
     seeds = list(range(seed, seed + count))
     labels = [model.label(label)] * count if label is not None else [s % max(1, len(model.classes)) for s in seeds]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import adaptive_max_pool2d
 
 from ldm.data.batches import Batch, as_bytes, as_images
 from ldm.networks.autoencoder import Autoencoder, sample_posterior
@@ -60,6 +61,14 @@ class PictureSpace(nn.Module):
     def draw(self, seeds: Sequence[int], labels: Sequence[int] | None = None) -> Told:
         """What the denoiser is told when sampling, a row for each seed."""
         return {}
+
+    def encode_mean(self, image: Tensor) -> Tensor:
+        """Pictures -> x_0, in latents the posterior's mean."""
+        return self.encode(image, image.new_zeros)
+
+    def on_grid(self, hole: Tensor) -> Tensor:
+        """Holes (B, 1, H, W) of 0 and 1 on the grid of x."""
+        return hole
 
     def finish(self, x: Tensor, told: Told) -> Tensor:
         """Finished samples as uint8 (B, C, H, W) on the CPU."""
@@ -120,6 +129,10 @@ class LatentSpace(PictureSpace):
             return super().mirror(data, generator)
         mirror = torch.rand(len(data), generator=generator, device=data.device) < 0.5
         return data[torch.arange(len(data), device=data.device), mirror.long()][:, None]
+
+    def on_grid(self, hole: Tensor) -> Tensor:
+        """A cell is in the hole if any of its pixels is."""
+        return adaptive_max_pool2d(self.autoencoder.pad(hole), self.shape[1:])
 
     def moments(self, data: Tensor) -> Tensor:
         """Posterior (B, 2 z, h, w) of what `read` gives."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from ldm.config import SampleConfig
 from ldm.data.batches import as_bytes
 from ldm.diffusion import solvers
+from ldm.diffusion.schedules import Schedule
 from ldm.diffusion.simulate import noising
 from ldm.model import Model
 from ldm.pictures import to_picture
@@ -44,7 +45,7 @@ class Recorder:
         """uint8 pictures (3, frames, N, C, H, W) and the frames' times, from noise (t = 1) to data.
 
         The forward chain x_t from the samples' own x_0, with noise of its own (it runs against this order); the reverse
-        x_t; and x0_hat. Every x_t is shown over sqrt(alpha_t^2 + sigma_t^2), so that noise of any schedule can be seen.
+        x_t; and x0_hat.
         """
         schedule, times, device = self.model.denoiser.schedule, self.times, self.states[0].device
         noise = SampleNoise(self.seeds[: self.count], self.model.space.shape, device)
@@ -52,9 +53,8 @@ class Recorder:
         keep = torch.linspace(0, len(times) - 1, min(most, len(times))).round().long().tolist()
         there = noising(schedule, self.states[-1], times.flip(0)[[len(times) - 1 - i for i in keep[::-1]]], noise).flip(0)
         guesses = [*self.guesses, self.states[-1]]
-        alpha, sigma = schedule(times[keep])
-        size = (alpha.square() + sigma.square()).sqrt().to(there)
-        shown = [x / s for x, s in zip([*there, *(reverse[i] for i in keep)], [*size, *size], strict=True)]
+        states = zip([*there, *(reverse[i] for i in keep)], times[[*keep, *keep]], strict=True)
+        shown = [in_view(schedule, x, t) for x, t in states]
         shown += [guesses[i] for i in keep]
         images = torch.stack([as_bytes(self.model.space.decode(x)).cpu() for x in shown])
         return images.unflatten(0, (3, len(keep))), times[keep]
@@ -83,6 +83,12 @@ class Recorder:
         strip.save(folder / f"{name}.png")
         self.gif(path)
         return strip, path
+
+
+def in_view(schedule: Schedule, x_t: Tensor, t: Tensor) -> Tensor:
+    """x_t / sqrt(alpha_t^2 + sigma_t^2), to be shown: so noise of any schedule can be seen."""
+    alpha, sigma = schedule(t)
+    return x_t / (alpha.square() + sigma.square()).sqrt().to(x_t)
 
 
 def _with_header(grid: Image.Image, times: list[float]) -> Image.Image:

@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 
 from ldm import config
+from ldm.uses.run import run
 
 ROOT = Path(__file__).parent.parent
 TINY = Path(__file__).parent / "configs"
@@ -32,6 +35,22 @@ def script(name, *arguments, timeout=300, **environment):
 
 def load(path):
     return torch.load(path, weights_only=True)
+
+
+# what sample.py's parser gives a task beside what is asked
+FLAGS = dict(seed=0, label=None, weights="ema", device="cpu", devices=1, mask=None, method=None, factor=None, noise_std=None)
+FLAGS |= dict(strength=None, resamples=None, degrade=None, solver=None, eta=None, steps=3, image=None, count=2)
+
+
+def task(checkpoint, output, name, **given):
+    """sample.py --task in this process; the folder it wrote."""
+    run(**FLAGS | dict(checkpoint=str(checkpoint), output=str(output), task=name) | given)
+    return output
+
+
+def grey(path):
+    """A PNG's values."""
+    return np.asarray(Image.open(path)).astype(int)
 
 
 def largest_difference(a, b):

@@ -26,6 +26,7 @@ def trained(kind, output, *more):
     "kind, more",
     [
         pytest.param("pixel", ("trainer.max_steps=20", "sample.count=5"), id="pixel"),
+        pytest.param("pixel", ("trainer.max_steps=20", "task=Inpaint"), id="inpaint"),
         pytest.param("jets", ("trainer.max_steps=20", "sample.every=0", "sample.count=5"), id="jets"),
         pytest.param("autoencoder", ("trainer.max_steps=20",), id="autoencoder"),
         pytest.param("autoencoder", ("trainer.max_steps=20", GAN), id="gan"),

@@ -228,4 +228,4 @@ def test_too_few_real_pictures_are_named():
 def test_refused_is_one_line_and_status_2(tmp_path):
     done = script("evaluate.py", "--checkpoint", tmp_path / "none")
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and done.stderr.startswith("error: checkpoint")
-    assert len((ROOT / "evaluate.py").read_text().splitlines()) < 60
+    assert len((ROOT / "ldm/scripts/evaluate.py").read_text().splitlines()) < 60

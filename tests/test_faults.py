@@ -131,15 +131,15 @@ def test_saturated_discriminator_is_reported_once(tmp_path, monkeypatch, capsys,
     folder = train(run_config("autoencoder", tmp_path, gan, "trainer.max_steps=16", "trainer.log=1"))
     said = [line for line in capsys.readouterr().out.splitlines() if "discriminator saturated" in line]
     assert len(said) == (word is not None) and all(word in line for line in said)
-    flags = [float(row["train/discriminator_saturated"]) for row in table_of(folder) if row.get("train/discriminator_saturated")]
+    flags = [float(row["discriminator/saturated"]) for row in table_of(folder) if row.get("discriminator/saturated")]
     assert max(flags) == (word is not None)
 
 
 def test_health_panel_names_all_that_it_should(pixel_run):
     with open(pixel_run / "metrics.csv") as file:
         names = set(next(csv.reader(file)))
-    wanted = {"train/grad_norm", "train/grad_norm_clipped", "train/waiting_share", "train/memory_gb", "train/images_per_second"}
-    assert wanted | {f"train/loss_by_time/{i}" for i in range(8)} <= names
+    wanted = {"train/grad_norm", "train/grad_norm_clipped", "speed/waiting_share", "speed/memory_gb", "speed/images_per_second"}
+    assert wanted | {f"loss_by_time/{i}" for i in range(8)} <= names
 
 
 def test_picture_that_becomes_unreadable_in_mid_run(tmp_path, capsys):

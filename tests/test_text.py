@@ -5,9 +5,10 @@ import os
 import signal
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
-from helpers import TINY, largest_difference, load, overrides, run_config, script
+from helpers import TINY, grey, largest_difference, load, overrides, run_config, script, task
 from PIL import Image
 
 pytest.importorskip("transformers")
@@ -21,6 +22,7 @@ from ldm.networks.unet import UNet
 from ldm.prompts import prompts_from
 from ldm.sampling import generate
 from ldm.training.run import train
+from ldm.uses.solve import Prior
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
@@ -221,3 +223,64 @@ def test_what_is_refused(text_run, pixel_run, clip, pictures, tmp_path, monkeypa
     monkeypatch.setattr("ldm.networks.text.find_spec", lambda name: None)
     with pytest.raises(Refusal, match="pip install"):
         replace(CLIPText(), model=str(clip)).load()
+
+
+TASKS = {
+    "inpaint": dict(mask="mask.png", method="project"),
+    "super-resolve": dict(degrade=True, factor=4, method="project"),
+    "denoise": dict(noise_std=2.0),
+    "edit": dict(strength=0.9),
+}
+
+
+def ask(checkpoint, folder, name, **given):
+    """A task on a grey picture; what it makes of it, as arrays."""
+    image, mask = folder.parent / "grey.png", folder.parent / "mask.png"
+    Image.new("RGB", (8, 8), (85, 85, 85)).save(image)
+    hole = Image.new("L", (8, 8), 255)
+    hole.putpixel((0, 0), 0)
+    hole.save(mask)
+    given |= {"mask": str(mask)} if "mask" in given else {}
+    task(checkpoint, folder, name, **dict(image=[str(image)]) | given)
+    return [grey(folder / f"grey-{seed:08d}.png") for seed in range(given.get("count", 2))]
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_tasks_hear_the_prompt(text_run, tmp_path, name):
+    """Each seed its own line of the file, and guided more so than not."""
+    lines = tmp_path / "lines.txt"
+    lines.write_text("red\nblue\n")
+    more = TASKS[name] | dict(steps=8, count=4, prompt_file=str(lines))
+    made = {w: ask(text_run, tmp_path / f"{w}", name, guidance=w, **more) for w in (1.0, 3.0)}
+    rows = [json.loads(line) for line in (tmp_path / "3.0" / "samples.jsonl").read_text().splitlines()]
+    assert [row["prompt"] for row in rows] == ["red", "blue", "red", "blue"]
+    only = ask(text_run, tmp_path / "only", name, guidance=3.0, **more | dict(prompt_file=None, prompt="red"))
+    same = [np.abs(a - b).max() <= 1 for a, b in zip(only, made[3.0], strict=True)]
+    assert same == [True, False, True, False]
+    if name != "super-resolve":  # there the means of the picture are given
+        redness = {w: [(picture[..., 0] - picture[..., 2]).mean() for picture in of] for w, of in made.items()}
+        assert all((red > 0) == (i % 2 == 0) for i, red in enumerate(redness[3.0]))
+        assert np.abs(redness[3.0]).sum() > np.abs(redness[1.0]).sum()
+
+
+def test_a_task_without_a_prompt_is_untold_and_a_model_without_text_refuses_one(text_run, pixel_run, tmp_path):
+    model, x, t = restore(text_run), torch.randn(2, 3, 8, 8), torch.tensor(0.6)
+    assert torch.equal(Prior(model, model.settings, [0, 1]).denoise()(x, t), model.denoiser(x, t))
+    # interpolation has one seed and several rows
+    one, each = (Prior(model, model.settings, seeds, prompts=["red"] * len(seeds)) for seeds in ([0], [0, 1]))
+    assert torch.equal(one.denoise(2)(x, t), each.denoise()(x, t)) and not torch.equal(each.denoise()(x, t), model.denoiser(x, t))
+    with pytest.raises(Refusal, match="hears one prompt"):
+        ask(text_run, tmp_path / "a", "interpolate", prompt_file="lines.txt")
+    with pytest.raises(Refusal, match="a model without text"):
+        ask(pixel_run, tmp_path / "b", "edit", prompt="red")
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.slow
+def test_interpolation_hears_a_prompt(text_run, tmp_path):
+    picture = tmp_path / "grey.png"
+    Image.new("RGB", (8, 8), (85, 85, 85)).save(picture)
+    for prompt in (None, "red"):
+        task(text_run, tmp_path / f"{prompt}", "interpolate", image=[str(picture)] * 2, prompt=prompt)
+    none, red = (json.loads((tmp_path / name / "samples.jsonl").read_text().splitlines()[0]) for name in ("None", "red"))
+    assert red["prompt"] == "red" and "prompt" not in none

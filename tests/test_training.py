@@ -123,7 +123,7 @@ def test_checkpoint_is_plain_and_whitened(latent_run, stage1):
     }
     assert len(list((latent_run / "samples").glob("samples-*.png"))) == 3
     names = (latent_run / "metrics.csv").read_text().splitlines()[0]
-    for name in ("train/loss_by_time/0", "train/loss_by_time/7", "train/grad_norm_clipped", "train/waiting_share"):
+    for name in ("loss_by_time/0", "loss_by_time/7", "train/grad_norm_clipped", "speed/waiting_share"):
         assert name in names
     rows = _column(latent_run / "metrics.csv", "val/latent_std")
     assert all(0.9 < float(v) < 1.1 for v in rows.values())
@@ -145,15 +145,15 @@ def test_wandb_offline_file_read_back(latent_run):
         "train/lr",
         "train/grad_norm",
         "val/loss",
-        "train/images_per_second",
-        "samples/grid",
-        "trajectory/strip",
-        "trajectory/animation",
+        "speed/images_per_second",
+        "pictures/samples",
+        "pictures/trajectory",
+        "pictures/trajectory-animation",
         "tiny-latent",
     ):
         assert name in lines, name
     assert load(latent_run / "last.ckpt")["ldm"]["wandb_id"] in run.name
-    assert len(list(run.rglob("*.png"))) == 6 and len(list(run.rglob("*.gif"))) == 3
+    assert len(list((run / "files" / "media" / "images" / "pictures").glob("*.png"))) == 6 and len(list(run.rglob("*.gif"))) == 3
     json.loads(lines.splitlines()[0])
 
 

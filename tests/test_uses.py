@@ -5,26 +5,13 @@ import json
 import numpy as np
 import pytest
 import torch
-from helpers import script
+from helpers import grey, script, task
 from PIL import Image
 
 from ldm.config import SampleConfig
 from ldm.data.images import Digits
 from ldm.errors import Refusal
 from ldm.model import restore
-from ldm.uses.run import run
-
-CHECKED = dict(seed=0, label=None, weights="ema", device="cpu", devices=1, mask=None, method=None, factor=None, noise_std=None)
-CHECKED |= dict(strength=None, resamples=None, degrade=None, solver=None, eta=None, steps=3, image=None, count=2)
-
-
-def task(checkpoint, output, name, **given):
-    run(**CHECKED | dict(checkpoint=str(checkpoint), output=str(output), task=name) | given)
-    return output
-
-
-def grey(path):
-    return np.asarray(Image.open(path)).astype(int)
 
 
 @pytest.fixture(scope="module")

@@ -30,6 +30,9 @@ class Handler(BaseHTTPRequestHandler):
         if "upsertBucket" in request["query"]:
             run = {"id": "r", "name": request["variables"]["name"], "displayName": "r", "config": "{}", "project": PROJECT}
             return {"data": {"upsertBucket": {"bucket": run | {"historyLineCount": 0}, "inserted": True}}}
+        if "upsertView" in request["query"]:
+            print("view " + request["variables"]["spec"], flush=True)
+            return {"data": {"upsertView": {"view": {"id": "w", "name": request["variables"]["name"]}, "inserted": True}}}
         return {"data": {"viewer": VIEWER, "serverInfo": {"features": []}, "model": None, "entity": None}}
 
     def log_message(self, *_):

@@ -26,8 +26,13 @@ def _order(n: int, seed: int, epoch: int) -> Tensor:
 
 def batch_indices(k: int, size: int, n: int, seed: int) -> list[int]:
     """Indices of batch k: places k size ... (k + 1) size - 1 of the stream. Small data simply comes round more often."""
-    places = range(k * size, (k + 1) * size)
-    return [int(_order(n, seed, p // n)[p % n]) for p in places]
+    return [int(_order(n, seed, p // n)[p % n]) for p in places(k, 0, 1, size)]
+
+
+def places(step: int, slot: int, slots: int, size: int) -> range:
+    """Places in the stream of the rows that a slot of a step reads: the same rows have the same ones in any cut."""
+    k = step * slots + slot
+    return range(k * size, (k + 1) * size)
 
 
 @dataclass

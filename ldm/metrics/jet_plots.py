@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -79,10 +80,18 @@ def _overlay(axes: Axes, real: np.ndarray, generated: np.ndarray, quantity: Quan
         (real, names[0], {"color": REAL, "alpha": 0.35, "fill": True}),
         (generated, names[1], {"color": GENERATED, "linewidth": 1.5}),
     ):
-        density = np.histogram(numbers, quantity.edges)[0] / len(numbers) / np.diff(quantity.edges)
-        axes.stairs(density, quantity.edges, label=name, **style)
-    axes.set(yscale="log", xscale="log" if quantity.log_x else "linear", xlim=quantity.edges[[0, -1]], ylabel="density")
+        _density(axes, numbers, quantity, label=name, **style)
+    _scales(axes, quantity)
     axes.tick_params(labelbottom=False)
+
+
+def _density(axes: Axes, numbers: np.ndarray, quantity: Quantity, **style: Any) -> None:
+    density = np.histogram(numbers, quantity.edges)[0] / len(numbers) / np.diff(quantity.edges)
+    axes.stairs(density, quantity.edges, **style)
+
+
+def _scales(axes: Axes, quantity: Quantity) -> None:
+    axes.set(yscale="log", xscale="log" if quantity.log_x else "linear", xlim=quantity.edges[[0, -1]], ylabel="density")
 
 
 def _ratio(axes: Axes, real: np.ndarray, generated: np.ndarray, quantity: Quantity) -> None:
@@ -134,13 +143,46 @@ def reverse_process(steps: Sequence[Tensor], mask: Tensor, times: Sequence[float
     axes = figure.subplots(jets, len(steps), squeeze=False, sharex=True, sharey=True)
     for row in range(jets):
         for ax, features, t in zip(axes[row], steps, times, strict=True):
-            eta, phi, pt = features[row][mask[row]].detach().cpu().unbind(-1)
-            ax.scatter(eta, phi, s=4 + 900 * pt, c=pt.log10(), cmap="viridis", vmin=-3, vmax=-0.5, alpha=0.7, linewidths=0)
-            ax.set(xlim=(-0.4, 0.4), ylim=(-0.4, 0.4), aspect="equal")
+            _constituents(ax, features[row][mask[row]])
             if row == 0:
                 ax.set_title(f"t = {t:.2f}")
     figure.supxlabel(r"$\eta^{rel}$")
     figure.supylabel(r"$\phi^{rel}$")
+    return picture(figure)
+
+
+def jets(features: Tensor, mask: Tensor, names: Sequence[str], columns: int = 4) -> Image.Image:
+    """Jets (B, P, 3), one each panel, as discs in (eta, phi), `names` above them."""
+    columns, rows = min(columns, len(mask)), -(-len(mask) // columns)
+    figure = Figure(figsize=(2.5 * columns, 2.6 * rows + 0.3), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    for ax, cloud, real, name in zip(axes, features, mask, names, strict=False):
+        _constituents(ax, cloud[real])
+        ax.set_title(name, fontsize="medium")
+    for ax in axes[len(mask) :]:
+        ax.set_axis_off()
+    figure.supxlabel(r"$\eta^{rel}$")
+    figure.supylabel(r"$\phi^{rel}$")
+    return picture(figure)
+
+
+def _constituents(axes: Axes, cloud: Tensor) -> None:
+    """A disc of area pt_rel for each of (n, 3)."""
+    eta, phi, pt = cloud.detach().cpu().unbind(-1)
+    axes.scatter(eta, phi, s=4 + 900 * pt, c=pt.log10(), cmap="viridis", vmin=-3, vmax=-0.5, alpha=0.7, linewidths=0)
+    axes.set(xlim=(-0.4, 0.4), ylim=(-0.4, 0.4), aspect="equal")
+
+
+def distributions(cloud: Cloud) -> Image.Image:
+    """Each quantity of one sample as a density, with nothing beside it."""
+    shown, found = quantities(cloud.mask.shape[1]), values(cloud)
+    figure = Figure(figsize=(14, 6), layout="constrained")
+    for ax, (key, quantity) in zip(figure.subplots(2, 4).ravel(), shown.items(), strict=True):
+        if key in found:
+            _density(ax, found[key], quantity, color=GENERATED, alpha=0.6, fill=True)
+        _scales(ax, quantity)
+        ax.set_xlabel(quantity.name)
+    figure.suptitle(f"{len(cloud.mask):,} generated jets")
     return picture(figure)
 
 

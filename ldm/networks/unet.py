@@ -29,8 +29,9 @@ class UNet:
             whole = self.channels and all(c > 0 and c % size == 0 for c in self.channels)
             require(bool(whole), f"channels {tuple(self.channels)} must be multiples of {key} = {size}")
 
-    def build(self, shape: tuple[int, int, int], classes: int = 0, text: int = 0) -> nn.Module:
-        """The network for x of `shape` (C, H, W), so many classes (0: none) and captions so wide (0: none).
+    def build(self, shape: tuple[int, int, int], classes: int = 0, text: int = 0, concat: int = 0) -> nn.Module:
+        """The network for x of `shape` (C, H, W), so many classes (0: none), captions so wide (0: none) and so many channels
+        beside x.
 
         With captions the levels of `attention`, and the middle in any case, attend to their tokens too.
         """
@@ -47,7 +48,7 @@ class UNet:
             kinds, more = ("AttnDownBlock2D", "AttnUpBlock2D"), {"attention_head_dim": self.head_dim}
         net = (UNet2DConditionModel if text else UNet2DModel)(
             sample_size=side,
-            in_channels=shape[0],
+            in_channels=shape[0] + concat,
             out_channels=shape[0],
             block_out_channels=tuple(self.channels),
             layers_per_block=self.layers,
@@ -62,8 +63,10 @@ class UNet:
 
 
 class PaddedUNet(nn.Module):
-    """`forward(x, c_noise, label=None, text=None, text_mask=None)`: x padded to what the levels need, the answer cropped back.
+    """`forward(x, c_noise, label=None, text=None, text_mask=None, concat=None)`: x padded to what the levels need, the answer
+    cropped back.
 
+    concat: (B, K, H, W), a picture's channels beside x's own: what a trained task is given.
     text: (B, L, D) token states, text_mask: (B, L). The first token is always seen, or a row of none would attend to
     nothing; where it is zeros it adds nothing, because keys and values have no bias: that is the untold caption, and
     `text=None` is the same.
@@ -74,8 +77,15 @@ class PaddedUNet(nn.Module):
         self.unet, self.factor, self.text = unet, factor, text
 
     def forward(
-        self, x: Tensor, c_noise: Tensor, label: Tensor | None = None, text: Tensor | None = None, text_mask: Tensor | None = None
+        self,
+        x: Tensor,
+        c_noise: Tensor,
+        label: Tensor | None = None,
+        text: Tensor | None = None,
+        text_mask: Tensor | None = None,
+        concat: Tensor | None = None,
     ) -> Tensor:
+        x = x if concat is None else torch.cat([x, concat.to(x.dtype)], 1)
         more = self.heard(x, text, text_mask) if self.text else {}
         out = self.unet(pad_to_multiple(x, self.factor), c_noise, class_labels=label, **more).sample
         return crop_to(out, *x.shape[-2:])

@@ -120,7 +120,7 @@ class AutoencoderModule(Stage):
         gan = self.config.discriminator
         adversarial = -self.discriminator(x_hat).float().mean()
         balance = self.balance(reconstruction, adversarial)
-        self.log("train/discriminator_balance", balance)
+        self.log("discriminator/balance", balance)
         return generator_share(gan, self.global_step) * gan.weight * balance * adversarial
 
     # -- steps ------------------------------------------------------------------------------------------------------
@@ -147,8 +147,8 @@ class AutoencoderModule(Stage):
         """Hinge loss on pictures cut from the generator's graph."""
         real, fake = self.discriminator(x), self.discriminator(x_hat)
         loss = hinge_loss(real, fake)
-        parts = {"logits_real": real.mean(), "logits_fake": fake.mean(), "discriminator_loss": loss}
-        self.log_dict({f"train/{key}": value.detach() for key, value in parts.items()})
+        parts = {"logits_real": real.mean(), "logits_fake": fake.mean(), "loss": loss}
+        self.log_dict({f"discriminator/{key}": value.detach() for key, value in parts.items()})
         return loss
 
     def backward_part(self, loss: Tensor, last: bool) -> None:

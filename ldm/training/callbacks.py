@@ -1,7 +1,8 @@
 """Callbacks that show how a run is doing: sample grids, reconstructions, throughput, alerts.
 
 Every rank does its share of sampling and measuring; rank 0 alone writes and logs. Each panel is a PNG in the run's
-folder and the same picture in Weights & Biases.
+folder and the same picture on the boards of logger.kind. Names are SECTION/NAME: train, val, loss_by_time, discriminator,
+evaluate, speed, pictures, tables.
 """
 
 import resource
@@ -15,22 +16,28 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ldm.config import SampleConfig
 from ldm.data.batches import as_bytes, as_images
+from ldm.model import Model
 from ldm.pictures import to_picture
 from ldm.processes import Ranks
+from ldm.prompts import prompts_of
 from ldm.sampling import generate
 from ldm.training.autoencoder import AutoencoderModule
+from ldm.training.boards import Rows
 from ldm.training.diffusion import DiffusionModule
-from ldm.training.loggers import alert, log_animation, log_picture
+from ldm.training.loggers import alert, log_animation, log_picture, log_table
 from ldm.training.stage import Stage
 from ldm.trajectory import Recorder
+
+TABLE = 16  # samples that get a row of their own
 
 
 def panel(trainer: pl.Trainer, folder: Path, name: str, picture: Image.Image, caption: str) -> None:
     """Write samples/<name>-<step>.png, and log it."""
     folder.mkdir(parents=True, exist_ok=True)
     picture.save(folder / f"{name}-{trainer.global_step:07d}.png")
-    log_picture(trainer, f"{name}/grid", picture, caption)
+    log_picture(trainer, f"pictures/{name}", picture, caption)
 
 
 class EverySteps(pl.Callback):
@@ -72,8 +79,8 @@ class Samples(EverySteps):
         images = ranks.collect(images, settings.count)
         if recorder is not None:
             strip, gif = recorder.write(self.folder, f"trajectory-{trainer.global_step:07d}")
-            log_picture(trainer, "trajectory/strip", strip, "rows: forward chain, x_t on its way back, x0_hat")
-            log_animation(trainer, "trajectory/animation", gif, "x_t above x0_hat")
+            log_picture(trainer, "pictures/trajectory", strip, "rows: forward chain, x_t on its way back, x0_hat")
+            log_animation(trainer, "pictures/trajectory-animation", gif, "x_t above x0_hat")
         if trainer.is_global_zero:
             solver = type(settings.solver).__name__
             caption = f"seeds 0-{settings.count - 1}, {solver}, {settings.steps} steps, guidance {settings.guidance}, ema"
@@ -82,6 +89,16 @@ class Samples(EverySteps):
             if module.prompts:
                 caption += f"; columns: {', '.join(module.prompts)}"
             panel(trainer, self.folder, "samples", to_picture(images, columns), caption)
+            log_table(trainer, "tables/samples", sample_rows(module.model(), settings, images[:TABLE]))
+
+
+def sample_rows(model: Model, settings: SampleConfig, images: Tensor) -> Rows:
+    """The images at seeds 0, 1, 2, ..., with what made each."""
+    seeds = range(len(images))
+    labels = [model.classes[seed % len(model.classes)] if model.classes else "" for seed in seeds]
+    how = {"solver": type(settings.solver).__name__, "steps": settings.steps, "guidance": settings.guidance}
+    told = zip(seeds, labels, prompts_of(model, seeds), strict=True)
+    return [{"picture": to_picture(images[s : s + 1]), "seed": s, "label": name, "prompt": text} | how for s, name, text in told]
 
 
 class Reconstructions(EverySteps):
@@ -116,13 +133,13 @@ class DiscriminatorBalance(pl.Callback):
         self.readings: list[float] = []
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: AutoencoderModule, *_: Any) -> None:
-        value = trainer.callback_metrics.get("train/discriminator_loss")
+        value = trainer.callback_metrics.get("discriminator/loss")
         if value is None or trainer.global_step % self.every:
             return
         self.readings = [*self.readings[1 - self.window :], float(value)]
         mean = sum(self.readings) / len(self.readings)
         saturated = len(self.readings) == self.window and not self.low < mean < self.high
-        module.log("train/discriminator_saturated", float(saturated))
+        module.log("discriminator/saturated", float(saturated))
         if saturated and not self.said:
             self.said = True
             advice = "lower discriminator.lr or weight" if mean < self.low else "raise discriminator.lr, or start it later"
@@ -148,11 +165,11 @@ class Throughput(pl.Callback):
         seen, span = module.images_seen, now - self.since[1]
         if trainer.global_step % self.every or seen == self.since[0]:
             return
-        module.log("train/images_per_second", (seen - self.since[0]) / span, prog_bar=True)
-        module.log("train/images_seen", float(seen))
-        module.log("train/waiting_share", self.waited / span)
+        module.log("speed/images_per_second", (seen - self.since[0]) / span, prog_bar=True)
+        module.log("speed/images_seen", float(seen))
+        module.log("speed/waiting_share", self.waited / span)
         self.since, self.waited = (seen, now), 0.0
-        module.log("train/memory_gb", peak_memory(module.device))
+        module.log("speed/memory_gb", peak_memory(module.device))
 
 
 def peak_memory(device: torch.device) -> float:

@@ -1,6 +1,7 @@
 """LightningModule 2: the denoiser, in latent space (stage 2) or on pixels (the baseline)."""
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,7 +11,8 @@ from tqdm import tqdm
 
 from ldm import checkpoint, randomness, schema
 from ldm.config import AutoencoderConfig, DiffusionConfig
-from ldm.data.batches import Batch, as_images
+from ldm.data.batches import Batch, as_images, places
+from ldm.data.masks import Key
 from ldm.errors import Refusal
 from ldm.metrics.images import psnr
 from ldm.model import Model, build_denoiser, build_space, without
@@ -37,6 +39,7 @@ class DiffusionModule(Stage):
         prompts: tuple[str, ...] = (),
     ):
         super().__init__(config, shape, classes)
+        config.task.check(self.shape)
         self.text, self.prompts = text, prompts
         self.space = build_space(config, self.shape, autoencoder, len(classes))
         self.denoiser = build_denoiser(config, self.space.shape, len(classes), text)
@@ -46,14 +49,15 @@ class DiffusionModule(Stage):
 
     def model(self) -> Model:
         """What sampling needs of this module, as it is now."""
-        told = self.text, self.prompts
+        told = self.text, self.prompts, self.config.task
         return Model(self.denoiser, self.space, self.classes, self.config.sample, self.global_step, *told)
 
     # -- hand-off ---------------------------------------------------------------------------------------------------
     def on_fit_start(self) -> None:
         """Cache latents; measure the space and verify stage 1, unless both come from a checkpoint that is being resumed."""
         image = next(iter(self.trainer.datamodule.whole_training_set()))
-        if isinstance(self.space, LatentSpace) and self.config.space.cache:
+        # a trained task needs the pictures
+        if isinstance(self.space, LatentSpace) and self.config.space.cache and self.config.task.use is None:
             use_cache(self)
         if self.space.measured and self.trainer.ckpt_path is None:
             self.measure()
@@ -93,9 +97,16 @@ class DiffusionModule(Stage):
         dropped = torch.rand(len(batch["index"]), generator=generator, device=self.device) < self.config.drop
         return without(cond, dropped, len(self.classes))
 
+    def left(self, data: Tensor, keys: Sequence[Key]) -> dict[str, Tensor]:
+        """What a trained task tells of the batch's pictures, or nothing."""
+        task = self.config.task
+        return task.tell(self.space, *task.degrade(data, keys))
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        told = self.space.told(batch)
-        x_0 = self.space.encode(self.training_images(batch, batch_idx), self.randn("posterior", batch_idx), **told)
+        told, data = self.space.told(batch), self.training_images(batch, batch_idx)
+        x_0 = self.space.encode(data, self.randn("posterior", batch_idx), **told)
+        rows = places(self.global_step, *self.slot(batch_idx), len(data))
+        told |= self.left(data, [(self.config.seed, "hole", place) for place in rows])
         # times are one stratified set over all micro-batches and ranks of the step
         key = (self.config.seed, "times", self.global_step)
         u = randomness.stratified(len(x_0), *self.slot(batch_idx), *key).to(self.device)
@@ -113,14 +124,15 @@ class DiffusionModule(Stage):
         bins = (u * 8).long()
         sums = losses.new_zeros(8).index_add(0, bins, losses)
         counts = losses.new_zeros(8).index_add(0, bins, torch.ones_like(losses))
-        self.log_dict({f"train/loss_by_time/{i}": v for i, v in enumerate(sums / counts)})
+        self.log_dict({f"loss_by_time/{i}": v for i, v in enumerate(sums / counts)})
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The loss of the averaged weights with noise and times that are the same every time."""
         generator = randomness.generator(self.config.seed, "validation", batch_idx, self.global_rank)
         draw = lambda shape: torch.randn(shape, generator=generator).to(self.device)  # noqa: E731
-        told = self.space.told(batch)
-        x_0 = self.space.encode(self.space.read(batch), draw, **told)
+        told, data = self.space.told(batch), self.space.read(batch)
+        x_0 = self.space.encode(data, draw, **told)
+        told |= self.left(data, [(self.config.seed, "held-out hole", i) for i in batch["index"].tolist()])
         u = randomness.stratified(len(x_0), 0, 1, self.config.seed, "validation times", batch_idx).to(self.device)
         with self.averaged():
             loss = self.denoiser.loss(x_0, self.denoiser.times(u), draw(x_0.shape), **told, **self.condition(batch))

@@ -16,14 +16,14 @@ from lightning.pytorch.utilities import rank_zero_only
 from ldm import checkpoint, config, schema
 from ldm.config import AutoencoderConfig, Config, Data, DiffusionConfig, TrainerConfig
 from ldm.data.images import Images
-from ldm.errors import Refusal
+from ldm.errors import Refusal, command
 from ldm.model import load_autoencoder, load_text
 from ldm.randomness import permutation
 from ldm.spaces import Latents
 from ldm.training.autoencoder import AutoencoderModule
 from ldm.training.data import RunData
 from ldm.training.diffusion import DiffusionModule
-from ldm.training.loggers import close_wandb, wandb_mode
+from ldm.training.loggers import check_loggers, close_loggers, where_shown
 from ldm.training.stage import Stage, say
 from ldm.training.trainer import build_trainer, precision, strategy
 
@@ -31,6 +31,7 @@ from ldm.training.trainer import build_trainer, precision, strategy
 def train(run: Config, resume: bool = False, dry_run: bool = False) -> Path:
     """Train a config to its end and return the run's folder; stage 1 comes first where it is named and missing."""
     _quiet()
+    check_loggers(run)
     if run.trainer.threads:
         torch.set_num_threads(run.trainer.threads)
     stage1 = _stage1(run)
@@ -60,7 +61,7 @@ def train(run: Config, resume: bool = False, dry_run: bool = False) -> Path:
             "--resume goes on from the last checkpoint, with data.workers=0 or fewer if it was memory"
         ) from None
     finally:
-        close_wandb(trainer)
+        close_loggers(trainer, run)
     done = trainer.global_step >= run.trainer.max_steps  # trainer.options.max_time may have ended it before
     say(_farewell(run) if done else f"stopped at step {trainer.global_step}; --resume goes on")
     return run.folder
@@ -76,7 +77,9 @@ def _stage1(run: Config) -> AutoencoderConfig | None:
     stage1 = config.load(run.space.autoencoder)
     if not isinstance(stage1, AutoencoderConfig):
         raise Refusal(f"space.autoencoder: {run.space.autoencoder} is a config of stage '{stage1.stage}', not autoencoder")
-    stage1.output, stage1.data, stage1.logger.mode = run.output, _same_data(stage1, run), run.logger.mode
+    stage1.output, stage1.data = run.output, _same_data(stage1, run)
+    # shown where stage 2 is, in one group with it
+    stage1.logger = replace(run.logger, group=run.logger.group or run.name, tags=stage1.logger.tags or run.logger.tags)
     for key in ("accelerator", "devices", "num_nodes", "threads"):
         setattr(stage1.trainer, key, getattr(run.trainer, key))
     return stage1
@@ -236,9 +239,8 @@ def _plan(run: Config, module: Stage, images: Images) -> str:
     device = "GPU" if torch.cuda.is_available() and settings.accelerator != "cpu" else "CPU"
     world = _world(settings)
     batch = run.data.batch_size * settings.accumulate * world
-    mode = wandb_mode(run)
-    sync = f"; to sync: wandb sync {run.folder}/wandb/offline-run-*" if mode == "offline" else ""
     space = f", space {type(run.space).__name__} {tuple(module.space.shape)}" if isinstance(run, DiffusionConfig) else ""
+    space += f", trained for {run.task.use}" if isinstance(run, DiffusionConfig) and run.task.use else ""
     return "\n".join(
         [
             f"run        {run.name} ({run.stage}{space})",
@@ -250,7 +252,7 @@ def _plan(run: Config, module: Stage, images: Images) -> str:
             f"length     {settings.max_steps} steps = {settings.max_steps * batch / len(images.train):.1f} epochs",
             f"device     {world} x {device}, {precision(settings)}, strategy {strategy(run)}",
             f"output     {run.folder}/",
-            f"W&B        {mode}{sync}",
+            *where_shown(run),
         ]
     )
 
@@ -275,7 +277,7 @@ def _first(error: Exception) -> str:
 def _farewell(run: Config) -> str:
     if isinstance(run, AutoencoderConfig):
         return f"finished: {run.folder}/last.ckpt; a latent config names it as space.autoencoder={run.folder}"
-    return f"finished. To sample: python sample.py --checkpoint {run.folder} --output samples/{run.name}"
+    return f"finished. To sample: {command('sample')} --checkpoint {run.folder} --output samples/{run.name}"
 
 
 def _quiet() -> None:

@@ -18,6 +18,8 @@ from ldm.training.loggers import build_loggers
 from ldm.training.saving import AtomicIO, Checkpoints, Snapshots, StopSignals
 from ldm.training.stage import Stage
 
+SHOWN = 8  # held-out pictures in the panel of a trained task
+
 
 def on_gpu(settings: TrainerConfig) -> bool:
     """Whether a run will be on CUDA."""
@@ -98,6 +100,11 @@ def build_trainer(run: Config, module: Stage, images: Images | Jets, step: int |
 
 
 def _sample_panels(run: DiffusionConfig, images: Images | Jets) -> pl.Callback:
+    if run.task.use is not None:
+        from ldm.training.tasks import TaskPanel
+
+        held = images.held_out.__getitems__(list(range(min(SHOWN, len(images.held_out)))))["image"]
+        return TaskPanel(run.folder / "samples", run.sample.every, held)
     if not isinstance(run.data, JetNet):
         return Samples(run.folder / "samples", run.sample.every)
     from ldm.training.jets import JetPanels  # matplotlib is slow to import

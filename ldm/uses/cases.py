@@ -12,6 +12,7 @@ from ldm.errors import Refusal, one_of
 from ldm.model import Model
 from ldm.pointcloud import PointCloudSpace
 from ldm.randomness import generator
+from ldm.trained import SuperResolve
 from ldm.uses import solve
 from ldm.uses.inputs import files, masks_for, read_mask, read_picture
 
@@ -44,10 +45,20 @@ def build(model: Model, task: str, method: str | None, **options: Any) -> Task:
     """The task with its defaults, checked against the model."""
     if isinstance(model.space, PointCloudSpace):
         raise Refusal(f"--task {task} is of pictures; this checkpoint makes jets")
-    offered = solve.METHODS[task][solve.kind(model)]
+    offered = solve.methods(model, task)
+    if not offered:
+        raise Refusal(f"--task {task}: this checkpoint is trained for {model.task.use} alone and needs {model.task.needs}")
+    if method == "trained" and method not in offered:
+        raise Refusal(f"--method trained: this checkpoint is not trained for {task}; it does it by {', '.join(offered)}")
     if method is not None and method not in offered:
-        raise Refusal(one_of(f"--method of {task} in {solve.kind(model)} space", method, offered))
-    chosen = Task(task, method or offered[0], **{key: value for key, value in options.items() if value is not None})
+        where = f"in {solve.kind(model)} space" if model.task.use is None else "by a checkpoint that is trained for it"
+        raise Refusal(one_of(f"--method of {task} {where}", method, offered))
+    given = {key: value for key, value in options.items() if value is not None}
+    if isinstance(model.task, SuperResolve):
+        given = {"factor": model.task.factor} | given
+        if given["factor"] != model.task.factor:
+            raise Refusal(f"--factor: this checkpoint is trained for {model.task.factor} times, not {given['factor']}")
+    chosen = Task(task, method or offered[0], **given)
     if not 0 < chosen.strength <= 1:
         raise Refusal(f"--strength: {chosen.strength:g} is not above 0 and at most 1; 1 keeps least of the picture")
     _, height, width = image_shape(model)
@@ -89,17 +100,23 @@ def read(model: Model, task: Task, image: list[str], mask: str | None, seed: int
     sizes = [(height // factor, width // factor)]
     pictures = [read_picture(path, channels, sizes, hint) for path in paths]
     names = unique([path.stem for path in paths])
-    cases = [degraded(task, Case(name, picture), seed) for name, picture in zip(names, pictures, strict=True)]
+    named = zip(names, pictures, paths, strict=True)
+    cases = [ready(model, task, Case(name, picture), seed, str(path)) for name, picture, path in named]
     if mask is not None:
         for case, path in zip(cases, masks_for(paths, mask), strict=True):
             case.known = read_mask(path, (height, width))
-    for case, path in zip(cases, paths, strict=True):
-        if task.name == "denoise":
-            case.noise_std = task.noise_std or tasks.noise_level(case.given[None])
-            if case.noise_std < 1 / 255:
-                raise Refusal(f"--image: no noise was found in {path}; say how much there is by --noise-std")
-            check_noise(model, case.noise_std, f"--image: in {path}, estimated")
     return cases
+
+
+def ready(model: Model, task: Task, case: Case, seed: int, where: str) -> Case:
+    """A picture as the task wants it: with --degrade spoilt first, to de-noise with its noise known."""
+    case = degraded(model, task, case, seed)
+    if task.name == "denoise":
+        case.noise_std = task.noise_std or tasks.noise_level(case.given[None])
+        if case.noise_std < 1 / 255:
+            raise Refusal(f"--image: no noise was found in {where}; say how much there is by --noise-std")
+        check_noise(model, case.noise_std, f"--image: in {where}, estimated")
+    return case
 
 
 def unique(names: list[str]) -> list[str]:
@@ -107,12 +124,14 @@ def unique(names: list[str]) -> list[str]:
     return [name if names.count(name) == 1 else f"{name}-{names[:i].count(name) + 1}" for i, name in enumerate(names)]
 
 
-def degraded(task: Task, case: Case, seed: int) -> Case:
+def degraded(model: Model, task: Task, case: Case, seed: int) -> Case:
     """With --degrade the picture is the truth, and what is given is made from it."""
     if not task.degrade:
         return case
     if task.name == "super-resolve":
-        return dataclasses.replace(case, given=tasks.AveragePool(task.factor)(case.given[None])[0], truth=case.given)
+        trained = task.method == "trained"
+        small = model.task.degrade(case.given[None], [])[0] if trained else tasks.AveragePool(task.factor)(case.given[None])
+        return dataclasses.replace(case, given=small[0], truth=case.given)
     if task.name == "denoise" and task.noise_std is not None:
         noise = torch.randn(case.given.shape, generator=generator(seed, "degrade", case.name))
         return dataclasses.replace(case, given=case.given + task.noise_std * noise, truth=case.given)

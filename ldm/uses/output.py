@@ -28,6 +28,7 @@ class Result:
     mean: Tensor | None = None
     raw: Tensor | None = None
     notes: dict[str, Any] = field(default_factory=dict)
+    prompts: list[str] | None = None  # a sample's
     frames: bool = False
 
     def columns(self) -> dict[str, Tensor]:
@@ -75,7 +76,8 @@ def write(folder: Path, results: list[Result], settings: dict[str, Any]) -> None
         for i, (sample, seed) in enumerate(zip(result.samples, result.seeds, strict=True)):
             name = f"{result.name}-{seed:08d}"
             save(sample, folder / f"{name}.png")
-            lines.append({"file": f"{name}.png", "input": result.name, "seed": seed} | result.notes)
+            heard = {"prompt": result.prompts[i]} if result.prompts else {}
+            lines.append({"file": f"{name}.png", "input": result.name, "seed": seed} | heard | result.notes)
             if result.raw is not None:
                 save(result.raw[i], folder / f"{name}-unpasted.png")
         columns = result.columns()

@@ -1,6 +1,7 @@
 """sample.py --task: from the command line to a folder of results."""
 
 import dataclasses
+from collections.abc import Callable
 from itertools import groupby
 from typing import Any
 
@@ -16,6 +17,7 @@ from ldm.diffusion.solvers import DPMpp2MSDE
 from ldm.errors import Refusal
 from ldm.model import Model, restore
 from ldm.pointcloud import PointCloudSpace
+from ldm.prompts import prompts_from
 from ldm.schema import to_dict
 from ldm.uses import solve
 from ldm.uses.cases import Case, Task, build, read
@@ -25,8 +27,10 @@ from ldm.uses.output import Result, write
 def batch(task: Task, prior: solve.Prior, cases: list[Case]) -> Tensor:
     """One sample for each row of cases."""
     given = torch.stack([case.given for case in cases]).to(prior.device)
+    known = torch.stack([case.known for case in cases]).to(prior.device) if task.name == "inpaint" else None
+    if task.method == "trained":
+        return solve.trained(prior, given, known)
     if task.name == "inpaint":
-        known = torch.stack([case.known for case in cases]).to(prior.device)
         return solve.inpaint(prior, given, known, task.method, task.resamples)
     if task.name == "super-resolve":
         return solve.super_resolve(prior, given, task.factor, task.method)
@@ -37,58 +41,79 @@ def batch(task: Task, prior: solve.Prior, cases: list[Case]) -> Tensor:
 
 @torch.no_grad()
 def samples(
-    task: Task, model: Model, settings: SampleConfig, cases: list[Case], seeds: list[int], label: int | None, bar: tqdm
+    task: Task,
+    model: Model,
+    settings: SampleConfig,
+    cases: list[Case],
+    seeds: list[int],
+    label: int | None = None,
+    prompts: list[str] | None = None,
+    progress: Callable[[int], Any] = lambda n: None,
+    watch: sampling.Watch | None = None,
 ) -> Tensor:
-    """(len(cases), len(seeds), C, H, W) on the CPU: a sample is a function of its case and its seed.
+    """(len(cases), len(seeds), C, H, W) on the CPU: a sample is a function of its case, its seed and the seed's prompt.
 
     Rows of one noise level share a batch, and the last one is filled up by repeats, as when sampling without a task.
+    `progress(n)` is told of every finished batch, `watch` of every step of the first.
     """
     rows = sorted(((i, seed) for i in range(len(cases)) for seed in seeds), key=lambda row: cases[row[0]].noise_std)
     done: dict[tuple[int, int], Tensor] = {}
+    heard = dict(zip(seeds, prompts, strict=True)) if prompts else {}
     for _, group in groupby(rows, key=lambda row: cases[row[0]].noise_std):
         members = list(group)
         size = min(settings.batch_size, len(members))
         for start in range(0, len(members), size):
             part = members[start : start + size]
             filled = (part * size)[:size]
-            prior = solve.Prior(model, settings, [seed for _, seed in filled], label)
+            told = [heard[seed] for _, seed in filled] if prompts else None
+            prior = solve.Prior(model, settings, [seed for _, seed in filled], label, told, watch)
+            watch = None
             made = batch(task, prior, [cases[i] for i, _ in filled]).cpu()
             done |= dict(zip(part, made, strict=False))
-            bar.update(len(part))
+            progress(len(part))
     return torch.stack([torch.stack([done[i, seed] for seed in seeds]) for i in range(len(cases))])
 
 
 @torch.no_grad()
 def result(
-    task: Task, model: Model, settings: SampleConfig, case: Case, made: Tensor, seeds: list[int], label: int | None
+    task: Task,
+    model: Model,
+    settings: SampleConfig,
+    case: Case,
+    made: Tensor,
+    seeds: list[int],
+    label: int | None = None,
+    prompts: list[str] | None = None,
 ) -> Result:
     """A case and its samples, ready to be shown and written."""
     before = {"truth": case.truth} if case.truth is not None else {}
-    before["input"] = case.given
-    found = Result(case.name, before, made, seeds, made.mean(0) if len(made) > 1 else None)
+    if task.name != "inpaint" or case.truth is None:  # or the input, of which the mask shows what is used, is the truth
+        before["input"] = case.given
+    found = Result(case.name, before, made, seeds, made.mean(0) if len(made) > 1 else None, prompts=prompts)
     if task.name == "inpaint":
         before["mask"] = torch.where(case.known > 0, case.given, 1.0)
-        if solve.kind(model) == "latent":  # in pixels the known ones are met already
+        if task.method == "trained" or solve.kind(model) == "latent":  # otherwise the known pixels are met already
             found.samples, found.raw = solve.paste(made, case.given, case.known), made
             found.mean = found.samples.mean(0) if len(made) > 1 else None
     if task.name == "denoise":
         found.notes["noise_std"] = round(case.noise_std, 4)
         if task.method == "restore" and solve.kind(model) == "pixel":
-            prior = solve.Prior(model, settings, [0], label)
+            prior = solve.Prior(model, settings, [0], label, prompts and prompts[:1])
             found.mean = solve.denoised_mean(prior, case.given[None].to(prior.device), case.noise_std)[0].cpu()
     return found
 
 
 @torch.no_grad()
-def frames(model: Model, settings: SampleConfig, cases: list[Case], count: int, label: int | None) -> Result:
+def frames(
+    model: Model, settings: SampleConfig, cases: list[Case], count: int, label: int | None, prompts: list[str] | None
+) -> Result:
     """The way from one picture to another."""
     weights = torch.linspace(0, 1, max(2, count)).tolist()
-    prior = solve.Prior(model, settings, [0], label)
+    prior = solve.Prior(model, settings, [0], label, prompts and prompts[:1])
     ends = [case.given[None].to(prior.device) for case in cases]
     made = solve.interpolate(prior, *ends, weights).cpu()
-    return Result(
-        f"{cases[0].name}-{cases[1].name}", {"from": cases[0].given, "to": cases[1].given}, made, list(range(len(made)))
-    )
+    name, before = f"{cases[0].name}-{cases[1].name}", {"from": cases[0].given, "to": cases[1].given}
+    return Result(name, before, made, list(range(len(made))), prompts=prompts and prompts[:1] * len(made))
 
 
 OPTIONS = ("factor", "noise_std", "strength", "resamples", "degrade")
@@ -132,8 +157,8 @@ def run_task(
         raise Refusal("--devices: a task runs on one process; start several commands on parts of a folder")
     if trajectory:
         raise Refusal("--trajectory draws samples of no task: leave --task out")
-    if prompt is not None or prompt_file is not None:
-        raise Refusal("--prompt: tasks do not take a prompt yet; leave it out, or leave --task out")
+    if task == "interpolate" and prompt_file is not None:
+        raise Refusal("--prompt-file: all of --task interpolate hears one prompt, --prompt TEXT")
     if constituents is not None:
         raise Refusal("--constituents is of jets, a task of pictures: leave one out")
     if not image:
@@ -145,18 +170,20 @@ def run_task(
     asked = build(model, task, method, **{key: given.pop(key) for key in OPTIONS})
     settings = settings_of(model, asked, given)
     chosen = model.label(label) if label is not None else None
-    cases, seeds = read(model, asked, image, mask, seed), list(range(seed, seed + count))
+    seeds, told = list(range(seed, seed + count)), prompt is not None or prompt_file is not None
+    prompts = prompts_from(model, prompt, prompt_file, seeds) if told else None  # untold otherwise, as the class is
+    cases = read(model, asked, image, mask, seed)
     folder = sampling.new_folder(output)
     print(f"{checkpoint}: step {model.step}, {task} by {asked.method}, {type(settings.solver).__name__}, {settings.steps} steps")
     if task == "interpolate":
-        results = [frames(model, settings, cases, count, chosen)]
+        results = [frames(model, settings, cases, count, chosen, prompts)]
     else:
         with tqdm(total=len(cases) * count, desc=task, unit="image") as bar:
-            made = samples(asked, model, settings, cases, seeds, chosen, bar)
-        results = [result(asked, model, settings, *pair, seeds, chosen) for pair in zip(cases, made, strict=True)]
+            made = samples(asked, model, settings, cases, seeds, chosen, prompts, bar.update)
+        results = [result(asked, model, settings, *pair, seeds, chosen, prompts) for pair in zip(cases, made, strict=True)]
     record = {"checkpoint": str(find(checkpoint)), "step": model.step, "weights": weights, "count": count, "seed": seed}
     how = {key: to_dict(settings)[key] for key in ("solver", "steps", "grid", "guidance", "interval", "rescale", "batch_size")}
-    write(folder, results, record | {"label": label} | dataclasses.asdict(asked) | how)
+    write(folder, results, record | {"label": label, "prompts": prompts} | dataclasses.asdict(asked) | how)
     print(f"wrote {sum(len(r.samples) for r in results)} results and panel.png to {folder}/")
 
 

@@ -1,22 +1,21 @@
 """The tasks on batches of pictures: the tasks of `ldm.diffusion.tasks` between a space's encoder and decoder.
 
-Pictures are (B, C, H, W) in [-1, 1], a row a sample, its noise from its own seed; nothing needs training for a task.
+Pictures are (B, C, H, W) in [-1, 1], a row a sample, its noise from its own seed; all but `trained` need no training for a task.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import adaptive_max_pool2d
 
 from ldm.config import SampleConfig
 from ldm.diffusion import likelihood, solvers, tasks
 from ldm.diffusion.solvers import Solver
 from ldm.errors import Refusal
-from ldm.model import Model
+from ldm.model import Model, without
 from ldm.randomness import SampleNoise
-from ldm.spaces import LatentSpace
+from ldm.spaces import LatentSpace, Told
 
 METHODS = {
     "inpaint": {"pixel": ("guide", "project", "repaint"), "latent": ("guide", "blend")},
@@ -33,19 +32,26 @@ def kind(model: Model) -> str:
     return "latent" if isinstance(model.space, LatentSpace) else "pixel"
 
 
-def encode(model: Model, images: Tensor) -> Tensor:
-    """Pictures -> x_0, in latents the posterior's mean."""
-    return model.space.encode(images, lambda shape: images.new_zeros(shape))
+def methods(model: Model, task: str) -> tuple[str, ...]:
+    """How a model does a task, the default first; of a trained one no other task than its own."""
+    if model.task.use is None:
+        return METHODS[task][kind(model)]
+    return ("trained",) if model.task.use == task else ()
 
 
 @dataclass
 class Prior:
-    """A model and its settings, bound to a batch of seeds and to a class or none."""
+    """A model and its settings, bound to a batch of seeds, to a class or none and to a caption a seed or none.
+
+    `watch(step, x_s, x0_hat)` sees each step.
+    """
 
     model: Model
     settings: SampleConfig
     seeds: Sequence[int]
     label: int | None = None
+    prompts: Sequence[str] | None = None
+    watch: Callable[[int, Tensor, Tensor], None] | None = None
 
     def __post_init__(self) -> None:
         self.device = next(self.model.denoiser.parameters()).device
@@ -56,15 +62,20 @@ class Prior:
         except ValueError as error:
             raise Refusal(f"sample: {error}") from None
 
-    def denoise(self, rows: int = 0) -> tasks.Guided:
-        """The model given the class, guided as the settings say; of no class, its unconditional side. For so many rows."""
-        how, rows = self.settings, rows or len(self.seeds)
-        if not self.model.classes:
-            return tasks.cfg(self.model.denoiser, {})
-        null = {"label": torch.full((rows,), len(self.model.classes), device=self.device)}
-        if self.label is None:
-            return tasks.cfg(self.model.denoiser, null)
-        cond = {"label": torch.full_like(null["label"], self.label)}
+    def denoise(self, rows: int = 0, **told: Tensor) -> tasks.Guided:
+        """The model given class and caption, guided as the settings say; of neither, its unconditional side.
+
+        For so many rows; `told` is what a trained task tells it, guided or not.
+        """
+        how, rows, classes = self.settings, rows or len(self.seeds), len(self.model.classes)
+        cond = dict(told)
+        if classes:
+            cond["label"] = torch.full((rows,), classes if self.label is None else self.label, device=self.device)
+        if self.prompts is not None:
+            cond |= self.model.text.condition((list(self.prompts) * rows)[:rows], self.device)
+        if self.label is None and self.prompts is None:
+            return tasks.cfg(self.model.denoiser, cond)
+        null = without(cond, torch.ones(rows, dtype=torch.bool, device=self.device), classes)
         return tasks.cfg(self.model.denoiser, cond, null, how.guidance, tuple(how.interval), how.rescale)
 
     def begin(self) -> Tensor:
@@ -72,7 +83,7 @@ class Prior:
 
     def run(self, denoise: solvers.Denoise, x: Tensor, times: Tensor, solver: Solver | None = None) -> Tensor:
         """From x at times[0] to pictures."""
-        x = solvers.sample(solver or self.settings.solver, denoise, x, times, self.randn)
+        x = solvers.sample(solver or self.settings.solver, denoise, x, times, self.randn, self.watch)
         if not torch.isfinite(x).all():
             raise Refusal("the task gave numbers that are not finite; try more steps or another solver")
         return self.model.space.decode(x)
@@ -96,12 +107,17 @@ class Prior:
 
     def blended(self, known: Tensor, images: Tensor) -> Tensor:
         """In-painting by the latents' own mask: a cell is known if all of its pixels are; the hole is encoded as grey."""
-        pad = self.model.space.autoencoder.pad
-        hole = adaptive_max_pool2d(pad(1 - known.float()), self.model.space.shape[1:])
+        hole = self.model.space.on_grid(1 - known.float())
         middle = (images * known).sum((2, 3), keepdim=True) / known.sum((2, 3), keepdim=True).clamp(min=1)
-        latents = encode(self.model, torch.where(known > 0, images, middle))
+        latents = self.model.space.encode_mean(torch.where(known > 0, images, middle))
         operator = tasks.Mask(1 - hole)
         return self.run(tasks.project(self.denoise(), operator, operator(latents)), self.begin(), self.times)
+
+
+def trained(prior: Prior, given: Tensor, known: Tensor | None = None) -> Tensor:
+    """Pictures by a model that was trained to make them of what is left: of `given`, or of its known pixels."""
+    told: Told = prior.model.task.tell(prior.model.space, given, known)
+    return prior.run(prior.denoise(**told), prior.begin(), prior.times)
 
 
 def inpaint(prior: Prior, images: Tensor, known: Tensor, method: str, resamples: int = 4) -> Tensor:
@@ -135,7 +151,7 @@ def denoise(prior: Prior, noisy: Tensor, noise_std: float, method: str) -> Tenso
         return prior.run(prior.denoise(), x, tasks.below(prior.times, t))
     lam = -torch.tensor(LATENT_GAIN * noise_std, dtype=torch.float64).log()
     strength = prior.schedule.inverse_log_snr(lam).clamp(1e-3, 1).item()
-    t, x = tasks.edit(prior.schedule, encode(prior.model, noisy.clamp(-1, 1)), strength, prior.randn())
+    t, x = tasks.edit(prior.schedule, prior.model.space.encode_mean(noisy.clamp(-1, 1)), strength, prior.randn())
     return prior.run(prior.through(tasks.Identity(), noisy, noise_std), x, tasks.below(prior.times, t))
 
 
@@ -146,13 +162,13 @@ def denoised_mean(prior: Prior, noisy: Tensor, noise_std: float) -> Tensor:
 
 def edit(prior: Prior, images: Tensor, strength: float) -> Tensor:
     """SDEdit: noised up to t = strength, and down again."""
-    t, x = tasks.edit(prior.schedule, encode(prior.model, images), strength, prior.randn())
+    t, x = tasks.edit(prior.schedule, prior.model.space.encode_mean(images), strength, prior.randn())
     return prior.run(prior.denoise(), x, tasks.below(prior.times, t))
 
 
 def interpolate(prior: Prior, first: Tensor, second: Tensor, weights: Sequence[float]) -> Tensor:
     """Pictures between two (1, C, H, W): both carried to noise by the flow, mixed on the sphere, carried back, (K, ...)."""
     ode = likelihood.Ode(1e-4, 1e-4)
-    ends = likelihood.encode(prior.denoise(2), encode(prior.model, torch.cat([first, second])), ode)
+    ends = likelihood.encode(prior.denoise(2), prior.model.space.encode_mean(torch.cat([first, second])), ode)
     noise = torch.cat([likelihood.slerp(ends[:1], ends[1:], weight) for weight in weights])
     return prior.model.space.decode(likelihood.decode(prior.denoise(len(noise)), noise, ode))

@@ -1,0 +1,1 @@
+"""Diffusion models of a lecture, in pixel and latent space."""

@@ -1,0 +1,93 @@
+"""What a visitor may ask for, held on the server: a page's sliders bind no one who talks to it without the page."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from ldm.config import SampleConfig
+from ldm.errors import Refusal
+from ldm.model import Model
+
+PICTURES, JETS = 16, 500  # samples at once, where nothing is said
+LARGEST_SEED = 2**53 - 1  # of the whole numbers that a browser knows
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The most of everything."""
+
+    count: int = PICTURES
+    steps: int = 250
+    seconds: float = 300.0
+    upload: int = 8_000_000  # bytes
+    pixels: int = 16_000_000
+    guidance: float = 20.0
+    prompt: int = 300  # characters
+
+    def __post_init__(self) -> None:
+        for key in ("count", "steps", "seconds", "upload"):
+            if getattr(self, key) < 1:
+                raise Refusal(f"--max-{key}: {getattr(self, key)} is not at least 1")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What both kinds of work are told, checked: raises Refusal, one line, for what is beyond the limits."""
+
+    solver: str
+    steps: int
+    guidance: float
+    seed: int
+    count: int
+
+    @classmethod
+    def of(cls, limits: Limits, solver: Any, steps: Any, guidance: Any, seed: Any, count: Any) -> "Asked":
+        return cls(
+            str(solver),
+            whole("steps", steps, 1, limits.steps),
+            number("guidance", guidance, 0, limits.guidance),
+            whole("seed", seed, 0, LARGEST_SEED - limits.count),
+            whole("samples", count, 1, limits.count),
+        )
+
+    @property
+    def seeds(self) -> list[int]:
+        return list(range(self.seed, self.seed + self.count))
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """For `settings_from`. A batch is no larger than what is asked for: no time goes into filling it up."""
+        return {"solver": self.solver, "eta": None, "steps": self.steps, "guidance": self.guidance, "batch_size": self.count}
+
+
+def number(name: str, value: Any, low: float, high: float) -> float:
+    """The number, or a Refusal that says what it may be."""
+    usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not usable or not low <= value <= high:
+        raise Refusal(f"{name}: {value!r:.40} is not a number from {low:g} to {high:g}")
+    return float(value)
+
+
+def whole(name: str, value: Any, low: int, high: int) -> int:
+    """The whole number, or a Refusal that says what it may be."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1 or not low <= value <= high:
+        raise Refusal(f"{name}: {value!r:.40} is not a whole number from {low} to {high}")
+    return int(value)
+
+
+def class_of(model: Model, name: Any) -> int | None:
+    """The class that a page's choice means; None for none."""
+    return None if name is None else model.label(str(name))
+
+
+def prompt_of(limits: Limits, text: Any) -> str | None:
+    """One line of a prompt; None where nothing is written."""
+    line = " ".join(str(text or "").split())
+    if len(line) > limits.prompt:
+        raise Refusal(f"prompt: {len(line)} characters, at most {limits.prompt} are taken")
+    return line or None
+
+
+def describe(settings: SampleConfig) -> str:
+    """How samples are made, for a person."""
+    return f"{type(settings.solver).__name__}, {settings.steps} steps, guidance {settings.guidance:g}"

@@ -1,0 +1,129 @@
+"""How the page is served: to this machine alone, its own files alone, with nothing from elsewhere."""
+
+import os
+import signal
+import sys
+import tempfile
+import threading
+import warnings
+from collections.abc import Awaitable, Callable, MutableMapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ldm.demo.limits import JETS, PICTURES, Limits
+from ldm.errors import Refusal
+from ldm.model import Model, restore
+from ldm.pointcloud import PointCloudSpace
+from ldm.sampling import pick_device
+
+Message = MutableMapping[str, Any]
+
+# a browser then loads nothing from elsewhere, whatever Gradio's page asks for
+POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; worker-src 'self' blob:; "
+    "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
+)
+CLOSED = ("/proxy=", "/file=http:", "/file=https:", "/file/http:", "/file/https:")  # routes by which Gradio fetches for others
+
+
+class Fence:
+    """ASGI middleware: the policy on every answer, and no fetching from elsewhere."""
+
+    def __init__(self, app: Callable[..., Awaitable[None]]):
+        self.app = app
+
+    async def __call__(self, scope: Message, receive: Callable[..., Any], send: Callable[..., Any]) -> None:
+        if scope["type"] == "http" and any(route in scope["path"] for route in CLOSED):
+            await send({"type": "http.response.start", "status": 403, "headers": [(b"content-length", b"0")]})
+            await send({"type": "http.response.body", "body": b""})
+            return
+
+        async def marked(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                more = [(b"content-security-policy", POLICY.encode()), (b"x-content-type-options", b"nosniff")]
+                message["headers"] = [*message.get("headers", []), *more, (b"referrer-policy", b"no-referrer")]
+            await send(message)
+
+        await self.app(scope, receive, marked)
+
+
+def prepare(folder: str, limits: Limits) -> None:
+    """What must be set before Gradio is imported: its own folder for files, and no word to anybody."""
+    for key in [key for key in os.environ if key.startswith("GRADIO_")]:  # GRADIO_SHARE, GRADIO_ALLOWED_PATHS and their like
+        del os.environ[key]
+    os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder}
+    if find_spec("gradio") is None:
+        raise Refusal("the page needs the package gradio; pip install 'ldm[demo]'")
+    Image.MAX_IMAGE_PIXELS = limits.pixels // 2  # Pillow refuses at twice that, also where Gradio opens a picture before us
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+
+
+def serve(model: Model, name: str, limits: Limits, host: str, port: int | None, checkpoint: Path) -> Any:
+    """Start the page in threads of its own: Gradio's Blocks, with `local_url` and `close()`. Refusal if the port is taken."""
+    from starlette.middleware import Middleware
+
+    from ldm.demo.page import THEME, build
+
+    page = build(model, name, limits)
+    page.queue(default_concurrency_limit=1, max_size=32)
+    try:
+        page.launch(
+            server_name=host,
+            server_port=port,
+            share=False,
+            quiet=True,
+            inbrowser=False,
+            prevent_thread_lock=True,
+            show_error=False,
+            allowed_paths=[],
+            blocked_paths=[str(checkpoint), str(checkpoint.resolve())],
+            max_file_size=limits.upload,
+            app_kwargs={"middleware": [Middleware(Fence)]},
+            ssr_mode=False,
+            enable_monitoring=False,
+            mcp_server=False,
+            pwa=False,
+            run_history=False,
+            footer_links=[],
+            **THEME,
+        )
+    except OSError:
+        raise Refusal(f"--port: nothing can listen at {host}:{port or '7860 ... 7959'}; name another") from None
+    return page
+
+
+def run(
+    checkpoint: str,
+    weights: str,
+    device: str | None,
+    host: str,
+    port: int | None,
+    max_count: int | None,
+    max_steps: int,
+    max_seconds: int,
+    max_upload: int,
+) -> None:
+    """python -m ldm.demo: until Ctrl-C."""
+    if port is not None and not 1 <= port <= 65535:
+        raise Refusal(f"--port: {port} is not in 1 ... 65535")
+    rest = {"steps": max_steps, "seconds": max_seconds, "upload": max_upload * 1_000_000}
+    Limits(**rest)  # what is wrong is said before the model is loaded
+    model = restore(checkpoint, weights, pick_device(device))
+    usual = JETS if isinstance(model.space, PointCloudSpace) else PICTURES
+    limits = Limits(count=usual if max_count is None else max_count, **rest)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    with tempfile.TemporaryDirectory(prefix="ldm-demo-") as folder:
+        prepare(folder, limits)
+        from ldm.checkpoint import find
+
+        file = find(checkpoint)
+        page = serve(model, file.resolve().parent.name, limits, host, port, file)
+        print(f"{checkpoint}: step {model.step}, {weights} weights\npage: {page.local_url} (Ctrl-C ends it)", flush=True)
+        try:
+            threading.Event().wait()
+        finally:
+            page.close(verbose=False)

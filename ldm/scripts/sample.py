@@ -1,0 +1,70 @@
+"""Sample from a checkpoint; no other flag and no other file is needed.
+
+python sample.py --checkpoint checkpoints/digits-latent --output samples/digits
+python sample.py --checkpoint checkpoints/digits-latent --output samples/sevens --label 7 --count 16 --guidance 2
+python sample.py --checkpoint checkpoints/emoji-latent --output samples/hearts --prompt "a red heart" --guidance 3
+python sample.py --checkpoint checkpoints/digits-latent --output samples/sde --solver EulerMaruyama --solver-option churn=0.5
+python sample.py --checkpoint checkpoints/jets-gluon --output samples/jets --constituents 25 --count 10000
+python sample.py --checkpoint checkpoints/digits-latent --output samples/filled --task inpaint --image I.png --mask M.png
+
+Tasks: inpaint, super-resolve, denoise, edit, interpolate, by any checkpoint or one trained for one of the first two; --image and
+--mask are files or folders.
+"""
+
+import argparse
+
+from ldm.errors import command, guard
+
+
+def parse() -> argparse.Namespace:
+    about = __doc__.replace("python sample.py", command("sample"))
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", required=True, metavar="PATH", help="a run's folder or a checkpoint file")
+    parser.add_argument("--output", default="samples", metavar="DIR", help="a new folder (default: samples)")
+    parser.add_argument("--count", type=int, metavar="N", help="samples (default: 64; 4 for each input of a task; all of FILE)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seeds S ... S + N - 1, one a sample")
+    parser.add_argument("--label", metavar="L", help="a class, by name or number (default: seed modulo classes)")
+    parser.add_argument("--prompt", metavar="TEXT", help="what to show (default: the checkpoint's own prompts in turn)")
+    parser.add_argument("--prompt-file", metavar="FILE", help="a prompt a line, in turn")
+    text = "of every jet, or a JetNet file with the numbers (default: drawn as in training)"
+    parser.add_argument("--constituents", metavar="N|FILE", help=text)
+    parser.add_argument("--solver", metavar="NAME", help="DDIM, Heun, EulerMaruyama, ... (default: the config's)")
+    parser.add_argument("--solver-option", action="append", metavar="KEY=VALUE", help="a field of the solver: churn=0.5")
+    parser.add_argument("--eta", type=float, help="short for --solver-option eta=..., DDIM's stochasticity")
+    parser.add_argument("--steps", type=int, metavar="N")
+    parser.add_argument("--grid", metavar="G", help="times: uniform, log_snr, karras; for Discrete also trailing, leading")
+    parser.add_argument("--guidance", type=float, metavar="W", help="1: the plain conditional model")
+    parser.add_argument("--weights", metavar="W", default="ema", help="ema, raw, ema:DECAY, or ema:0.05: any width, post-hoc")
+    parser.add_argument("--batch-size", type=int, metavar="B")
+    parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
+    parser.add_argument("--devices", type=int, default=1, metavar="N", help="processes a node that share the seeds (default: 1)")
+    parser.add_argument("--interval", type=float, nargs=2, metavar=("LOW", "HIGH"), help="guide at these times alone, 0 = data")
+    parser.add_argument("--rescale", type=float, metavar="PHI", help="0 ... 1: bring a guided sample's contrast back")
+    text = "draw N samples' way from data to noise and back: trajectory.png and .gif (default: 4)"
+    parser.add_argument("--trajectory", type=int, nargs="?", const=4, default=0, metavar="N", help=text)
+    task = parser.add_argument_group("tasks")
+    task.add_argument("--task", choices=["inpaint", "super-resolve", "denoise", "edit", "interpolate"])
+    task.add_argument("--image", action="append", metavar="PATH", help="a picture or a folder; given twice to interpolate")
+    task.add_argument("--mask", metavar="PATH", help="inpaint: white where to paint; for a folder, one or a folder of them")
+    task.add_argument("--factor", type=int, metavar="F", help="super-resolve: times larger (default: 4, or the checkpoint's)")
+    task.add_argument("--noise-std", type=float, metavar="S", help="denoise: of the range -1 ... 1 (default: estimated)")
+    task.add_argument("--strength", type=float, metavar="T", help="edit: 0 keeps all, 1 nothing (default: 0.6)")
+    task.add_argument("--method", metavar="M", help="guide, project, repaint, restore, blend, trained: see the README")
+    task.add_argument("--resamples", type=int, metavar="N", help="repaint: times that a step is taken (default: 4)")
+    task.add_argument("--degrade", action="store_true", default=None, help="make the input from --image, which is the truth")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse()
+    from ldm.uses.run import run
+
+    run(**vars(args))
+
+
+def entry() -> None:
+    guard(main)
+
+
+if __name__ == "__main__":
+    entry()

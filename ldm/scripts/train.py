@@ -1,0 +1,40 @@
+"""Train an autoencoder, a latent denoiser or the pixel baseline.
+
+python train.py --config configs/digits/latent.yaml                         # stage 1 first, if it is missing
+python train.py --config configs/fashion/pixel.yaml data.root=DIR           # key=value overrides the file
+python train.py --config configs/fashion/latent.yaml --resume               # go on after a stop
+python train.py --config configs/fashion/latent.yaml trainer.devices=8      # eight GPUs
+"""
+
+import argparse
+
+from ldm.errors import command, guard
+
+
+def parse() -> argparse.Namespace:
+    about = __doc__.replace("python train.py", command("train"))
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    text = "a YAML file of yours; where there is none, the one that ldm ships: digits/latent.yaml, configs/digits/latent.yaml"
+    parser.add_argument("--config", required=True, metavar="FILE", help=text)
+    parser.add_argument("--resume", action="store_true", help="go on from the run's last.ckpt")
+    parser.add_argument("--dry-run", action="store_true", help="build everything, print the plan, train nothing")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings over the file's")
+    return parser.parse_intermixed_args()
+
+
+def main() -> None:
+    args = parse()
+    from ldm import config  # slow imports only once the arguments are right
+
+    run = config.load(args.config, args.overrides)
+    from ldm.training.run import train
+
+    train(run, args.resume, args.dry_run)
+
+
+def entry() -> None:
+    guard(main)
+
+
+if __name__ == "__main__":
+    entry()

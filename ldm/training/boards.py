@@ -1,0 +1,59 @@
+"""What a place that shows a run can take: pictures, animations, tables of samples, checkpoints, alerts.
+
+Whatever fails there is one line and no end to the training: metrics.csv and the run's folder have it all.
+"""
+
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ldm.training.stage import say
+
+Rows = list[dict[str, Any]]  # of a table: column -> text, number or picture
+
+
+def surviving(method: Callable[..., Any]) -> Callable[..., Any]:
+    """What a board's method raises is told once, and swallowed."""
+
+    @wraps(method)
+    def call(self: "Board", *args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(self, *args, **kwargs)
+        except Exception as error:  # a board may raise whatever it likes: a lost socket, a full disk, a bug of its own
+            self.complain(error)
+
+    return call
+
+
+class Board:
+    """A logger that shows more than numbers, and never stops a run. Called on rank 0 alone."""
+
+    title: str
+    complained = False
+
+    def complain(self, error: Exception) -> None:
+        if not self.complained:
+            self.complained = True
+            reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+            say(f"warning: {self.title} fails ({reason}); training goes on, metrics.csv and the run's folder have it all")
+
+    def picture(self, name: str, picture: Image.Image, caption: str, step: int) -> None:
+        raise NotImplementedError
+
+    def animation(self, name: str, path: Path, caption: str, step: int) -> None:
+        raise NotImplementedError
+
+    def table(self, name: str, rows: Rows, step: int) -> None:
+        raise NotImplementedError
+
+    def checkpoints(self, folder: Path, step: int) -> None:
+        """Keep best.ckpt and last.ckpt, where the board can."""
+
+    def alert(self, title: str, text: str) -> None:
+        """Tell the person who watches, where the board can."""
+
+    def close(self) -> None:
+        """End the run."""

@@ -1,0 +1,325 @@
+"""The page as it is served: over HTTP as a program talks to it, and in Chromium as a person does.
+
+LDM_DEMO_CHECKPOINT=RUN LDM_DEMO_SCREENSHOT=FILE.png pytest -m slow tests/test_demo_page.py makes the README's picture.
+"""
+
+import io
+import os
+import queue
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from helpers import ROOT, TINY, overrides
+from PIL import Image
+
+pytest.importorskip("gradio", reason="the page needs gradio: pip install '.[demo]'")
+
+import httpx
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+
+from ldm import config
+from ldm.demo.samples import GUESS
+from ldm.scripts import sample
+from ldm.training.run import train
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+NUMBERS = "DDIM", 40, 1.5, 5, 4  # solver, steps, guidance, seed, count
+EDIT = 2, 0.5, True, 0.5  # factor, noise, add, strength
+WAIT = 120_000  # ms
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+@contextmanager
+def page(checkpoint, *more):
+    """python -m ldm.demo in a process of its own; its address."""
+    command = [sys.executable, "-m", "ldm.demo", "--checkpoint", str(checkpoint), "--device", "cpu", "--port", str(free_port())]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "GRADIO_SHARE": "True", "GRADIO_ALLOWED_PATHS": "/etc"}
+    process = subprocess.Popen([*command, *more], cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True)
+    lines = queue.SimpleQueue()
+    threading.Thread(target=lambda: [lines.put(line) for line in process.stdout], daemon=True).start()
+    try:
+        while not (line := lines.get(timeout=120)).startswith("page: "):
+            pass
+        yield line.split()[1]
+    finally:
+        process.terminate()
+        assert process.wait(timeout=60) == 143
+
+
+@pytest.fixture(scope="module")
+def address(pixel_run):
+    with page(pixel_run, "--max-upload", "1", "--max-steps", "60") as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def jets_run(tmp_path_factory):
+    output = tmp_path_factory.mktemp("jets")
+    data = f"data.root={ROOT / 'tests/fixtures/gluon30_400.hdf5'}"
+    return train(config.load(TINY / "jets.yaml", overrides("jets", output, data, "sample.every=0")))
+
+
+def by_sample_py(checkpoint, folder, *more):
+    """The pictures that sample.py makes, by seed."""
+    before, sys.argv = sys.argv, ["sample.py", "--checkpoint", str(checkpoint), "--output", str(folder), *map(str, more)]
+    try:
+        sample.main()
+    finally:
+        sys.argv = before
+    return [grey(path) for path in sorted(folder.glob("0*.png"))]
+
+
+def grey(source):
+    return np.asarray(Image.open(source).convert("L")).astype(int)
+
+
+def cells(picture, side, columns):
+    """The pictures of a grid, at their own size, row by row."""
+    step = (picture.shape[1] - 2) // columns
+    factor = (step - 2) // side
+    starts = [(y, x) for y in range(2, picture.shape[0] - 2, step) for x in range(2, picture.shape[1] - 2, step)]
+    return [picture[y : y + step - 2 : factor, x : x + step - 2 : factor] for y, x in starts]
+
+
+def largest(a, b):
+    return max(np.abs(x - y).max() for x, y in zip(a, b, strict=True))
+
+
+# -- over HTTP --------------------------------------------------------------------------------------------------------------
+def test_a_click_streams_pictures_and_ends_with_those_of_sample_py(address, pixel_run, tmp_path):
+    job = Client(address, verbose=False).submit("each class in turn", "", GUESS, *NUMBERS, api_name="/sample")
+    picture, status, more, line = job.result(timeout=120)
+    assert "**Done**" in status and "seeds 5 to 8" in status and grey(more).std() > 10
+    assert len({Image.open(made[0]).tobytes() for made in job.outputs()}) > 2
+    expected = by_sample_py(pixel_run, tmp_path / "o", *line.split()[4:])
+    assert len(expected) == 4 and largest(cells(grey(picture), 8, 2), expected) <= 1
+
+
+def test_a_sample_is_drawn_on_and_filled_in(address, tmp_path):
+    client = Client(address, verbose=False)
+    with pytest.raises(AppError, match="none yet; make some"):
+        client.predict(1, api_name="/take")
+    client.predict("3", "", GUESS, *NUMBERS, api_name="/sample")
+    canvas = client.predict(2, api_name="/take")["background"]
+    layer = np.zeros((448, 448, 4), np.uint8)
+    layer[112:280, 168:336] = 255
+    Image.fromarray(layer).save(tmp_path / "layer.png")
+    value = {"background": handle_file(canvas), "layers": [handle_file(tmp_path / "layer.png")], "composite": None}
+    given = "inpaint", "project", "3", *EDIT, "DDIM", 12, 1.0, 0, 2
+    panel, status = client.predict(value, *given, api_name="/change")
+    assert "inpaint by project" in status
+    panel = grey(panel)[14:]
+    given, mask, first, second = (panel[2:138:17, 2 + i * 138 : 138 + i * 138 : 17] for i in range(4))
+    hole = np.zeros((8, 8), bool)
+    hole[2:5, 3:6] = True
+    assert (mask[hole] == 255).all() and np.array_equal(mask[~hole], given[~hole])
+    for made in (first, second):
+        assert np.abs(made - given)[~hole].max() <= 1 and np.abs(made - given)[hole].max() > 5
+    value["layers"] = []
+    with pytest.raises(AppError, match="nothing is drawn"):
+        client.predict(value, "inpaint", "project", "3", *EDIT, "DDIM", 12, 1.0, 0, 2, api_name="/change")
+
+
+@pytest.mark.parametrize(
+    "place, bad, message",
+    [
+        (3, "Nonsense", "Nonsense"),
+        (4, 999, "maximum value"),
+        (6, -1, "seed: -1 is not a whole number"),
+        (7, 99, "maximum value"),
+        (0, "<b>", "&lt;b&gt;|choices"),
+    ],
+)
+def test_bad_settings_are_one_line(address, place, bad, message):
+    given = ["each class in turn", "", GUESS, *NUMBERS]
+    given[place] = bad
+    with pytest.raises(AppError, match=message) as error:
+        Client(address, verbose=False).predict(*given, api_name="/sample")
+    assert "Traceback" not in str(error.value) and "\n" not in str(error.value)
+
+
+def test_what_is_too_large_is_not_taken(address, tmp_path):
+    client = Client(address, verbose=False)
+    noise = np.random.default_rng(0).integers(0, 255, (700, 700, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "heavy.png")
+    assert (tmp_path / "heavy.png").stat().st_size > 1_000_000
+    files = {"files": ("heavy.png", (tmp_path / "heavy.png").read_bytes())}
+    assert httpx.post(f"{address}gradio_api/upload", files=files).status_code == 413
+    Image.new("1", (4100, 4100)).save(tmp_path / "wide.png")
+    with pytest.raises(AppError, match="upload: more than 16 million pixels are not taken"):
+        client.predict(handle_file(tmp_path / "wide.png"), api_name="/upload_picture")
+    Image.fromarray(noise[:300, :300]).save(tmp_path / "fits.png")
+    assert client.predict(handle_file(tmp_path / "fits.png"), api_name="/upload_picture")["background"]
+
+
+def test_no_file_is_served_that_is_not_the_pages_own(address, pixel_run, tmp_path):
+    Image.new("L", (8, 8), 200).save(tmp_path / "private.png")
+    with httpx.Client(base_url=address, follow_redirects=False) as http:
+        got = http.get("/")
+        assert got.status_code == 200 and "default-src 'self'" in got.headers["content-security-policy"]
+        paths = "/etc/passwd", pixel_run / "last.ckpt", pixel_run / "config.yaml", tmp_path / "private.png", ROOT / "README.md"
+        foreign = "pyproject.toml", "../../etc/passwd", "%2e%2e/%2e%2e/etc/passwd", "file:///etc/passwd", f"{address}config"
+        for path in (*paths, *foreign):
+            for route in ("/gradio_api/file=", "/gradio_api/file/", "/file="):
+                assert http.get(f"{route}{path}").status_code in (403, 404), path
+        assert http.get(f"/gradio_api/proxy={address}config").status_code == 403
+        # nor read for a visitor, by a path that says it was uploaded
+        for path in (tmp_path / "private.png", f"{address}logo.png"):
+            data = {"path": str(path), "url": str(path), "meta": {"_type": "gradio.FileData"}}
+            event = http.post("/gradio_api/call/upload_picture", json={"data": [data]}).json()["event_id"]
+            assert "event: error" in http.get(f"/gradio_api/call/upload_picture/{event}", timeout=60).text
+
+
+def test_the_page_listens_here_alone(address):
+    port = int(address.rstrip("/").rsplit(":", 1)[1])
+    assert address.startswith("http://127.0.0.1:")
+    with socket.socket() as s, pytest.raises(OSError):
+        s.settimeout(2)
+        s.connect((own_address(), port))
+
+
+def own_address():
+    """An address of this machine that is not the loop's own."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        try:
+            s.connect(("192.0.2.1", 9))  # of documentation: nothing is sent
+        except OSError:
+            pytest.skip("this machine has no address but 127.0.0.1")
+        return s.getsockname()[0]
+
+
+def test_a_page_of_jets(jets_run):
+    with page(jets_run, "--max-count", "30") as found:
+        job = Client(found, verbose=False).submit("each class in turn", 12, GUESS, "Heun", 10, 1.0, 0, 30, api_name="/sample")
+        picture, status, more, line = job.result(timeout=120)
+    assert "30 jets of 12.0 constituents" in status and line.endswith("--constituents 12")
+    assert len(np.unique(np.asarray(Image.open(picture)).reshape(-1, 3), axis=0)) > 50
+    assert "histograms" not in status and grey(more).std() > 10
+
+
+# -- in a browser -----------------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def browser():
+    api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install '.[browser]'")
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium on this machine: apt-get install chromium")
+    with api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+def opened(browser, address):
+    """A tab with the page, which may load nothing from elsewhere; it keeps what it asked for, and what went wrong."""
+    tab = browser.new_page(viewport={"width": 1200, "height": 1250})
+    tab.foreign, tab.wrong = [], []
+    tab.on("request", lambda r: None if r.url.startswith((address, "data:", "blob:")) else tab.foreign.append(r.url))
+    tab.on("pageerror", lambda error: tab.wrong.append(str(error)))
+    tab.goto(address)
+    tab.wait_for_selector("#sample")
+    return tab
+
+
+def shown(tab, where):
+    """The bytes of the picture in an element."""
+    return tab.request.get(tab.get_attribute(f"{where} img", "src")).body()
+
+
+@pytest.mark.slow
+def test_in_a_browser_samples_appear(browser, address, pixel_run, tmp_path):
+    given, folder = os.environ.get("LDM_DEMO_CHECKPOINT"), tmp_path / "o"
+    if given:
+        with page(given) as found:
+            clicked(browser, found, given, folder, 28)
+    else:
+        clicked(browser, address, pixel_run, folder, 8)
+
+
+def clicked(browser, address, checkpoint, folder, side):
+    tab, frames = opened(browser, address), set()
+    if side == 8:  # or the tiny model is done before anyone looks
+        tab.get_by_label("number input for Steps").first.fill("60")
+    tab.click("#sample")
+    deadline = time.monotonic() + 120
+    while not tab.query_selector("#more img") and time.monotonic() < deadline:
+        image = tab.query_selector("#samples img")
+        frames |= {image.get_attribute("src")} if image else set()
+        time.sleep(0.02)
+    tab.wait_for_function("[...document.querySelectorAll('#samples img, #more img')].every(i => i.complete)", timeout=WAIT)
+    assert "Done" in tab.inner_text("#status") and len(frames) > 1 and not tab.foreign and not tab.wrong
+    picture = grey(io.BytesIO(shown(tab, "#samples")))
+    line = tab.input_value("#command textarea").split()
+    expected = by_sample_py(checkpoint, folder, *line[4:])
+    assert picture.std() > 10 and len(expected) == 9 and largest(cells(picture, side, 3), expected) <= 1
+    if path := os.environ.get("LDM_DEMO_SCREENSHOT"):
+        whole = Image.open(io.BytesIO(tab.screenshot(full_page=True))).convert("RGB")
+        whole.quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
+    tab.close()
+
+
+@pytest.mark.slow
+def test_in_a_browser_a_bad_setting_is_one_line(browser, address):
+    tab = opened(browser, address)
+    tab.get_by_label("Seed").first.fill("-1")
+    tab.click("#sample")
+    tab.wait_for_selector(".toast-body", timeout=WAIT)
+    lines = tab.inner_text(".toast-body").splitlines()
+    assert [line for line in lines if "seed: -1 is not a whole number from 0 to" in line] and len(lines) <= 4
+    assert "Traceback" not in tab.inner_text("body") and not tab.query_selector("#samples img")
+    tab.close()
+
+
+@pytest.mark.slow
+def test_in_a_browser_a_mask_is_drawn(browser, address):
+    """A stroke across the middle: the panel has the hole where it was drawn, and the rest of the picture as it was."""
+    tab = opened(browser, address)
+    tab.click("#sample")
+    tab.wait_for_selector("#more img", timeout=WAIT)
+    tab.get_by_role("tab", name="Change a picture").click()
+    tab.click("#take")
+    tab.wait_for_selector("#editor canvas")
+    time.sleep(2)  # the canvas draws what it was given
+    box = tab.query_selector("#editor canvas").bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    tab.mouse.move(x - 80, y)
+    tab.mouse.down()
+    for i in range(17):
+        tab.mouse.move(x - 80 + 10 * i, y)
+    tab.mouse.up()
+    time.sleep(1)
+    tab.click("#change")
+    tab.wait_for_function("document.querySelector('#changed').innerText.includes('Done')", timeout=WAIT)
+    tab.wait_for_selector("#result img")
+    panel = grey(io.BytesIO(shown(tab, "#result")))[14:]
+    given, mask, made = (panel[2:138:17, 2 + i * 138 : 138 + i * 138 : 17] for i in range(3))
+    hole = mask != given
+    assert 2 <= hole.sum() <= 24 and hole[3:5, 2:6].any() and not hole[:2].any() and not hole[6:].any()
+    assert np.abs(made - given)[~hole & (mask != 255)].max() <= 1 and np.abs(made - given)[hole].max() > 5
+    tab.close()
+
+
+@pytest.mark.slow
+def test_in_a_browser_jets_are_plotted(browser, jets_run):
+    with page(jets_run, "--max-count", "30") as found:
+        tab = opened(browser, found)
+        tab.click("#sample")
+        tab.wait_for_selector("#more img", timeout=WAIT)
+        for where in ("#samples", "#more"):
+            assert (
+                len(np.unique(np.asarray(Image.open(io.BytesIO(shown(tab, where))).convert("RGB")).reshape(-1, 3), axis=0)) > 50
+            )
+        assert "30 jets" in tab.inner_text("#status") and not tab.foreign and not tab.wrong
+        tab.close()
