@@ -178,3 +178,9 @@ class WandbBoard(Board, WandbLogger):
             self.complain(error)
             with suppress(Exception):  # or it would be tried again, and print why it fails, when Python ends
                 wandb.teardown()
+        if wandb.run is not None:  # its service died: the next stage would be shown in this run, where nothing is heard
+            from wandb.sdk.lib import module
+
+            module.unset_globals()
+            with suppress(Exception):
+                wandb.teardown()
