@@ -1,8 +1,10 @@
 """Weights & Biases. The only room that knows wandb."""
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from lightning.pytorch.loggers import WandbLogger
@@ -15,6 +17,7 @@ from ldm.schema import to_dict
 from ldm.training.boards import Board, Rows, surviving
 from ldm.training.stage import say
 
+PATIENCE = 10  # seconds
 AXIS = "trainer/global_step"  # of every panel; it travels in the payload: `step=` would drop rows that come out of order
 LOWER = ("loss", "fd", "kd", "fid", "kid", "rfd", "rfid", "lpips", "w1", "fpd")
 HIGHER = ("psnr", "ssim", "precision", "recall", "density", "coverage", "class_share", "images_per_second", "memory")
@@ -76,6 +79,7 @@ class WandbBoard(Board, WandbLogger):
     """
 
     title = "W&B"
+    deaf = False  # whether the server did not answer
 
     def __init__(self, run: RunConfig, run_id: str | None, mode: str):
         settings = run.logger
@@ -141,7 +145,28 @@ class WandbBoard(Board, WandbLogger):
 
         cell = lambda value: wandb.Image(value) if isinstance(value, Image.Image) else value  # noqa: E731
         data = [[cell(value) for value in row.values()] for row in rows]
-        self.experiment.log({name: wandb.Table(columns=list(rows[0]), data=data), AXIS: step})
+        payload = {name: wandb.Table(columns=list(rows[0]), data=data), AXIS: step}
+        if not self.deaf:
+            self.patiently(lambda: self.experiment.log(payload))
+
+    def patiently(self, log: Callable[[], None]) -> None:
+        """A table asks W&B's server before it returns, for minutes where the network is lost: wait for PATIENCE alone."""
+        errors: list[Exception] = []
+
+        def work() -> None:
+            try:
+                log()
+            except Exception as error:
+                errors.append(error)
+
+        thread = Thread(target=work, daemon=True)
+        thread.start()
+        thread.join(PATIENCE)
+        if thread.is_alive():
+            self.deaf = True
+            raise TimeoutError(f"no answer for {PATIENCE} s, no more tables are sent")
+        if errors:
+            raise errors[0]
 
     @surviving
     def checkpoints(self, folder: Path, step: int) -> None:
