@@ -88,8 +88,8 @@ def write(model: "Model", folder: Path) -> None:  # noqa: F821
         "guidance": model.settings.guidance,
     }
     index = {"_class_name": ["pipeline", "LDMPipeline"], "_diffusers_version": diffusers.__version__, "about": json.dumps(about)}
-    index |= {name: ["diffusers", type(part).__name__] for name, part in parts.items()}
-    (folder / "model_index.json").write_text(json.dumps(index | {} if autoencoder else index | {"vae": [None, None]}, indent=2))
+    index |= {"vae": [None, None]} | {name: ["diffusers", type(part).__name__] for name, part in parts.items()}
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2))
 
 
 def scheduler(model: "Model") -> "DDIMScheduler":  # noqa: F821

@@ -13,6 +13,7 @@ import pytest
 from helpers import ROOT, TINY, largest_difference, load, overrides, run_config, script
 
 from ldm.data.folders import ImageFolder
+from ldm.errors import Refusal
 from ldm.training import callbacks, loggers
 from ldm.training.run import train
 
@@ -70,6 +71,19 @@ def test_a_killed_data_worker_stops_the_run_cleanly(tmp_path):
     whole = train(run_config("pixel", tmp_path / "whole", "trainer.save=5", goal))
     found = load(tmp_path / "tiny-pixel" / "last.ckpt")
     assert largest_difference(found["state_dict"], load(whole / "last.ckpt")["state_dict"]) == 0
+
+
+def test_a_connection_that_is_reset_is_a_workers_only_where_there_are_workers(tmp_path, monkeypatch):
+    """What reaches us of a worker killed while it hands over a batch; without workers it is something else's."""
+
+    def reset(self, *_):
+        raise ConnectionResetError(104, "Connection reset by peer")
+
+    monkeypatch.setattr(callbacks.Throughput, "on_train_batch_end", reset)
+    with pytest.raises(Refusal, match="a data worker died at step 1"):
+        train(run_config("pixel", tmp_path / "with", "data.workers=1"))
+    with pytest.raises(ConnectionResetError):
+        train(run_config("pixel", tmp_path / "without"))
 
 
 @pytest.mark.slow

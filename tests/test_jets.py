@@ -21,7 +21,7 @@ from ldm.networks.set_transformer import SetTransformer
 from ldm.pointcloud import CloudStatistics, PointCloudSpace
 
 REAL = Path(__file__).parent / "fixtures/gluon30_400.hdf5"  # 400 gluon jets made with Pythia 8
-SHARED = Path("/work/shared/data/jets")
+SHARED = Path(__file__).parents[2] / "shared/data/jets"  # beside a developer's checkout
 
 
 def arrays():

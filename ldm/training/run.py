@@ -53,7 +53,8 @@ def train(run: Config, resume: bool = False, dry_run: bool = False) -> Path:
     try:
         trainer.fit(module, datamodule=RunData(run, images), ckpt_path=start and str(start), weights_only=True)
     except (RuntimeError, ConnectionResetError) as error:  # reset: it died while it was handing over a batch
-        if "DataLoader worker" not in str(error) and not isinstance(error, ConnectionResetError):
+        reset = isinstance(error, ConnectionResetError) and run.data.workers > 0
+        if not reset and "DataLoader worker" not in str(error):
             raise
         # PyTorch raises it from a signal handler, in the middle of whatever was going on: the state is not to be trusted
         raise Refusal(

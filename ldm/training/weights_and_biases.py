@@ -143,11 +143,12 @@ class WandbBoard(Board, WandbLogger):
     def table(self, name: str, rows: Rows, step: int) -> None:
         import wandb
 
+        if self.deaf:
+            return
         cell = lambda value: wandb.Image(value) if isinstance(value, Image.Image) else value  # noqa: E731
         data = [[cell(value) for value in row.values()] for row in rows]
         payload = {name: wandb.Table(columns=list(rows[0]), data=data), AXIS: step}
-        if not self.deaf:
-            self.patiently(lambda: self.experiment.log(payload))
+        self.patiently(lambda: self.experiment.log(payload))
 
     def patiently(self, log: Callable[[], None]) -> None:
         """A table asks W&B's server before it returns, for minutes where the network is lost: wait for PATIENCE alone."""
