@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ldm import packed
 from ldm.averaging import Weights, reconstruct
 from ldm.errors import Refusal
 
@@ -25,13 +26,13 @@ VERSION = 1
 
 
 def find(path: str | Path, prefer: str = "last") -> Path:
-    """The checkpoint file that a path names: itself, or `prefer`.ckpt, else last.ckpt, in a run's folder."""
+    """The checkpoint file that a path names: itself; in a run's folder `prefer`.ckpt, else last.ckpt, else the packed one."""
     path = Path(path)
     if path.is_file():
         return path
-    for name in (prefer, "last", "best"):
-        if (path / f"{name}.ckpt").is_file():
-            return path / f"{name}.ckpt"
+    for name in (f"{prefer}.ckpt", "last.ckpt", "best.ckpt", packed.NAME):
+        if (path / name).is_file():
+            return path / name
     why = "has no last.ckpt in it: did its training start?" if path.is_dir() else "is neither a run's folder nor a file"
     raise Refusal(f"checkpoint: '{path}' {why}")
 
@@ -43,14 +44,36 @@ def damaged_part(path: Path) -> str | None:
 
 
 def read(path: Path, device: str = "cpu") -> dict[str, Any]:
-    """Load a checkpoint with `weights_only=True`; one line if it is damaged, foreign or not ours."""
+    """A run's checkpoint, or a packed one; one line if it is damaged, foreign or not ours."""
+    state = _unpack(path) if path.suffix == ".safetensors" else _load(path, device)
+    needed = {"version", "stage", "config", "shape", "classes", "trained", "ema", "autoencoder"}
+    meta = state.get("ldm") if isinstance(state, dict) else None
+    if not isinstance(meta, dict) or not needed <= meta.keys() or "state_dict" not in state:
+        raise Refusal(f"checkpoint: {path} was not written by ldm")
+    if meta["version"] > VERSION:
+        raise Refusal(f"checkpoint: {path} is of version {meta['version']}, this ldm reads up to {VERSION}; update")
+    return state
+
+
+def _unpack(path: Path) -> dict[str, Any]:
+    """A packed file, its weights checked against the hash that was packed with them."""
+    if not path.is_file():
+        raise Refusal(f"checkpoint: no file '{path}'")
+    state = packed.read(path)
+    if "hash" in state and state["hash"] != fingerprint(state["state_dict"].items()):
+        raise Refusal(f"checkpoint: {path} is damaged (its weights have changed since it was packed); get it anew")
+    return state
+
+
+def _load(path: Path, device: str) -> Any:
+    """What PyTorch finds in a file with `weights_only=True`, every record of it checked."""
     try:
         # anything but PyTorch's zip format is not opened at all
         if path.stat().st_size and not zipfile.is_zipfile(path):
             raise EOFError("not a whole zip file")
         if part := damaged_part(path):
             raise EOFError(f"record {part} has changed since it was written")
-        state = torch.load(path, map_location=device, weights_only=True, mmap=True)
+        return torch.load(path, map_location=device, weights_only=True, mmap=True)
     except FileNotFoundError:
         raise Refusal(f"checkpoint: no file '{path}'") from None
     except pickle.UnpicklingError:
@@ -60,13 +83,6 @@ def read(path: Path, device: str = "cpu") -> dict[str, Any]:
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise Refusal(f"checkpoint: {path} is damaged or cut short ({reason}); use another, or train again") from None
-    needed = {"version", "stage", "config", "shape", "classes", "trained", "ema", "autoencoder"}
-    meta = state.get("ldm") if isinstance(state, dict) else None
-    if not isinstance(meta, dict) or not needed <= meta.keys() or "state_dict" not in state:
-        raise Refusal(f"checkpoint: {path} was not written by ldm")
-    if meta["version"] > VERSION:
-        raise Refusal(f"checkpoint: {path} is of version {meta['version']}, this ldm reads up to {VERSION}; update")
-    return state
 
 
 def write(state: Mapping[str, Any], path: Path) -> None:

@@ -1,0 +1,107 @@
+"""A run's checkpoint as a small folder to give away: model.safetensors in half precision, and a model card.
+
+python -m ldm.pack --checkpoint checkpoints/fashion-latent-cpu --output checkpoints/fashion-latent
+python sample.py --checkpoint checkpoints/fashion-latent
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ldm.errors import Refusal, guard
+
+
+def parse() -> argparse.Namespace:
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="python -m ldm.pack", description=__doc__, formatter_class=formatter)
+    parser.add_argument("--checkpoint", required=True, metavar="PATH", help="a run's folder or a checkpoint file")
+    parser.add_argument("--output", required=True, metavar="DIR", help="where model.safetensors and README.md go")
+    parser.add_argument("--weights", metavar="W", default="ema", help="as of sample.py (default: ema)")
+    return parser.parse_args()
+
+
+def pack(checkpoint: str | Path, output: str | Path, weights: str = "ema") -> Path:
+    """Write the folder and return the file; Refusal where one is there already."""
+    from ldm import packed
+    from ldm.checkpoint import find, read
+
+    source = find(checkpoint)
+    file = Path(output, packed.NAME)
+    if file.exists():
+        raise Refusal(f"--output: {file} is there already; name another folder")
+    kept, about = contents(read(source), weights, source)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    packed.write(kept, about, beside := file.with_suffix(".partial"))
+    beside.rename(file)
+    readme = file.with_name("README.md")
+    if not readme.exists():
+        readme.write_text(card(about, kept, file))
+    return file
+
+
+def contents(state: dict[str, Any], which: str, source: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The weights that sampling needs, and what the checkpoint says of them without paths and ids of this machine."""
+    from ldm import checkpoint, packed
+
+    meta, spaces = dict(state["ldm"]), checkpoint.under(state["state_dict"], "space.")
+    kept = {f"{meta['trained']}.{key}": tensor for key, tensor in checkpoint.weights(state, which, source).items()}
+    kept |= {f"space.{key}": tensor for key, tensor in spaces.items()}
+    if inside := meta["autoencoder"]:  # rounded to half precision it is another one, with another hash
+        halved = {key: packed.whole(packed.halve(t)) for key, t in checkpoint.under(spaces, "autoencoder.").items()}
+        meta["autoencoder"] = {"config": anonymous(inside["config"]), "hash": checkpoint.fingerprint(halved.items())}
+    meta |= {"config": anonymous(meta["config"]), "ema": None}
+    meta.pop("wandb_id", None)
+    rounded = {key: packed.whole(packed.halve(tensor)) for key, tensor in kept.items()}
+    return kept, {"ldm": meta, "global_step": state["global_step"], "hash": checkpoint.fingerprint(rounded.items())}
+
+
+def anonymous(config: dict[str, Any]) -> dict[str, Any]:
+    """A resolved config with its own defaults where it names places of this machine."""
+    from ldm.config import from_dict
+    from ldm.schema import to_dict
+
+    default = to_dict(from_dict({"name": config["name"], "stage": config["stage"], "data": config["data"]["name"]}))
+    fresh = config | {key: default[key] for key in ("output", "logger")}
+    if "root" in config["data"]:
+        fresh["data"] = config["data"] | {"root": default["data"]["root"]}
+    if "autoencoder" in config.get("space", {}):
+        fresh["space"] = config["space"] | {"autoencoder": Path(config["space"]["autoencoder"]).name}
+    return fresh
+
+
+def card(about: dict[str, Any], kept: dict[str, Any], file: Path) -> str:
+    """The model card, with what a person has to add."""
+    from omegaconf import OmegaConf
+
+    meta, config = about["ldm"], about["ldm"]["config"]
+    count = sum(t.numel() for key, t in kept.items() if key.startswith(meta["trained"]))
+    data, classes = f"{config['data']['name']} {tuple(meta['shape'])}", ", ".join(meta["classes"]) or "none"
+    kind = f"{config['space']['name']}" if "space" in config else "autoencoder"
+    return f"""---
+library_name: ldm
+tags: [diffusion, {kind.lower()}]
+---
+# {file.parent.name}
+
+{kind} model of {data}: {count / 1e6:.2f} M parameters after {about["global_step"]} steps, averaged weights in half precision, \
+{file.stat().st_size / 1e6:.1f} MB. Classes: {classes}.
+
+    python sample.py --checkpoint {file.parent} --output samples/{file.parent.name}
+
+Say here: the data and their licence, the training command, figures with the seeds and commands that gave them, what it cannot do.
+
+## Config
+
+```yaml
+{OmegaConf.to_yaml(OmegaConf.create(config)).strip()}
+```
+"""
+
+
+def main() -> None:
+    file = pack(**vars(parse()))
+    print(f"packed to {file} ({file.stat().st_size / 1e6:.1f} MB); its card is {file.with_name('README.md')}")
+
+
+if __name__ == "__main__":
+    guard(main)

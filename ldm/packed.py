@@ -1,0 +1,44 @@
+"""A checkpoint to give away: one safetensors file of the averaged weights in half precision, all it needs in its header.
+
+`checkpoint.read` reads one as it reads a run's checkpoint, so whatever samples from a run samples from it. Nothing in it can
+run code, and nothing of the optimiser or of the machine that trained it is kept; it cannot be resumed.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ldm.errors import Refusal
+
+NAME = "model.safetensors"
+KEY = "ldm"  # of the file's header
+
+
+def halve(tensor: Tensor) -> Tensor:
+    """Matrices and kernels in half precision; vectors (norms, biases, whitening) are too few to save on."""
+    return (tensor.half() if tensor.is_floating_point() and tensor.dim() > 1 else tensor).contiguous()
+
+
+def whole(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def write(weights: dict[str, Tensor], about: dict[str, Any], path: Path) -> None:
+    """The weights and what is known of them, as JSON."""
+    save_file({key: halve(tensor) for key, tensor in weights.items()}, path, {KEY: json.dumps(about)})
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The file in the form of a checkpoint, weights in float32; Refusal if it is cut short."""
+    try:
+        with safe_open(path, "pt") as file:
+            header = (file.metadata() or {}).get(KEY)
+            weights = {key: whole(file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118 - it is no dict
+        about = json.loads(header) if header else {}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise Refusal(f"checkpoint: {path} is damaged or cut short ({str(error).splitlines()[0]}); get it anew") from None
+    return {"state_dict": weights, "ldm": about.pop("ldm", None), **about}
