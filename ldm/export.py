@@ -1,22 +1,28 @@
-"""A checkpoint as a folder that diffusers loads: pictures of classes or of nothing, in pixels or in latents.
+"""A checkpoint as a folder that diffusers loads: pictures of classes, of captions or of nothing, in pixels or in latents.
 
 python -m ldm.export --checkpoint checkpoints/digits-latent --output exported/digits
     >>> pipe = DiffusionPipeline.from_pretrained("exported/digits", trust_remote_code=True)
     >>> pipe(labels=[3, 7], seeds=[0, 1], steps=25, guidance=1.5).images
 
-U-Net, scheduler and autoencoder are diffusers' own, in safetensors and JSON. pipeline.py in the folder (hence
-trust_remote_code) needs diffusers alone: it pads odd sizes, knows the null class, and undoes the whitening of latents.
+U-Net, scheduler, autoencoder and text encoder are diffusers' and transformers' own, in safetensors and JSON. What ours do
+besides is folded into their weights. A model of nothing, whose sizes the network's levels divide, is a stock DDIMPipeline or
+LDMPipeline; else the folder has a pipeline.py (hence trust_remote_code), which needs diffusers alone: it pads and crops, and
+guides by the null class and the untold caption.
 """
 
 import argparse
+import copy
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from ldm.errors import Refusal, guard
 
 TABLE = 1000  # entry i of the scheduler is t = (i + 1) / TABLE
 PREDICTIONS = {"eps": "epsilon", "v": "v_prediction", "x0": "sample"}
+WHY = """`pipeline.py` is in the folder, and needs no package but diffusers (and transformers for captions), because no stock
+pipeline pads and crops odd sizes, or guides by a null class or an untold caption."""
 PIPELINE = Path(__file__).with_name("diffusers_pipeline.py")
 
 
@@ -54,7 +60,6 @@ def expect_exportable(model: "Model") -> None:  # noqa: F821 - torch is imported
     predict = model.denoiser.loss_config.predict
     wrong = {
         "clouds have no pipeline in diffusers": not isinstance(model.denoiser.net, PaddedUNet),
-        "a model of captions is not exported yet": model.text is not None,
         f"a model trained for {model.task.use} is not exported yet": model.task.use is not None,
         "a VQ autoencoder is not exported yet": isinstance(getattr(model.space, "autoencoder", None), VQAutoencoder),
         f"diffusers' schedulers know {', '.join(PREDICTIONS)}, not predict = {predict}": predict not in PREDICTIONS,
@@ -68,28 +73,78 @@ def expect_exportable(model: "Model") -> None:  # noqa: F821 - torch is imported
 
 
 def write(model: "Model", folder: Path) -> None:  # noqa: F821
-    """unet/, scheduler/, vae/ of latent models, pipeline.py and model_index.json."""
+    """A folder a part, pipeline.py where no stock pipeline does, and model_index.json."""
     import diffusers
 
-    parts = {"unet": model.denoiser.net.unet, "scheduler": scheduler(model)}
+    name = stock(model)
+    parts = {"unet": unet(model), "scheduler": scheduler(model)}
     if autoencoder := getattr(model.space, "autoencoder", None):
-        parts["vae"] = autoencoder.net
-    for name, part in parts.items():
-        part.save_pretrained(folder / name)
-    shutil.copy(PIPELINE, folder / "pipeline.py")
-    about = {
+        parts["vqvae" if name else "vae"] = whitened(autoencoder.net, model.space.mean, model.space.std)
+    if model.text:
+        parts |= {"text_encoder": model.text.model, "tokenizer": model.text.pretrained}
+    for part, value in parts.items():
+        value.save_pretrained(folder / part)
+    index = {"_class_name": name or ["pipeline", "LDMPipeline"], "_diffusers_version": diffusers.__version__}
+    if name is None:
+        shutil.copy(PIPELINE, folder / "pipeline.py")
+        index |= {"about": json.dumps(about(model))} | {part: [None, None] for part in ("vae", "text_encoder", "tokenizer")}
+    index |= {part: [type(value).__module__.split(".")[0], type(value).__name__] for part, value in parts.items()}
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2))
+
+
+def stock(model: "Model") -> str | None:  # noqa: F821
+    """The pipeline of diffusers that needs no code of ours: nothing told, a square that needs no padding."""
+    x, autoencoder = model.space.shape, getattr(model.space, "autoencoder", None)
+    picture = autoencoder.shape if autoencoder else x
+    cut = autoencoder is not None and any(side % autoencoder.multiple for side in picture[1:])
+    if model.classes or model.text or cut or x[1] != x[2] or x[1] % model.denoiser.net.factor:
+        return None
+    return "LDMPipeline" if autoencoder else "DDIMPipeline"
+
+
+def about(model: "Model") -> dict[str, Any]:  # noqa: F821
+    """What pipeline.py is told of the model."""
+    return {
         "classes": list(model.classes),
         "shape": list(model.space.shape),
         "factor": model.denoiser.net.factor,
-        "mean": model.space.mean.tolist() if autoencoder else [0.0],
-        "std": model.space.std.tolist() if autoencoder else [1.0],
-        "picture": list((autoencoder or model.space).shape),
+        "picture": list(getattr(model.space, "autoencoder", model.space).shape),
         "steps": model.settings.steps,
         "guidance": model.settings.guidance,
+        "prompts": list(model.prompts),
+        "length": model.text.length if model.text else 0,
     }
-    index = {"_class_name": ["pipeline", "LDMPipeline"], "_diffusers_version": diffusers.__version__, "about": json.dumps(about)}
-    index |= {"vae": [None, None]} | {name: ["diffusers", type(part).__name__] for name, part in parts.items()}
-    (folder / "model_index.json").write_text(json.dumps(index, indent=2))
+
+
+def unet(model: "Model") -> "UNet2DModel":  # noqa: F821
+    """Our U-Net, told entry i of the table where ours is told i + 1.
+
+    The first layer of the time's embedding takes the shift: cos(f (i + 1)) and sin(f (i + 1)) are the rotation of
+    cos(f i) and sin(f i) by the angle f.
+    """
+    import torch
+
+    net = copy.deepcopy(model.denoiser.net.unet)
+    weight = net.time_embedding.linear_1.weight.data
+    cos, sin = net.time_proj(torch.ones(1)).chunk(2, -1)  # diffusers' flip_sin_to_cos: cosines first
+    by_cos, by_sin = weight.chunk(2, 1)
+    weight.copy_(torch.cat([by_cos * cos + by_sin * sin, by_sin * cos - by_cos * sin], 1))
+    return net
+
+
+def whitened(net: "AutoencoderKL", mean: "Tensor", std: "Tensor") -> "AutoencoderKL":  # noqa: F821
+    """The autoencoder of (z - mean) / std: the 1 x 1 convolutions at either side of the latents take it."""
+    import torch
+
+    net = copy.deepcopy(net)
+    before, after = net.quant_conv, net.post_quant_conv
+    shift, scale = torch.cat([mean, 2 * std.log()]), torch.cat([std, torch.ones_like(std)])  # of means and log-variances
+    before.weight.data.div_(scale[:, None, None, None])
+    before.bias.data.sub_(shift).div_(scale)
+    after.bias.data.add_(after.weight.data[:, :, 0, 0] @ mean)
+    after.weight.data.mul_(std[None, :, None, None])
+    net.register_to_config(scaling_factor=1.0)
+    return net
 
 
 def scheduler(model: "Model") -> "DDIMScheduler":  # noqa: F821
@@ -111,7 +166,11 @@ def scheduler(model: "Model") -> "DDIMScheduler":  # noqa: F821
 
 def card(model: "Model", checkpoint: str, weights: str, folder: Path) -> str:  # noqa: F821
     """The model card."""
-    kind = "latent" if hasattr(model.space, "autoencoder") else "pixel"
+    kind, name = "latent" if hasattr(model.space, "autoencoder") else "pixel", stock(model)
+    told = f"labels=[0, 1]{', guidance=2' if model.classes else ''}" if model.classes else ""
+    told = 'prompts=["a red heart"], guidance=3' if model.text else told or "seeds=[0, 1]"
+    call = "batch_size=2, num_inference_steps=25" if name else told
+    why = f"A stock {name}: no code of ours is in the folder." if name else WHY
     return f"""---
 library_name: diffusers
 tags: [diffusion, {kind}]
@@ -122,12 +181,11 @@ A {kind} diffusion model of pictures {tuple(model.space.shape)}, exported from `
 ```python
 from diffusers import DiffusionPipeline
 
-pipe = DiffusionPipeline.from_pretrained("{folder.name}", trust_remote_code=True)
-pipe(seeds=[0, 1, 2, 3]).images[0].show()
+pipe = DiffusionPipeline.from_pretrained("{folder.name}"{"" if name else ", trust_remote_code=True"})
+pipe({call}).images[0].show()
 ```
 
-`pipeline.py` is in the folder, and needs no package but diffusers, because no stock pipeline pads odd sizes, guides by a
-null class or whitens latents a channel at a time. Any scheduler of diffusers takes the place of DDIM:
+{why} Any scheduler of diffusers takes the place of DDIM:
 `DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)`. Say here what it was trained on and under which licence.
 """
 

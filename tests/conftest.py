@@ -1,5 +1,6 @@
 """What the tests share: tiny real runs on the embedded digits, on the CPU, W&B offline."""
 
+import json
 import os
 
 os.environ.setdefault("WANDB_SILENT", "true")
@@ -9,7 +10,8 @@ for key in ("WANDB_API_KEY",):
 
 import pytest
 import torch
-from helpers import run_config
+from helpers import COLOURS, captioned, make_clip, run_config
+from PIL import Image
 
 from ldm.training.run import train
 
@@ -33,3 +35,29 @@ def latent_run(stage1, tmp_path_factory):
 def pixel_run(tmp_path_factory):
     """The folder of a trained tiny pixel model."""
     return train(run_config("pixel", tmp_path_factory.mktemp("pixel")))
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory):
+    pytest.importorskip("transformers")
+    return make_clip(tmp_path_factory.mktemp("clip") / "model")
+
+
+@pytest.fixture(scope="session")
+def captioned_pictures(tmp_path_factory):
+    """24 pictures of one colour each, with its name as caption, in folders that are no classes."""
+    folder, rows = tmp_path_factory.mktemp("pictures"), []
+    for i in range(24):
+        name = list(COLOURS)[i % 3]
+        Image.new("RGB", (8, 8), COLOURS[name]).save(folder / f"{i}.png")
+        rows.append({"file_name": f"{i}.png", "text": name, "half": "ab"[i % 2]})
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def text_run(clip, captioned_pictures, tmp_path_factory):
+    """A pixel model that has seen captions for 150 steps."""
+    length = "trainer.max_steps=150", "trainer.validate=150", "trainer.save=150", "sample.every=0"
+    given = captioned(clip, captioned_pictures, "optim.lr=4e-3", "network.channels=[16,32]", *length)
+    return train(run_config("pixel", tmp_path_factory.mktemp("text"), *given))

@@ -1,5 +1,6 @@
 """Helpers of the tests: tiny configs, the scripts as subprocesses, weights of checkpoints."""
 
+import json
 import os
 import subprocess
 import sys
@@ -31,6 +32,32 @@ def script(name, *arguments, timeout=300, **environment):
     env = inherited | {"OMP_NUM_THREADS": "1", "WANDB_SILENT": "true", "NETRC": "/nonexistent"} | environment
     command = [sys.executable, str(ROOT / name), *map(str, arguments)]
     return subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL)
+
+
+COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
+
+
+def make_clip(folder, seed=0):
+    """A CLIP of random weights whose tokens are letters, as a local folder."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    folder.mkdir()
+    letters = [*"abcdefghijklmnopqrstuvwxyz0123456789"]
+    words = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "CLIPTokenizer"}))
+    torch.manual_seed(seed)
+    sizes = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
+    ends = dict(bos_token_id=len(words) - 2, eos_token_id=len(words) - 1, pad_token_id=len(words) - 1)
+    CLIPTextModel(CLIPTextConfig(vocab_size=len(words), **sizes, **ends)).save_pretrained(folder)
+    return folder
+
+
+def captioned(clip, pictures, *rest, data=""):
+    """Overrides for a run of captions."""
+    data = f"data={{name: ImageFolder, root: {pictures}, size: 8, batch_size: 16{data}}}"
+    return data, "condition=text", f"text={{name: CLIPText, model: {clip}, length: 12}}", *rest
 
 
 def load(path):

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers import TINY, grey, largest_difference, load, overrides, run_config, script, task
+from helpers import COLOURS, TINY, captioned, grey, largest_difference, load, make_clip, overrides, run_config, script, task
 from PIL import Image
 
 pytest.importorskip("transformers")
@@ -23,55 +23,6 @@ from ldm.prompts import prompts_from
 from ldm.sampling import generate
 from ldm.training.run import train
 from ldm.uses.solve import Prior
-
-COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
-
-
-def make_clip(folder, seed=0):
-    """A CLIP of random weights whose tokens are letters, as a local folder."""
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    folder.mkdir()
-    letters = [*"abcdefghijklmnopqrstuvwxyz0123456789"]
-    words = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "CLIPTokenizer"}))
-    torch.manual_seed(seed)
-    sizes = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
-    ends = dict(bos_token_id=len(words) - 2, eos_token_id=len(words) - 1, pad_token_id=len(words) - 1)
-    CLIPTextModel(CLIPTextConfig(vocab_size=len(words), **sizes, **ends)).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory):
-    return make_clip(tmp_path_factory.mktemp("clip") / "model")
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    """24 pictures of one colour each, with its name as caption, in folders that are no classes."""
-    folder, rows = tmp_path_factory.mktemp("pictures"), []
-    for i in range(24):
-        name = list(COLOURS)[i % 3]
-        Image.new("RGB", (8, 8), COLOURS[name]).save(folder / f"{i}.png")
-        rows.append({"file_name": f"{i}.png", "text": name, "half": "ab"[i % 2]})
-    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder
-
-
-def more(clip, pictures, *rest, data=""):
-    data = f"data={{name: ImageFolder, root: {pictures}, size: 8, batch_size: 16{data}}}"
-    return data, "condition=text", f"text={{name: CLIPText, model: {clip}, length: 12}}", *rest
-
-
-@pytest.fixture(scope="module")
-def text_run(clip, pictures, tmp_path_factory):
-    """A pixel model that has seen captions for 150 steps."""
-    length = "trainer.max_steps=150", "trainer.validate=150", "trainer.save=150", "sample.every=0"
-    given = more(clip, pictures, "optim.lr=4e-3", "network.channels=[16,32]", *length)
-    return train(run_config("pixel", tmp_path_factory.mktemp("text"), *given))
 
 
 def test_a_trained_model_paints_what_the_caption_says(text_run):
@@ -126,11 +77,11 @@ def test_guidance_of_one_is_the_conditional_model(text_run):
     assert torch.allclose(cfg(model.denoiser, cond, null, 3.0)(x, t), untold + 3 * (plain - untold), atol=1e-4)
 
 
-def test_a_resumed_run_ends_with_the_same_bits(clip, pictures, tmp_path, monkeypatch):
+def test_a_resumed_run_ends_with_the_same_bits(clip, captioned_pictures, tmp_path, monkeypatch):
     """Captions and classes both, the panels' prompts encoded in inference mode before training hears them."""
     from ldm.training import callbacks
 
-    given = more(clip, pictures, "condition=both", data=", label: half")
+    given = captioned(clip, captioned_pictures, "condition=both", data=", label: half")
     whole = load(train(run_config("pixel", tmp_path / "whole", *given)) / "last.ckpt")
     original = callbacks.Throughput.on_train_batch_end
 
@@ -181,9 +132,9 @@ def test_an_over_long_prompt_says_what_is_cut(text_run, capsys):
 
 
 @pytest.mark.slow
-def test_train_and_sample_by_the_scripts(clip, pictures, tmp_path):
+def test_train_and_sample_by_the_scripts(clip, captioned_pictures, tmp_path):
     folder = tmp_path / "samples"
-    given = [*overrides("pixel", tmp_path), *more(clip, pictures)]
+    given = [*overrides("pixel", tmp_path), *captioned(clip, captioned_pictures)]
     done = script("train.py", "--config", TINY / "pixel.yaml", *given)
     assert done.returncode == 0, done.stderr
     prompts = tmp_path / "prompts.txt"
@@ -197,7 +148,7 @@ def test_train_and_sample_by_the_scripts(clip, pictures, tmp_path):
     assert done.returncode == 2 and "is empty" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
-def test_what_is_refused(text_run, pixel_run, clip, pictures, tmp_path, monkeypatch):
+def test_what_is_refused(text_run, pixel_run, clip, captioned_pictures, tmp_path, monkeypatch):
     model, plain = restore(text_run), restore(pixel_run)
     for told, refused in [
         ((plain, "red", None), "a model without text"),
@@ -210,7 +161,7 @@ def test_what_is_refused(text_run, pixel_run, clip, pictures, tmp_path, monkeypa
     with pytest.raises(Refusal, match="the data has no captions"):
         train(run_config("pixel", tmp_path, "condition=text", f"text={{name: CLIPText, model: {clip}}}"))
     with pytest.raises(Refusal, match="cannot be had"):
-        CLIPText(str(pictures)).load()
+        CLIPText(str(captioned_pictures)).load()
     with pytest.raises(Refusal, match=r"3 \.\.\. 77"):
         run_config("pixel", tmp_path, "text={name: CLIPText, length: 100}")
     with pytest.raises(Refusal, match="heard by network UNet alone"):

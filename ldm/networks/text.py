@@ -97,7 +97,7 @@ class TextEncoder:
     def __init__(self, model: nn.Module, tokenizer: Any, length: int):
         self.model, self.length = model.eval().requires_grad_(False), length
         self.dim = model.config.hidden_size
-        self.tokenizer = tokenizer.backend_tokenizer
+        self.pretrained, self.tokenizer = tokenizer, tokenizer.backend_tokenizer
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(length)
         self.cache: OrderedDict[str, Tensor] = OrderedDict()
