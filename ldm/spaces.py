@@ -29,7 +29,8 @@ class Pixels:
 class Latents:
     """Diffuse the latents of a frozen autoencoder, whitened a channel at a time.
 
-    `autoencoder`: stage 1's config (trained first when its checkpoint is missing), its run folder, or a checkpoint file.
+    `autoencoder`: stage 1's config (trained first when its checkpoint is missing), its run folder, a checkpoint file, or the
+    folder of a diffusers AutoencoderKL.
     """
 
     autoencoder: str

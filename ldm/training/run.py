@@ -18,6 +18,7 @@ from ldm.config import AutoencoderConfig, Config, Data, DiffusionConfig, Trainer
 from ldm.data.images import Images
 from ldm.errors import Refusal, command
 from ldm.model import load_autoencoder, load_text
+from ldm.networks import imported
 from ldm.randomness import permutation
 from ldm.spaces import Latents
 from ldm.training.autoencoder import AutoencoderModule
@@ -195,6 +196,10 @@ def _module(run: Config, images: Images, stage1: AutoencoderConfig | None, dry_r
         return DiffusionModule(run, images.shape, classes, **_text(run, images))
     if dry_run and stage1 is not None and not (stage1.folder / "last.ckpt").exists():
         return DiffusionModule(run, images.shape, classes, stage1.network.build(images.shape), stage1, **_text(run, images))
+    if stage1 is None and (folder := imported.find(run.space.autoencoder)):
+        autoencoder, network = imported.load(folder, images.shape)
+        trained_as = AutoencoderConfig(name=run.name, stage="autoencoder", data=run.data, network=network)
+        return DiffusionModule(run, images.shape, classes, autoencoder, trained_as, **_text(run, images))
     path = checkpoint.find(stage1.folder if stage1 else run.space.autoencoder, prefer="best")
     autoencoder, trained_as, about = load_autoencoder(path)
     if tuple(about["shape"]) != tuple(images.shape):

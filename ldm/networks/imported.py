@@ -1,0 +1,92 @@
+"""Stage 1 by others: a diffusers `AutoencoderKL` folder, Stable Diffusion's say, as one of ours.
+
+Safetensors alone are opened, and nothing is downloaded. What comes out is an ordinary `AutoencoderKL` of this project: its
+config and weights travel in stage 2's checkpoint, and the folder is not needed again. Its scaling_factor plays no part:
+latents are whitened here by what is measured.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL as DiffusersKL
+from torch import Tensor, nn
+
+from ldm.errors import Refusal
+from ldm.networks.autoencoder import Autoencoder, AutoencoderKL, Shape
+
+CONFIG = "config.json"
+ABSENT = {"act_fn": "silu", "down_block_types": "DownEncoderBlock2D", "up_block_types": "UpDecoderBlock2D"}
+
+
+def find(path: str | Path) -> Path | None:
+    """The folder of an autoencoder that a path names: itself, or `vae` or `vqvae` of a pipeline; None if there is none."""
+    inside = (Path(path, part) for part in ("", "vae", "vqvae"))
+    return next((folder for folder in inside if (folder / CONFIG).is_file()), None)
+
+
+def load(folder: Path, shape: Shape) -> tuple[Autoencoder, AutoencoderKL]:
+    """The autoencoder for pictures of `shape`, and its config; Refusal if it is of another kind, damaged or of other channels."""
+    about = _config(folder)
+    if about["in_channels"] != shape[0] or about["out_channels"] != shape[0]:
+        raise Refusal(f"space.autoencoder: {folder} is for pictures of {about['in_channels']} channels, the data has {shape[0]}")
+    try:
+        config = AutoencoderKL(
+            channels=tuple(about["block_out_channels"]),
+            layers=about["layers_per_block"],
+            latent_channels=about["latent_channels"],
+            attention=about["mid_block_add_attention"],
+            norm_groups=about["norm_num_groups"],
+        )
+    except ValueError as error:
+        raise Refusal(f"space.autoencoder: {folder / CONFIG}: {error}") from None
+    ours = config.build(shape)
+    ours.net.load_state_dict(_weights(folder, about) | _identities(ours.net, about))
+    return ours.eval(), config
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """Its config.json with diffusers' defaults; Refusal of what is not an AutoencoderKL of the usual blocks."""
+    try:
+        given = json.loads((folder / CONFIG).read_text())
+        about = dict(DiffusersKL().config) | given
+    except (OSError, ValueError, TypeError) as error:
+        raise Refusal(f"space.autoencoder: {folder / CONFIG} is not readable ({error})") from None
+    if about.get("_class_name") != "AutoencoderKL":
+        raise Refusal(f"space.autoencoder: {folder} holds diffusers' {about.get('_class_name')}; an AutoencoderKL is wanted")
+    for key, only in ABSENT.items():
+        if set([about[key]] if isinstance(about[key], str) else about[key]) != {only}:
+            raise Refusal(f"space.autoencoder: {folder}: {key} = {about[key]}; only {only} is known here")
+    return about
+
+
+def _weights(folder: Path, about: dict[str, Any]) -> dict[str, Tensor]:
+    """Every weight, by diffusers' own reader, which knows old names and halves."""
+    try:
+        net, found = DiffusersKL.from_pretrained(
+            folder,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            torch_dtype=torch.float32,
+            low_cpu_mem_usage=False,
+        )
+    except Exception as error:  # diffusers, safetensors and json each raise what they like
+        why = " ".join(str(error).split())[:160]
+        raise Refusal(f"space.autoencoder: {folder} cannot be read ({why}); safetensors are wanted, whole") from None
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if found[kind]:
+            raise Refusal(f"space.autoencoder: {folder}: {kind.replace('_', ' ')}: {next(iter(found[kind]))}; of another model")
+    return net.state_dict()
+
+
+def _identities(net: nn.Module, about: dict[str, Any]) -> dict[str, Tensor]:
+    """1 x 1 convolutions that do nothing, where it has none (Stable Diffusion 3, Flux): one form for all."""
+    weights = {}
+    for name in ("quant_conv", "post_quant_conv"):
+        if not about[f"use_{name}"]:
+            layer = getattr(net, name)
+            weights[f"{name}.weight"] = torch.eye(layer.out_channels)[:, :, None, None]
+            weights[f"{name}.bias"] = torch.zeros(layer.out_channels)
+    return weights
