@@ -1,6 +1,6 @@
 """Every solver against exact answers, in float64 on the CPU: a table in markdown to stdout, the numbers to --output.
 
-python benchmarks/solver_orders.py --output runs/solver_orders.json
+python -m benchmarks.solver_orders --output runs/solver_orders.json
 
 Orders: the slope of the largest error from 256 to 512 steps, times even in log-SNR from t = 0.95 to 0.05, on the flow of a
 Gaussian (closed form) and of a mixture of three in 2-D (AdaptiveODE at 1e-12). Stochastic solvers: mean and variance of
@@ -16,9 +16,9 @@ from pathlib import Path
 import diffusers
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
-from exact import Exploding, Gaussian, Mixture, Straight, even_log_snr, flow_errors, law_errors, no_noise, slopes
 from torch import Tensor
 
+from benchmarks.exact import Exploding, Gaussian, Mixture, Straight, even_log_snr, flow_errors, law_errors, no_noise, slopes
 from ldm.diffusion.schedules import VP, Cosine, Discrete, Schedule
 from ldm.diffusion.solvers import (
     DDIM,

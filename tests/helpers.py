@@ -1,7 +1,9 @@
 """Helpers of the tests: tiny configs, the scripts as subprocesses, weights of checkpoints."""
 
+import gzip
 import json
 import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +60,12 @@ def captioned(clip, pictures, *rest, data=""):
     """Overrides for a run of captions."""
     data = f"data={{name: ImageFolder, root: {pictures}, size: 8, batch_size: 16{data}}}"
     return data, "condition=text", f"text={{name: CLIPText, model: {clip}, length: 12}}", *rest
+
+
+def write_idx(path, array):
+    raw = b"\0\0\x08" + bytes([array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(raw) if path.suffix == ".gz" else raw)
 
 
 def load(path):

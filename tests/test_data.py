@@ -1,12 +1,11 @@
 """Data: real files of every kind, order as a function of (seed, k), bad files."""
 
-import gzip
 import json
-import struct
 
 import numpy as np
 import pytest
 import torch
+from helpers import write_idx
 from PIL import Image
 
 from ldm.data.batches import Shard, Slots, as_bytes, as_images, batch_indices
@@ -50,12 +49,6 @@ def test_digits_split_is_fixed_and_disjoint():
     assert len(a.train) == 1500 and len(a.test) == 297 and torch.equal(a.train.images, b.train.images)
     train = {x.numpy().tobytes() for x in a.train.images}
     assert sum(x.numpy().tobytes() in train for x in a.test.images) == 0
-
-
-def write_idx(path, array):
-    raw = b"\0\0\x08" + bytes([array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(gzip.compress(raw) if path.suffix == ".gz" else raw)
 
 
 def write_mnist(folder, ends=("", "", "", "")):
