@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from ldm.errors import Refusal
@@ -29,7 +29,7 @@ def whole(tensor: Tensor) -> Tensor:
 
 def write(weights: dict[str, Tensor], about: dict[str, Any], path: Path) -> None:
     """The weights and what is known of them, as JSON."""
-    save_file({key: halve(tensor) for key, tensor in weights.items()}, path, {KEY: json.dumps(about)})
+    path.write_bytes(save({key: halve(tensor) for key, tensor in weights.items()}, {KEY: json.dumps(about)}))
 
 
 def read(path: Path) -> dict[str, Any]:

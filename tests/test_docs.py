@@ -117,6 +117,9 @@ def place(tmp_path_factory):
         shutil.copy(ROOT / name, folder)
     write_fashion(folder / "fashion")
     write_folder(folder / "pictures", ["a red heart", "a cat"])
+    for box in (ROOT / "checkpoints").glob("*/model.safetensors"):
+        (folder / "checkpoints" / box.parent.name).mkdir(parents=True)
+        shutil.copy(box, folder / "checkpoints" / box.parent.name)
     names = config.load(ROOT / "configs" / "emoji" / "autoencoder.yaml").data
     write_folder(folder / "emoji", [*names.hold, "a cat"])
     shutil.copy(ROOT / "tests" / "fixtures" / "gluon30_400.hdf5", folder / "jets.hdf5")

@@ -14,6 +14,7 @@ Tasks: inpaint, super-resolve, denoise, edit, interpolate, by any checkpoint or 
 import argparse
 
 from ldm.errors import command, guard
+from ldm.scripts.flags import sampling
 
 
 def parse() -> argparse.Namespace:
@@ -22,22 +23,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--checkpoint", required=True, metavar="PATH", help="a run's folder or a checkpoint file")
     parser.add_argument("--output", default="samples", metavar="DIR", help="a new folder (default: samples)")
     parser.add_argument("--count", type=int, metavar="N", help="samples (default: 64; 4 for each input of a task; all of FILE)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seeds S ... S + N - 1, one a sample")
     parser.add_argument("--label", metavar="L", help="a class, by name or number (default: seed modulo classes)")
     parser.add_argument("--prompt", metavar="TEXT", help="what to show (default: the checkpoint's own prompts in turn)")
     parser.add_argument("--prompt-file", metavar="FILE", help="a prompt a line, in turn")
     text = "of every jet, or a JetNet file with the numbers (default: drawn as in training)"
     parser.add_argument("--constituents", metavar="N|FILE", help=text)
-    parser.add_argument("--solver", metavar="NAME", help="DDIM, Heun, EulerMaruyama, ... (default: the config's)")
-    parser.add_argument("--solver-option", action="append", metavar="KEY=VALUE", help="a field of the solver: churn=0.5")
-    parser.add_argument("--eta", type=float, help="short for --solver-option eta=..., DDIM's stochasticity")
-    parser.add_argument("--steps", type=int, metavar="N")
-    parser.add_argument("--grid", metavar="G", help="times: uniform, log_snr, karras; for Discrete also trailing, leading")
-    parser.add_argument("--guidance", type=float, metavar="W", help="1: the plain conditional model")
-    parser.add_argument("--weights", metavar="W", default="ema", help="ema, raw, ema:DECAY, or ema:0.05: any width, post-hoc")
-    parser.add_argument("--batch-size", type=int, metavar="B")
-    parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
-    parser.add_argument("--devices", type=int, default=1, metavar="N", help="processes a node that share the seeds (default: 1)")
+    sampling(parser)
     parser.add_argument("--interval", type=float, nargs=2, metavar=("LOW", "HIGH"), help="guide at these times alone, 0 = data")
     parser.add_argument("--rescale", type=float, metavar="PHI", help="0 ... 1: bring a guided sample's contrast back")
     text = "draw N samples' way from data to noise and back: trajectory.png and .gif (default: 4)"

@@ -1,0 +1,18 @@
+"""Flags that sample.py and evaluate.py have in common."""
+
+import argparse
+
+
+def sampling(parser: argparse.ArgumentParser) -> None:
+    """How samples are made, over the checkpoint's own settings."""
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seeds S ... S + N - 1, one a sample")
+    parser.add_argument("--solver", metavar="NAME", help="DDIM, Heun, EulerMaruyama, ... (default: the config's)")
+    parser.add_argument("--solver-option", action="append", metavar="KEY=VALUE", help="a field of the solver: churn=0.5")
+    parser.add_argument("--eta", type=float, help="short for --solver-option eta=..., DDIM's stochasticity")
+    parser.add_argument("--steps", type=int, metavar="N")
+    parser.add_argument("--grid", metavar="G", help="times: uniform, log_snr, karras; for Discrete also trailing, leading")
+    parser.add_argument("--guidance", type=float, metavar="W", help="1: the plain conditional model")
+    parser.add_argument("--weights", metavar="W", default="ema", help="ema, raw, ema:DECAY, or ema:0.05: any width, post-hoc")
+    parser.add_argument("--batch-size", type=int, metavar="B")
+    parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
+    parser.add_argument("--devices", type=int, default=1, metavar="N", help="processes a node that share the seeds (default: 1)")
