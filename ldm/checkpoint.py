@@ -23,6 +23,8 @@ from ldm.averaging import Weights, reconstruct
 from ldm.errors import Refusal
 
 VERSION = 1
+META = {"version": int, "stage": str, "config": dict, "shape": list | tuple, "classes": list | tuple, "trained": str}
+META |= {"ema": dict | None, "autoencoder": dict | None}  # of what a checkpoint says of itself; `text` besides, with captions
 
 
 def find(path: str | Path, prefer: str = "last") -> Path:
@@ -33,7 +35,8 @@ def find(path: str | Path, prefer: str = "last") -> Path:
     for name in (f"{prefer}.ckpt", "last.ckpt", "best.ckpt", packed.NAME):
         if (path / name).is_file():
             return path / name
-    why = "has no last.ckpt in it: did its training start?" if path.is_dir() else "is neither a run's folder nor a file"
+    missing = f"has no last.ckpt in it, nor {packed.NAME}: did its training start?"
+    why = missing if path.is_dir() else "is neither a run's folder nor a file"
     raise Refusal(f"checkpoint: '{path}' {why}")
 
 
@@ -46,9 +49,9 @@ def damaged_part(path: Path) -> str | None:
 def read(path: Path, device: str = "cpu") -> dict[str, Any]:
     """A run's checkpoint, or a packed one; one line if it is damaged, foreign or not ours."""
     state = _unpack(path) if path.suffix == ".safetensors" else _load(path, device)
-    needed = {"version", "stage", "config", "shape", "classes", "trained", "ema", "autoencoder"}
     meta = state.get("ldm") if isinstance(state, dict) else None
-    if not isinstance(meta, dict) or not needed <= meta.keys() or "state_dict" not in state:
+    whole = isinstance(meta, dict) and all(isinstance(meta.get(key, ...), kind) for key, kind in META.items())
+    if not whole or not isinstance(state.get("state_dict"), dict) or not isinstance(state.get("global_step"), int):
         raise Refusal(f"checkpoint: {path} was not written by ldm")
     if meta["version"] > VERSION:
         raise Refusal(f"checkpoint: {path} is of version {meta['version']}, this ldm reads up to {VERSION}; update")
@@ -60,7 +63,7 @@ def _unpack(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise Refusal(f"checkpoint: no file '{path}'")
     state = packed.read(path)
-    if "hash" in state and state["hash"] != fingerprint(state["state_dict"].items()):
+    if "ldm" in state and state.get("hash") != fingerprint(state["state_dict"].items()):
         raise Refusal(f"checkpoint: {path} is damaged (its weights have changed since it was packed); get it anew")
     return state
 
@@ -146,7 +149,8 @@ def expect_stage(state: Mapping[str, Any], stage: str, path: Path) -> None:
     found = state["ldm"]["stage"]
     if found != stage:
         uses = {"autoencoder": "name it as space.autoencoder of a latent config", "diffusion": "sample.py reads it"}
-        raise Refusal(f"checkpoint: {path} is of stage '{found}', '{stage}' is wanted here; {uses[found]}")
+        use = f"; {uses[found]}" if found in uses else ""
+        raise Refusal(f"checkpoint: {path} is of stage '{found}', '{stage}' is wanted here{use}")
 
 
 def under(state: Weights, prefix: str) -> Weights:
@@ -160,6 +164,8 @@ def weights(state: Mapping[str, Any], which: str, path: Path) -> Weights:
     From 0.5 up the number is a decay that the run kept (optim.ema, optim.ema_more); below, the relative width of a power
     profile, made of the snapshots beside the checkpoint (optim.posthoc). Refusal if there is no such average.
     """
+    if which not in ("ema", state.get("weights", which)):
+        raise Refusal(f"--weights: {path} was packed with its {state['weights']} weights alone, not {which}")
     ema = state["ldm"]["ema"]
     raw = under(state["state_dict"], state["ldm"]["trained"] + ".")
     if which in ("ema", "raw"):

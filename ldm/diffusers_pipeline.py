@@ -34,17 +34,18 @@ class LDMPipeline(DiffusionPipeline):
     ) -> ImagePipelineOutput:
         """A picture a seed (or a row of `latents`, standard normal noise), by default one a prompt or a label.
 
-        labels: class numbers, by default seed modulo classes. Labels and prompts are taken in turn.
+        labels: class numbers, by default seed modulo classes. Labels and prompts are taken in turn. ValueError: no such class.
         """
         about, device = json.loads(self.config.about), self._execution_device
         weight = about["guidance"] if guidance is None else guidance
         prompts = [prompts] if isinstance(prompts, str) else prompts
+        if seeds is None:
+            seeds = range(len(prompts or labels or [0]) if latents is None else len(latents))
         if latents is None:
-            seeds = range(len(prompts or labels or [0])) if seeds is None else seeds
             draws = [torch.randn(about["shape"], generator=torch.Generator().manual_seed(seed)) for seed in seeds]
             latents = torch.stack(draws)
         x = latents.to(device, self.unet.dtype)
-        told, untold = self.told(about, len(x), labels, prompts, device)
+        told, untold = self.told(about, seeds, labels, prompts, device)
         self.scheduler.set_timesteps(steps or about["steps"], device=device)
         for t in self.progress_bar(self.scheduler.timesteps):
             out = self.predict(x, t, told)
@@ -55,11 +56,13 @@ class LDMPipeline(DiffusionPipeline):
         picture = ((self.decode(x) / 2 + 0.5).clamp(0, 1)).permute(0, 2, 3, 1).float().cpu().numpy()
         return ImagePipelineOutput(images=self.numpy_to_pil(picture) if output_type == "pil" else picture)
 
-    def told(self, about: dict, count: int, labels: Any, prompts: Any, device: Any) -> tuple[dict, dict]:
+    def told(self, about: dict, seeds: Sequence[int], labels: Any, prompts: Any, device: Any) -> tuple[dict, dict]:
         """What the network is told, and what it is told for guidance: the class after the last, no caption."""
-        told, untold, classes = {}, {}, len(about["classes"])
+        told, untold, classes, count = {}, {}, len(about["classes"]), len(seeds)
         if classes:
-            chosen = [(labels or range(classes))[i % len(labels or range(classes))] for i in range(count)]
+            chosen = [labels[i % len(labels)] for i in range(count)] if labels else [seed % classes for seed in seeds]
+            if not 0 <= min(chosen) <= max(chosen) < classes:
+                raise ValueError(f"labels must be 0 ... {classes - 1}, got {chosen}")
             told["class_labels"] = torch.tensor(chosen, device=device)
             untold["class_labels"] = torch.full_like(told["class_labels"], classes)
         if self.text_encoder is not None:

@@ -14,8 +14,11 @@ import argparse
 import copy
 import json
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from ldm.errors import Refusal, guard
 
@@ -43,11 +46,17 @@ def export(checkpoint: str, output: str, weights: str = "ema") -> Path:
     expect_exportable(model)
     if folder.exists():
         raise Refusal(f"--output: {folder} is there already; name a new folder")
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    write(model, partial)
-    (partial / "README.md").write_text(card(model, checkpoint, weights, folder))
-    partial.rename(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
+    try:
+        write(model, partial)
+        (partial / "README.md").write_text(card(model, checkpoint, weights, folder))
+        partial.chmod(0o755)
+        partial.rename(folder)
+    except SafetensorError as error:  # its word for a full disk
+        raise Refusal(f"--output: {folder} could not be written ({error})") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 

@@ -25,15 +25,19 @@ def pack(checkpoint: str | Path, output: str | Path, weights: str = "ema") -> Pa
     from ldm import packed
     from ldm.checkpoint import find, read
 
-    source = find(checkpoint)
-    file = Path(output, packed.NAME)
-    if file.exists():
-        raise Refusal(f"--output: {file} is there already; name another folder")
+    source, folder = find(checkpoint), Path(output).resolve()
+    file = folder / packed.NAME
+    if file.exists() or (folder.exists() and not folder.is_dir()):
+        raise Refusal(f"--output: {file if file.exists() else folder} is there already; name another folder")
     kept, about = contents(read(source), weights, source)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    packed.write(kept, about, beside := file.with_suffix(".partial"))
-    beside.rename(file)
-    readme = file.with_name("README.md")
+    folder.mkdir(parents=True, exist_ok=True)
+    beside = file.with_suffix(".partial")
+    try:
+        packed.write(kept, about, beside)
+        beside.rename(file)
+    finally:
+        beside.unlink(missing_ok=True)
+    readme = folder / "README.md"
     if not readme.exists():
         readme.write_text(card(about, kept, file))
     return file
@@ -52,41 +56,50 @@ def contents(state: dict[str, Any], which: str, source: Path) -> tuple[dict[str,
     meta |= {"config": anonymous(meta["config"]), "ema": None}
     meta.pop("wandb_id", None)
     rounded = {key: packed.whole(packed.halve(tensor)) for key, tensor in kept.items()}
-    return kept, {"ldm": meta, "global_step": state["global_step"], "hash": checkpoint.fingerprint(rounded.items())}
+    about = {"ldm": meta, "global_step": state["global_step"], "weights": state.get("weights", which)}
+    return kept, about | {"hash": checkpoint.fingerprint(rounded.items())}
 
 
 def anonymous(config: dict[str, Any]) -> dict[str, Any]:
     """A resolved config with its own defaults where it names places of this machine."""
-    from ldm.config import from_dict
+    from ldm.config import Evaluate, LoggerConfig, RunConfig, from_dict
     from ldm.schema import to_dict
 
-    default = to_dict(from_dict({"name": config["name"], "stage": config["stage"], "data": config["data"]["name"]}))
-    fresh = config | {key: default[key] for key in ("output", "logger")}
-    if "root" in config["data"]:
-        fresh["data"] = config["data"] | {"root": default["data"]["root"]}
-    if "autoencoder" in config.get("space", {}):
-        fresh["space"] = config["space"] | {"autoencoder": Path(config["space"]["autoencoder"]).name}
-    return fresh
+    run = from_dict(config)
+    run.output, run.logger, run.evaluate, run.trainer.options = RunConfig.output, LoggerConfig(), Evaluate(), {}
+    if hasattr(run.data, "root"):
+        run.data.root = type(run.data).root
+    for part, key in (("space", "autoencoder"), ("text", "model")):
+        named = getattr(getattr(run, part, None), key, None)
+        if named and (part == "space" or Path(named).is_absolute()):
+            setattr(getattr(run, part), key, Path(named).name)
+    return to_dict(run)
 
 
 def card(about: dict[str, Any], kept: dict[str, Any], file: Path) -> str:
     """The model card, with what a person has to add."""
     from omegaconf import OmegaConf
 
-    meta, config = about["ldm"], about["ldm"]["config"]
+    meta, config, name = about["ldm"], about["ldm"]["config"], file.parent.name
     count = sum(t.numel() for key, t in kept.items() if key.startswith(meta["trained"]))
-    data, classes = f"{config['data']['name']} {tuple(meta['shape'])}", ", ".join(meta["classes"]) or "none"
-    kind = f"{config['space']['name']}" if "space" in config else "autoencoder"
+    stage1 = meta["stage"] == "autoencoder"
+    kind = "autoencoder" if stage1 else config["space"]["name"].lower()
+    use = (
+        f"train.py --config CONFIG space.autoencoder={name}"
+        if stage1
+        else f"sample.py --checkpoint {name} --output samples/{name}"
+    )
+    data = f"{config['data']['name']} {tuple(meta['shape'])}"
     return f"""---
 library_name: ldm
-tags: [diffusion, {kind.lower()}]
+tags: [{"autoencoder" if stage1 else f"diffusion, {kind}"}]
 ---
-# {file.parent.name}
+# {name}
 
-{kind} model of {data}: {count / 1e6:.2f} M parameters after {about["global_step"]} steps, averaged weights in half precision, \
-{file.stat().st_size / 1e6:.1f} MB. Classes: {classes}.
+Model ({kind}) of {data}: {count / 1e6:.2f} M parameters after {about["global_step"]} steps,
+{about["weights"]} weights in half precision, {file.stat().st_size / 1e6:.1f} MB. Classes: {", ".join(meta["classes"]) or "none"}.
 
-    python sample.py --checkpoint {file.parent} --output samples/{file.parent.name}
+    python {use}
 
 Say here: the data and their licence, the training command, figures with the seeds and commands that gave them, what it cannot do.
 

@@ -19,8 +19,10 @@ KEY = "ldm"  # of the file's header
 
 
 def halve(tensor: Tensor) -> Tensor:
-    """Matrices and kernels in half precision; vectors (norms, biases, whitening) are too few to save on."""
-    return (tensor.half() if tensor.is_floating_point() and tensor.dim() > 1 else tensor).contiguous()
+    """Matrices and kernels in half precision; vectors (norms, biases, whitening) are too few, what overflows stays whole."""
+    if not tensor.is_floating_point() or tensor.dim() < 2 or not tensor.half().isfinite().all():
+        return tensor.contiguous()
+    return tensor.half().contiguous()
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -38,7 +40,7 @@ def read(path: Path) -> dict[str, Any]:
         with safe_open(path, "pt") as file:
             header = (file.metadata() or {}).get(KEY)
             weights = {key: whole(file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118 - it is no dict
-        about = json.loads(header) if header else {}
-    except (SafetensorError, OSError, ValueError) as error:
+        about = json.loads(header or "null")
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise Refusal(f"checkpoint: {path} is damaged or cut short ({str(error).splitlines()[0]}); get it anew") from None
-    return {"state_dict": weights, "ldm": about.pop("ldm", None), **about}
+    return {**(about if isinstance(about, dict) else {}), "state_dict": weights}

@@ -101,6 +101,13 @@ def test_the_command_and_what_it_refuses(pixel_run, tmp_path):
     assert again.returncode == 2 and "is there already" in again.stderr and "Traceback" not in again.stderr
     pipe = DiffusionPipeline.from_pretrained(tmp_path / "out", trust_remote_code=True)
     assert [image.size for image in pipe(labels=[3, 7], steps=2).images] == [(8, 8)] * 2
+    with pytest.raises(ValueError, match="labels must be 0"):
+        pipe(labels=[10], steps=2)
+    precious = tmp_path / "new.partial" / "precious.txt"
+    precious.parent.mkdir()
+    precious.write_text("mine")
+    export(str(pixel_run), str(tmp_path / "new"))
+    assert precious.read_text() == "mine" and not list(tmp_path.glob("new.[!p]*"))
     model = restore(pixel_run)
     model.denoiser.schedule = type("Other", (), {})()
     with pytest.raises(Refusal, match=r"want alpha\^2 \+ sigma\^2 = 1, not Other"):

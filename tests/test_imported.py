@@ -75,18 +75,25 @@ def test_what_is_refused(tmp_path):
         with pytest.raises(Refusal, match=reason):
             imported.load(folder, shape)
 
-    refused("for pictures of 1 channels, the data has 3", (3, 8, 8))
+    refused("for pictures of 1 channels in and 1 out, the data has 3", (3, 8, 8))
     for change, reason in (
         ({"_class_name": "VQModel"}, "holds diffusers' VQModel"),
         ({"act_fn": "relu"}, "only silu is known"),
         ({"down_block_types": ["DownEncoderBlock2D", "AttnDownEncoderBlock2D"]}, "only DownEncoderBlock2D"),
         ({"block_out_channels": [8, 18]}, "must be multiples of norm_groups"),
+        ({"block_out_channels": 16}, "not of the kind"),
+        ({"block_out_channels": [8, "16"]}, "not of the kind"),
+        ({"latent_channels": 2.0}, "not of the kind"),
+        ({"layers_per_block": None}, "not of the kind"),
+        ({"down_block_types": 5}, "not of the kind"),
+        ({"out_channels": 3}, "1 channels in and 3 out, the data has 1"),
         ({"latent_channels": 3}, "cannot be read|mismatched"),
     ):
         (folder / "config.json").write_text(json.dumps(about | change))
         refused(reason)
-    (folder / "config.json").write_text("{")
-    refused("is not readable")
+    for text in ("{", "[" * 100_000, "[1]"):
+        (folder / "config.json").write_text(text)
+        refused("is not readable")
     (folder / "config.json").write_text(json.dumps(about))
     (folder / FILE).write_bytes(weights[:-10])
     refused("cannot be read")

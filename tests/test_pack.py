@@ -7,14 +7,20 @@ import sys
 
 import numpy as np
 import pytest
-from helpers import ROOT, grey, script
+import torch
+from helpers import ROOT, grey, largest_difference, run_config, script
 from safetensors import safe_open
+from safetensors.torch import save
 
-from ldm import checkpoint
+from ldm import checkpoint, packed
 from ldm.errors import Refusal
 from ldm.model import load_autoencoder, restore
 from ldm.pack import pack
 from ldm.sampling import generate
+from ldm.training.run import train
+
+CHANGES = ["-hash", "-global_step", 'ldm.version="2"', "ldm.version=99", 'ldm.stage="foo"', "ldm.stage=[1]", "ldm.config=[1]"]
+CHANGES += ["ldm.shape=3", "ldm.classes=null", "ldm.trained=1", "ldm.ema=1", "ldm.autoencoder=[2]", "ldm.config={}"]
 
 
 @pytest.mark.parametrize("kind", ["pixel_run", "latent_run"])
@@ -39,6 +45,28 @@ def test_a_packed_stage_1_serves_stage_2(stage1, tmp_path):
     assert all(np.allclose(found[key], before[key], rtol=1e-3, atol=1e-4) for key in found)
 
 
+def test_jets_too_and_what_names_this_machine_is_left_out(tmp_path):
+    run = train(run_config("jets", tmp_path, "evaluate.features=/home/alice/features.pt"))
+    file = pack(run, tmp_path / "box")
+    model = restore(file)
+    assert generate(model, model.settings, range(4)).shape == (4, 30, 3)
+    for text in (file.with_name("README.md").read_text(), json.dumps(packed.read(file)["ldm"])):
+        assert "alice" not in text and str(tmp_path) not in text and "tests/fixtures" not in text
+
+
+def test_what_overflows_half_precision_stays_whole():
+    kept = packed.halve(torch.tensor([[1e5, 1.0]]))
+    assert kept.dtype == torch.float32 and kept[0, 0] == 1e5 and packed.halve(torch.ones(2, 2)).dtype == torch.float16
+
+
+def test_it_holds_one_average_alone(pixel_run, tmp_path):
+    raw = pack(pixel_run, tmp_path / "raw", "raw")
+    assert largest_difference(restore(raw).denoiser.state_dict(), restore(pixel_run, "raw").denoiser.state_dict()) < 1e-3
+    restore(raw, "raw")
+    with pytest.raises(Refusal, match="was packed with its ema weights alone, not raw"):
+        restore(pack(pixel_run, tmp_path / "ema"), "raw")
+
+
 def test_a_run_in_the_same_folder_comes_first(pixel_run, tmp_path):
     folder = pack(pixel_run, tmp_path / "box").parent
     assert checkpoint.find(folder) == folder / "model.safetensors"
@@ -55,10 +83,26 @@ def test_what_is_refused(pixel_run, tmp_path):
         file.write_bytes(damage)
         with pytest.raises(Refusal, match=reason):
             restore(file)
-    from safetensors.torch import save_file
+    afile = tmp_path / "afile"
+    afile.write_text("")
+    with pytest.raises(Refusal, match="afile is there already"):
+        pack(pixel_run, afile)
 
-    save_file({"a": restore(pixel_run).denoiser.net.unet.conv_in.weight.contiguous()}, file)
-    with pytest.raises(Refusal, match="was not written by ldm"):
+
+@pytest.mark.parametrize("header", ["", "3", "null", "[" * 100_000, "abc", '{"ldm": "[1]"}', '{"state_dict": 1}', *CHANGES])
+def test_a_foreign_header_is_refused(header, pixel_run, tmp_path):
+    file = pack(pixel_run, tmp_path / "box")
+    with safe_open(file, "pt") as opened:
+        about = json.loads(opened.metadata()["ldm"])
+        weights = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+    if header.startswith("ldm."):
+        key, value = header.removeprefix("ldm.").split("=")
+        about["ldm"][key] = json.loads(value)
+        header = json.dumps(about)
+    elif header.startswith("-"):
+        header = json.dumps({key: value for key, value in about.items() if key != header[1:]})
+    file.write_bytes(save(weights, {"ldm": header}))
+    with pytest.raises(Refusal):
         restore(file)
 
 

@@ -19,6 +19,9 @@ from ldm.networks.autoencoder import Autoencoder, AutoencoderKL, Shape
 CONFIG = "config.json"
 ABSENT = {"act_fn": "silu", "down_block_types": "DownEncoderBlock2D", "up_block_types": "UpDecoderBlock2D"}
 
+USED = {*ABSENT, "block_out_channels", "layers_per_block", "latent_channels", "norm_num_groups", "in_channels", "out_channels"}
+USED |= {"mid_block_add_attention", "use_quant_conv", "use_post_quant_conv"}
+
 
 def find(path: str | Path) -> Path | None:
     """The folder of an autoencoder that a path names: itself, or `vae` or `vqvae` of a pipeline; None if there is none."""
@@ -29,8 +32,9 @@ def find(path: str | Path) -> Path | None:
 def load(folder: Path, shape: Shape) -> tuple[Autoencoder, AutoencoderKL]:
     """The autoencoder for pictures of `shape`, and its config; Refusal if it is of another kind, damaged or of other channels."""
     about = _config(folder)
-    if about["in_channels"] != shape[0] or about["out_channels"] != shape[0]:
-        raise Refusal(f"space.autoencoder: {folder} is for pictures of {about['in_channels']} channels, the data has {shape[0]}")
+    if not about["in_channels"] == about["out_channels"] == shape[0]:
+        both = f"{about['in_channels']} channels in and {about['out_channels']} out"
+        raise Refusal(f"space.autoencoder: {folder} is for pictures of {both}, the data has {shape[0]}")
     try:
         config = AutoencoderKL(
             channels=tuple(about["block_out_channels"]),
@@ -51,14 +55,24 @@ def _config(folder: Path) -> dict[str, Any]:
     try:
         given = json.loads((folder / CONFIG).read_text())
         about = dict(DiffusersKL().config) | given
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise Refusal(f"space.autoencoder: {folder / CONFIG} is not readable ({error})") from None
     if about.get("_class_name") != "AutoencoderKL":
         raise Refusal(f"space.autoencoder: {folder} holds diffusers' {about.get('_class_name')}; an AutoencoderKL is wanted")
+    for key, default in DiffusersKL().config.items():
+        if key in USED and not _alike(about[key], default):
+            raise Refusal(f"space.autoencoder: {folder / CONFIG}: {key} = {about[key]!r} is not of the kind of {default!r}")
     for key, only in ABSENT.items():
         if set([about[key]] if isinstance(about[key], str) else about[key]) != {only}:
             raise Refusal(f"space.autoencoder: {folder}: {key} = {about[key]}; only {only} is known here")
     return about
+
+
+def _alike(value: Any, default: Any) -> bool:
+    """Of one type; of a list, each of its items."""
+    if isinstance(default, (list, tuple)):
+        return isinstance(value, (list, tuple)) and bool(value) and all(type(v) is type(default[0]) for v in value)
+    return type(value) is type(default)
 
 
 def _weights(folder: Path, about: dict[str, Any]) -> dict[str, Tensor]:
