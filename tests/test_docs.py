@@ -295,7 +295,7 @@ def test_the_worked_examples(tmp_path):
     assert "Midpoint" in (tmp_path / "samples" / "midpoint" / "settings.json").read_text()
     picture = grey(tmp_path / "mirrored.png")
     tile = picture[2 : picture.shape[0] // 4, 2 : 2 + 64]
-    assert tile.std() > 10 and np.array_equal(tile, tile[:, ::-1])
+    assert tile.std() > 10 and np.abs(tile - tile[:, ::-1]).max() <= 1
 
 
 SRUN = """#!/bin/bash
