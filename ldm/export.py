@@ -167,8 +167,8 @@ def scheduler(model: "Model") -> "DDIMScheduler":  # noqa: F821
 def card(model: "Model", checkpoint: str, weights: str, folder: Path) -> str:  # noqa: F821
     """The model card."""
     kind, name = "latent" if hasattr(model.space, "autoencoder") else "pixel", stock(model)
-    told = f"labels=[0, 1]{', guidance=2' if model.classes else ''}" if model.classes else ""
-    told = 'prompts=["a red heart"], guidance=3' if model.text else told or "seeds=[0, 1]"
+    told = "labels=[0, 1], guidance=2" if model.classes else "seeds=[0, 1]"
+    told = 'prompts=["a red heart"], guidance=3' if model.text else told
     call = "batch_size=2, num_inference_steps=25" if name else told
     why = f"A stock {name}: no code of ours is in the folder." if name else WHY
     return f"""---

@@ -38,17 +38,18 @@ def contents(state: dict[str, Any], which: str, source: Path) -> tuple[dict[str,
     """The weights that sampling needs, and what the checkpoint says of them without paths and ids of this machine."""
     from ldm import checkpoint, packed
 
-    meta, spaces = dict(state["ldm"]), checkpoint.under(state["state_dict"], "space.")
+    meta = dict(state["ldm"])
     kept = {f"{meta['trained']}.{key}": tensor for key, tensor in checkpoint.weights(state, which, source).items()}
-    kept |= {f"space.{key}": tensor for key, tensor in spaces.items()}
-    if inside := meta["autoencoder"]:  # rounded to half precision it is another one, with another hash
-        halved = {key: packed.whole(packed.halve(t)) for key, t in checkpoint.under(spaces, "autoencoder.").items()}
-        meta["autoencoder"] = {"config": anonymous(inside["config"]), "hash": checkpoint.fingerprint(halved.items())}
+    kept |= {key: tensor for key, tensor in state["state_dict"].items() if key.startswith("space.")}
+    kept = {key: packed.halve(tensor) for key, tensor in kept.items()}
+    found = {key: packed.whole(tensor) for key, tensor in kept.items()}  # as it will be read
+    if inside := meta["autoencoder"]:  # rounded it is another one, with another hash
+        digest = checkpoint.fingerprint(checkpoint.under(found, "space.autoencoder.").items())
+        meta["autoencoder"] = {"config": anonymous(inside["config"]), "hash": digest}
     meta |= {"config": anonymous(meta["config"]), "ema": None}
     meta.pop("wandb_id", None)
-    rounded = {key: packed.whole(packed.halve(tensor)) for key, tensor in kept.items()}
     about = {"ldm": meta, "global_step": state["global_step"], "weights": state.get("weights", which)}
-    return kept, about | {"hash": checkpoint.fingerprint(rounded.items())}
+    return kept, about | {"hash": checkpoint.fingerprint(found.items())}
 
 
 def anonymous(config: dict[str, Any]) -> dict[str, Any]:

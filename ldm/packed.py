@@ -30,8 +30,8 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def write(weights: dict[str, Tensor], about: dict[str, Any], path: Path) -> None:
-    """The weights and what is known of them, as JSON."""
-    path.write_bytes(save({key: halve(tensor) for key, tensor in weights.items()}, {KEY: json.dumps(about)}))
+    """Halved weights, and what is known of them as JSON."""
+    path.write_bytes(save(weights, {KEY: json.dumps(about)}))
 
 
 def read(path: Path) -> dict[str, Any]:
