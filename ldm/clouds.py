@@ -12,6 +12,7 @@ from torch import Tensor
 from ldm.data.jet_files import read_jets, write_jets
 from ldm.errors import Refusal
 from ldm.model import Model
+from ldm.names import file_names
 from ldm.pointcloud import PointCloudSpace
 from ldm.spaces import Told
 
@@ -50,7 +51,9 @@ def write_clouds(
     folder: Path, features: Tensor, mask: Tensor, seeds: Sequence[int], labels: Sequence[str] | None, settings: dict[str, Any]
 ) -> list[str]:
     """jets.hdf5, or a file for each type, in JetNet's layout; samples.jsonl (a line each) and settings.json. The files' names."""
-    names = [f"{label.replace(' ', '-')}.hdf5" for label in labels] if labels else ["jets.hdf5"] * len(seeds)
+    kinds = sorted(set(labels or []))
+    files = dict(zip(kinds, file_names(kind.replace(" ", "-") for kind in kinds), strict=True))
+    names = [f"{files[label]}.hdf5" for label in labels] if labels else ["jets.hdf5"] * len(seeds)
     lines: list[dict[str, Any]] = [{}] * len(seeds)
     for name in dict.fromkeys(names):
         rows = [i for i, other in enumerate(names) if other == name]

@@ -37,6 +37,7 @@ from ldm.diffusion.solvers import (
 )
 from ldm.diffusion.times import Importance, Spacing
 from ldm.errors import Refusal, nearest, one_of, require
+from ldm.names import file_name, plain
 from ldm.networks.autoencoder import AutoencoderKL, VQModel
 from ldm.networks.set_transformer import SetTransformer
 from ldm.networks.text import CLIPText, MiniLM
@@ -223,7 +224,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         require(self.seed >= 0, f"seed must be at least 0, got {self.seed}")
-        require(bool(self.name) and Path(self.name).name == self.name, f"name '{self.name}' must be a plain folder name")
+        require(plain(self.name), f"name '{self.name}' must be a plain folder name; '{file_name(self.name)}' would be one")
 
     @property
     def folder(self) -> Path:

@@ -5,6 +5,8 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 
+from ldm.names import printable
+
 
 class Refusal(Exception):
     """Bad input. The message is one line: what, where, and what to do."""
@@ -41,6 +43,11 @@ def command(script: str) -> str:
     return f"python {script}.py" if sys.argv[0].endswith(".py") else f"ldm-{script}"
 
 
+def say(text: str) -> None:
+    """A line, or several, for the person who watches; nothing in it is obeyed by a terminal."""
+    print(printable(text, keep="\n"), flush=True)
+
+
 def require(holds: bool, message: str) -> None:
     """For `__post_init__` checks: a ValueError, to which the loader adds the file and the key."""
     if not holds:
@@ -48,7 +55,9 @@ def require(holds: bool, message: str) -> None:
 
 
 def guard(main: Callable[[], None]) -> None:
-    """Run a script's main: a Refusal or a full disk is one line and status 2, Ctrl-C is status 130."""
+    """Run a script's main: a Refusal, a full disk or a full memory is one line and status 2, Ctrl-C is status 130."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal has no letters for
     try:
         main()
     except Refusal as error:
@@ -57,13 +66,23 @@ def guard(main: Callable[[], None]) -> None:
         _leave(str(stop), 128 + stop.number, "stopped")
     except KeyboardInterrupt:
         _leave("interrupted", 130)
+    except MemoryError:
+        _leave("out of memory; ask for less at once (--batch-size, --count, data.batch_size)", 2)
     except OSError as error:
         what = "no space left on the disk" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
         _leave(f"{error.filename or 'a file'}: {what}", 2)
 
 
+def _end_bars() -> None:
+    """End the line of every progress bar that is still open, so that no message is glued to it."""
+    if bars := sys.modules.get("tqdm.std"):
+        for bar in list(bars.tqdm._instances):
+            bar.close()
+
+
 def _leave(message: str, status: int, word: str = "error") -> None:
     if os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0":  # once, not once a rank
-        print(f"{word}: {' '.join(message.split())}", file=sys.stderr, flush=True)
+        _end_bars()
+        print(f"{word}: {printable(' '.join(message.split()))}", file=sys.stderr, flush=True)
     sys.stdout.flush()
     sys.exit(status)

@@ -19,7 +19,7 @@ from ldm.config import Data, SampleConfig, from_dict
 from ldm.data.batches import as_bytes, as_images
 from ldm.data.images import Images
 from ldm.data.jets import JetNet
-from ldm.errors import Refusal, one_of
+from ldm.errors import Refusal, one_of, say
 from ldm.metrics import features as feature_networks
 from ldm.metrics.distances import Moments, frechet_distance
 from ldm.metrics.features import Features
@@ -123,7 +123,7 @@ def load_lpips(shape: tuple[int, ...], device: str, say: bool) -> LearnedPercept
         return LearnedPerceptualImagePatchSimilarity("alex").to(device)
     except (OSError, RuntimeError, ValueError) as error:
         if say:
-            print(f"LPIPS is skipped: {str(error).splitlines()[0]}", flush=True)
+            say(f"LPIPS is skipped: {str(error).splitlines()[0]}")
         return None
 
 
@@ -200,9 +200,9 @@ def run(
     made |= origin(real, network) | {"weights": weights, "device": device, "processes": ranks.world}
     made["checkpoint"] = {"path": str(file), "hash": file_hash(file), "stage": meta["stage"], "step": state["global_step"]}
     append(log, records(figures, made))
-    print(f"{file}: step {state['global_step']}, {weights} weights; {network.name} features; {what}, {real.moments.n} pictures")
-    print(table(figures))
-    print(f"wrote {len(figures)} records to {log}")
+    say(f"{file}: step {state['global_step']}, {weights} weights; {network.name} features; {what}, {real.moments.n} pictures")
+    say(table(figures))
+    say(f"wrote {len(figures)} records to {log}")
 
 
 def origin(real: Reference, network: Features) -> dict[str, Any]:

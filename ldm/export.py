@@ -19,7 +19,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from ldm.errors import Refusal, guard
+from ldm.errors import Refusal, guard, say
 from ldm.scripts.flags import to_folder
 
 TABLE = 1000  # entry i of the scheduler is t = (i + 1) / TABLE
@@ -192,7 +192,7 @@ pipe({call}).images[0].show()
 
 def main() -> None:
     folder = export(**vars(to_folder("ldm.export", __doc__, "a new folder")))
-    print(f"exported to {folder}")
+    say(f"exported to {folder}")
 
 
 if __name__ == "__main__":

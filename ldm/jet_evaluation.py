@@ -13,7 +13,7 @@ from tqdm import tqdm
 from ldm import checkpoint
 from ldm.config import SampleConfig, from_dict
 from ldm.data.jets import JetNet, Jets, JetSet
-from ldm.errors import Refusal
+from ldm.errors import Refusal, say
 from ldm.metrics.jets import ALL, Cloud, evaluate_jets
 from ldm.metrics.particlenet import resources
 from ldm.metrics.records import Figure, append, file_hash, records, table
@@ -43,7 +43,7 @@ def available() -> tuple[str, ...]:
     try:
         resources()
     except Refusal as error:
-        print(f"FPND is skipped: {error}", flush=True)
+        say(f"FPND is skipped: {error}")
         return tuple(metric for metric in ALL if metric != "fpnd")
     return ALL
 
@@ -121,6 +121,6 @@ def run(
     how |= {"weights": weights, "device": device, "processes": ranks.world, "reference": {"what": split, "n": len(real)}}
     made = {"checkpoint": {"path": str(file), "hash": file_hash(file), "stage": "diffusion", "step": model.step}}
     append(log, records(figures, how | made))
-    print(f"{file}: step {model.step}, {weights} weights; {len(few)} jets against {len(real)} {split} jets")
-    print(table(figures))
-    print(f"wrote {len(figures)} records to {log}")
+    say(f"{file}: step {model.step}, {weights} weights; {len(few)} jets against {len(real)} {split} jets")
+    say(table(figures))
+    say(f"wrote {len(figures)} records to {log}")

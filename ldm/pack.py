@@ -7,7 +7,7 @@ python sample.py --checkpoint checkpoints/fashion-latent
 from pathlib import Path
 from typing import Any
 
-from ldm.errors import Refusal, guard
+from ldm.errors import Refusal, guard, say
 from ldm.scripts.flags import to_folder
 
 
@@ -105,7 +105,7 @@ Say here: the data and their licence, the training command, figures with the see
 
 def main() -> None:
     file = pack(**vars(to_folder("ldm.pack", __doc__, "where model.safetensors and README.md go")))
-    print(f"packed to {file} ({file.stat().st_size / 1e6:.1f} MB); its card is {file.with_name('README.md')}")
+    say(f"packed to {file} ({file.stat().st_size / 1e6:.1f} MB); its card is {file.with_name('README.md')}")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldm.errors import Refusal
+from ldm.errors import Refusal, say
 from ldm.model import Model
 
 
@@ -30,5 +30,5 @@ def prompts_from(model: Model, prompt: str | None, file: str | None, seeds: Sequ
         raise Refusal(f"{flag}: {'the prompt' if file is None else file} is empty; leave it out for the checkpoint's own prompts")
     for line in lines:
         if rest := model.text.cut(line):
-            print(f"{flag}: longer than {model.text.length} tokens; cut: '{rest}'", flush=True)
+            say(f"{flag}: longer than {model.text.length} tokens; cut: '{rest}'")
     return [lines[i % len(lines)] for i in range(len(seeds))]

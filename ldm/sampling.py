@@ -21,7 +21,7 @@ from ldm.config import SampleConfig, from_dict
 from ldm.diffusion import solvers
 from ldm.diffusion.schedules import Schedule
 from ldm.diffusion.tasks import cfg
-from ldm.errors import Refusal
+from ldm.errors import Refusal, say
 from ldm.model import KEPT, Model, restore, without
 from ldm.pictures import write
 from ldm.pointcloud import PointCloudSpace
@@ -200,7 +200,8 @@ def run(
     how = f"{name}, {settings.steps} steps, guidance {settings.guidance:g}, {device}"
     told = model.space.draw(seeds, labels) if numbers is None else clouds.told(model, numbers, jet)
     mine = ranks.share(range(count))
-    fabric.print(f"{checkpoint}: step {model.step}, {weights} weights, {how}")
+    if fabric.is_global_zero:
+        say(f"{checkpoint}: step {model.step}, {weights} weights, {how}")
     jets = isinstance(model.space, PointCloudSpace)
     own = [[rows[i] for i in mine] if rows else None for rows in (seeds, labels, prompts)]
     recorder = Recorder(model, settings, own[0], min(trajectory, settings.batch_size)) if trajectory and not jets else None
@@ -219,7 +220,7 @@ def run(
     write(folder, samples, seeds, names, record | how, prompts)
     if recorder is not None:
         recorder.write(folder)
-    print(f"wrote {count} pictures, grid.png{', trajectory.png, trajectory.gif' if recorder else ''} to {folder}/")
+    say(f"wrote {count} pictures, grid.png{', trajectory.png, trajectory.gif' if recorder else ''} to {folder}/")
 
 
 def _write_jets(
@@ -239,4 +240,4 @@ def _write_jets(
 
         few = {key: value[:trajectory] for key, value in told.items()}
         reverse_process(*reverse(model, settings, seeds[:trajectory], few), jets=trajectory).save(folder / "trajectory.png")
-    print(f"wrote {len(seeds)} jets to {', '.join(f'{folder}/{name}' for name in files)}")
+    say(f"wrote {len(seeds)} jets to {', '.join(f'{folder}/{name}' for name in files)}")

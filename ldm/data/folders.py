@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from ldm.data.batches import Batch
 from ldm.data.images import ImageData, Images
-from ldm.errors import Refusal, one_of
+from ldm.errors import Refusal, one_of, say
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 GREY_MODES = ("1", "L", "I", "I;16", "F")
@@ -147,7 +147,7 @@ def read_image(path: Path, size: int, channels: int) -> Tensor:
 
 @cache
 def _name_once(path: Path, why: str) -> None:
-    print(f"data: {path} cannot be read ({why}); skipped", flush=True)
+    say(f"data: {path} cannot be read ({why}); skipped")
 
 
 class FolderSet(Dataset):

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ldm.data.batches import Batch
-from ldm.errors import Refusal
+from ldm.errors import Refusal, say
 from ldm.randomness import permutation
 
 GREY = tuple(str(i) for i in range(10))
@@ -194,7 +194,7 @@ def _download(name: str, root: str) -> None:
     """torchvision's downloads, with their checksums; one line when there is no network."""
     from torchvision import datasets
 
-    print(f"data: downloading {name} into {root}", flush=True)
+    say(f"data: downloading {name} into {root}")
     try:
         if name == "CIFAR10":
             url, md5 = CIFAR_BINARY

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ldm.errors import Refusal
+from ldm.errors import Refusal, say
 from ldm.kinematics import jet_kinematics
 
 KEYS = ("particle_features", "jet_features")
@@ -31,7 +31,7 @@ def read_jets(path: Path, constituents: int, truncate: bool = False) -> Arrays:
     _check_values(path, features, mask, jet)
     filled = mask.any(1)
     if not filled.all():
-        print(f"data: {path}: {(~filled).sum()} jets without a constituent are left out", flush=True)
+        say(f"data: {path}: {(~filled).sum()} jets without a constituent are left out")
         features, mask, jet = features[filled], mask[filled], jet[filled]
     if not len(mask):
         raise Refusal(f"{path}: no jet has a constituent; get the file again")

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from ldm.data.batches import Batch
 from ldm.data.jet_files import read_jets
-from ldm.errors import Refusal, one_of, require
+from ldm.errors import Refusal, one_of, require, say
 
 TYPES = ("g", "q", "t", "w", "z")
 NAMES = {"g": "gluon", "q": "light quark", "t": "top", "w": "W", "z": "Z"}
@@ -141,7 +141,7 @@ class JetNet:
 
 def download(path: Path, record: int) -> Path:
     """Get a file of a Zenodo record, as the jetnet package does, and hold it against Zenodo's MD5."""
-    print(f"data: downloading {path.name} from zenodo.org/records/{record} into {path.parent}", flush=True)
+    say(f"data: downloading {path.name} from zenodo.org/records/{record} into {path.parent}")
     part = path.with_name(path.name + ".part")
     try:
         with urlopen(f"https://zenodo.org/api/records/{record}", timeout=20) as answer:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ldm.data.batches import Batch
-from ldm.errors import Refusal
+from ldm.errors import Refusal, say
 
 VERSION = 1  # of what the files hold
 PARTS = {"moments": np.float16, "label": np.int64, "index": np.int64}
@@ -72,7 +72,7 @@ def open_cache(folder: Path) -> LatentCache | None:
             raise ValueError("a file was cut short")
         return LatentCache(folder)
     except (OSError, ValueError, KeyError) as error:
-        print(f"latent cache: {folder} is damaged ({str(error).splitlines()[0]}); computed again", flush=True)
+        say(f"latent cache: {folder} is damaged ({str(error).splitlines()[0]}); computed again")
         return None
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image
 
 from ldm.demo.limits import JETS, PICTURES, Limits
-from ldm.errors import Refusal
+from ldm.errors import Refusal, say
 from ldm.model import Model, restore
 from ldm.pointcloud import PointCloudSpace
 from ldm.sampling import pick_device
@@ -122,7 +122,7 @@ def run(
 
         file = find(checkpoint)
         page = serve(model, file.resolve().parent.name, limits, host, port, file)
-        print(f"{checkpoint}: step {model.step}, {weights} weights\npage: {page.local_url} (Ctrl-C ends it)", flush=True)
+        say(f"{checkpoint}: step {model.step}, {weights} weights\npage: {page.local_url} (Ctrl-C ends it)")
         try:
             threading.Event().wait()
         finally:

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from ldm.errors import Refusal
+from ldm.errors import Refusal, say
 from ldm.metrics.distances import NEEDED, Moments, density_coverage, frechet_distance, kernel_distance, precision_recall
 from ldm.metrics.features import Features
 from ldm.metrics.records import Figure, short
@@ -58,4 +58,4 @@ def check_count(count: int, real: int, what: str, dim: int) -> None:
         which = f"count {count}" if count < NEEDED else f"{what}: {real} pictures"
         raise Refusal(f"evaluate: {which}: too few, the metrics' neighbours need {NEEDED} samples and {2 * NEEDED} real pictures")
     if count <= dim:
-        print(f"warning: {count} samples in {dim} dimensions: the Fréchet distance's covariance has not full rank", flush=True)
+        say(f"warning: {count} samples in {dim} dimensions: the Fréchet distance's covariance has not full rank")

@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from ldm.data.batches import Shard, loader
+from ldm.errors import say
 from ldm.metrics.distances import Moments
 from ldm.metrics.features import Features
 from ldm.randomness import permutation
@@ -75,7 +76,7 @@ def reference(
     try:
         _write(computed, path)
     except (OSError, SafetensorError) as error:
-        print(f"the reference is not kept: {path} cannot be written ({str(error).splitlines()[0]})", flush=True)
+        say(f"the reference is not kept: {path} cannot be written ({str(error).splitlines()[0]})")
     return computed
 
 
@@ -123,5 +124,5 @@ def _read(path: Path, key: str, what: str) -> Reference | None:
             moments = Moments(json.loads(meta["facts"])["n"], file.get_tensor("total"), file.get_tensor("outer"))
             return Reference(moments, file.get_tensor("rows"), key, what)
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        print(f"{path} is damaged ({str(error).splitlines()[0]}); computed again", flush=True)
+        say(f"{path} is damaged ({str(error).splitlines()[0]}); computed again")
         return None

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
-from ldm import checkpoint, randomness, schema
+from ldm import checkpoint, errors, randomness, schema
 from ldm.averaging import WIDTHS
 from ldm.config import Optim, RunConfig
 from ldm.data.batches import Batch
@@ -22,7 +22,7 @@ from ldm.training.ema import EMA
 @rank_zero_only
 def say(text: str) -> None:
     """A line for the person who watches, once and not once a rank."""
-    print(text, flush=True)
+    errors.say(text)
 
 
 def learning_rate(optim: Optim, step: int, max_steps: int) -> float:

@@ -10,6 +10,7 @@ from torch import Tensor
 from ldm.diffusion import tasks
 from ldm.errors import Refusal, one_of
 from ldm.model import Model
+from ldm.names import file_names
 from ldm.pointcloud import PointCloudSpace
 from ldm.randomness import generator
 from ldm.trained import SuperResolve
@@ -99,7 +100,7 @@ def read(model: Model, task: Task, image: list[str], mask: str | None, seed: int
     hint = "--degrade shrinks a picture of full size first" if small else "crop or scale the picture first"
     sizes = [(height // factor, width // factor)]
     pictures = [read_picture(path, channels, sizes, hint) for path in paths]
-    names = unique([path.stem for path in paths])
+    names = file_names(path.stem for path in paths)
     named = zip(names, pictures, paths, strict=True)
     cases = [ready(model, task, Case(name, picture), seed, str(path)) for name, picture, path in named]
     if mask is not None:
@@ -117,11 +118,6 @@ def ready(model: Model, task: Task, case: Case, seed: int, where: str) -> Case:
             raise Refusal(f"--image: no noise was found in {where}; say how much there is by --noise-std")
         check_noise(model, case.noise_std, f"--image: in {where}, estimated")
     return case
-
-
-def unique(names: list[str]) -> list[str]:
-    """Names with a number where they come twice."""
-    return [name if names.count(name) == 1 else f"{name}-{names[:i].count(name) + 1}" for i, name in enumerate(names)]
 
 
 def degraded(model: Model, task: Task, case: Case, seed: int) -> Case:

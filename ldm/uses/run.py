@@ -14,7 +14,7 @@ from ldm.checkpoint import find
 from ldm.config import SampleConfig
 from ldm.diffusion import tasks
 from ldm.diffusion.solvers import DPMpp2MSDE
-from ldm.errors import Refusal
+from ldm.errors import Refusal, say
 from ldm.model import Model, restore
 from ldm.pointcloud import PointCloudSpace
 from ldm.prompts import prompts_from
@@ -174,7 +174,7 @@ def run_task(
     prompts = prompts_from(model, prompt, prompt_file, seeds) if told else None  # untold otherwise, as the class is
     cases = read(model, asked, image, mask, seed)
     folder = sampling.new_folder(output)
-    print(f"{checkpoint}: step {model.step}, {task} by {asked.method}, {type(settings.solver).__name__}, {settings.steps} steps")
+    say(f"{checkpoint}: step {model.step}, {task} by {asked.method}, {type(settings.solver).__name__}, {settings.steps} steps")
     if task == "interpolate":
         results = [frames(model, settings, cases, count, chosen, prompts)]
     else:
@@ -184,7 +184,7 @@ def run_task(
     record = {"checkpoint": str(find(checkpoint)), "step": model.step, "weights": weights, "count": count, "seed": seed}
     how = {key: to_dict(settings)[key] for key in ("solver", "steps", "grid", "guidance", "interval", "rescale", "batch_size")}
     write(folder, results, record | {"label": label, "prompts": prompts} | dataclasses.asdict(asked) | how)
-    print(f"wrote {sum(len(r.samples) for r in results)} results and panel.png to {folder}/")
+    say(f"wrote {sum(len(r.samples) for r in results)} results and panel.png to {folder}/")
 
 
 def settings_of(model: Model, task: Task, given: dict[str, Any]) -> SampleConfig:
