@@ -1,5 +1,7 @@
 """Configuration: typos, inheritance, round trips, and every config that is shipped."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -119,3 +121,19 @@ def test_a_config_cannot_name_code():
     for text in ("os.system", "ldm.config.load", "__import__", "torch.optim.SGD"):
         with pytest.raises(Refusal, match="is not one of"):
             config.load(PIXEL, [f"schedule.name={text}"])
+
+
+def test_a_config_is_read_without_the_slow_packages():
+    """diffusers is imported where a network is built, Lightning where one trains: a typo is answered in the time of torch."""
+    slow = ["diffusers", "lightning", "transformers", "torchvision", "scipy", "wandb", "sklearn", "torchmetrics"]
+    program = f"""
+import sys
+from ldm import config
+from ldm.errors import Refusal
+try:
+    config.load("configs/digits/latent.yaml", ["optm.lr=1"])
+except Refusal as error:
+    print(error, [name for name in {slow} if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert "did you mean 'optim'" in done.stdout and done.stdout.strip().endswith("[]"), done

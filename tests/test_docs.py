@@ -268,6 +268,13 @@ def test_commands_inside_the_text_have_flags_that_exist(monkeypatch, capsys):
     assert len(helps) > 8
 
 
+def test_strategies_of_the_pages_exist():
+    from lightning.pytorch.strategies import StrategyRegistry
+
+    named = {name for page in PAGES for name in re.findall(r"trainer\.strategy=(\w+)", page.read_text())}
+    assert named and named <= {"auto", *StrategyRegistry.available_strategies()}
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_worked_examples(tmp_path):

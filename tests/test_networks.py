@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+from helpers import ROOT
 
+from ldm import config
 from ldm.errors import Refusal
 from ldm.networks.autoencoder import AutoencoderKL, VQModel, kl_divergence, sample_posterior
 from ldm.networks.discriminator import PatchGAN
 from ldm.networks.unet import UNet
-from ldm.spaces import ChannelStatistics, LatentSpace, PixelSpace
+from ldm.spaces import ChannelStatistics, Latents, LatentSpace, PixelSpace
 
 torch.manual_seed(0)
 
@@ -43,6 +45,27 @@ def test_unet_output_depends_on_time_and_class():
 def test_attention_resolution_must_exist():
     with pytest.raises(Refusal, match=r"\[9\].*\[8, 4\]"):
         UNet((8, 8), 1, attention=(9,)).build((1, 8, 8))
+    with pytest.raises(Refusal, match=r"\[-3\].*\[-2, -1\]"):
+        UNet((8, 8), 1, attention=(-3,)).build((1, 8, 8))
+
+
+def test_attention_by_level_follows_the_size():
+    """-1 is the last level at any size, and the network that its resolution names."""
+    asked = ((16, -1), (16, 4), (64, -1), (64, 16))
+    weights = {(side, name): UNet((8, 8, 8), 1, (name,)).build((1, side, side)).state_dict() for side, name in asked}
+    assert weights[16, -1].keys() == weights[16, 4].keys() == weights[64, -1].keys() == weights[64, 16].keys()
+    assert UNet((8, 8, 8), 1, (-2,)).build((1, 64, 64)).state_dict().keys() != weights[64, -1].keys()
+
+
+@pytest.mark.parametrize("size", [32, 64, 96, 128, 200])
+@pytest.mark.parametrize("path", sorted(ROOT.glob("configs/[ef][mo]*/*.yaml")), ids=lambda p: p.stem)
+def test_networks_of_shipped_configs_fit_any_size(path, size):
+    run = config.load(path, [f"data.size={size}"])
+    with torch.device("meta"):
+        shape = (3, size, size)
+        if isinstance(getattr(run, "space", None), Latents):
+            shape = config.load(run.space.autoencoder).network.build(shape).latent_shape
+        assert next(run.network.build(shape).parameters()).is_meta
 
 
 @pytest.mark.parametrize("config", [AutoencoderKL((8, 16, 16)), VQModel((8, 16, 16), codes=32)], ids=["KL", "VQ"])

@@ -5,15 +5,16 @@ x = decode(z): pixels in [-1, 1], cropped to the data's own size.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from diffusers import AutoencoderKL as DiffusersKL
-from diffusers import VQModel as DiffusersVQ
 from torch import Tensor, nn
 
 from ldm.errors import require
 from ldm.networks.padding import crop_to, pad_to_multiple
+
+if TYPE_CHECKING:
+    from diffusers import VQModel as DiffusersVQ
 
 Shape = tuple[int, int, int]
 
@@ -39,6 +40,8 @@ class AutoencoderKL:
 
     def build(self, shape: Shape) -> "Autoencoder":
         """The network for pictures of `shape` (C, H, W)."""
+        from diffusers import AutoencoderKL as DiffusersKL  # slow to import: not to read a config
+
         net = DiffusersKL(**_sizes(self, shape), mid_block_add_attention=self.attention)
         return KLAutoencoder(net, shape, _multiple(self))
 
@@ -63,6 +66,8 @@ class VQModel:
 
     def build(self, shape: Shape) -> "Autoencoder":
         """The network for pictures of `shape` (C, H, W)."""
+        from diffusers import VQModel as DiffusersVQ  # slow to import: not to read a config
+
         net = DiffusersVQ(**_sizes(self, shape), num_vq_embeddings=self.codes, mid_block_add_attention=self.attention)
         return VQAutoencoder(net, shape, _multiple(self))
 
@@ -136,7 +141,7 @@ class KLAutoencoder(Autoencoder):
 
 
 class VQAutoencoder(Autoencoder):
-    def __init__(self, net: DiffusersVQ, shape: Shape, multiple: int):
+    def __init__(self, net: "DiffusersVQ", shape: Shape, multiple: int):
         super().__init__(net, shape, multiple)
         self.codes = net.config.num_vq_embeddings
         self.register_buffer("idle", torch.zeros(self.codes, dtype=torch.long))  # steps since a code was last used

@@ -1,18 +1,25 @@
 """The U-Net that denoises, in pixel or in latent space: diffusers' UNet2DModel, or UNet2DConditionModel for captions."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers import UNet2DConditionModel, UNet2DModel
 from torch import Tensor, nn
 
 from ldm.errors import Refusal, require
 from ldm.networks.padding import crop_to, pad_to_multiple
 
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel, UNet2DModel
+
 
 @dataclass
 class UNet:
-    """Channels of each level, residual layers a level, and the resolutions (in pixels of x) that get attention."""
+    """Channels of each level, residual layers a level, and where there is attention.
+
+    `attention` names resolutions (in pixels of x) or, below 0, levels counted from the last: -1 is the one of fewest pixels.
+    Levels go with the data's size; a resolution that the network has not is refused.
+    """
 
     channels: tuple[int, ...] = (64, 128, 256)
     layers: int = 2
@@ -35,12 +42,12 @@ class UNet:
 
         With captions the levels of `attention`, and the middle in any case, attend to their tokens too.
         """
+        from diffusers import UNet2DConditionModel, UNet2DModel  # slow to import: not to read a config
+
         factor = 2 ** (len(self.channels) - 1)
         side = max(shape[1:]) + -max(shape[1:]) % factor
         sides = [side >> level for level in range(len(self.channels))]
-        if wrong := set(self.attention) - set(sides):
-            raise Refusal(f"network.attention: {sorted(wrong)} is not among this network's resolutions {sides}")
-        attend = [s in self.attention for s in sides]
+        attend = self.attends(sides)
         if text:  # diffusers' attention_head_dim of this one is the number of heads
             kinds, heads = ("CrossAttnDownBlock2D", "CrossAttnUpBlock2D"), tuple(c // self.head_dim for c in self.channels)
             more = {"cross_attention_dim": text, "attention_head_dim": heads}
@@ -61,6 +68,16 @@ class UNet:
         )
         return PaddedUNet(net, factor, text)
 
+    def attends(self, sides: list[int]) -> list[bool]:
+        """Whether each level, of these resolutions, has attention; Refusal where `attention` names one that is not there."""
+        levels = range(-len(sides), 0)
+        if wrong := set(self.attention) - set(sides) - set(levels):
+            raise Refusal(
+                f"network.attention: {sorted(wrong)} is not among this network's resolutions {sides}, "
+                f"nor its levels {list(levels)}; network.attention=[-1] is the last level at any size"
+            )
+        return [side in self.attention or level in self.attention for side, level in zip(sides, levels, strict=True)]
+
 
 class PaddedUNet(nn.Module):
     """`forward(x, c_noise, label=None, text=None, text_mask=None, concat=None)`: x padded to what the levels need, the answer
@@ -72,7 +89,7 @@ class PaddedUNet(nn.Module):
     `text=None` is the same.
     """
 
-    def __init__(self, unet: UNet2DModel | UNet2DConditionModel, factor: int, text: int = 0):
+    def __init__(self, unet: "UNet2DModel | UNet2DConditionModel", factor: int, text: int = 0):
         super().__init__()
         self.unet, self.factor, self.text = unet, factor, text
 
