@@ -74,7 +74,7 @@ class DiffusionModule(Stage):
     @torch.no_grad()
     def verify_autoencoder(self, image: Tensor) -> None:
         """Refuse a stage 1 that was never trained: dead or exploding latents, or no better than a grey picture."""
-        x_0 = self.space.encode(image, torch.zeros)
+        x_0 = self.space.encode_mean(image)
         decoded, grey = self.space.decode(x_0).to(image), image.mean((0, 2, 3), keepdim=True).expand_as(image)
         both = torch.stack([psnr(image, decoded).mean(), psnr(image, grey).mean()])
         quality, flat = self.trainer.strategy.reduce(both).tolist()  # every rank decides alike
