@@ -17,6 +17,7 @@ from ldm.networks.autoencoder import Autoencoder, sample_posterior
 Shape = tuple[int, ...]
 Randn = Callable[[Shape], Tensor]
 Reduce = Callable[[Tensor], Tensor]
+CARRIES = 0.1  # the least share of a latent channel's variance that the picture explains, or it is lost
 Told = dict[str, Tensor]  # what the denoiser is told beside the class: nothing of pictures, the mask of clouds
 
 
@@ -110,6 +111,7 @@ class LatentSpace(PictureSpace):
         self.autoencoder = autoencoder.requires_grad_(False).eval()
         self.shape, self.chunk = autoencoder.latent_shape, chunk
         self.table: Tensor | None = None  # a latent cache that lies on the device
+        self.explained: Tensor | None = None  # (z,), once measured here; no part of a checkpoint
         self.register_buffer("mean", torch.zeros(self.shape[0]))
         self.register_buffer("std", torch.ones(self.shape[0]))
 
@@ -146,14 +148,15 @@ class LatentSpace(PictureSpace):
 
     @torch.no_grad()
     def measure(self, batches: Iterable[Batch], all_reduce: Reduce, device: torch.device | str) -> str:
-        """Mean and std of each channel over the batches of every rank; says what they are."""
+        """Mean, std and share explained of each channel over the batches of every rank; says what they are."""
         statistics = ChannelStatistics(self.shape[0], device)
         for batch in batches:
             statistics.add(self.moments(self.read(batch).to(device)))
-        mean, std = statistics.result(all_reduce)
+        mean, std, self.explained = statistics.result(all_reduce)
         self.mean.copy_(mean)
         self.std.copy_(std)
-        return f"latents: mean {short(mean)}, std {short(std)} (a channel)"
+        shares = f"explained by the picture {percent(self.explained.tolist())}"
+        return f"latents: mean {short(mean)}, std {short(std)}, {shares} (a channel)"
 
     @torch.no_grad()
     def decode(self, x: Tensor) -> Tensor:
@@ -169,26 +172,39 @@ def short(values: Tensor) -> str:
     return " ".join(f"{v:.3g}" for v in values.tolist())
 
 
+def percent(shares: Iterable[float]) -> str:
+    """Shares of 1 for a person."""
+    return ", ".join(f"{100 * share:.2g} %" for share in shares)
+
+
+def lost_channels(explained: Tensor) -> dict[int, float]:
+    """The channels (of z shares) that carry next to nothing of the picture, and their shares."""
+    return {i: share for i, share in enumerate(explained.tolist()) if not share >= CARRIES}
+
+
 class ChannelStatistics:
     """Running sums for the mean and standard deviation of each latent channel, posterior variance included.
 
+    Of that variance, what the picture explains is the variance of the posteriors' means; the rest is their noise. A
+    collapsed posterior is N(0, 1) whatever the picture: its std is a healthy 1, its share explained 0.
     Sums in float64 add up over batches and, by `all_reduce`, over ranks: the result does not depend on either.
     """
 
     def __init__(self, channels: int, device: torch.device | str):
         # float64 is missing on Apple's GPUs: sums live on the CPU
-        self.sums, self.device = torch.zeros(2 * channels + 1, dtype=torch.float64), device
+        self.sums, self.device = torch.zeros(3 * channels + 1, dtype=torch.float64), device
 
     def add(self, moments: Tensor) -> None:
         """Add a batch of posteriors (B, 2 z, h, w): E[z] = mean, E[z^2] = mean^2 + var."""
         mean, logvar = moments.double().cpu().chunk(2, 1)
-        second = mean.square() + logvar.exp()
         count = mean.new_tensor([mean.numel() / mean.shape[1]])
-        self.sums += torch.cat([mean.sum((0, 2, 3)), second.sum((0, 2, 3)), count])
+        parts = mean, mean.square(), logvar.exp()
+        self.sums += torch.cat([*(part.sum((0, 2, 3)) for part in parts), count])
 
-    def result(self, all_reduce: Callable[[Tensor], Tensor] = lambda sums: sums) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation over everything added on every rank, float32."""
+    def result(self, all_reduce: Reduce = lambda sums: sums) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean, std, and share of the variance explained (z,), of everything added on every rank, float32."""
         sums = all_reduce(self.sums.to(self.device) if str(self.device) != "mps" else self.sums).cpu()
-        first, second = sums[:-1].chunk(2)
-        mean = first / sums[-1]
-        return mean.float(), (second / sums[-1] - mean.square()).clamp(min=1e-12).sqrt().float()
+        mean, square, noise = (sums[:-1] / sums[-1]).chunk(3)
+        signal = (square - mean.square()).clamp(min=0)
+        variance = (signal + noise).clamp(min=1e-12)
+        return mean.float(), variance.sqrt().float(), (signal / variance).float()

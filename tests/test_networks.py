@@ -3,6 +3,7 @@
 import pytest
 import torch
 from helpers import ROOT
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ldm import config
 from ldm.errors import Refusal
@@ -10,6 +11,7 @@ from ldm.networks.autoencoder import AutoencoderKL, VQModel, kl_divergence, samp
 from ldm.networks.discriminator import PatchGAN
 from ldm.networks.unet import UNet
 from ldm.spaces import ChannelStatistics, Latents, LatentSpace, PixelSpace
+from ldm.training.diffusion import against_flat
 
 torch.manual_seed(0)
 
@@ -120,7 +122,10 @@ def test_latents_are_whitened_and_decode_is_the_autoencoders():
     ranks = [ChannelStatistics(4, "cpu") for _ in range(2)]
     for i, batch in enumerate(net.encode(x).split(30)):
         ranks[i % 2].add(batch)
-    mean, std = ranks[0].result(lambda sums: sums + ranks[1].sums)
+    mean, std, explained = ranks[0].result(lambda sums: sums + ranks[1].sums)
+    means, logvar = net.encode(x).chunk(2, 1)
+    of_means = means.var((0, 2, 3), correction=0)
+    torch.testing.assert_close(explained, of_means / (of_means + logvar.exp().mean((0, 2, 3))))
     space.mean.copy_(mean)
     space.std.copy_(std)
     noise = torch.Generator().manual_seed(0)
@@ -131,3 +136,21 @@ def test_latents_are_whitened_and_decode_is_the_autoencoders():
     assert torch.allclose(back, net.decode(z).clamp(-1, 1), atol=1e-5)
     space.train()
     assert not net.training and not any(p.requires_grad for p in space.parameters())
+
+
+def test_latents_take_the_devices_tensors_alone():
+    """On a device of which torch keeps shapes and places alone: a CPU tensor among its own raises, as it would there."""
+    device, moments = "cuda", torch.zeros(2, 1, 8, 4, 4)
+    with FakeTensorMode(), pytest.raises(RuntimeError, match="two devices"):
+        torch.zeros(2, device=device) + torch.zeros(2)
+    with FakeTensorMode():
+        with torch.device(device):
+            space = LatentSpace(AutoencoderKL((8, 16)).build((1, 8, 8)), chunk=1)
+        image = torch.zeros(2, 1, 8, 8, device=device)
+        assert against_flat(space, image).device.type == device
+        draw = lambda shape: torch.randn(shape, device=device)
+        cached = space.read({"moments": torch.zeros(2, 1, 8, 4, 4, device=device)})
+        assert space.encode(cached, draw).device.type == space.encode(image, draw).device.type == device
+        space.table = torch.zeros(5, 1, 8, 4, 4, device=device)
+        assert space.read({"index": torch.zeros(2, dtype=torch.long, device=device)}).shape == moments.shape
+        assert space.on_grid(torch.zeros(2, 1, 8, 8, device=device)).device.type == device

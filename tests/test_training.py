@@ -127,6 +127,9 @@ def test_checkpoint_is_plain_and_whitened(latent_run, stage1):
         assert name in names
     rows = _column(latent_run / "metrics.csv", "val/latent_std")
     assert all(0.9 < float(v) < 1.1 for v in rows.values())
+    for folder in (latent_run, stage1):
+        shares = [float(v) for i in range(2) for v in _column(folder / "metrics.csv", f"val/latent_explained/{i}").values()]
+        assert len(shares) == 4 and all(0.5 < share < 1 for share in shares[1::2])
 
 
 def test_frozen_autoencoder_is_the_one_of_stage_1(latent_run, stage1):
@@ -183,6 +186,32 @@ def test_autoencoder_of_other_weights_is_refused(stage1, tmp_path):
     more = rewrite(lost, tmp_path / "lost2.ckpt", lambda s: s["ldm"]["ema"]["weights"].pop("net.encoder.conv_in.bias"))
     with pytest.raises(Refusal, match=r"weight 'net.encoder.conv_in.bias' is missing"):
         train(run_config("latent", tmp_path, f"space.autoencoder={more}"))
+
+
+def test_collapsed_autoencoder_is_refused(tmp_path, capsys):
+    """A huge KL weight: the whitening's std is a healthy 1, and its decoder's one picture beats a flat one."""
+    stage1 = train(run_config("autoencoder", tmp_path, "network.kl_weight=10", "trainer.max_steps=120"))
+    said = capsys.readouterr().out
+    assert "of the variance of channels 0, 1, the rest is posterior noise" in said and "kl_weight is too large" in said
+    shares = [float(v) for i in range(2) for v in _column(stage1 / "metrics.csv", f"val/latent_explained/{i}").values()]
+    assert max(shares) < 0.05
+    said = r"picture explains .* %, .* % of the variance of latent channels 0, 1, .* collapsed, its kl_weight is too large"
+    with pytest.raises(Refusal, match=said):
+        train(run_config("latent", tmp_path, f"space.autoencoder={stage1}"))
+
+
+def test_an_empty_channel_is_named_and_borne(stage1, tmp_path, capsys):
+    """One of two channels is noise: said, by number, and training goes on."""
+
+    def empty(state):
+        for weights in (state["state_dict"], state["ldm"]["ema"]["weights"]):
+            for key, value in weights.items():
+                if key.endswith("quant_conv.weight") and "post" not in key:
+                    value[1] = 0
+
+    half = rewrite(stage1 / "last.ckpt", tmp_path / "half.ckpt", empty)
+    train(run_config("latent", tmp_path, f"space.autoencoder={half}", "trainer.max_steps=2"))
+    assert "explains 0 % of the variance of latent channels 1, the rest is" in capsys.readouterr().out
 
 
 def test_stale_autoencoder_is_refused(tmp_path):

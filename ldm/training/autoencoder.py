@@ -5,6 +5,7 @@ Lightning: its global_step then counts generator steps, and max_steps, checkpoin
 """
 
 import contextlib
+from collections.abc import Set
 from typing import Any
 
 import torch
@@ -19,8 +20,8 @@ from ldm.errors import Refusal
 from ldm.metrics.images import psnr, ssim
 from ldm.networks.autoencoder import VQAutoencoder, kl_divergence, sample_posterior
 from ldm.networks.discriminator import PatchGAN, hinge_loss
-from ldm.spaces import PixelSpace
-from ldm.training.stage import Stage
+from ldm.spaces import PixelSpace, lost_channels, percent
+from ldm.training.stage import Stage, say
 
 
 def build_perceptual(config: Perceptual) -> nn.Module:
@@ -64,6 +65,7 @@ class AutoencoderModule(Stage):
         self.discriminator = PatchGAN(self.shape[0], gan.channels, gan.layers) if gan.weight else None
         # in a list: a frozen backbone is no part of the model, and must not be in its checkpoints
         self.perceptual = [build_perceptual(config.perceptual)] if config.perceptual.weight else []
+        self.lost: Set[int] = set()  # latent channels that carried next to nothing at the last validation
         self.codes_used: Tensor | float = 0.0  # shares of the codebook in this step's micro-batches
         self.start_ema()
 
@@ -179,13 +181,26 @@ class AutoencoderModule(Stage):
         x = as_images(batch)
         with self.averaged():
             x_hat, _, watched = self.reconstruct(x, None)
-            z = self.autoencoder.encode(x).chunk(2, 1)[0]
+            moments = self.autoencoder.encode(x)
+        self.note_posterior(moments)
+        z = moments.chunk(2, 1)[0]
         loss = self.reconstruction_loss(x, x_hat)
         x_hat = x_hat.float().clamp(-1, 1)
         values = {"loss": loss, "psnr": psnr(x, x_hat).mean(), "ssim": ssim(x, x_hat)}
         values |= {f"latent_mean/{i}": m for i, m in enumerate(z.mean((0, 2, 3)))}
         values |= {f"latent_std/{i}": s for i, s in enumerate(z.std((0, 2, 3)))} | watched
         self.log_dict({f"val/{key}": value for key, value in values.items()}, sync_dist=True, batch_size=len(x))
+
+    def posteriors_told(self, explained: Tensor) -> None:
+        """Name the channels that carry next to nothing, when they change: hours before stage 2 refuses them."""
+        lost = lost_channels(explained)
+        if lost.keys() != self.lost and lost:
+            channels = ", ".join(map(str, lost))
+            say(
+                f"latents: at step {self.global_step} the picture explains {percent(lost.values())} of the variance of "
+                f"channels {channels}, the rest is posterior noise; if it stays so, network.kl_weight is too large"
+            )
+        self.lost = lost.keys()
 
     def configure_optimizers(self) -> list[Optimizer]:
         nets = [(self.autoencoder, self.config.optim.lr)]

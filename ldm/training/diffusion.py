@@ -18,9 +18,15 @@ from ldm.metrics.images import psnr
 from ldm.model import Model, build_denoiser, build_space, without
 from ldm.networks.autoencoder import Autoencoder
 from ldm.networks.text import TextEncoder
-from ldm.spaces import LatentSpace, short
+from ldm.spaces import LatentSpace, lost_channels, percent, short
 from ldm.training.latents import use_cache
 from ldm.training.stage import Stage, say
+
+
+def against_flat(space: LatentSpace, image: Tensor) -> Tensor:
+    """PSNR in dB of what the space makes of pictures (B, C, H, W), and of their mean colour: (2,)."""
+    decoded, flat = space.decode(space.encode_mean(image)).to(image), image.mean((0, 2, 3), keepdim=True).expand_as(image)
+    return torch.stack([psnr(image, decoded).mean(), psnr(image, flat).mean()])
 
 
 class DiffusionModule(Stage):
@@ -73,18 +79,32 @@ class DiffusionModule(Stage):
 
     @torch.no_grad()
     def verify_autoencoder(self, image: Tensor) -> None:
-        """Refuse a stage 1 that was never trained: dead or exploding latents, or no better than a grey picture."""
-        x_0 = self.space.encode_mean(image)
-        decoded, grey = self.space.decode(x_0).to(image), image.mean((0, 2, 3), keepdim=True).expand_as(image)
-        both = torch.stack([psnr(image, decoded).mean(), psnr(image, grey).mean()])
+        """Refuse a stage 1 that was never trained or has collapsed: dead, exploding or empty latents, a flat picture."""
+        both = against_flat(self.space, image)
         quality, flat = self.trainer.strategy.reduce(both).tolist()  # every rank decides alike
         say(f"autoencoder {self.autoencoder_hash}: {quality:.1f} dB on a batch (a flat picture: {flat:.1f} dB)")
-        std = self.space.std
-        if not (torch.isfinite(std).all() and std.max() < 100 and std.min() > 1e-3 and quality > flat + 1):
+        std, reached = self.space.std, f"reconstructions reach {quality:.1f} dB where a flat picture has {flat:.1f} dB"
+        finite = bool(torch.isfinite(std).all())
+        trained = finite and std.max() < 100 and std.min() > 1e-3 and quality > flat + 1
+        if finite:
+            self.expect_latents("" if trained else f"its {reached}: it is not trained on this data; or ")
+        if not trained:
             raise Refusal(
-                f"space.autoencoder: its reconstructions reach {quality:.1f} dB where a flat picture has {flat:.1f} dB, "
-                f"latent std {short(std)}: it is not trained on this data; train stage 1 first"
+                f"space.autoencoder: its {reached}, latent std {short(std)}: it is not trained on this data; train stage 1 first"
             )
+
+    def expect_latents(self, otherwise: str) -> None:
+        """Refuse latents of which no channel carries the picture, name those that do not. The std cannot tell: it is 1."""
+        lost = lost_channels(self.space.explained)
+        channels = f"latent channels {', '.join(map(str, lost))}"
+        shares = f"the picture explains {percent(lost.values())} of the variance of {channels}, the rest is posterior noise"
+        if len(lost) == self.space.shape[0]:
+            raise Refusal(
+                f"space.autoencoder: {otherwise}{shares}: stage 1 has collapsed, its kl_weight is too large; "
+                "train it again with a smaller network.kl_weight and another name"
+            )
+        if lost:
+            say(f"latents: {shares}: a smaller kl_weight of stage 1 would fill them, fewer latent_channels would do as well")
 
     # -- training ---------------------------------------------------------------------------------------------------
     def condition(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
@@ -131,7 +151,7 @@ class DiffusionModule(Stage):
         generator = randomness.generator(self.config.seed, "validation", batch_idx, self.global_rank)
         draw = lambda shape: torch.randn(shape, generator=generator).to(self.device)  # noqa: E731
         told, data = self.space.told(batch), self.space.read(batch)
-        x_0 = self.space.encode(data, draw, **told)
+        x_0 = self.space.encode(self.watch_posterior(data), draw, **told)
         told |= self.left(data, [(self.config.seed, "held-out hole", i) for i in batch["index"].tolist()])
         u = randomness.stratified(len(x_0), 0, 1, self.config.seed, "validation times", batch_idx).to(self.device)
         with self.averaged():
@@ -140,6 +160,14 @@ class DiffusionModule(Stage):
         if isinstance(self.space, LatentSpace):  # whitened: 0 and 1, or the autoencoder is not the one measured
             self.log("val/latent_mean", x_0.mean(), sync_dist=True, batch_size=len(x_0))
             self.log("val/latent_std", x_0.std(), sync_dist=True, batch_size=len(x_0))
+
+    def watch_posterior(self, data: Tensor) -> Tensor:
+        """Latents' moments in place of pictures, taken note of for `val/latent_explained`; other data as they are."""
+        if not isinstance(self.space, LatentSpace):
+            return data
+        moments = self.space.moments(data)
+        self.note_posterior(moments)
+        return moments[:, None]
 
     def configure_optimizers(self) -> Optimizer:
         return self.adamw(self.denoiser.net, self.config.optim.lr)

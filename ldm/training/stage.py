@@ -16,6 +16,7 @@ from ldm.config import Optim, RunConfig
 from ldm.data.batches import Batch
 from ldm.errors import NotFinite
 from ldm.model import Space
+from ldm.spaces import ChannelStatistics
 from ldm.training.ema import EMA
 
 
@@ -48,6 +49,7 @@ class Stage(pl.LightningModule):
         self.images_seen = 0
         self.skipped = 0
         self.noted: list[tuple[dict[str, Tensor], Tensor]] = []
+        self.posteriors: ChannelStatistics | None = None  # of a validation's pictures
 
     @property
     def net(self) -> nn.Module:
@@ -112,9 +114,24 @@ class Stage(pl.LightningModule):
             group["lr"] = self.learning_rate_now
         self.log_dict({"train/lr": self.learning_rate_now, "step": float(self.global_step)})
 
+    def on_validation_epoch_start(self) -> None:
+        self.posteriors = None
+
+    def note_posterior(self, moments: Tensor) -> None:
+        """Of a validation's batch, (B, 2 z, h, w)."""
+        self.posteriors = self.posteriors or ChannelStatistics(moments.shape[1] // 2, self.device)
+        self.posteriors.add(moments)
+
     def on_validation_epoch_end(self) -> None:
         # Lightning's own axis counts micro-batches under manual optimisation
         self.log("step", float(self.global_step))
+        if self.posteriors is not None:  # on every rank: each has a share of the pictures
+            explained = self.posteriors.result(lambda sums: self.trainer.strategy.reduce(sums, reduce_op="sum"))[2]
+            self.log_dict({f"val/latent_explained/{i}": share for i, share in enumerate(explained.tolist())})
+            self.posteriors_told(explained)
+
+    def posteriors_told(self, explained: Tensor) -> None:
+        """What a stage says of the share (z,) of latents' variance that the held-out pictures explain."""
 
     def clip(self, net: nn.Module, name: str) -> None:
         """Clip the gradient's norm, log it as it was before, and check it.
