@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 
 from ldm.names import printable
 
+PARENT = os.getppid()  # of a further process of a run its first one, as long as that lives
+
 
 class Refusal(Exception):
     """Bad input. The message is one line: what, where, and what to do."""
@@ -14,6 +16,10 @@ class Refusal(Exception):
 
 class NotFinite(Refusal):
     """A loss or gradient that is not finite: raised on every rank, before the step changed anything."""
+
+
+class PartnerLost(Refusal):
+    """Another process of the run was killed, or its machine was lost."""
 
 
 class Stopped(BaseException):
@@ -54,35 +60,34 @@ def require(holds: bool, message: str) -> None:
         raise ValueError(message)
 
 
+def ending(error: BaseException) -> tuple[int, str]:
+    """The exit status of a script that an error ended, and what it says in one line. 1: a mistake of ours, and a traceback."""
+    if isinstance(error, Stopped):
+        return 128 + error.number, str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return 130, "interrupted"
+    if isinstance(error, Refusal):
+        return 2, str(error)
+    if isinstance(error, OSError):
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        what = "no space left on the disk" if full else error.strerror or str(error)
+        return 2, f"{error.filename or 'a file'}: {what}"
+    return 1, (f"{type(error).__name__}: {error}".splitlines() or [""])[0]
+
+
 def guard(main: Callable[[], None]) -> None:
-    """Run a script's main: a Refusal, a full disk or a full memory is one line and status 2, Ctrl-C is status 130."""
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal has no letters for
+    """Run a script's main: a Refusal or a full disk is one line and status 2, Ctrl-C is status 130."""
     try:
         main()
-    except Refusal as error:
-        _leave(str(error), 2)
-    except Stopped as stop:
-        _leave(str(stop), 128 + stop.number, "stopped")
-    except KeyboardInterrupt:
-        _leave("interrupted", 130)
-    except MemoryError:
-        _leave("out of memory; ask for less at once (--batch-size, --count, data.batch_size)", 2)
-    except OSError as error:
-        what = "no space left on the disk" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
-        _leave(f"{error.filename or 'a file'}: {what}", 2)
+    except (Refusal, Stopped, KeyboardInterrupt, OSError) as error:
+        status, line = ending(error)
+        _leave(line, status, "stopped" if isinstance(error, Stopped) else "error", isinstance(error, PartnerLost))
 
 
-def _end_bars() -> None:
-    """End the line of every progress bar that is still open, so that no message is glued to it."""
-    if bars := sys.modules.get("tqdm.std"):
-        for bar in list(bars.tqdm._instances):
-            bar.close()
-
-
-def _leave(message: str, status: int, word: str = "error") -> None:
-    if os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0":  # once, not once a rank
-        _end_bars()
-        print(f"{word}: {printable(' '.join(message.split()))}", file=sys.stderr, flush=True)
+def _leave(message: str, status: int, word: str, orphan: bool) -> None:
+    rank = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))
+    # once, not once a rank; where the first is the one that was lost, by the next
+    if rank == "0" or (orphan and rank == "1" and os.getppid() != PARENT):
+        print(f"{word}: {' '.join(message.split())}", file=sys.stderr, flush=True)
     sys.stdout.flush()
     sys.exit(status)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ldm.randomness import permutation
+from ldm.stops import ignore_stops, stops_held_back
 
 Batch = dict[str, Any]
 
@@ -75,7 +76,14 @@ class _Identity:
 
 
 class ResumableLoader(DataLoader):
-    """A loader whose place is the run's step: there is nothing to save, and Lightning need not warn of a lost place."""
+    """A loader whose place is the run's step: there is nothing to save, and Lightning need not warn of a lost place.
+
+    Its workers outlive the signals that stop a run: it needs their batches until it has saved.
+    """
+
+    def _get_iterator(self) -> Any:
+        with stops_held_back():
+            return super()._get_iterator()
 
     def state_dict(self) -> dict[str, Any]:
         return {}
@@ -93,6 +101,7 @@ def loader(dataset: Dataset, batches: Iterable[list[int]], workers: int, pin: bo
         num_workers=workers,
         pin_memory=pin,
         persistent_workers=workers > 0,
+        worker_init_fn=ignore_stops,
     )
 
 

@@ -9,6 +9,7 @@ python train.py --config configs/fashion/latent.yaml trainer.devices=8      # ei
 import argparse
 
 from ldm.errors import command, guard
+from ldm.stops import heard_stops
 
 
 def parse() -> argparse.Namespace:
@@ -24,12 +25,13 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     args = parse()
-    from ldm import config  # slow imports only once the arguments are right
+    with heard_stops():
+        from ldm import config  # slow imports only once the arguments are right
 
-    run = config.load(args.config, args.overrides)
-    from ldm.training.run import train
+        run = config.load(args.config, args.overrides)
+        from ldm.training.run import train
 
-    train(run, args.resume, args.dry_run)
+        train(run, args.resume, args.dry_run)
 
 
 def entry() -> None:

@@ -55,5 +55,5 @@ class Board:
     def alert(self, title: str, text: str) -> None:
         """Tell the person who watches, where the board can."""
 
-    def close(self) -> None:
-        """End the run."""
+    def close(self, status: int) -> None:
+        """End the run, with the status of the script."""

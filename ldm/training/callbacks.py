@@ -132,6 +132,12 @@ class DiscriminatorBalance(pl.Callback):
         self.every, self.window, self.said = every, window, False
         self.readings: list[float] = []
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"readings": self.readings, "said": self.said}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.readings, self.said = state["readings"], state["said"]
+
     def on_train_batch_end(self, trainer: pl.Trainer, module: AutoencoderModule, *_: Any) -> None:
         value = trainer.callback_metrics.get("discriminator/loss")
         if value is None or trainer.global_step % self.every:

@@ -7,6 +7,7 @@ from lightning.pytorch.loggers import Logger
 from PIL import Image
 
 from ldm.config import Config
+from ldm.errors import Stopped, ending
 from ldm.training.boards import Board, Rows
 from ldm.training.metrics_file import MetricsFile
 from ldm.training.stage import Stage, say
@@ -74,9 +75,15 @@ def alert(trainer: pl.Trainer, title: str, text: str) -> None:
     say(f"{title}: {text}")
 
 
-def close_loggers(trainer: pl.Trainer, run: Config) -> None:
-    """End the run on every board, its checkpoints with it if logger.log_model says so."""
+def close_loggers(trainer: pl.Trainer, run: Config, error: BaseException | None) -> None:
+    """End the run on every board with the script's exit status, and an alert where that is not 0.
+
+    Its checkpoints go with it if logger.log_model says so.
+    """
+    status, line = ending(error) if error else (0, "")
     for board in _boards(trainer):
+        if status:
+            board.alert("run stopped" if isinstance(error, Stopped) else "run died", f"{line} (status {status})")
         if run.logger.log_model:
             board.checkpoints(run.folder, trainer.global_step)
-        board.close()
+        board.close(status)

@@ -21,16 +21,23 @@ from ldm.model import load_autoencoder, load_text
 from ldm.networks import imported
 from ldm.randomness import permutation
 from ldm.spaces import Latents
+from ldm.stops import Stops, heard_stops
 from ldm.training.autoencoder import AutoencoderModule
 from ldm.training.data import RunData
 from ldm.training.diffusion import DiffusionModule
 from ldm.training.loggers import check_loggers, close_loggers, where_shown
+from ldm.training.partners import lost_partner, partner_lost
 from ldm.training.stage import Stage, say
 from ldm.training.trainer import build_trainer, precision, strategy
 
 
 def train(run: Config, resume: bool = False, dry_run: bool = False) -> Path:
     """Train a config to its end and return the run's folder; stage 1 comes first where it is named and missing."""
+    with heard_stops() as stops:
+        return _train(run, resume, dry_run, stops)
+
+
+def _train(run: Config, resume: bool, dry_run: bool, stops: Stops) -> Path:
     _quiet()
     check_loggers(run)
     if run.trainer.threads:
@@ -38,6 +45,7 @@ def train(run: Config, resume: bool = False, dry_run: bool = False) -> Path:
     stage1 = _stage1(run)
     if stage1 is not None and not dry_run:
         _train_first(stage1, run, resume)
+        stops.check("between the stages", "go on with --resume")
     start, state = (None, {}) if dry_run else _resume_point(run, resume)
     if start is not None:
         _keep_global_batch(run, state)
@@ -50,23 +58,44 @@ def train(run: Config, resume: bool = False, dry_run: bool = False) -> Path:
     if dry_run:
         return run.folder
     module.run_id = _open(run)
-    trainer = build_trainer(run, module, images, state.get("global_step"))
-    try:
-        trainer.fit(module, datamodule=RunData(run, images), ckpt_path=start and str(start), weights_only=True)
-    except (RuntimeError, ConnectionResetError) as error:  # reset: it died while it was handing over a batch
-        reset = isinstance(error, ConnectionResetError) and run.data.workers > 0
-        if not reset and "DataLoader worker" not in str(error):
-            raise
-        # PyTorch raises it from a signal handler, in the middle of whatever was going on: the state is not to be trusted
-        raise Refusal(
-            f"a data worker died at step {trainer.global_step} ({_first(error)}): out of memory, or killed; "
-            "--resume goes on from the last checkpoint, with data.workers=0 or fewer if it was memory"
-        ) from None
-    finally:
-        close_loggers(trainer, run)
+    trainer = build_trainer(run, module, images, state.get("global_step"), stops)
+    _fit(run, trainer, module, RunData(run, images), start, stops)
     done = trainer.global_step >= run.trainer.max_steps  # trainer.options.max_time may have ended it before
     say(_farewell(run) if done else f"stopped at step {trainer.global_step}; --resume goes on")
     return run.folder
+
+
+def _fit(run: Config, trainer: pl.Trainer, module: Stage, data: RunData, start: Path | None, stops: Stops) -> None:
+    """Train, and end the run on every board with what ended it."""
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=start and str(start), weights_only=True)
+    except BaseException as error:
+        told = _explained(error, trainer, run, stops)
+        stops.rest("at its end", "go on with --resume")
+        close_loggers(trainer, run, told)
+        if told is error:
+            raise
+        raise told from None
+    stops.rest("after the last step", "all is saved")
+    close_loggers(trainer, run, None)
+
+
+def _explained(error: BaseException, trainer: pl.Trainer, run: Config, stops: Stops) -> BaseException:
+    """What a dead worker or process of the run raises in this one as the one line that it is; anything else as it came."""
+    reset = isinstance(error, ConnectionResetError) and run.data.workers > 0  # it died while it was handing over a batch
+    worker = reset or (isinstance(error, RuntimeError) and "DataLoader worker" in str(error))
+    partner = not worker and lost_partner(error, trainer.world_size)
+    if not (worker or partner):
+        return error
+    if stops.received:  # the signal went to all of them
+        return stops.stopped(f"at step {trainer.global_step}", "go on from the last checkpoint with --resume")
+    if partner:
+        return partner_lost(trainer.global_step, trainer.world_size)
+    # PyTorch raises it from a signal handler, in the middle of whatever was going on: the state is not to be trusted
+    return Refusal(
+        f"a data worker died at step {trainer.global_step} ({_first(error)}): out of memory, or killed; "
+        "--resume goes on from the last checkpoint, with data.workers=0 or fewer if it was memory"
+    )
 
 
 # -- before training ----------------------------------------------------------------------------------------------------
@@ -276,7 +305,7 @@ def _world(settings: TrainerConfig) -> int:
     return count * settings.num_nodes
 
 
-def _first(error: Exception) -> str:
+def _first(error: BaseException) -> str:
     return str(error).splitlines()[0].strip()
 
 

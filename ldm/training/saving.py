@@ -1,6 +1,5 @@
 """Callbacks that keep what a run has learnt: checkpoints, snapshots for post-hoc EMA, stops by signal."""
 
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,8 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from ldm.averaging import write_snapshot
 from ldm.checkpoint import write
-from ldm.errors import NotFinite, Stopped
+from ldm.errors import NotFinite
+from ldm.stops import Stops
 from ldm.training.stage import Stage
 
 
@@ -26,14 +26,15 @@ class Checkpoints(pl.callbacks.Checkpoint):
     """last.ckpt every n steps, at the end and when asked to stop; best.ckpt by one validation metric.
 
     Saved between steps, at the start of the next: what belongs to the step before (its log row, its validation) is done.
-    Lightning's ModelCheckpoint counts both optimisers' steps under manual optimisation and does not save at the end.
+    best.ckpt first: last.ckpt remembers that it was written. Lightning's ModelCheckpoint counts both optimisers' steps
+    under manual optimisation and does not save at the end.
     """
 
     def __init__(self, folder: Path, every: int, monitor: str, mode: str):
         self.folder, self.every, self.monitor = folder, every, monitor
         self.sign = 1.0 if mode == "max" else -1.0
         self.best: float | None = None
-        self.saved = -1
+        self.better, self.saved = False, -1
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best}
@@ -41,30 +42,37 @@ class Checkpoints(pl.callbacks.Checkpoint):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.best = state["best"]
 
+    def save_best(self, trainer: pl.Trainer) -> None:
+        if self.better:
+            self.better = False
+            self._save(trainer, "best")
+
     def save_last(self, trainer: pl.Trainer) -> None:
-        if trainer.global_step == self.saved:
-            return
-        self.saved = trainer.global_step
+        self.save_best(trainer)
+        if trainer.global_step != self.saved:
+            self.saved = trainer.global_step
+            self._save(trainer, "last")
+
+    def _save(self, trainer: pl.Trainer, name: str) -> None:
         for logger in trainer.loggers:
             if isinstance(logger, CSVLogger) and trainer.is_global_zero:
                 logger.save()  # rows up to this step survive whatever comes
-        trainer.save_checkpoint(self.folder / "last.ckpt")
+        trainer.save_checkpoint(self.folder / f"{name}.ckpt")
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.saved = trainer.global_step  # what a run starts from need not be written again
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
-        if batch_idx % module.config.trainer.accumulate == 0 and trainer.global_step % self.every == 0:
+        if batch_idx % module.config.trainer.accumulate:
+            return
+        self.save_best(trainer)
+        if trainer.global_step % self.every == 0:
             self.save_last(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         value = trainer.callback_metrics.get(self.monitor)
         if value is not None and (self.best is None or self.sign * float(value) > self.sign * self.best):
-            self.best = float(value)
-            trainer.save_checkpoint(self.folder / "best.ckpt")
-
-    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.save_last(trainer)
+            self.best, self.better = float(value), True
 
     def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
         # raised on every rank before the step changed anything; after any other error the state is not to be trusted
@@ -85,40 +93,30 @@ class Snapshots(pl.Callback):
 
 
 class StopSignals(pl.Callback):
-    """SIGTERM, SIGUSR1 (SLURM's warning) and Ctrl-C let the step finish, save, and end with 128 + the signal's number.
+    """SIGTERM, SIGUSR1 (SLURM's warning), Ctrl-C and their like let the step finish, save, and end with 128 + their number.
 
-    Lightning's own handlers raise in the middle of a step, or broadcast inside the handler. A second Ctrl-C stops at once.
-    Processes agree on the step by a reduction every `every` steps; one process needs none.
+    Lightning's own handlers raise in the middle of a step, or broadcast inside the handler: ours
+    take their place. Processes agree on the step by a reduction every `every` steps; one process needs none.
     """
 
-    signals = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-
-    def __init__(self, saving: Checkpoints, every: int = 10):
-        self.saving, self.every, self.received = saving, every, 0
-        self.before: dict[int, Any] = {}
+    def __init__(self, saving: Checkpoints, stops: Stops, every: int = 10):
+        self.saving, self.stops, self.every = saving, stops, every
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        for number in self.signals:
-            self.before[number] = signal.signal(number, self.note)
-
-    def note(self, number: int, frame: Any) -> None:
-        if self.received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.received = self.received or number
+        self.stops.install()
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+        self.stops.training = True
         if batch_idx % module.config.trainer.accumulate:
             return
-        number = self.received
+        number = self.stops.received
         if trainer.world_size > 1:
             if trainer.global_step % self.every:
                 return
             number = int(trainer.strategy.reduce(torch.tensor(float(number), device=module.device), reduce_op="max"))
         if number:
             self.saving.save_last(trainer)
-            raise Stopped(number, f"stopped at step {trainer.global_step} by {signal.Signals(number).name}; go on with --resume")
+            raise self.stops.stopped(f"at step {trainer.global_step}", "go on with --resume", number)
 
-    def teardown(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-        self.before = {}
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.saving.save_last(trainer)  # before the last panels and figures, which may take longer than a job is left

@@ -112,6 +112,7 @@ class Stage(pl.LightningModule):
         first = optimizers[0] if isinstance(optimizers, list) else optimizers  # a discriminator has a rate of its own
         for group in first.param_groups:
             group["lr"] = self.learning_rate_now
+        self.place_log(batch_idx)
         self.log_dict({"train/lr": self.learning_rate_now, "step": float(self.global_step)})
 
     def on_validation_epoch_start(self) -> None:
@@ -193,12 +194,13 @@ class Stage(pl.LightningModule):
             "ema": self.ema.state() if self.ema else None,
             "autoencoder": self.about_autoencoder(),
             "images_seen": self.images_seen,
+            "skipped": self.skipped,
             "slots": self.config.trainer.accumulate * self.trainer.world_size,
             "wandb_id": self.run_id,
         }
 
     def on_load_checkpoint(self, state: dict[str, Any]) -> None:
-        self.images_seen = state["ldm"]["images_seen"]
+        self.images_seen, self.skipped = state["ldm"]["images_seen"], state["ldm"].get("skipped", 0)
         if self.ema and state["ldm"]["ema"]:
             self.ema.restore(state["ldm"]["ema"])
         self.place_loop(state)
@@ -211,7 +213,12 @@ class Stage(pl.LightningModule):
         """
         micro = state["global_step"] * self.config.trainer.accumulate
         loop = state["loops"]["fit_loop"]
-        stepped = state["global_step"] if self.automatic_optimization else micro
-        loop["epoch_loop.state_dict"]["_batches_that_stepped"] = stepped
         for counters in (loop["epoch_loop.batch_progress"]["current"], loop["epoch_loop.batch_progress"]["total"]):
             counters.update(dict.fromkeys(("ready", "started", "processed", "completed"), micro))
+
+    def place_log(self, batch_idx: int) -> None:
+        """The step, or micro-batch, by which Lightning decides what row is logged and which it is.
+
+        Its own count is one ahead after a resume at a step that was validated: it goes through the end of that step twice.
+        """
+        self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.global_step if self.automatic_optimization else batch_idx

@@ -13,6 +13,7 @@ from ldm.config import AutoencoderConfig, Config, DiffusionConfig, TrainerConfig
 from ldm.data.images import Images
 from ldm.data.jets import JetNet, Jets
 from ldm.errors import Refusal
+from ldm.stops import Stops
 from ldm.training.callbacks import DiscriminatorBalance, Reconstructions, Samples, Throughput
 from ldm.training.loggers import build_loggers
 from ldm.training.saving import AtomicIO, Checkpoints, Snapshots, StopSignals
@@ -50,7 +51,7 @@ def strategy(run: Config) -> str:
     return "ddp_find_unused_parameters_true" if settings.strategy == "auto" and gan and several else settings.strategy
 
 
-def build_trainer(run: Config, module: Stage, images: Images | Jets, step: int | None) -> pl.Trainer:
+def build_trainer(run: Config, module: Stage, images: Images | Jets, step: int | None, stops: Stops) -> pl.Trainer:
     settings, manual = run.trainer, not module.automatic_optimization
     quicken(module.net, settings)
     pictures, every = run.folder / "samples", settings.validate
@@ -90,7 +91,7 @@ def build_trainer(run: Config, module: Stage, images: Images | Jets, step: int |
         accumulate_grad_batches=1 if manual else settings.accumulate,
         default_root_dir=run.folder,
         logger=build_loggers(run, module, step),
-        callbacks=[saving, StopSignals(saving), panels, Throughput(settings.log), *extra, bar],
+        callbacks=[saving, StopSignals(saving, stops), panels, Throughput(settings.log), *extra, bar],
         plugins=_plugins(),
     )
     try:

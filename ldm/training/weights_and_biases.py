@@ -184,20 +184,21 @@ class WandbBoard(Board, WandbLogger):
 
     @surviving
     def alert(self, title: str, text: str) -> None:
-        self.experiment.alert(title, text, wait_duration=3600)
+        if self._experiment is not None:  # or there is no run yet, and nobody who watches one
+            self.experiment.alert(title, text, wait_duration=3600)
 
-    def close(self) -> None:
+    def close(self, status: int) -> None:
         if self.staging:  # another stage has a folder of its own
             os.environ.pop("WANDB_DATA_DIR", None)
-        self.finish()
+        self.finish(status)
 
-    def finish(self) -> None:
+    def finish(self, status: int) -> None:
         """End the run, so that a second stage in this process starts one of its own; what could not be sent stays on disk."""
         import wandb
 
         folder = Path(wandb.run.dir).parent if wandb.run else None
         try:
-            wandb.finish()
+            wandb.finish(exit_code=status)
         except TimeoutError:
             say(f"W&B cannot be reached any more; nothing is lost, to upload the rest: wandb sync {folder}")
         except Exception as error:

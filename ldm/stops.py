@@ -1,0 +1,111 @@
+"""Signals that ask a run to stop: a terminal, `timeout` and job systems send them to the whole process group.
+
+The process that trains notes them and stops between two steps; its data workers ignore them, or a run would lose its
+workers before it has saved.
+"""
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
+from typing import Any
+
+from ldm.errors import Stopped
+
+# SIGUSR1, SIGUSR2 and SIGXCPU are warnings of job systems, SIGHUP is a terminal that went away; Windows lacks most
+NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+STOPS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
+AGAIN = 1.0  # seconds: torchrun and srun hand a terminal's Ctrl-C on, so that one press arrives twice
+
+
+def ignore_stops(worker: int) -> None:
+    """For a data worker's first moment: it ends when its run does, and not before."""
+    for number in STOPS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+@contextmanager
+def stops_held_back() -> Iterator[None]:
+    """Inside, signals wait, for the processes that are started here too: until they are able to ignore them."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    if multiprocessing.get_start_method() != "fork":
+        resource_tracker.ensure_running()  # its start would let SIGINT and SIGTERM through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class Stops:
+    """What was asked for, and whether to stop at once.
+
+    At once before the first step, where there is nothing to save, and after the last one; between them a signal is noted
+    and the training loop looks for it between two steps. A second Ctrl-C stops at once anywhere.
+    """
+
+    def __init__(self) -> None:
+        self.received, self.since, self.pid = 0, 0.0, os.getpid()
+        self.training, self.where = False, ("before the first step", "nothing is lost")
+        self.before: dict[int, Any] = {}
+
+    def install(self) -> None:
+        """Hear the signals; again after Lightning has put handlers of its own in their place."""
+        for number in STOPS:
+            there = signal.getsignal(number)
+            if number == getattr(signal, "SIGHUP", None) and there == signal.SIG_IGN:
+                continue  # nohup
+            self.before.setdefault(number, there)
+            signal.signal(number, self.note)
+
+    def rest(self, where: str, then: str) -> None:
+        """Training has ended: from here on a signal stops at once, and says this."""
+        self.training, self.where = False, (where, then)
+
+    def restore(self) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self.before = {}
+
+    def note(self, number: int, frame: Any) -> None:
+        if os.getpid() != self.pid:
+            return  # a worker that has just been forked
+        again = self.received and number == signal.SIGINT and time.monotonic() - self.since > AGAIN
+        if not self.received:
+            self.received, self.since = number, time.monotonic()
+        if again or not self.training:
+            raise self.stopped(*("at once", "go on from the last checkpoint with --resume") if again else self.where)
+
+    def stopped(self, where: str, then: str, number: int = 0) -> Stopped:
+        """What is raised for the signal that came first, here or (`number`) in another process of the run."""
+        number = number or self.received
+        return Stopped(number, f"stopped {where} by {signal.Signals(number).name}; {then}")
+
+    def check(self, where: str, then: str) -> None:
+        """Stop here if it was asked for."""
+        if self.received:
+            raise self.stopped(where, then)
+
+
+_heard: list[Stops] = []
+
+
+@contextmanager
+def heard_stops() -> Iterator[Stops]:
+    """Stops, heard as long as the outermost of these is open: a script's, or a run's."""
+    if _heard:
+        yield _heard[-1]
+        return
+    stops = Stops()
+    _heard.append(stops)
+    stops.install()
+    try:
+        yield stops
+    finally:
+        stops.restore()
+        _heard.clear()
