@@ -35,8 +35,10 @@ class DDIM(Solver):
 class DDPM(Solver):
     """Algorithm 2 of Ho et al. 2020: the Gaussian posterior q(x_s | x_t, x0_hat), for any s < t (eqs. 6-7).
 
-    `variance` is the lecture's choice: "small" is the posterior's own beta-tilde, "large" is that of the transition
-    x_t = (alpha_t / alpha_s) x_s + b z, which for VP is beta = 1 - (alpha_t / alpha_s)^2.
+    `variance` is the lecture's choice. "small" is the posterior's own beta-tilde, exact for data that are one point. "large"
+    is exact for data of unit variance (Ho et al. 2020, section 3.2): b^2 r_s^2 / r_t^2, with r^2 = alpha^2 + sigma^2 and the
+    transition x_t = (alpha_t / alpha_s) x_s + b z, for VP the paper's beta = 1 - (alpha_t / alpha_s)^2. With b^2 itself VE
+    would end with the noise of a whole step.
     """
 
     variance: Literal["small", "large"] = "small"
@@ -48,7 +50,8 @@ class DDPM(Solver):
         mean = (a * sigma_s**2 / sigma_t**2) * x_t + (alpha_s * b2 / sigma_t**2) * x0_hat
         if s == 0:  # the last line of Algorithm 2: z = 0 if t = 1
             return mean, x0_hat
-        std = b2.sqrt() if self.variance == "large" else posterior_std(alpha_t, sigma_t, alpha_s, sigma_s)
+        r2_t, r2_s = alpha_t**2 + sigma_t**2, alpha_s**2 + sigma_s**2
+        std = (b2 * r2_s / r2_t).sqrt() if self.variance == "large" else posterior_std(alpha_t, sigma_t, alpha_s, sigma_s)
         return mean + std * randn(), x0_hat
 
 

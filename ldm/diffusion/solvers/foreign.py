@@ -47,6 +47,8 @@ class Diffusers(Solver):
             raise ValueError(f"Diffusers knows {', '.join(SCHEDULERS)}, got '{self.scheduler}'")
         if not 1 <= self.order <= 3:
             raise ValueError(f"Diffusers needs order 1, 2 or 3, got {self.order}")
+        if self.scheduler == "DPMSolverMultistepSDE" and self.order == 1:
+            raise ValueError("DPMSolverMultistepSDE of order 1 is solver DDPM; order 2 or 3")
 
     def bind(self, schedule: Schedule, times: Tensor) -> Solver:
         if len(times) > T + 1:

@@ -60,8 +60,8 @@ class DPMpp2MSDE(Solver):
     eta: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.eta >= 0:
-            raise ValueError(f"DPMpp2MSDE needs eta of at least 0, got {self.eta}")
+        if not 0 <= self.eta <= 2:  # beyond it ten steps miss the data's spread by more than a fifth
+            raise ValueError(f"DPMpp2MSDE needs eta of at least 0 and at most 2, got {self.eta}")
 
     def step(self, denoise: Denoise, x_t: Tensor, t: Tensor, s: Tensor, randn: Randn, past: Past) -> Step:
         (alpha_t, sigma_t), (alpha_s, sigma_s) = denoise.schedule(t), denoise.schedule(s)

@@ -14,20 +14,26 @@ from ldm.diffusion.solvers.multistep import exponential
 
 @dataclass(frozen=True)
 class Euler(Solver):
-    """x_s = x_t + (s - t) (alpha' x0_hat + sigma' eps_hat): Euler's rule in t, finite where alpha_t = 0.
+    """X_s = X_t + (phi_s - phi_t) v: Euler's rule in the angle phi = atan(sigma / alpha), X = x / sqrt(alpha^2 + sigma^2).
 
-    At sigma_s = 0, where sigma' is infinite for VP, the step is the flow's limit x_s = alpha_s x0_hat. DDIM is Euler's
-    rule in better coordinates, and the better choice; this one is the lecture's first.
+    In t the ODE's coefficients are infinite at an end (sigma' at t = 0 for VP) or run over orders of magnitude (VE), and ten
+    steps are of no use; in the angle they are bounded for every law, at alpha_t = 0 too. To sigma_s = 0 the step is the
+    flow's limit x_s = alpha_s x0_hat. DDIM is Euler's rule in another coordinate, exact for data that are one point where
+    this one is exact for data of unit variance.
     """
 
     def step(self, denoise: Denoise, x_t: Tensor, t: Tensor, s: Tensor, randn: Randn, past: Past) -> Step:
-        (alpha_t, sigma_t), (alpha_s, sigma_s) = denoise.schedule(t), denoise.schedule(s)
+        alpha_s, sigma_s = denoise.schedule(s)
         x0_hat = denoise(x_t, t)
-        if sigma_s == 0:
-            return alpha_s * x0_hat, x0_hat
-        d_alpha, d_sigma = denoise.schedule.rates(t)
-        velocity = d_alpha * x0_hat + d_sigma * eps_hat(x_t, x0_hat, alpha_t, sigma_t)
-        return x_t + (s - t) * velocity, x0_hat
+        return (euler_in_angle(denoise.schedule, x_t, x0_hat, t, s) if sigma_s > 0 else alpha_s * x0_hat), x0_hat
+
+
+def euler_in_angle(schedule: Schedule, x_t: Tensor, x0_hat: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    """x_s = r_s (x_t / r_t + (phi_s - phi_t) v_t), r = sqrt(alpha^2 + sigma^2)."""
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(t), schedule(s)
+    span = torch.atan2(sigma_s, alpha_s) - torch.atan2(sigma_t, alpha_t)
+    x = x_t / torch.hypot(alpha_t, sigma_t) + span * turning(x_t, x0_hat, alpha_t, sigma_t)
+    return torch.hypot(alpha_s, sigma_s) * x
 
 
 @dataclass(frozen=True)
@@ -36,11 +42,12 @@ class Heun(Solver):
 
     In y = x / alpha over u = sigma / alpha the ODE is dy/du = eps_hat for every schedule: smooth down to u = 0, where in
     t it is not (sigma' is infinite for VP), so the order holds there too, on a grid that is even in u near 0. To
-    sigma_s = 0 (no second evaluation: eps_hat is 0/0) and from alpha_t = 0 (y is infinite) the step is Euler's, DDIM.
+    sigma_s = 0 the step is Euler's, DDIM (no second evaluation: eps_hat is 0/0).
 
     coordinate = angle: X = x / sqrt(alpha^2 + sigma^2) over phi = atan(sigma / alpha), dX/dphi = v, as AdaptiveODE has it.
-    It is finite at both ends, and with few steps on uniform times far better where u runs over orders of magnitude:
-    u goes to 600 for Cosine, in steps of which Heun's rule in u is of no use.
+    It is finite at both ends, and with few steps on uniform times far better where u runs over orders of magnitude. A step
+    over more than a factor LEAP of u, from alpha_t = 0 above all, is taken in the angle whatever the coordinate: u goes to
+    600 for Cosine, and Heun's rule in u is of no use there.
     """
 
     coordinate: Literal["ratio", "angle"] = "ratio"
@@ -49,12 +56,17 @@ class Heun(Solver):
         return (heun if self.coordinate == "ratio" else heun_in_angle)(denoise, x_t, t, s)
 
 
+LEAP = 3.0  # the largest u_t / u_s of a step in u: beyond it, eps_hat is not near a straight line in u
+
+
 def heun(denoise: Denoise, x_t: Tensor, t: Tensor, s: Tensor) -> Step:
     """y_s = y_t + (u_s - u_t) (d_t + d_s) / 2, d = eps_hat, y = x / alpha, u = sigma / alpha."""
     (alpha_t, sigma_t), (alpha_s, sigma_s) = denoise.schedule(t), denoise.schedule(s)
+    if 0 < LEAP * sigma_s * alpha_t < sigma_t * alpha_s or alpha_t == 0:
+        return heun_in_angle(denoise, x_t, t, s)
     x0_hat = denoise(x_t, t)
     x_s = exponential(denoise.schedule, x_t, x0_hat, t, s)
-    if sigma_s == 0 or alpha_t == 0:
+    if sigma_s == 0:
         return x_s, x0_hat
     bend = eps_hat(x_s, denoise(x_s, s), alpha_s, sigma_s) - eps_hat(x_t, x0_hat, alpha_t, sigma_t)
     return x_s + (alpha_s * (sigma_s / alpha_s - sigma_t / alpha_t) / 2) * bend, x0_hat

@@ -6,82 +6,83 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ldm.diffusion.denoiser import eps_hat, score
-from ldm.diffusion.schedules import Schedule, expand
+from ldm.diffusion.schedules import Schedule
 from ldm.diffusion.solvers.base import Denoise, Past, Randn, Solver, Step
-from ldm.diffusion.solvers.ddpm import transition
-from ldm.diffusion.solvers.ode import heun
+from ldm.diffusion.solvers.ode import euler_in_angle, heun, turning
 
 
 @dataclass(frozen=True)
 class EulerMaruyama(Solver):
     """Euler-Maruyama on the reverse SDE (Song et al. 2021, eq. 6): churn 1 is the lecture's, 0 the flow's ODE (eq. 13).
 
-    x_s = x_t + (s - t) [f x_t - (1 + churn^2)/2 g^2 score] + churn g sqrt(t - s) z. The ends are limits: from alpha_t = 0,
-    where f and g are infinite, x_s = alpha_s x0_hat + sigma_s z; to sigma_s = 0, x_s = alpha_s x0_hat.
+    dx = [f x - (1 + churn^2)/2 g^2 score] dt + churn g dw. In t its coefficients are infinite where alpha_t = 0 and sigma_t
+    runs over orders of magnitude; in the angle phi = atan(sigma / alpha), with X = x / sqrt(alpha^2 + sigma^2), they are
+
+        dX = v dphi + churn^2 tan(phi) (X + cot(phi) v) dphi + churn sqrt(2 tan(phi)) dw
+
+    for every law. The last two terms are Langevin's, linear in X: their linear part is solved exactly, as `relaxed`, with the
+    share 1 - (cos(phi_t) / cos(phi_s))^(churn^2). So data of unit variance keep their law by steps of any length. The share is
+    held to sin^2(phi_t) (1 - (phi_t - phi_s) cot(phi_t)), beyond which a step overshoots data of no variance: any churn is
+    stable on any grid, and a churn beyond it adds nothing. To sigma_s = 0 the step is the limit x_s = alpha_s x0_hat.
     """
 
     churn: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.churn >= 0:
+        if not 0 <= self.churn < math.inf:
             raise ValueError(f"EulerMaruyama needs churn of at least 0, got {self.churn}")
 
     def step(self, denoise: Denoise, x_t: Tensor, t: Tensor, s: Tensor, randn: Randn, past: Past) -> Step:
         (alpha_t, sigma_t), (alpha_s, sigma_s) = denoise.schedule(t), denoise.schedule(s)
         x0_hat = denoise(x_t, t)
-        if sigma_s == 0 or (alpha_t == 0 and self.churn):
-            return fresh(x0_hat, alpha_s, sigma_s, randn), x0_hat
-        d_alpha, d_sigma = denoise.schedule.rates(t)
-        eps = eps_hat(x_t, x0_hat, alpha_t, sigma_t)
-        x_s = x_t + (s - t) * (d_alpha * x0_hat + d_sigma * eps)  # f x - g^2/2 score, finite where alpha_t = 0
+        if sigma_s == 0:
+            return alpha_s * x0_hat, x0_hat
+        x_s = euler_in_angle(denoise.schedule, x_t, x0_hat, t, s)
         if not self.churn:
             return x_s, x0_hat
-        g2 = 2 * sigma_t * (d_sigma - d_alpha / alpha_t * sigma_t)
-        x_s = x_s + (s - t) * (self.churn**2 / 2 * g2 / sigma_t) * eps
-        return x_s + self.churn * (g2 * (t - s)).sqrt() * randn(), x0_hat
+        r_t, r_s, cot = torch.hypot(alpha_t, sigma_t), torch.hypot(alpha_s, sigma_s), alpha_t / sigma_t
+        span = torch.atan2(sigma_t, alpha_t) - torch.atan2(sigma_s, alpha_s)
+        most = (sigma_t / r_t) ** 2 * (1 - span * cot)
+        share = (1 - (alpha_t / r_t * (r_s / alpha_s)) ** (self.churn**2)).clamp(min=0).minimum(most)
+        x, v = x_t / r_t, turning(x_t, x0_hat, alpha_t, sigma_t)
+        return x_s + r_s * (relaxed(x, v, cot, share, randn()) - x), x0_hat
 
 
-def fresh(x0_hat: Tensor, alpha_s: Tensor, sigma_s: Tensor, randn: Randn) -> Tensor:
-    """alpha_s x0_hat + sigma_s z: the posterior q(x_s | x_t, x0_hat) where alpha_t = 0 or sigma_s = 0, which forgets x_t."""
-    return alpha_s * x0_hat + sigma_s * randn() if sigma_s > 0 else alpha_s * x0_hat
+def relaxed(x: Tensor, v: Tensor, cot: Tensor, share: Tensor, z: Tensor) -> Tensor:
+    """Langevin's step of X at an angle: (1 - share) X - share cot(phi) v + sqrt(share (2 - share)) z.
+
+    The score of X is -X - cot(phi) v, v = 0 for data of unit variance; with v held fixed, this is the exact law of
+    dX = score dtau + sqrt(2) dw after exp(-tau) = 1 - share (Ornstein-Uhlenbeck).
+    """
+    return (1 - share) * x - (share * cot) * v + (share * (2 - share)).sqrt() * z
 
 
 @dataclass(frozen=True)
 class PredictorCorrector(Solver):
-    """Reverse-diffusion predictor, Langevin corrector (Song et al. 2021, algorithms 2-5), 1 + corrector_steps evaluations.
+    """Reverse-SDE predictor, Langevin corrector (Song et al. 2021, algorithms 2-5), 1 + corrector_steps evaluations.
 
-    Predictor, with the forward transition x_t = a x_s + b z: x_s = (2 - a) x_t + b^2 score + b z. Corrector, at s:
-    x <- x + e score + sqrt(2 e) z, e = 2 a^2 (snr |z| / |score|)^2. The norms are each sample's own. The authors' code
-    takes their mean over the batch, by which a sample would depend on its neighbours. A norm needs many dimensions to be
-    a stable number: for points in 2-D use another solver. To sigma_s = 0 and from alpha_t = 0 the predictor is the limit
-    alpha_s x0_hat + sigma_s z; at sigma_s = 0 there is no score and no corrector.
+    Predictor: a step of `EulerMaruyama`. Corrector, at s: x <- x + e score + sqrt(2 e) z, e = 2 (snr |z| / |score|)^2. The
+    authors' norms are of the batch's own noise and score, which are numbers for pictures and not for a jet of three: here
+    they are what they are in many dimensions, |z| / |score| = sigma_s, a score being -eps / sigma_s. So a step is the same
+    for 3 numbers and for 3,000, and a sample does not depend on its neighbours. The step is `relaxed` by the share
+    2 snr^2 sin^2(phi); snr up to 0.5 keeps the spread within 15 % of the truth for data of any variance, however many the
+    steps. At sigma_s = 0 there is no score and no corrector.
     """
 
     corrector_steps: int = 1
     snr: float = 0.16
 
     def __post_init__(self) -> None:
-        if self.corrector_steps < 0 or not self.snr > 0:
-            raise ValueError("PredictorCorrector needs corrector_steps of at least 0 and snr above 0")
+        if self.corrector_steps < 0 or not 0 < self.snr <= 0.5:
+            raise ValueError("PredictorCorrector needs corrector_steps of at least 0 and snr above 0, at most 0.5")
 
     def step(self, denoise: Denoise, x_t: Tensor, t: Tensor, s: Tensor, randn: Randn, past: Past) -> Step:
-        (alpha_t, sigma_t), (alpha_s, sigma_s) = denoise.schedule(t), denoise.schedule(s)
-        x0_hat = denoise(x_t, t)
-        if sigma_s == 0 or alpha_t == 0:
-            x_s = fresh(x0_hat, alpha_s, sigma_s, randn)
-        else:
-            a, b2 = transition(alpha_t, sigma_t, alpha_s, sigma_s)
-            x_s = (2 - a) * x_t + b2 * score(x_t, x0_hat, alpha_t, sigma_t) + b2.sqrt() * randn()
-        for _ in range(self.corrector_steps if sigma_s > 0 else 0):
-            x_s = self.correct(x_s, score(x_s, denoise(x_s, s), alpha_s, sigma_s), alpha_t / alpha_s, randn())
+        x_s, x0_hat = EulerMaruyama().step(denoise, x_t, t, s, randn, past)
+        alpha, sigma = denoise.schedule(s)
+        for _ in range(self.corrector_steps if sigma > 0 else 0):
+            r, v = torch.hypot(alpha, sigma), turning(x_s, denoise(x_s, s), alpha, sigma)
+            x_s = r * relaxed(x_s / r, v, alpha / sigma, 2 * (self.snr * sigma / r) ** 2, randn())
         return x_s, x0_hat
-
-    def correct(self, x: Tensor, score: Tensor, a: Tensor, z: Tensor) -> Tensor:
-        """One Langevin step. With alpha_t = 0 the paper's factor a^2 would turn it off: 1 is taken there."""
-        ratio = z.flatten(1).norm(dim=1) / score.flatten(1).norm(dim=1).clamp(min=torch.finfo(x.dtype).tiny)
-        e = expand(2 * (a**2 if a > 0 else 1) * (self.snr * ratio) ** 2, x)
-        return x + e * score + (2 * e).sqrt() * z
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ class EDMStochastic(Solver):
     With u = sigma / alpha and y = x / alpha, which for VE are the paper's sigma and x: gamma = min(s_churn / N, sqrt(2) - 1)
     where s_tmin <= u_t <= s_tmax, else 0; u_hat = (1 + gamma) u_t, at most the u of t = 1;
     y_hat = y_t + s_noise sqrt(u_hat^2 - u_t^2) z; Heun from u_hat to u_s. Two evaluations a step. s_churn 0 is Heun.
+    s_noise is the paper's 1.003 to 1.007 or near it: it goes straight into the samples' spread.
     """
 
     s_churn: float = 40.0
@@ -99,14 +101,14 @@ class EDMStochastic(Solver):
     s_noise: float = 1.003
 
     def __post_init__(self) -> None:
-        if not (self.s_churn >= 0 and self.s_noise > 0 and 0 <= self.s_tmin <= self.s_tmax):
-            raise ValueError("EDMStochastic needs s_churn >= 0, s_noise > 0 and 0 <= s_tmin <= s_tmax")
+        if not (self.s_churn >= 0 and 0.98 <= self.s_noise <= 1.05 and 0 <= self.s_tmin <= self.s_tmax):
+            raise ValueError("EDMStochastic needs s_churn >= 0, 0.98 <= s_noise <= 1.05 and 0 <= s_tmin <= s_tmax")
 
     def bind(self, schedule: Schedule, times: Tensor) -> Solver:
         t = times[:-1].cpu()
         gamma = min(self.s_churn / len(t), math.sqrt(2) - 1)
         u = 1 / torch.exp(schedule.log_snr(t))
-        inside = (u >= self.s_tmin) & (u <= self.s_tmax) & (gamma > 0)
+        inside = (u >= self.s_tmin) & (u <= self.s_tmax) & (gamma > 0) & u.isfinite()
         raised = schedule.inverse_log_snr(-(u * (1 + gamma)).log()).clamp(max=1)
         return _Churned(self.s_noise, dict(zip(t[inside].tolist(), raised[inside], strict=True)))
 
