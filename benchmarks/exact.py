@@ -1,4 +1,5 @@
-"""Exact answers that solvers are held against: denoisers in closed form, orders of convergence, laws without Monte Carlo."""
+"""Exact answers that solvers are held against: denoisers in closed form, orders of convergence, laws without Monte Carlo
+(`ldm.diffusion.exact`)."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -8,6 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from ldm.diffusion.exact import Gaussian, law
 from ldm.diffusion.schedules import Schedule
 from ldm.diffusion.solvers import AdaptiveODE, Solver, sample
 
@@ -32,28 +34,6 @@ class Straight(Schedule):
 
     def inverse_log_snr(self, lam: Tensor) -> Tensor:
         return torch.sigmoid(-lam)
-
-
-class Gaussian:
-    """The exact denoiser of x_0 ~ N(mean, std^2), each number for itself: E[x_0 | x_t]."""
-
-    def __init__(self, schedule: Schedule, mean: float = 0.7, std: float = 0.6):
-        self.schedule, self.mean, self.std = schedule, mean, std
-
-    def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
-        alpha, sigma = self.schedule(t)
-        gain = alpha * self.std**2 / (alpha**2 * self.std**2 + sigma**2)
-        return self.mean + gain * (x_t - alpha * self.mean)
-
-    def marginal(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of x_t."""
-        alpha, sigma = self.schedule(t)
-        return alpha * self.mean, (alpha**2 * self.std**2 + sigma**2).sqrt()
-
-    def flow(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        """The probability flow from t to s, exactly: it keeps (x - mean_t) / std_t."""
-        (mean_t, std_t), (mean_s, std_s) = self.marginal(t), self.marginal(s)
-        return mean_s + (x - mean_t) * std_s / std_t
 
 
 class Mixture:
@@ -122,21 +102,6 @@ def flow_errors(
         x = alpha * 0.3 + sigma * noise
         errors.append((sample(solver, denoise, x, times, no_noise) - denoise.flow(x, times[0], times[-1])).abs().max().item())
     return errors
-
-
-def law(solver: Solver, denoise: Gaussian, times: Tensor) -> tuple[float, float]:
-    """Mean and variance of what a solver makes of Gaussian data, exactly, if its steps are affine in x and the noise.
-
-    Then the result is c + sum_k b_k z_k over all noises of the loop, the start's too: one loop over a batch in which row 0
-    has no noise and row k has z_k = 1 alone reads every coefficient. The start is p_t of times[0] itself.
-    """
-    mean, std = denoise.marginal(times[0])
-    drawn: list[int] = []
-    count = lambda: drawn.append(1) or torch.zeros(1, dtype=torch.float64)
-    sample(solver, denoise, mean.expand(1), times, count)
-    unit = iter(torch.eye(2 + len(drawn), dtype=torch.float64)[1:])
-    c = sample(solver, denoise, mean + std * next(unit), times, lambda: next(unit))
-    return c[0].item(), (c[1:] - c[0]).square().sum().item()
 
 
 def law_errors(solver: Solver, denoise: Gaussian, counts: Sequence[int], grid: Grid = even_log_snr) -> list[tuple[float, float]]:

@@ -11,9 +11,9 @@ import json
 from pathlib import Path
 
 import torch
-from ldm.diffusion.exact import Gaussian, law
 
 from benchmarks.solver_orders import markdown
+from ldm.diffusion.exact import Gaussian, law
 from ldm.diffusion.schedules import VE, VP, Cosine, Discrete, Linear, Schedule, SubVP
 from ldm.diffusion.solvers import (
     DDIM,

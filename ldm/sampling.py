@@ -87,12 +87,19 @@ def _batch(
     null = without(cond, torch.ones(len(seeds), dtype=torch.bool, device=device), len(model.classes))
     how = settings.guidance, tuple(settings.interval), settings.rescale
     denoise = cfg(model.denoiser, cond, null if cond.keys() - KEPT else None, *how)
+    times, _ = _times(model, settings)
+    return solvers.sample(settings.solver, denoise, solvers.start(schedule, times[0], randn()), times, randn, watch)
+
+
+def _times(model: Model, settings: SampleConfig) -> tuple[Tensor, Schedule]:
+    """The grid to go down, and the law; Refusal where the solver or the law has no such grid."""
+    schedule = model.denoiser.schedule
     try:
         times = schedule.grid(settings.steps, settings.grid)
-        solver = settings.solver.bind(schedule, times)
+        settings.solver.bind(schedule, times)
     except ValueError as error:
         raise Refusal(f"sample: {error}") from None
-    return solvers.sample(solver, denoise, solvers.start(schedule, times[0], randn()), times, randn, watch)
+    return times, schedule
 
 
 def reverse(

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from ldm.diffusion.exact import Gaussian, few_steps, law
 
 from benchmarks.solver_limits import LAWS, STD, STOCHASTIC, spread
+from ldm.diffusion.exact import Gaussian, few_steps, law
 from ldm.diffusion.schedules import VE, Cosine, Discrete, Linear
 from ldm.diffusion.solvers import (
     DDPM,
