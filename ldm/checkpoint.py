@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ldm import packed
 from ldm.averaging import Weights, reconstruct
 from ldm.errors import Refusal
+from ldm.files import whole
 
 VERSION = 1
 META = {"version": int, "stage": str, "config": dict, "shape": list | tuple, "classes": list | tuple, "trained": str}
@@ -90,17 +91,14 @@ def _load(path: Path, device: str) -> Any:
 
 def write(state: Mapping[str, Any], path: Path) -> None:
     """Save whole or not at all: to a file beside it, to the disk, then renamed. The one before stays as previous.ckpt."""
-    beside = path.with_suffix(".partial")
     try:
-        with open(beside, "wb") as file:
+        with whole(path, "wb") as file:
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
-        if path.name == "last.ckpt" and path.exists():
-            _keep(path, path.with_name("previous.ckpt"))
-        os.replace(beside, path)
+            if path.name == "last.ckpt" and path.exists():
+                _keep(path, path.with_name("previous.ckpt"))
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError of its zip writer
-        beside.unlink(missing_ok=True)
         free = shutil.disk_usage(path.parent).free
         if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

@@ -37,6 +37,7 @@ from ldm.diffusion.solvers import (
 )
 from ldm.diffusion.times import Importance, Spacing
 from ldm.errors import Refusal, nearest, one_of, require
+from ldm.files import whole
 from ldm.names import file_name, plain
 from ldm.networks.autoencoder import AutoencoderKL, VQModel
 from ldm.networks.set_transformer import SetTransformer
@@ -343,7 +344,8 @@ def from_dict(raw: dict[str, Any], where: str = "config") -> Config:
 
 def save(config: Config, path: Path) -> None:
     """Write the resolved config, loadable again by `load`."""
-    path.write_text(OmegaConf.to_yaml(OmegaConf.create(to_dict(config))))
+    with whole(path) as file:
+        file.write(OmegaConf.to_yaml(OmegaConf.create(to_dict(config))))
 
 
 def _check_options(options: dict[str, Any], where: str) -> None:

@@ -3,7 +3,9 @@
 Whatever fails there is one line and no end to the training: metrics.csv and the run's folder have it all.
 """
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -57,3 +59,17 @@ class Board:
 
     def close(self, status: int) -> None:
         """End the run, with the status of the script."""
+
+    def discard(self) -> None:
+        """Take away what this run, refused before its first step, has put on the disk."""
+
+
+def remove(paths: Iterable[Path], parent: Path) -> None:
+    """Files, links and folders that a board has made, and the folder they were in if nothing else is there."""
+    for path in paths:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    with suppress(OSError):
+        parent.rmdir()

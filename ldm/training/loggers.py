@@ -87,3 +87,12 @@ def close_loggers(trainer: pl.Trainer, run: Config, error: BaseException | None)
         if run.logger.log_model:
             board.checkpoints(run.folder, trainer.global_step)
         board.close(status)
+
+
+def discard_loggers(trainer: pl.Trainer) -> None:
+    """A run that was refused before its first step leaves nothing on the disk."""
+    for board in _boards(trainer):
+        board.discard()
+    for logger in trainer.loggers if trainer.is_global_zero else []:
+        if isinstance(logger, MetricsFile):
+            logger.discard()

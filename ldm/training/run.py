@@ -1,10 +1,9 @@
 """A run: stage 1 if it is missing, then what the config asks for; where things go, and what may be resumed."""
 
-import json
 import logging
 import os
-import uuid
 import warnings
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from ldm import checkpoint, config, schema
 from ldm.config import AutoencoderConfig, Config, Data, DiffusionConfig, TrainerConfig
 from ldm.data.images import Images
-from ldm.errors import Refusal, command
+from ldm.errors import Refusal, command, ending
 from ldm.model import load_autoencoder, load_text
 from ldm.networks import imported
 from ldm.randomness import permutation
@@ -25,7 +24,8 @@ from ldm.stops import Stops, heard_stops
 from ldm.training.autoencoder import AutoencoderModule
 from ldm.training.data import RunData
 from ldm.training.diffusion import DiffusionModule
-from ldm.training.loggers import check_loggers, close_loggers, where_shown
+from ldm.training.folder import taken, wandb_id
+from ldm.training.loggers import check_loggers, close_loggers, discard_loggers, where_shown
 from ldm.training.partners import lost_partner, partner_lost
 from ldm.training.stage import Stage, say
 from ldm.training.trainer import build_trainer, precision, strategy
@@ -46,6 +46,11 @@ def _train(run: Config, resume: bool, dry_run: bool, stops: Stops) -> Path:
     if stage1 is not None and not dry_run:
         _train_first(stage1, run, resume)
         stops.check("between the stages", "go on with --resume")
+    with nullcontext() if dry_run or rank_zero_only.rank else taken(run.folder):
+        return _train_stage(run, stage1, resume, dry_run, stops)
+
+
+def _train_stage(run: Config, stage1: AutoencoderConfig | None, resume: bool, dry_run: bool, stops: Stops) -> Path:
     start, state = (None, {}) if dry_run else _resume_point(run, resume)
     if start is not None:
         _keep_global_batch(run, state)
@@ -57,7 +62,7 @@ def _train(run: Config, resume: bool, dry_run: bool, stops: Stops) -> Path:
     say(_plan(run, module, images))
     if dry_run:
         return run.folder
-    module.run_id = _open(run)
+    module.run_id = wandb_id(run.folder, state["ldm"].get("wandb_id") if state else None)
     trainer = build_trainer(run, module, images, state.get("global_step"), stops)
     _fit(run, trainer, module, RunData(run, images), start, stops)
     done = trainer.global_step >= run.trainer.max_steps  # trainer.options.max_time may have ended it before
@@ -70,9 +75,11 @@ def _fit(run: Config, trainer: pl.Trainer, module: Stage, data: RunData, start: 
     try:
         trainer.fit(module, datamodule=data, ckpt_path=start and str(start), weights_only=True)
     except BaseException as error:
-        told = _explained(error, trainer, run, stops)
+        told, began = _explained(error, trainer, run, stops), stops.training
         stops.rest("at its end", "go on with --resume")
         close_loggers(trainer, run, told)
+        if not began and ending(told)[0] != 1:
+            discard_loggers(trainer)
         if told is error:
             raise
         raise told from None
@@ -192,17 +199,6 @@ def _keep_global_batch(run: Config, state: dict[str, Any]) -> None:
         f"resuming on {world} processes: accumulate {accumulate} -> {slots // world} "
         f"keeps the global batch of {slots * run.data.batch_size}"
     )
-
-
-def _open(run: Config) -> str:
-    """Write config.yaml, and the W&B run's id: made once, before training starts, kept through every resume."""
-    path = run.folder / "run.json"
-    if rank_zero_only.rank == 0:
-        run.folder.mkdir(parents=True, exist_ok=True)
-        config.save(run, run.folder / "config.yaml")
-        if not path.exists():
-            path.write_text(json.dumps({"wandb_id": uuid.uuid4().hex[:8]}) + "\n")
-    return json.loads(path.read_text())["wandb_id"] if path.exists() else ""
 
 
 def _resumed_module(run: Config, images: Images, start: Path, state: dict[str, Any]) -> Stage:

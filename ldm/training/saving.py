@@ -1,5 +1,6 @@
 """Callbacks that keep what a run has learnt: checkpoints, snapshots for post-hoc EMA, stops by signal."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from ldm.averaging import write_snapshot
 from ldm.checkpoint import write
+from ldm.config import save
 from ldm.errors import NotFinite
+from ldm.files import whole
 from ldm.stops import Stops
 from ldm.training.stage import Stage
 
@@ -78,6 +81,17 @@ class Checkpoints(pl.callbacks.Checkpoint):
         # raised on every rank before the step changed anything; after any other error the state is not to be trusted
         if isinstance(exception, NotFinite) and trainer.global_step > 0:
             self.save_last(trainer)
+
+
+class RunFiles(pl.Callback):
+    """config.yaml and run.json, once the run has begun: one that is refused leaves nothing behind."""
+
+    def on_train_start(self, trainer: pl.Trainer, module: Stage) -> None:
+        if not trainer.is_global_zero:
+            return
+        save(module.config, module.config.folder / "config.yaml")
+        with whole(module.config.folder / "run.json") as file:
+            file.write(json.dumps({"wandb_id": module.run_id}) + "\n")
 
 
 class Snapshots(pl.Callback):

@@ -11,7 +11,7 @@ from PIL import Image
 from ldm.config import RunConfig
 from ldm.errors import Refusal
 from ldm.schema import to_dict
-from ldm.training.boards import Board, Rows, surviving
+from ldm.training.boards import Board, Rows, remove, surviving
 
 
 def check_installed() -> None:
@@ -29,6 +29,7 @@ class TensorBoard(Board, TensorBoardLogger):
         # rows of the checkpoint's own step are of both sides, see metrics_file.py: drop what is after it
         super().__init__(run.folder / "tensorboard", name="", version="", purge_step=None if step is None else step + 1)
         self.hparams = to_dict(run)  # written beside the event files as hparams.yaml
+        self.place, self.found = run.folder / "tensorboard", {*(run.folder / "tensorboard").glob("*")}
 
     @rank_zero_only
     @surviving
@@ -67,6 +68,9 @@ class TensorBoard(Board, TensorBoardLogger):
         plain = [{key: value for key, value in row.items() if not isinstance(value, Image.Image)} for row in rows]
         lines = [list(plain[0]), ["---"] * len(plain[0]), *(row.values() for row in plain)]
         self.experiment.add_text(name, "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines), step)
+
+    def discard(self) -> None:
+        remove({*self.place.glob("*")} - self.found, self.place)
 
 
 def _cell(value: Any) -> str:

@@ -14,7 +14,7 @@ from PIL import Image
 from ldm.config import Config, RunConfig
 from ldm.errors import Refusal, one_of
 from ldm.schema import to_dict
-from ldm.training.boards import Board, Rows, surviving
+from ldm.training.boards import Board, Rows, remove, surviving
 from ldm.training.stage import say
 
 PATIENCE = 10  # seconds
@@ -97,6 +97,8 @@ class WandbBoard(Board, WandbLogger):
         )
         del self._wandb_init["anonymous"]  # None, and yet wandb warns of it
         self.stage, self.defined = run.stage, set()
+        self.place, self.found = run.folder / "wandb", {*(run.folder / "wandb").glob("*")}
+        self.links = {path: path.readlink() for path in self.found if path.is_symlink()}
         # tables and artifacts wait there to be synced: with the run, and not in the home folder
         self.staging = None if "WANDB_DATA_DIR" in os.environ else str(run.folder / "wandb")
         if self.staging:
@@ -186,6 +188,12 @@ class WandbBoard(Board, WandbLogger):
     def alert(self, title: str, text: str) -> None:
         if self._experiment is not None:  # or there is no run yet, and nobody who watches one
             self.experiment.alert(title, text, wait_duration=3600)
+
+    def discard(self) -> None:
+        remove({*self.place.glob("*")} - self.found, self.place)
+        for link, target in self.links.items():  # latest-run and the like lead to the leg before again
+            link.unlink(missing_ok=True)
+            link.symlink_to(target)
 
     def close(self, status: int) -> None:
         if self.staging:  # another stage has a folder of its own

@@ -1,0 +1,22 @@
+"""Files that are there whole or not at all, whatever happens to the process or the disk meanwhile."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+
+@contextmanager
+def whole(path: Path, mode: str = "w", **options: Any) -> Iterator[IO]:
+    """A file to write `path` in: beside it, on the disk, then renamed. What was there stays if anything goes wrong."""
+    beside = path.with_name(f"{path.name}.partial")
+    try:
+        with open(beside, mode, **options) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
