@@ -1,15 +1,23 @@
 """The latent cache: what it holds, that training on it is training, and that a stale or damaged one is not met."""
 
+import errno
+import os
+import pickle
+import signal
 import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers import TINY, largest_difference, load, overrides, run_config, script
+from helpers import ROOT, TINY, largest_difference, load, overrides, run_config, script
 
-from ldm.data.batches import as_images
+from ldm.data import latents as data_latents
+from ldm.data.batches import as_images, loader
 from ldm.data.images import Digits
-from ldm.data.latents import LatentCache, cache_folder, open_cache
+from ldm.data.latents import LatentCache, Writer, cache_folder, checksums, open_cache
+from ldm.errors import Refusal
 from ldm.model import load_autoencoder, restore
 from ldm.randomness import generator
 from ldm.training import latents
@@ -71,10 +79,14 @@ def test_a_second_run_finds_it(cached, stage1, capsys):
     assert caches(output) == [folder] and (folder / "moments.npy").stat().st_mtime_ns == before
     assert largest_difference(again["state_dict"], state["state_dict"]) == 0
     whole = (folder / "moments.npy").read_bytes()
-    np.load(folder / "moments.npy", mmap_mode="r+")[:, :, 0] = 3  # it is what training reads, not the pictures
+    sums = (folder / "sums.npy").read_bytes()
+    parts = {name: np.load(folder / f"{name}.npy", mmap_mode="r+") for name in ("moments", "label", "index", "sums")}
+    parts["moments"][:, :, 0] = 3  # it is what training reads, not the pictures
+    parts["sums"][:] = checksums(parts)
     other = trained(output, stage1, FLIP, "name=other")
     assert mean_difference(other["state_dict"], state["state_dict"]) > 1e-4
     (folder / "moments.npy").write_bytes(whole)
+    (folder / "sums.npy").write_bytes(sums)
     trained(output, stage1, "name=unmirrored")
     assert len(caches(output)) == 2  # without mirror images it is another
 
@@ -109,20 +121,92 @@ def test_damaged_or_half_written_it_is_made_again(cached, stage1, capsys):
     output, state, folder = cached
     whole = (folder / "moments.npy").read_bytes()
     (folder / "moments.npy").write_bytes(whole[:-100])
-    (folder.parent / f"{folder.name}.123.partial").mkdir()
     assert open_cache(folder) is None and "damaged" in capsys.readouterr().out
     again = trained(output, stage1, FLIP, "name=mended")
     assert (folder / "moments.npy").read_bytes() == whole
     assert largest_difference(again["state_dict"], state["state_dict"]) == 0
+    about = (folder / "about.json").read_text()
     (folder / "about.json").unlink()  # the mark of a whole one
     assert open_cache(folder) is None
-    (folder.parent / f"{folder.name}.123.partial").rmdir()
+    (folder / "about.json").write_text(about)
+
+
+@pytest.mark.parametrize("name, at", [("moments", -1), ("moments", 5000), ("label", -300), ("index", 200), ("sums", -7)])
+def test_one_flipped_bit_is_found(cached, name, at, capsys, monkeypatch):
+    """When it is opened; and, in a file that is too large to be looked at whole, when the row is read."""
+    _, _, folder = cached
+    path, about = folder / f"{name}.npy", (folder / "about.json").read_text()
+    whole = path.read_bytes()
+    rows = open_cache(folder)
+    place = (at if at >= 0 else len(whole) + at) - rows.parts[name].offset
+    row = place // rows.parts[name][0].nbytes
+    spoilt = bytearray(whole)
+    spoilt[at] ^= 1
+    path.write_bytes(spoilt)
+    assert open_cache(folder) is None and "a row is not what was written" in capsys.readouterr().out
+    monkeypatch.setattr(data_latents, "CHECKED", 1)  # the first row alone
+    found = open_cache(folder)
+    found.__getitems__([i for i in range(len(found)) if i != row])
+    with pytest.raises(Refusal, match=r"has changed since it was written .* --resume"):
+        found.__getitems__([3, row])
+    assert open_cache(folder) is None  # the next run makes it anew
+    path.write_bytes(whole)
+    (folder / "about.json").write_text(about)
+    assert open_cache(folder) is not None
+
+
+def test_a_flipped_bit_is_not_trained_on(cached, stage1, capsys):
+    output, state, folder = cached
+    whole = (folder / "moments.npy").read_bytes()
+    spoilt = bytearray(whole)
+    spoilt[len(whole) // 2] ^= 64
+    (folder / "moments.npy").write_bytes(spoilt)
+    again = trained(output, stage1, FLIP, "name=flipped")
+    assert "computed again" in capsys.readouterr().out and (folder / "moments.npy").read_bytes() == whole
+    assert largest_difference(again["state_dict"], state["state_dict"]) == 0
+
+
+def test_what_a_killed_writer_left_is_taken_away_and_a_live_ones_is_not(tmp_path):
+    folder = tmp_path / "latents" / "a"
+    command = [sys.executable, "-c", KILLED, str(folder)]
+    assert subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}).returncode == -signal.SIGKILL
+    (left,) = folder.parent.glob("*.partial")
+    live = Writer(folder, Path(Writer.beside(folder)))
+    live.begin(4, (1, 4, 2, 2))
+    assert not left.exists() and live.partial.exists()
+    other = Writer(folder, Path(Writer.beside(folder)))
+    other.begin(4, (1, 4, 2, 2))
+    assert live.partial.exists() and other.partial.exists()
+    for writer in (live, other):
+        writer.open()
+        rows = range(4), torch.zeros(4, 1, 4, 2, 2), torch.arange(4), torch.arange(4)
+        writer.put(*rows)
+        writer.close()
+        writer.end()
+    assert [path.name for path in folder.parent.iterdir()] == ["a"] and len(open_cache(folder)) == 4
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from ldm.data.latents import Writer
+writer = Writer(Path(sys.argv[1]), Path(Writer.beside(sys.argv[1])))
+writer.begin(4, (1, 4, 2, 2))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_writer_that_fails_leaves_nothing(stage1, tmp_path, monkeypatch):
+    def full(self, *_):
+        raise OSError(errno.ENOSPC, "No space left on device", "moments.npy")
+
+    monkeypatch.setattr(Writer, "put", full)
+    with pytest.raises(OSError, match="No space left"):
+        trained(tmp_path, stage1)
+    assert not list((tmp_path / "latents").iterdir())
 
 
 def test_latents_beyond_16_bits_are_refused(tmp_path):
-    from ldm.data.latents import Writer
-    from ldm.errors import Refusal
-
     writer = Writer(tmp_path / "latents" / "a", tmp_path / "latents" / "a.partial")
     writer.begin(4, (1, 4, 2, 2))
     writer.open()
@@ -154,6 +238,27 @@ def test_a_full_disk_is_known_before_the_work(stage1, tmp_path):
         subprocess.run(["umount", disk], check=True)
 
 
+def test_a_worker_is_given_names_not_the_files(cached):
+    """Pickled, as for a worker that is not forked: small, and the same when it is opened again; captions too."""
+    found = open_cache(cached[2])
+    found.captions = [f"the caption of picture {i}, long enough to be noticed" for i in range(1500)]
+    again = pickle.loads(sent := pickle.dumps(found))
+    assert len(sent) < 1000
+    ours, theirs = (cache.__getitems__([3, 1499]) for cache in (found, again))
+    assert ours["text"] == theirs["text"] and torch.equal(ours["moments"], theirs["moments"])
+    found.read = False
+    assert "moments" not in pickle.loads(pickle.dumps(found)).__getitems__([3])
+
+
+@pytest.mark.slow
+def test_a_spawned_worker_reads_the_cache(cached):
+    found, batches = open_cache(cached[2]), [[0, 7], [1499, 3]]
+    spawned = loader(found, batches, 1, pin=False)
+    spawned.multiprocessing_context = "spawn"
+    for rows, batch in zip(batches, spawned, strict=True):
+        assert torch.equal(batch["moments"], found.__getitems__(rows)["moments"])
+
+
 @pytest.mark.ddp
 def test_two_processes_write_what_one_writes(cached, stage1, tmp_path):
     more = overrides("latent", tmp_path, f"space.autoencoder={stage1}", FLIP, "trainer.devices=2")
@@ -161,5 +266,5 @@ def test_two_processes_write_what_one_writes(cached, stage1, tmp_path):
     assert done.returncode == 0, done.stderr
     (folder,) = caches(tmp_path)
     assert folder.name == cached[2].name
-    for name in ("moments", "label", "index"):
+    for name in ("moments", "label", "index", "sums"):
         assert (folder / f"{name}.npy").read_bytes() == (cached[2] / f"{name}.npy").read_bytes()

@@ -7,13 +7,15 @@ reads with accumulate = 2.
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from ldm.errors import Refusal, say
 from ldm.randomness import permutation
 from ldm.stops import ignore_stops, stops_held_back
 
@@ -70,9 +72,32 @@ class Shard:
         return (self.rows[i : i + self.size] for i in range(0, len(self.rows), self.size))
 
 
-class _Identity:
+class ByValue(dict):
+    """A batch of arrays, which travel through a worker's pipe; tensors travel as shared memory."""
+
+
+class _HandOver:
+    """A worker's last work on a batch. A class, not a lambda: workers pickle it.
+
+    Shared memory is taken here, where it can be seen to fail: PyTorch takes it in a thread of the worker's, prints
+    that it could not, and the run waits for the batch for ever.
+    """
+
     def __call__(self, batch: Batch) -> Batch:
-        return batch  # a class, not a lambda: workers pickle it
+        if get_worker_info() is None:
+            return batch
+        try:
+            return {key: part.share_memory_() if isinstance(part, Tensor) else part for key, part in batch.items()}
+        except RuntimeError:
+            return ByValue({key: part.numpy() if isinstance(part, Tensor) else part for key, part in batch.items()})
+
+
+@cache
+def _say_small(size: int, workers: int) -> None:
+    say(
+        f"data: shared memory (/dev/shm) has no room for batches of {size / 1e6:.3g} MB from {workers} workers: they go "
+        "through pipes, which is slower; give it more (docker run --shm-size=2g), or set data.workers=0"
+    )
 
 
 class ResumableLoader(DataLoader):
@@ -84,6 +109,34 @@ class ResumableLoader(DataLoader):
     def _get_iterator(self) -> Any:
         with stops_held_back():
             return super()._get_iterator()
+
+    def _get_iterator(self) -> Any:
+        if self.num_workers:
+            self._expect_room()
+        return super()._get_iterator()
+
+    def _expect_room(self) -> None:
+        """Make what workers talk through, once for the test: PyTorch's own half-made iterator cannot be cleared away."""
+        context = self.multiprocessing_context or torch.multiprocessing
+        try:
+            [context.Queue() for _ in range(self.num_workers + 3)]
+        except OSError as error:  # semaphores lie in shared memory too
+            raise Refusal(
+                f"data.workers: {self.num_workers} workers cannot be started ({error.strerror or error}); /dev/shm may be "
+                "full or missing: give it more (docker run --shm-size=2g), or set data.workers=0"
+            ) from None
+
+    def __iter__(self) -> Iterator[Batch]:
+        try:
+            for batch in super().__iter__():
+                yield self._received(batch) if isinstance(batch, ByValue) else batch
+        except Refusal as error:  # a worker's comes with its traceback
+            raise Refusal(str(error).strip().splitlines()[-1].removeprefix("ldm.errors.Refusal: ")) from None
+
+    def _received(self, batch: ByValue) -> Batch:
+        arrays = {key: part for key, part in batch.items() if isinstance(part, np.ndarray)}
+        _say_small(sum(part.nbytes for part in arrays.values()), self.num_workers)
+        return {**batch, **{key: torch.from_numpy(part) for key, part in arrays.items()}}
 
     def state_dict(self) -> dict[str, Any]:
         return {}
@@ -97,7 +150,7 @@ def loader(dataset: Dataset, batches: Iterable[list[int]], workers: int, pin: bo
     return ResumableLoader(
         dataset,
         batch_sampler=batches,
-        collate_fn=_Identity(),
+        collate_fn=_HandOver(),
         num_workers=workers,
         pin_memory=pin,
         persistent_workers=workers > 0,

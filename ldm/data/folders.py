@@ -7,6 +7,7 @@ import zlib
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from torch.utils.data import Dataset
 
 from ldm.data.batches import Batch
 from ldm.data.images import ImageData, Images
+from ldm.data.rows import row_file
 from ldm.errors import Refusal, one_of, say
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
@@ -155,6 +157,11 @@ class FolderSet(Dataset):
 
     def __init__(self, pictures: list[Picture], size: int, channels: int):
         self.pictures, self.size, self.channels = pictures, size, channels
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a worker that is not forked: the list of pictures as a file, not as a copy for each."""
+        self.pictures = row_file(self.pictures)
+        return self.__dict__
 
     def __len__(self) -> int:
         return len(self.pictures)

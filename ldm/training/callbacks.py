@@ -5,7 +5,6 @@ folder and the same picture on the boards of logger.kind. Names are SECTION/NAME
 evaluate, speed, pictures, tables.
 """
 
-import resource
 import sys
 import time
 from pathlib import Path
@@ -29,6 +28,11 @@ from ldm.training.diffusion import DiffusionModule
 from ldm.training.loggers import alert, log_animation, log_picture, log_table
 from ldm.training.stage import Stage
 from ldm.trajectory import Recorder
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 TABLE = 16  # samples that get a row of their own
 
@@ -175,12 +179,15 @@ class Throughput(pl.Callback):
         module.log("speed/images_seen", float(seen))
         module.log("speed/waiting_share", self.waited / span)
         self.since, self.waited = (seen, now), 0.0
-        module.log("speed/memory_gb", peak_memory(module.device))
+        if (held := peak_memory(module.device)) is not None:
+            module.log("speed/memory_gb", held)
 
 
-def peak_memory(device: torch.device) -> float:
-    """The most that was held so far, in GB: of the GPU's memory, or this process' resident set."""
+def peak_memory(device: torch.device) -> float | None:
+    """The most that was held so far, in GB: of the GPU's memory, or this process' resident set; None on Windows."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
+    if resource is None:
+        return None
     unit = 1 if sys.platform == "darwin" else 1024  # macOS reports bytes, Linux kilobytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

@@ -1,6 +1,5 @@
 """Encode the training set once, all ranks together, and train on what was written."""
 
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -49,13 +48,29 @@ def fits(cache: LatentCache, device: torch.device) -> bool:
 @torch.no_grad()
 def fill(module: "DiffusionModule", folder: Path, orientations: int) -> None:
     """Encode every training picture, each rank its share, and write the posteriors' moments."""
-    trainer, config, space = module.trainer, module.config.data, module.space
+    trainer, space = module.trainer, module.space
     pictures, rank = trainer.datamodule.images.train, module.global_rank
-    writer = Writer(folder, Path(trainer.strategy.broadcast(f"{folder}.{os.getpid()}.partial")))
+    writer = Writer(folder, Path(trainer.strategy.broadcast(Writer.beside(folder))))
     shape = (orientations, 2 * space.shape[0], *space.shape[1:])
     refused = _try(lambda: writer.begin(len(pictures), shape)) if rank == 0 else None
     if refused := trainer.strategy.broadcast(refused):
         raise Refusal(refused)
+    try:
+        write(module, writer, orientations)
+    except BaseException:  # refused, stopped or out of disk: nothing is left behind
+        if rank == 0:
+            writer.abandon()
+        raise
+    trainer.strategy.barrier()
+    if rank == 0:
+        writer.end()
+    trainer.strategy.barrier()
+
+
+def write(module: "DiffusionModule", writer: Writer, orientations: int) -> None:
+    """This rank's share of the training pictures, encoded."""
+    trainer, config, space = module.trainer, module.config.data, module.space
+    pictures, rank = trainer.datamodule.images.train, module.global_rank
     writer.open()
     # whole batches of consecutive rows, the same on any number of processes: so are the bits that come out
     blocks = [*Shard(len(pictures), config.batch_size, 0, 1)][rank :: trainer.world_size]
@@ -65,10 +80,6 @@ def fill(module: "DiffusionModule", folder: Path, orientations: int) -> None:
         moments = encode(space.autoencoder.encode, as_images({"image": batch["image"].to(module.device)}), orientations)
         writer.put(rows, moments, batch["label"], batch["index"])
     writer.close()
-    trainer.strategy.barrier()
-    if rank == 0:
-        writer.end()
-    trainer.strategy.barrier()
 
 
 def encode(encoder: torch.nn.Module, image: Tensor, orientations: int) -> Tensor:
