@@ -107,13 +107,10 @@ class ResumableLoader(DataLoader):
     """
 
     def _get_iterator(self) -> Any:
-        with stops_held_back():
-            return super()._get_iterator()
-
-    def _get_iterator(self) -> Any:
         if self.num_workers:
             self._expect_room()
-        return super()._get_iterator()
+        with stops_held_back():
+            return super()._get_iterator()
 
     def _expect_room(self) -> None:
         """Make what workers talk through, once for the test: PyTorch's own half-made iterator cannot be cleared away."""
