@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,14 @@ import torch
 from torch import Tensor
 
 from ldm.data.jet_files import read_jets, write_jets
+from ldm.diffusion.likelihood import Likelihood, Ode, log_likelihood
+from ldm.diffusion.solvers import Unreached
+from ldm.diffusion.tasks import cfg
 from ldm.errors import Refusal
 from ldm.model import Model
 from ldm.names import file_names
 from ldm.pointcloud import PointCloudSpace
+from ldm.randomness import generator
 from ldm.spaces import Told
 
 MOST = 150  # constituents in any of JetNet's files
@@ -45,6 +50,36 @@ def told(model: Model, numbers: Sequence[int], jet: Tensor | None = None) -> Tol
     if bad := [n for n in numbers if not 1 <= n <= space.shape[0]]:
         raise Refusal(f"--constituents: {bad[0]} is not in 1 ... {space.shape[0]}, what this checkpoint makes")
     return space.full(numbers) | ({"jet": space.condition(jet)} if jet is not None and space.jet else {})
+
+
+def log_density(
+    model: Model,
+    features: Tensor,
+    mask: Tensor,
+    labels: Sequence[int] | None = None,
+    jet: Tensor | None = None,
+    probes: int = 1,
+    seed: int = 0,
+    ode: Ode = Ode(1e-4, 1e-4),
+) -> Likelihood:
+    """log p(features | n) of clouds under a model, nats (B,): features (B, P, 3), mask (B, P), real constituents alone.
+
+    The density is of the physical features eta_rel, phi_rel, pt_rel, of n constituents in some order, given their number n, and
+    given `labels` (types) and `jet` (B, 3 or more: pt, eta, mass) where the model is told them. (Of the set without an order
+    it is n! times as much.) Divide by `dimensions` to compare jets of different n. Refusal where the tolerance is not reached.
+    """
+    space, device = model.space, next(model.denoiser.parameters()).device
+    if not isinstance(space, PointCloudSpace):
+        raise Refusal("this checkpoint makes pictures, not clouds")
+    features, cond = features.to(device), {"mask": mask.to(device)}
+    cond |= {"label": torch.tensor(labels, device=device)} if labels is not None and model.classes else {}
+    cond |= {"jet": space.condition(jet.to(device))} if jet is not None and space.jet else {}
+    x_0 = space.encode(features, mask=cond["mask"])
+    try:
+        found = log_likelihood(cfg(model.denoiser, cond), x_0, generator("likelihood", seed), probes, ode)
+    except Unreached as error:
+        raise Refusal(f"likelihood: {error}") from None
+    return replace(found, nats=found.nats + space.log_jacobian(features, cond["mask"]))
 
 
 def write_clouds(

@@ -100,6 +100,16 @@ class PointCloudSpace(nn.Module):
         angles, logit = (x.float() * self.scale + self.shift).split((2, 1), -1)
         return torch.cat([angles, logit.sigmoid()], -1).masked_fill(~mask[..., None], 0)
 
+    def log_jacobian(self, features: Tensor, mask: Tensor) -> Tensor:
+        """log |det d x_0 / d features| in nats, (B,): added to log p(x_0) it makes the density of the features themselves.
+
+        features (B, P, 3) = eta_rel, phi_rel, pt_rel; each real constituent has -log(s_eta s_phi s_pt) - log(pt (1 - pt)), pt
+        within what `encode` keeps of it. Padding adds nothing.
+        """
+        pt = features[..., 2].double().clamp(SMALLEST, LARGEST)
+        each = -self.scale.double().log().sum() - pt.log() - torch.log1p(-pt)
+        return each.masked_fill(~mask, 0).sum(1)
+
     def condition(self, jet: Tensor) -> Tensor:
         """Standardised log pt and log(mass / pt), (B, 2), of jet (B, 3 or more) = pt, eta, mass."""
         return (raw_jet(jet.to(self.jet_shift)) - self.jet_shift) / self.jet_scale

@@ -88,7 +88,10 @@ def _batch(
     how = settings.guidance, tuple(settings.interval), settings.rescale
     denoise = cfg(model.denoiser, cond, null if cond.keys() - KEPT else None, *how)
     times, _ = _times(model, settings)
-    return solvers.sample(settings.solver, denoise, solvers.start(schedule, times[0], randn()), times, randn, watch)
+    try:
+        return solvers.sample(settings.solver, denoise, solvers.start(schedule, times[0], randn()), times, randn, watch)
+    except solvers.Unreached as error:
+        raise Refusal(f"sample: {error}") from None
 
 
 def _times(model: Model, settings: SampleConfig) -> tuple[Tensor, Schedule]:

@@ -268,3 +268,18 @@ def test_the_noise_of_a_picture_is_found():
     for std in (0.0, float("nan"), 1e9):
         with pytest.raises(ValueError, match="standard deviation"):
             noise_time(VP(), std)
+
+
+def test_rescaled_guidance_sees_no_padding():
+    """The standard deviation of a cloud is that of its constituents: the same padded to 4 as to 9; one number has none."""
+    from ldm.diffusion.tasks.guidance import rescaled
+
+    generator = torch.Generator().manual_seed(0)
+    x, cond = (torch.randn(2, 4, 3, generator=generator) for _ in range(2))
+    pad = lambda x: torch.cat([x, x.new_zeros(2, 5, 3)], 1)
+    mask = (torch.arange(9) < 4).expand(2, 9)
+    assert torch.allclose(rescaled(pad(x), pad(cond), 0.7, mask)[:, :4], rescaled(x, cond, 0.7), atol=1e-6)
+    assert not torch.allclose(rescaled(pad(x), pad(cond), 0.7)[:, :4], rescaled(x, cond, 0.7), atol=1e-3)
+    for few in (torch.zeros(2, 9, dtype=torch.bool), mask & (torch.arange(9) < 1)):
+        assert torch.isfinite(rescaled(pad(x), pad(cond), 0.7, few)).all()
+    assert torch.equal(rescaled(x[:, :1, :1], cond[:, :1, :1], 0.7), x[:, :1, :1])

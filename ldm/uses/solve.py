@@ -83,7 +83,10 @@ class Prior:
 
     def run(self, denoise: solvers.Denoise, x: Tensor, times: Tensor, solver: Solver | None = None) -> Tensor:
         """From x at times[0] to pictures."""
-        x = solvers.sample(solver or self.settings.solver, denoise, x, times, self.randn, self.watch)
+        try:
+            x = solvers.sample(solver or self.settings.solver, denoise, x, times, self.randn, self.watch)
+        except solvers.Unreached as error:
+            raise Refusal(f"sample: {error}") from None
         if not torch.isfinite(x).all():
             raise Refusal("the task gave numbers that are not finite; try more steps or another solver")
         return self.model.space.decode(x)
@@ -169,6 +172,9 @@ def edit(prior: Prior, images: Tensor, strength: float) -> Tensor:
 def interpolate(prior: Prior, first: Tensor, second: Tensor, weights: Sequence[float]) -> Tensor:
     """Pictures between two (1, C, H, W): both carried to noise by the flow, mixed on the sphere, carried back, (K, ...)."""
     ode = likelihood.Ode(1e-4, 1e-4)
-    ends = likelihood.encode(prior.denoise(2), prior.model.space.encode_mean(torch.cat([first, second])), ode)
-    noise = torch.cat([likelihood.slerp(ends[:1], ends[1:], weight) for weight in weights])
-    return prior.model.space.decode(likelihood.decode(prior.denoise(len(noise)), noise, ode))
+    try:
+        ends = likelihood.encode(prior.denoise(2), prior.model.space.encode_mean(torch.cat([first, second])), ode)
+        noise = torch.cat([likelihood.slerp(ends[:1], ends[1:], weight) for weight in weights])
+        return prior.model.space.decode(likelihood.decode(prior.denoise(len(noise)), noise, ode))
+    except solvers.Unreached as error:
+        raise Refusal(f"interpolate: {error}") from None

@@ -9,7 +9,7 @@ from ldm.diffusion.solvers.base import Counted, Denoise, Past, Solver, Step, sam
 from ldm.diffusion.solvers.ddpm import DDIM, DDPM
 from ldm.diffusion.solvers.foreign import Diffusers
 from ldm.diffusion.solvers.multistep import DPMpp2M, DPMpp2MSDE, DPMpp3M
-from ldm.diffusion.solvers.ode import AdaptiveODE, Euler, Heun
+from ldm.diffusion.solvers.ode import AdaptiveODE, Euler, Heun, Unreached
 from ldm.diffusion.solvers.sde import EDMStochastic, EulerMaruyama, PredictorCorrector
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "PredictorCorrector",
     "Solver",
     "Step",
+    "Unreached",
     "sample",
     "start",
 ]

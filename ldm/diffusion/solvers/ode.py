@@ -1,7 +1,8 @@
 """The probability-flow ODE dx/dt = f x - g^2/2 score = alpha' x0_hat + sigma' eps_hat (Song et al. 2021, eq. 13)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -103,16 +104,20 @@ class AdaptiveODE(Solver):
 
     torchdiffeq has one step size for a whole batch. Its error norm is here the largest over the samples, so that each
     one meets the tolerance, but the step size is still that of the hardest sample: the same seed in another batch gives
-    the same sample within the tolerance, not to the last bit. Evaluations: count them with `Counted`.
+    the same sample within the tolerance, not to the last bit. Evaluations: count them with `Counted`; `Unreached` is raised
+    beyond max_calls of a piece.
     """
 
     rtol: float = 1e-5
     atol: float = 1e-5
     method: Literal["dopri5", "dopri8", "bosh3"] = "dopri5"
+    max_calls: int = 5000
 
     def __post_init__(self) -> None:
         if not (self.rtol > 0 and self.atol > 0):
             raise ValueError(f"AdaptiveODE needs rtol and atol above 0, got {self.rtol} and {self.atol}")
+        if self.max_calls < 1:
+            raise ValueError(f"AdaptiveODE needs max_calls of at least 1, got {self.max_calls}")
 
     def step(self, denoise: Denoise, x_t: Tensor, t: Tensor, s: Tensor, randn: Randn, past: Past) -> Step:
         schedule, near = denoise.schedule, torch.finfo(x_t.dtype).eps ** 0.4
@@ -130,18 +135,60 @@ class AdaptiveODE(Solver):
 
     def turn(self, denoise: Denoise, x: Tensor, phi_t: Tensor, phi_s: Tensor) -> Tensor:
         """X = x / sqrt(alpha^2 + sigma^2) carried from the angle phi_t to phi_s."""
-        from torchdiffeq import odeint
 
-        def rate(phi: Tensor, x: Tensor) -> Tensor:
-            # its first trial step may overshoot, and for x in float32 it rounds phi, to more than pi/2
-            t = time_of(denoise.schedule, phi.cpu().double().clamp(*ends))
-            alpha, sigma = denoise.schedule(t)
-            x_t = torch.hypot(alpha, sigma) * x
-            return turning(x_t, denoise(x_t, t), alpha, sigma)
+        def rate(t: Tensor, x: Tensor) -> Tensor:
+            return turned(denoise, x, t)
 
-        ends, phis = (float(phi_s), float(phi_t)), torch.stack([phi_t, phi_s]).to(x.device)
-        options = {"norm": largest_rms, "step_t": phis[1:]}  # end on phi_s, not beyond it with interpolation back
-        return odeint(rate, x, phis, rtol=self.rtol, atol=self.atol, method=self.method, options=options)[-1]
+        tolerance = self.rtol, self.atol, self.max_calls
+        return along_angle(denoise.schedule, rate, x, (phi_t, phi_s), tolerance, largest_rms, self.method)
+
+
+def turned(denoise: Denoise, x: Tensor, t: Tensor) -> Tensor:
+    """v = dX/dphi of X = x / sqrt(alpha^2 + sigma^2) at time t."""
+    alpha, sigma = denoise.schedule(t)
+    x_t = torch.hypot(alpha, sigma) * x
+    return turning(x_t, denoise(x_t, t), alpha, sigma)
+
+
+class Unreached(ValueError):
+    """An adaptive integration that did not reach its tolerance within the calls it may make."""
+
+
+def along_angle(
+    schedule: Schedule,
+    rate: Callable[[Tensor, Any], Any],
+    state: Any,
+    ends: tuple[Tensor, Tensor],
+    tolerance: tuple[float, float, int],
+    norm: Callable[[Any], Tensor],
+    method: str = "dopri5",
+) -> Any:
+    """The state, a tensor or a tuple of them, carried between two angles by torchdiffeq: `rate(t, state)` is d state / dphi.
+
+    tolerance: rtol, atol and the most calls of `rate`. `norm` is of errors over tolerances, of the state's form.
+    Unreached beyond the calls, or where the step underflows.
+    """
+    from torchdiffeq import odeint
+
+    first = state[0] if isinstance(state, tuple) else state
+    low, high = sorted(map(float, ends))
+    phis, (rtol, atol, most), calls = torch.stack(ends).to(first.device), tolerance, 0
+    failed = f"the ODE was not solved to a tolerance of rtol {rtol:g}, atol {atol:g}"
+
+    def told(phi: Tensor, state: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls > most:
+            raise Unreached(f"{failed} within {most} calls of the network: take a larger one, or allow more calls")
+        # the first trial step may overshoot, and for x in float32 torchdiffeq rounds phi, to more than pi/2
+        return rate(time_of(schedule, phi.cpu().double().clamp(low, high)), state)
+
+    options = {"norm": norm, "step_t": phis[1:]}  # end on the last angle, not beyond it with interpolation back
+    try:
+        path = odeint(told, state, phis, rtol=rtol, atol=atol, method=method, options=options)
+    except AssertionError as error:  # torchdiffeq's word for steps of 0 and for what is not finite
+        raise Unreached(f"{failed} ({error}): take a larger one") from None
+    return tuple(p[-1] for p in path) if isinstance(path, tuple) else path[-1]
 
 
 def time_of(schedule: Schedule, phi: Tensor) -> Tensor:

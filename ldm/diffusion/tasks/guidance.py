@@ -32,13 +32,19 @@ class Guided:
     def schedule(self) -> Schedule:
         return self.denoiser.schedule
 
+    @property
+    def mask(self) -> Tensor | None:
+        """(B, N) of clouds, true where a row is real; None for pictures."""
+        return self.cond.get("mask")
+
     def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
+        cond = {key: usable(value) for key, value in self.cond.items()}
         if self.null is None or self.scale == 1 or self.outside(t):
-            return self.denoiser(x_t, t, **self.cond)
-        both = {key: torch.cat([value, self.null[key]]) for key, value in self.cond.items()}
+            return self.denoiser(x_t, t, **cond)
+        both = {key: torch.cat([value, self.null[key]]) for key, value in cond.items()}
         x0_cond, x0_null = self.denoiser(torch.cat([x_t, x_t]), t, **both).chunk(2)
         x0_hat = torch.lerp(x0_null, x0_cond, self.scale)
-        return rescaled(x0_hat, x0_cond, self.rescale) if self.rescale else x0_hat
+        return rescaled(x0_hat, x0_cond, self.rescale, self.mask) if self.rescale else x0_hat
 
     def outside(self, t: Tensor) -> bool:
         """Whether t, of a solver and so 0-dim, is out of the interval."""
@@ -58,8 +64,29 @@ def cfg(
     return Guided(denoiser, cond, null, scale, interval, rescale)
 
 
-def rescaled(x0_hat: Tensor, x0_cond: Tensor, share: float) -> Tensor:
-    """phi x0_hat std(x0_cond) / std(x0_hat) + (1 - phi) x0_hat, each sample by its own std (Lin et al. 2024, eqs. 15-16)."""
-    axes = tuple(range(1, x0_hat.ndim))
-    ratio = x0_cond.std(axes, keepdim=True) / x0_hat.std(axes, keepdim=True).clamp(min=1e-12)
+def usable(value: Tensor) -> Tensor:
+    """A tensor made in inference mode, copied where gradients are taken: it may not be saved for them."""
+    return value.clone() if value.is_inference() and not torch.is_inference_mode_enabled() else value
+
+
+def rescaled(x0_hat: Tensor, x0_cond: Tensor, share: float, mask: Tensor | None = None) -> Tensor:
+    """phi x0_hat std(x0_cond) / std(x0_hat) + (1 - phi) x0_hat, each sample by its own std (Lin et al. 2024, eqs. 15-16).
+
+    With a mask (B, N) of clouds (B, N, F) the std is over the real rows; a sample of fewer than two numbers stays as it is.
+    """
+    real = torch.ones_like(x0_hat) if mask is None else mask[..., None].expand(x0_hat.shape).to(x0_hat)
+    ratio = spread_of(x0_cond, real) / spread_of(x0_hat, real).clamp(min=1e-12)
+    ratio = torch.where(total(real) < 2, 1, ratio)
     return x0_hat * (1 + share * (ratio - 1))
+
+
+def total(x: Tensor) -> Tensor:
+    """Sum over all but the first axis, (B, 1, ..., 1)."""
+    return x.sum(tuple(range(1, x.ndim)), keepdim=True)
+
+
+def spread_of(x: Tensor, real: Tensor) -> Tensor:
+    """Standard deviation of each sample over its numbers where `real` is 1, (B, 1, ..., 1)."""
+    count = total(real).clamp(min=1)
+    mean = total(real * x) / count
+    return (total(real * (x - mean).square()) / (count - 1).clamp(min=1)).sqrt()
