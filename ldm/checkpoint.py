@@ -8,10 +8,12 @@ import errno
 import hashlib
 import os
 import pickle
+import pickletools
+import re
 import shutil
 import zipfile
-import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,10 @@ from ldm.files import whole
 VERSION = 1
 META = {"version": int, "stage": str, "config": dict, "shape": list | tuple, "classes": list | tuple, "trained": str}
 META |= {"ema": dict | None, "autoencoder": dict | None}  # of what a checkpoint says of itself; `text` besides, with captions
+
+# what a pickle of ours is made of: not all that PyTorch allows, some of which claims memory that no file holds
+PLAIN = re.compile(r"collections OrderedDict|torch (Size|\w+Storage)|torch\._utils _rebuild_(tensor_v2|parameter)")
+NODES, DEPTH = 100_000, 40  # of what a checkpoint says of itself
 
 
 def find(path: str | Path, prefer: str = "last") -> Path:
@@ -48,15 +54,88 @@ def damaged_part(path: Path) -> str | None:
 
 
 def read(path: Path, device: str = "cpu") -> dict[str, Any]:
-    """A run's checkpoint, or a packed one; one line if it is damaged, foreign or not ours."""
-    state = _unpack(path) if path.suffix == ".safetensors" else _load(path, device)
-    meta = state.get("ldm") if isinstance(state, dict) else None
-    whole = isinstance(meta, dict) and all(isinstance(meta.get(key, ...), kind) for key, kind in META.items())
-    if not whole or not isinstance(state.get("state_dict"), dict) or not isinstance(state.get("global_step"), int):
-        raise Refusal(f"checkpoint: {path} was not written by ldm")
-    if meta["version"] > VERSION:
-        raise Refusal(f"checkpoint: {path} is of version {meta['version']}, this ldm reads up to {VERSION}; update")
+    """A run's checkpoint, or a packed one; one line if it is damaged, foreign or not ours.
+
+    No size that it claims is believed: what is returned is no larger than the file.
+    """
+    state = _unpack(path) if path.suffix == ".safetensors" else load(path, device)
+    with malformed(path):
+        meta = state.get("ldm") if isinstance(state, dict) else None
+        whole = isinstance(meta, dict)
+        whole = whole and all(isinstance(meta.get(key, ...), kind) for key, kind in META.items())
+        whole = whole and isinstance(state.get("state_dict"), dict)
+        if not whole or type(state.get("global_step")) is not int or state["global_step"] < 0:
+            raise Refusal(f"checkpoint: {path} was not written by ldm")
+        if meta["version"] > VERSION:
+            raise Refusal(f"checkpoint: {path} is of version {meta['version']}, this ldm reads up to {VERSION}; update")
+        if type(meta["version"]) is not int or meta["version"] < 1:
+            raise Refusal(f"checkpoint: {path} is of version {meta['version']}, which there never was")
+        expect_small({key: value for key, value in meta.items() if key != "ema"})
+        expect_dense(state, path)
     return state
+
+
+@contextmanager
+def malformed(path: Path | str) -> Iterator[None]:
+    """Whatever goes wrong with what a file holds is one line; whoever wrote it may have written anything."""
+    try:
+        yield
+    except (Refusal, OSError):
+        raise
+    except MemoryError:
+        raise
+    except Exception as error:
+        why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise Refusal(f"checkpoint: {path} is malformed ({why}); use another, or train again") from error
+
+
+def expect_small(value: Any, depth: int = DEPTH) -> int:
+    """The number of nodes of plain nested values; ValueError beyond NODES, DEPTH, or for any other kind of value.
+
+    Counted as often as they are met: a list of a list of a list that is the same ten times over is as large as it reads.
+    """
+    if depth < 0:
+        raise ValueError(f"nested deeper than {DEPTH}")
+    if isinstance(value, dict) and not all(type(key) in (str, int) for key in value):
+        raise ValueError("a key that is not text")
+    if isinstance(value, (dict, list, tuple)):
+        count = 1
+        for inside in value.values() if isinstance(value, dict) else value:
+            count += expect_small(inside, depth - 1)
+            if count > NODES:
+                raise ValueError(f"more than {NODES} values")
+        return count
+    if value is not None and type(value) not in (str, int, float, bool):
+        raise ValueError(f"a value of type {type(value).__name__}")
+    return 1 + len(value) // 1000 if isinstance(value, str) else 1
+
+
+def expect_dense(state: Any, path: Path) -> None:
+    """ValueError unless all tensors together are what the file holds: none sparse, quantised, without numbers, or one
+    number that claims to be many."""
+    total = 0
+    for tensor in tensors_in(state):
+        plain = tensor.layout is torch.strided and tensor.device.type != "meta"
+        if not plain or tensor.is_quantized or tensor.is_complex() or tensor.is_nested:
+            raise ValueError("a weight is not a plain array of numbers")
+        size = tensor.numel() * tensor.element_size()
+        if size > tensor.untyped_storage().nbytes():
+            raise ValueError(f"a weight of shape {tuple(tensor.shape)} has fewer numbers than it claims")
+        total += size
+    if total > 4 * path.stat().st_size:  # packed ones are halves in the file
+        raise ValueError(f"its weights claim {total / 1e6:.0f} MB, more than the file has")
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Every tensor in nested dicts, lists and tuples, each container once, also where one holds itself."""
+    left, seen = [value], set[int]()
+    while left:
+        item = left.pop()
+        if isinstance(item, Tensor):
+            yield item
+        elif isinstance(item, (dict, list, tuple)) and id(item) not in seen:
+            seen.add(id(item))
+            left.extend(item.values() if isinstance(item, dict) else item)
 
 
 def _unpack(path: Path) -> dict[str, Any]:
@@ -69,12 +148,13 @@ def _unpack(path: Path) -> dict[str, Any]:
     return state
 
 
-def _load(path: Path, device: str) -> Any:
+def load(path: Path, device: str = "cpu") -> Any:
     """What PyTorch finds in a file with `weights_only=True`, every record of it checked."""
     try:
         # anything but PyTorch's zip format is not opened at all
         if path.stat().st_size and not zipfile.is_zipfile(path):
             raise EOFError("not a whole zip file")
+        expect_plain_zip(path)
         if part := damaged_part(path):
             raise EOFError(f"record {part} has changed since it was written")
         return torch.load(path, map_location=device, weights_only=True, mmap=True)
@@ -84,9 +164,36 @@ def _load(path: Path, device: str) -> Any:
         raise Refusal(
             f"checkpoint: {path} is not a plain checkpoint (it wants to run code or is no checkpoint); not opened"
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # of zip, of a pickle, of tensors: each raises what it likes
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise Refusal(f"checkpoint: {path} is damaged or cut short ({reason}); use another, or train again") from None
+
+
+def expect_plain_zip(path: Path) -> None:
+    """ValueError if a record is compressed, or all claim more than the file has; UnpicklingError for a pickle of more
+    than weights and plain values. PyTorch writes no such file, and would believe it."""
+    with zipfile.ZipFile(path) as file:
+        records = file.infolist()
+        if any(r.compress_type != zipfile.ZIP_STORED or r.compress_size != r.file_size for r in records):
+            raise ValueError("a record is compressed, which none of PyTorch's is")
+        if len({r.filename for r in records}) < len(records):
+            raise ValueError("two records have one name")
+        if sum(r.file_size for r in records) > path.stat().st_size:
+            raise ValueError("its records claim more than the file has")
+        for record in records:
+            if record.filename.endswith(".pkl"):
+                _expect_plain_pickle(file.read(record))
+
+
+def _expect_plain_pickle(raw: bytes) -> None:
+    try:
+        for operation, argument, _ in pickletools.genops(raw):
+            if operation.name in ("STACK_GLOBAL", "INST") or (operation.name == "GLOBAL" and not PLAIN.fullmatch(argument)):
+                raise pickle.UnpicklingError(f"it names {argument}")
+    except (ValueError, AttributeError) as error:
+        raise EOFError(f"its pickle is cut short: {error}") from None
 
 
 def write(state: Mapping[str, Any], path: Path) -> None:
@@ -137,7 +244,8 @@ def newest_whole(folder: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
 def _claimed_step(path: Path) -> float:
     """The step that a file says it is of, read from its index alone; one that cannot be read comes first, to be named."""
     try:
-        return torch.load(path, map_location="meta", weights_only=True, mmap=True)["global_step"]
+        expect_plain_zip(path)
+        return float(torch.load(path, map_location="meta", weights_only=True, mmap=True)["global_step"])
     except Exception:  # whatever is wrong with it, `read` says it
         return float("inf")
 
@@ -189,16 +297,39 @@ def _number(which: str) -> float:
         raise Refusal(f"--weights: '{which}' is not ema, raw, ema:DECAY or ema:WIDTH (ema:0.05, say)") from None
 
 
-def load_strict(module: nn.Module, found: Weights, what: str) -> None:
-    """Load every weight or refuse with the first that does not fit."""
+def expect_fit(module: nn.Module, found: Weights, what: str) -> None:
+    """Refusal unless these are a module's weights: by name, by shape, of its kind of number, all finite.
+
+    The module may be without memory, on the meta device: so a config is held against its weights before it is believed.
+    """
     expected = module.state_dict()
     for key in [*expected, *found]:
         if key not in found or key not in expected:
             raise Refusal(f"{what}: weight '{key}' is {'missing' if key in expected else 'unexpected'}; it is of another model")
+        if not isinstance(found[key], Tensor):
+            raise Refusal(f"{what}: weight '{key}' is {type(found[key]).__name__}, no array of numbers")
         if expected[key].shape != found[key].shape:
             shapes = f"{tuple(found[key].shape)}, not {tuple(expected[key].shape)}"
             raise Refusal(f"{what}: weight '{key}' has shape {shapes}; it is of another model")
+        if expected[key].is_floating_point() != found[key].is_floating_point():
+            raise Refusal(f"{what}: weight '{key}' is of type {found[key].dtype}, not {expected[key].dtype}")
+        if not torch.isfinite(found[key]).all():
+            raise Refusal(f"{what}: weight '{key}' has numbers that are not finite")
+
+
+def load_strict(module: nn.Module, found: Weights, what: str) -> None:
+    """Load every weight or refuse with the first that does not fit."""
+    expect_fit(module, found, what)
     module.load_state_dict(found)
+
+
+def build_fitting(build: Callable[[], nn.Module], found: Weights, what: str) -> nn.Module:
+    """What `build` makes, with these weights; nothing is allocated before they are known to fit it."""
+    with torch.device("meta"):
+        expect_fit(build(), found, what)
+    module = build()
+    module.load_state_dict(found)
+    return module
 
 
 def fingerprint(tensors: Iterable[tuple[str, Tensor]]) -> str:

@@ -3,7 +3,6 @@
 Row i of a job, a seed or a held-out picture, is some rank's; its features are gathered, and rank 0 compares them.
 """
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from ldm.metrics.figures import check_count, compare, named
 from ldm.metrics.images import psnr, ssim
 from ldm.metrics.records import Figure, append, file_hash, open_log, records, short, table
 from ldm.metrics.reference import Reference, reference
-from ldm.model import Model, load_autoencoder, restore
+from ldm.model import Model, load_autoencoder, recorded_data, restore
 from ldm.networks.autoencoder import Autoencoder
 from ldm.processes import ALONE, Ranks, launch
 from ldm.randomness import permutation
@@ -115,14 +114,14 @@ def evaluate_autoencoder(
     return figures | {named("fd", len(fake), features, "r"): distance}
 
 
-def load_lpips(shape: tuple[int, ...], device: str, say: bool) -> LearnedPerceptualImagePatchSimilarity | None:
+def load_lpips(shape: tuple[int, ...], device: str, aloud: bool) -> LearnedPerceptualImagePatchSimilarity | None:
     """LPIPS by torchmetrics with AlexNet, for pictures in [-1, 1]; None, and a line that says why, where it cannot be."""
     try:
         if min(shape[1:]) < LPIPS_SIDE:
             raise ValueError(f"AlexNet needs {LPIPS_SIDE} px, these pictures have {min(shape[1:])}")
         return LearnedPerceptualImagePatchSimilarity("alex").to(device)
     except (OSError, RuntimeError, ValueError) as error:
-        if say:
+        if aloud:
             say(f"LPIPS is skipped: {str(error).splitlines()[0]}")
         return None
 
@@ -130,13 +129,7 @@ def load_lpips(shape: tuple[int, ...], device: str, say: bool) -> LearnedPercept
 # -- evaluate.py ----------------------------------------------------------------------------------------------------------------
 def load_data(config: Data, root: str | None, state: dict[str, Any]) -> Images:
     """The data of a checkpoint, from its own place or from `root`; Refusal if it is other data."""
-    if root is not None:
-        if not hasattr(config, "root"):
-            raise Refusal(f"--data-root: {type(config).__name__} are embedded and read from no folder; leave it out")
-        if not Path(root).is_dir():
-            raise Refusal(f"--data-root: '{root}' is not a folder")
-        config = dataclasses.replace(config, root=root)
-    images = config.load()
+    images = recorded_data(config, root).load()
     for what, here, there in (("shape", images.shape, state["shape"]), ("classes", images.classes, state["classes"])):
         if there and tuple(here) != tuple(there):  # a model without classes does not mind which the data has
             raise Refusal(f"--data-root: the data's {what} {tuple(here)} are not the checkpoint's {tuple(there)}; name its data")

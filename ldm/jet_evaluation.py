@@ -1,6 +1,5 @@
 """From a checkpoint of jets to figures: generated jets against the test jets, the truth-vs-truth floor beside each."""
 
-import dataclasses
 import json
 import math
 import time
@@ -17,7 +16,7 @@ from ldm.errors import Refusal, say
 from ldm.metrics.jets import ALL, Cloud, evaluate_jets
 from ldm.metrics.particlenet import resources
 from ldm.metrics.records import Figure, append, file_hash, records, table
-from ldm.model import Model, restore
+from ldm.model import Model, recorded_data, restore
 from ldm.processes import ALONE, Ranks, launch
 from ldm.sampling import generate, settings_from
 from ldm.schema import to_dict
@@ -30,7 +29,7 @@ def load_jets(path: str | Path, root: str | None = None) -> Jets:
     data = from_dict(state["ldm"]["config"], str(file)).data
     if not isinstance(data, JetNet):
         raise Refusal(f"checkpoint: {file} was trained on {type(data).__name__}, not on jets")
-    return (dataclasses.replace(data, root=root) if root is not None else data).load()
+    return recorded_data(data, root).load()
 
 
 def cloud(jets: JetSet) -> Cloud:

