@@ -159,8 +159,10 @@ class SampleConfig:
 
     def __post_init__(self) -> None:
         require(self.trajectory >= 0, f"trajectory must be at least 0, got {self.trajectory}")
-        for key in ("steps", "count", "batch_size"):
+        for key, most in (("steps", 100_000), ("count", 1_000_000), ("batch_size", 65_536)):
             require(getattr(self, key) >= 1, f"{key} must be at least 1, got {getattr(self, key)}")
+            require(getattr(self, key) <= most, f"{key} must be at most {most}, got {getattr(self, key)}")
+        require(math.isfinite(self.guidance), f"guidance must be a finite number, got {self.guidance}")
         require(self.every >= 0, f"every must be at least 0, got {self.every}")
         low, high = self.interval
         require(0 <= low <= high <= 1, f"interval must be two times 0 <= LOW <= HIGH <= 1, got {low} and {high}")

@@ -91,7 +91,8 @@ def restore(path: str | Path, weights: str = "ema", device: str = "cpu") -> Mode
 
 def _restored(state: dict[str, Any], file: Path, weights: str, device: str) -> Model:
     meta = state["ldm"]
-    config, shape, classes = from_dict(meta["config"], str(file)), data_shape(meta, file), class_names(meta, file)
+    config, classes = from_dict(meta["config"], str(file)), class_names(meta, file)
+    shape = data_shape(meta, config.data, file)
     stage1 = from_dict(meta["autoencoder"]["config"], str(file)) if meta["autoencoder"] else None
 
     def space() -> Space:
@@ -118,21 +119,20 @@ def fingerprint(module: nn.Module) -> str:
 
 
 LARGEST = 2**26  # numbers of one picture: 8,192 x 8,192 grey
+SIDES = {"Digits": 8, "CIFAR10": 32}  # of data that come in one size
 
 
-def data_shape(meta: dict[str, Any], file: Path) -> tuple[int, ...]:
+def data_shape(meta: dict[str, Any], data: Data, file: Path) -> tuple[int, ...]:
     """The shape of the data that a checkpoint is of; Refusal where there is no such data, or it is not its config's."""
-    shape, data = tuple(meta["shape"]), meta["config"].get("data", {})
-    whole = len(shape) in (2, 3) and all(type(size) is int and size > 0 for size in shape)
+    shape, kind = tuple(meta["shape"]), type(data).__name__
+    places = 2 if kind == "JetNet" else 3
+    whole = len(shape) == places and all(type(size) is int and size > 0 for size in shape)
     if not whole or math.prod(shape) > LARGEST:
-        raise Refusal(f"checkpoint: {file} is of data of shape {shape}, which is none of a picture or a cloud")
-    size = data.get("size") if data.get("name") == "ImageFolder" else SIDES.get(data.get("name"), shape[-1])
-    if len(shape) == 3 and size is not None and max(shape[1:]) > size:
-        raise Refusal(f"checkpoint: {file} says {shape} of its data, and {size} pixels in its config")
+        raise Refusal(f"checkpoint: {file} is of data of shape {shape}, which no picture or cloud has")
+    side = SIDES.get(kind) or getattr(data, "size", None)
+    if places == 3 and side is not None and max(shape[1:]) > side:
+        raise Refusal(f"checkpoint: {file} says {shape} of its data, and {side} pixels in its config")
     return shape
-
-
-SIDES = {"Digits": 8, "CIFAR10": 32}
 
 
 def class_names(meta: dict[str, Any], file: Path) -> tuple[str, ...]:
@@ -162,7 +162,8 @@ def load_autoencoder(path: Path, which: str = "ema") -> tuple[Autoencoder, Autoe
     checkpoint.expect_stage(state, "autoencoder", path)
     with checkpoint.malformed(path):
         meta = state["ldm"]
-        config, shape = from_dict(meta["config"], str(path)), data_shape(meta, path)
+        config = from_dict(meta["config"], str(path))
+        shape = data_shape(meta, config.data, path)
         found = checkpoint.weights(state, which, path)
         autoencoder = checkpoint.build_fitting(lambda: config.network.build(shape), found, str(path))
         class_names(meta, path)
@@ -174,7 +175,7 @@ def recorded_data(config: Data, root: str | None = None) -> Data:
     if root is not None and not hasattr(config, "root"):
         raise Refusal(f"--data-root: {type(config).__name__} are embedded and read from no folder; leave it out")
     if root is not None and not Path(root).exists():
-        raise Refusal(f"--data-root: '{root}' is neither a folder nor a file")
+        raise Refusal(f"--data-root: '{root}' is not a folder, nor a file")
     given = {"root": root} if root is not None else {}
     kept = {"download": False} if hasattr(config, "download") else {}
     return dataclasses.replace(config, **given, **kept, workers=min(config.workers, os.cpu_count() or 1))

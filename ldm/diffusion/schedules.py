@@ -254,6 +254,8 @@ class Discrete(VariancePreserving):
     def __post_init__(self) -> None:
         if self.steps < 1 or not 0 < self.beta_start <= self.beta_end < 1:
             raise ValueError("Discrete needs steps >= 1 and 0 < beta_start <= beta_end < 1")
+        if self.steps > 100_000:
+            raise ValueError(f"Discrete has a table of at most 100000 steps, got {self.steps}")
 
     def beta_table(self) -> Tensor:
         """beta_1 ... beta_T, float64."""

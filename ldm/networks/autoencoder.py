@@ -75,6 +75,9 @@ class VQModel:
 def _check(config: "AutoencoderKL | VQModel") -> None:
     for key in ("layers", "latent_channels", "norm_groups", "multiple"):
         require(getattr(config, key) >= 1, f"{key} must be at least 1, got {getattr(config, key)}")
+    require(config.layers <= 32, f"layers must be at most 32, got {config.layers}")
+    require(len(config.channels) <= 8, f"channels must be of at most 8 levels, got {len(config.channels)}")
+    require(config.multiple <= 1024, f"multiple must be at most 1024, got {config.multiple}")
     whole = config.channels and all(c > 0 and c % config.norm_groups == 0 for c in config.channels)
     require(bool(whole), f"channels {tuple(config.channels)} must be multiples of norm_groups = {config.norm_groups}")
 

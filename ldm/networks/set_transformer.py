@@ -22,6 +22,7 @@ class SetTransformer:
 
     def __post_init__(self) -> None:
         require(min(self.dim, self.layers, self.heads, self.widen) >= 1, "dim, layers, heads and widen must be at least 1")
+        require(self.layers <= 200, f"layers must be at most 200, got {self.layers}")
         require(self.jet in (0, 2), f"jet must be 0 or 2, got {self.jet}")
         require(self.dim % (2 * self.heads) == 0, f"dim = {self.dim} must be a multiple of twice heads = {self.heads}")
 

@@ -30,6 +30,8 @@ class UNet:
 
     def __post_init__(self) -> None:
         require(min(self.layers, self.head_dim, self.norm_groups) >= 1, "layers, head_dim and norm_groups must be at least 1")
+        require(self.layers <= 32, f"layers must be at most 32, got {self.layers}")
+        require(len(self.channels) <= 8, f"channels must be of at most 8 levels, got {len(self.channels)}")
         require(0 <= self.dropout < 1, f"dropout must be in [0, 1), got {self.dropout}")
         for key in ("norm_groups", "head_dim"):
             size = getattr(self, key)

@@ -1,0 +1,326 @@
+"""Checkpoints that a stranger made: each is refused in one line, in little time and memory, and nothing is written."""
+
+import copy
+import functools
+import pickle
+import time
+import zipfile
+
+import pytest
+import torch
+from helpers import load, run_config
+
+from ldm import checkpoint
+from ldm.errors import Refusal
+from ldm.model import load_autoencoder, recorded_data, restore
+from ldm.training.run import train
+
+
+@pytest.fixture(scope="module")
+def states(pixel_run, latent_run, stage1, tmp_path_factory):
+    jets = train(run_config("jets", tmp_path_factory.mktemp("jets"), "trainer.max_steps=1", "sample.every=0"))
+    runs = {"pixel": pixel_run, "latent": latent_run, "stage1": stage1, "jets": jets}
+    unused = ("optimizer_states", "loops", "callbacks", "lr_schedulers")  # by whoever samples: so the cases are fast
+    loaded = {kind: load(run / "last.ckpt") for kind, run in runs.items()}
+    return {kind: {key: value for key, value in state.items() if key not in unused} for kind, state in loaded.items()}
+
+
+def put(*path, value):
+    """Something else, or something new, at a place of a checkpoint."""
+
+    def change(state):
+        inside = functools.reduce(lambda at, key: at[key], path[:-1], state)
+        inside[path[-1]] = value(inside[path[-1]]) if callable(value) else value
+
+    change.__name__ = ".".join(map(str, path)) + "=" + ("made" if callable(value) else repr(value)[:40])
+    return change
+
+
+def drop(*path):
+    def change(state):
+        functools.reduce(lambda at, key: at[key], path[:-1], state).pop(path[-1])
+
+    change.__name__ = "no " + ".".join(map(str, path))
+    return change
+
+
+def every(make):
+    """All weights made another way, the averaged ones too."""
+
+    def change(state):
+        held = [state["state_dict"], *([state["ldm"]["ema"]["weights"]] if state["ldm"]["ema"] else [])]
+        for weights in held:
+            for key, value in weights.items():
+                if value.is_floating_point():
+                    weights[key] = make(value)
+
+    change.__name__ = make.__name__
+    return change
+
+
+def cyclic(state):
+    state["ldm"]["config"]["data"] = state["ldm"]["config"]
+
+
+def billion_laughs(state):
+    joke = ["ha"]
+    for _ in range(12):
+        joke = [joke] * 10
+    state["ldm"]["config"]["name"] = joke
+
+
+def deep(state):
+    nested = []
+    for _ in range(400):
+        nested = [nested]
+    state["ldm"]["classes"] = nested
+
+
+def sparse(w):
+    return w.to_sparse()
+
+
+def meta(w):
+    return w.to("meta")
+
+
+def quantised(w):
+    return torch.quantize_per_tensor(w.detach().float(), 0.1, 0, torch.qint8)
+
+
+def whole_numbers(w):
+    return w.long()
+
+
+def not_numbers(w):
+    return w * float("nan")
+
+
+def endless(w):
+    return w + float("inf")
+
+
+def one_number(w):
+    return torch.zeros(()).expand(w.shape)
+
+
+def imaginary(w):
+    return w + 0j
+
+
+def text(w):
+    return "weights"
+
+
+def lists(w):
+    return w.tolist()
+
+
+def scalars(w):
+    return w.sum()
+
+
+WIDE = [8192, 8192]
+META = [("ldm", "version"), ("ldm", "stage"), ("ldm", "config"), ("ldm", "shape"), ("ldm", "classes"), ("ldm", "trained")]
+META += [("ldm",), ("state_dict",), ("global_step",), ("ldm", "config", "name")]
+OTHERS = [None, "x", -1, 2.5, [], {}, float("nan"), 10**30, True]
+CHANGES = [drop(*path) for path in META]
+CHANGES += [put(*path, value=value) for path in META[:3] for value in OTHERS if (path, value) != (META[0], True)]
+CHANGES += [put("ldm", "shape", value=v) for v in (["1", "8", "8"], [1, 8], [-1, 8, 8], [1, 8, 8, 8], [0, 8, 8], [1.0, 8, 8])]
+CHANGES += [put("ldm", "shape", value=v) for v in ([1, 10**9, 10**9], [1, 4096, 4096], [2, 8, 8], [None] * 3, [10**9, 8, 8])]
+CHANGES += [put("ldm", "classes", value=v) for v in ([1, 2], [None] * 10, ["a"] * 10, ["a", "b"], [["a"]] * 10, ["x"] * 10**6)]
+CHANGES += [put("ldm", "ema", value=v) for v in ([1], {"weights": 1}, {"decay": 0.9})]
+CHANGES += [put("ldm", "autoencoder", value=v) for v in ({"config": {}}, {"config": 1, "hash": 2}, [1])]
+CHANGES += [put("global_step", value=v) for v in (-1, "8", None, 2.5, torch.tensor(8))]
+CHANGES += [put("ldm", "config", "network", "channels", value=v) for v in (WIDE, [8], ["8", "x"], [0, 0], [], [8] * 60, None)]
+CHANGES += [put("ldm", "config", "network", "layers", value=v) for v in (10**6, 0, -1, "many", None, 2)]
+CHANGES += [put("ldm", "config", "network", "name", value=v) for v in ("os.system", "SetTransformer", "", None, 3)]
+CHANGES += [
+    put("ldm", "config", "schedule", value=v)
+    for v in ("Nope", {"name": "VP", "beta_min": "x"}, 3, {"name": "Discrete", "steps": 10**10})
+]
+CHANGES += [put("ldm", "config", "sample", "steps", value=v) for v in (0, 10**12, "x")]
+CHANGES += [put("ldm", "config", "sample", "batch_size", value=v) for v in (0, 10**12)]
+CHANGES += [put("ldm", "config", "sample", "guidance", value=v) for v in (float("nan"), float("inf"), "x")]
+CHANGES += [put("ldm", "config", "condition", value=v) for v in ("text", "both", 3)]
+CHANGES += [put("ldm", "config", "name", value=v) for v in ("../../up", "/etc", "", "\x1b[2J", ["a"], "a\0b")]
+CHANGES += [
+    put("ldm", "config", "data", value=v) for v in ("Nope", [], 7, {"name": "ImageFolder", "size": "x"}, {"name": "JetNet"})
+]
+CHANGES += [put("ldm", "config", "typo", value=1), cyclic, billion_laughs, deep]
+MAKE = (sparse, meta, not_numbers, endless, one_number, imaginary, whole_numbers, text, lists, scalars)
+CHANGES += [every(make) for make in MAKE]
+
+
+def write(state, path):
+    torch.save(state, path)
+    return path
+
+
+def refused(function, *args):
+    """Its one line, soon; the memory is measured by the cases that claim much."""
+    begun = time.monotonic()
+    with pytest.raises(Refusal) as error:
+        function(*args)
+    line = str(error.value)
+    assert "\n" not in line and 0 < len(line) < 1500 and time.monotonic() - begun < 20, line[:2000]
+    return line
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_a_changed_checkpoint_is_one_line(change, states, tmp_path):
+    state = copy.copy(states["pixel"])
+    state = {**state, "ldm": copy.deepcopy(state["ldm"]), "state_dict": dict(state["state_dict"])}
+    change(state)
+    refused(restore, write(state, tmp_path / "last.ckpt"))
+    assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+SPECIAL = [
+    ("latent", put("state_dict", "space.std", value=torch.zeros_like)),
+    ("latent", put("state_dict", "space.std", value=torch.neg)),
+    ("latent", put("state_dict", "space.mean", value=lambda w: w * float("nan"))),
+    ("latent", put("state_dict", "space.mean", value=lambda w: w[:1])),
+    ("latent", put("ldm", "autoencoder", "hash", value="0" * 16)),
+    ("latent", put("ldm", "autoencoder", value=None)),
+    ("latent", put("ldm", "autoencoder", "config", "network", "channels", value=WIDE)),
+    ("latent", put("ldm", "autoencoder", "config", "network", "multiple", value=10**9)),
+    ("latent", put("ldm", "autoencoder", "config", "network", "layers", value=10**7)),
+    ("jets", put("state_dict", "space.scale", value=torch.zeros_like)),
+    ("jets", put("state_dict", "space.numbers", value=lambda w: w * float("nan"))),
+    ("jets", put("state_dict", "space.numbers", value=lambda w: -1 - w)),
+    ("jets", put("state_dict", "space.numbers", value=torch.zeros_like)),
+    ("jets", put("ldm", "shape", value=[10**9, 3])),
+    ("jets", put("ldm", "shape", value=[31, 3])),
+    ("jets", put("ldm", "config", "network", "dim", value=2**20)),
+    ("jets", put("ldm", "config", "network", "layers", value=10**8)),
+    ("jets", put("ldm", "config", "data", "constituents", value=10**6)),
+]
+
+
+@pytest.mark.parametrize("kind, change", SPECIAL, ids=lambda v: v if isinstance(v, str) else v.__name__)
+def test_changed_latents_and_jets_are_one_line(kind, change, states, tmp_path):
+    state = {**states[kind], "ldm": copy.deepcopy(states[kind]["ldm"]), "state_dict": dict(states[kind]["state_dict"])}
+    change(state)
+    refused(restore, write(state, tmp_path / "last.ckpt"))
+
+
+@pytest.mark.parametrize("change", [c for c in CHANGES if "network" in c.__name__ or "shape" in c.__name__ or c in CHANGES[-12:]])
+def test_a_changed_stage_1_is_one_line(change, states, tmp_path):
+    state = states["stage1"]
+    state = {**state, "ldm": copy.deepcopy(state["ldm"]), "state_dict": dict(state["state_dict"])}
+    change(state)
+    refused(load_autoencoder, write(state, tmp_path / "last.ckpt"))
+
+
+def test_what_is_not_changed_is_read(states, tmp_path):
+    for kind in ("pixel", "latent", "jets"):
+        assert restore(write(states[kind], tmp_path / f"{kind}.ckpt")).step > 0
+
+
+# -- the file itself ------------------------------------------------------------------------------------------------------
+def rezip(source, target, compression=zipfile.ZIP_STORED, more=(), change=lambda name, data: data):
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w", compression) as new:
+        for record in old.infolist():
+            new.writestr(record.filename, change(record.filename, old.read(record)))
+        for name, data in more:
+            new.writestr(name, data)
+    return target
+
+
+def test_compressed_records_are_refused(states, tmp_path):
+    """1 MB of a file that would be 1 GB of memory."""
+    path = write(states["pixel"], tmp_path / "a.ckpt")
+    assert "compressed" in refused(checkpoint.read, rezip(path, tmp_path / "b.ckpt", zipfile.ZIP_DEFLATED))
+    assert "compressed" in refused(checkpoint.read, rezip(path, tmp_path / "c.ckpt", zipfile.ZIP_LZMA))
+
+
+def bomb(code, tmp_path):
+    """A checkpoint whose pickle is this code."""
+    path, raw = tmp_path / "a.ckpt", write({"a": torch.zeros(2)}, tmp_path / "plain.ckpt")
+    return rezip(raw, path, change=lambda name, data: code if name.endswith("data.pkl") else data)
+
+
+class Call:
+    def __init__(self, function, *args):
+        self.how = function, args
+
+    def __reduce__(self):
+        return self.how
+
+
+@pytest.mark.parametrize(
+    "what",
+    [Call(bytearray, 10**12), Call(torch.Tensor, 10**7), Call(print, "x"), Call(eval, "1"), Call(set, "x"), Call(complex, 1)],
+    ids=lambda call: call.how[0].__name__,
+)
+def test_a_pickle_that_calls_anything_is_not_opened(what, tmp_path, capsys):
+    assert "not opened" in refused(checkpoint.read, bomb(pickle.dumps({"ldm": what}, 2), tmp_path))
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("code", [b"", b"\x80\x02", b"garbage", b"\x80\x02}", b"\x80\x02X\xff\xff\xff\x7fabc.", b"."])
+def test_a_pickle_that_is_cut_is_one_line(code, tmp_path):
+    refused(checkpoint.read, bomb(code, tmp_path))
+
+
+@pytest.mark.parametrize("size", [0, 1, 100, 5_000])
+def test_a_file_that_is_cut_is_one_line(size, states, tmp_path):
+    path = write(states["pixel"], tmp_path / "last.ckpt")
+    path.write_bytes(path.read_bytes()[:size])
+    refused(restore, path)
+
+
+def test_weights_that_share_their_numbers_claim_no_more_than_the_file(states, tmp_path):
+    """The same megabyte under a thousand names."""
+    block = torch.zeros(250_000)
+    state = {**states["pixel"], "state_dict": {f"net.{i}": block for i in range(1000)}}
+    assert "claim" in refused(checkpoint.read, write(state, tmp_path / "last.ckpt"))
+
+
+@pytest.mark.parametrize("keep", [["global_step"], ["global_step", "ldm", "state_dict"]])
+def test_newest_whole_survives_steps_that_are_no_numbers(keep, states, tmp_path):
+    write({key: states["pixel"][key] for key in keep} | {"global_step": "soon"}, tmp_path / "last.ckpt")
+    write(states["pixel"], tmp_path / "best.ckpt")
+    path, _, complaints = checkpoint.newest_whole(tmp_path)
+    assert path.name == "best.ckpt" and len(complaints) == 1
+
+
+# -- what a checkpoint may make us do ---------------------------------------------------------------------------------------
+def test_no_data_of_a_checkpoint_is_downloaded_or_made(states, tmp_path, monkeypatch):
+    """Its config says where data lie, and that they may be fetched: they are not, and no folder is made."""
+    from ldm import evaluation, jet_evaluation
+    from ldm.data import images, jets
+
+    def fetched(*_):
+        raise AssertionError("downloaded")
+
+    monkeypatch.setattr(images, "_download", fetched)
+    monkeypatch.setattr(jets, "download", fetched)
+    monkeypatch.chdir(tmp_path)
+    for kind, name in (("pixel", "MNIST"), ("pixel", "CIFAR10"), ("jets", "JetNet")):
+        state = {**states[kind], "ldm": copy.deepcopy(states[kind]["ldm"])}
+        old = state["ldm"]["config"]["data"]
+        state["ldm"]["config"]["data"] = {"name": name, "root": "made/by/stranger", "download": True, "workers": 10**6}
+        if name == "CIFAR10":
+            state["ldm"]["shape"] = [3, 32, 32]
+        path = write(state, tmp_path / "last.ckpt")
+        flags = dict(path=str(path), count=10, features="digits", split=None, seed=0, weights="ema", device="cpu", data_root=None)
+        flags |= dict(output=str(tmp_path / "out"), cache=str(tmp_path / "cache"), solver=None, eta=None, steps=2, batch_size=4)
+        assert "data.root" in refused(functools.partial(evaluation.run, **flags)), old
+        assert {p.name for p in tmp_path.iterdir()} <= {"last.ckpt", "out", "cache"}
+    assert jet_evaluation.recorded_data is recorded_data
+
+
+def test_no_text_encoder_that_a_checkpoint_names_is_fetched(states, tmp_path, monkeypatch):
+    pytest.importorskip("transformers")
+    import socket
+
+    def connected(*_):
+        raise AssertionError("went online")
+
+    monkeypatch.setattr(socket.socket, "connect", connected)
+    state = {**states["pixel"], "ldm": copy.deepcopy(states["pixel"]["ldm"])}
+    state["ldm"]["config"] |= {"condition": "text", "text": {"name": "CLIPText", "model": "stranger/clip", "length": 12}}
+    line = refused(restore, write(state, tmp_path / "last.ckpt"))
+    assert "nothing that a checkpoint names is downloaded" in line
