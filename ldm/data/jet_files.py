@@ -15,6 +15,8 @@ from ldm.errors import Refusal, say
 from ldm.kinematics import jet_kinematics
 
 KEYS = ("particle_features", "jet_features")
+SMALL = 1 << 26  # bytes that may be claimed by zeros
+MOST_PACKED, USUAL_PACKED = 1032, 50  # bytes of a byte: the most that gzip can do; ten times what jets are packed to
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]  # features (N, P, 3), mask (N, P), jet (N, 4)
 
 
@@ -26,7 +28,6 @@ def read_jets(path: Path, constituents: int, truncate: bool = False) -> Arrays:
     Refusal: one line with the file and the first index of what is wrong.
     """
     particles, jet = _read(path)
-    _check_layout(path, particles, jet)
     features, mask = _split(path, particles)
     _check_values(path, features, mask, jet)
     filled = mask.any(1)
@@ -45,20 +46,48 @@ def _read(path: Path) -> list[np.ndarray]:
         raise Refusal(f"{path}: no such file; set data.root to a JetNet file or the folder that holds it")
     try:
         with h5py.File(path, "r") as file:
-            if missing := [key for key in KEYS if not isinstance(file.get(key), h5py.Dataset)]:
+            if missing := [key for key in KEYS if not _holds(file, key)]:
                 there = ", ".join(file) or "nothing"
-                raise Refusal(f"{path}: no data set '{missing[0]}' (there: {there}); JetNet's layout is wanted")
+                raise Refusal(f"{path}: no data set '{missing[0]}' of its own (there: {there:.200}); JetNet's layout is wanted")
             for key in KEYS:
                 if file[key].dtype.kind != "f":
                     raise Refusal(f"{path}: {key} is of type {file[key].dtype}, floats are wanted")
+                _expect_stored(path, key, file[key])
+            _check_layout(path, *(file[key] for key in KEYS))
             return [file[key][:].astype(np.float32) for key in KEYS]
-    except (OSError, RuntimeError) as error:
-        raise Refusal(f"{path} cannot be read as HDF5 ({str(error).splitlines()[0]}); get it again") from None
+    except Refusal:
+        raise
+    except Exception as error:  # of a stranger's file: h5py raises what it likes
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise Refusal(f"{path} cannot be read as HDF5 ({why}); get it again") from None
 
 
-def _check_layout(path: Path, particles: np.ndarray, jet: np.ndarray) -> None:
+def _holds(file: h5py.File, key: str) -> bool:
+    """Whether there is a data set of that name in the file itself: a link may lead to any file of this machine."""
+    link = file.get(key, getlink=True, default=None) if key in file.keys() else None  # noqa: SIM118
+    return isinstance(link, h5py.HardLink) and file.get(key, getclass=True) is h5py.Dataset
+
+
+def _expect_stored(path: Path, key: str, data: h5py.Dataset) -> None:
+    """Refusal unless the numbers lie in this file, and no more are claimed than can be packed into it.
+
+    What is not stored reads as zeros, so a file of a kilobyte could claim any memory.
+    """
+    plan = data.id.get_create_plist()
+    if data.is_virtual or plan.get_external_count():
+        raise Refusal(f"{path}: {key} lies in other files; get a file that holds its own numbers")
+    stored, claimed = data.id.get_storage_size(), data.size * data.dtype.itemsize
+    most = MOST_PACKED if claimed < SMALL else USUAL_PACKED
+    if claimed > most * stored or stored > path.stat().st_size:
+        raise Refusal(f"{path}: {key} claims {claimed / 1e6:.1f} MB, of which {stored} bytes are stored; get it again")
+    if data.chunks and np.prod(data.chunks) * data.dtype.itemsize > max(claimed, SMALL):
+        raise Refusal(f"{path}: {key} is stored in blocks larger than itself; get it again")
+
+
+def _check_layout(path: Path, particles: h5py.Dataset, jet: h5py.Dataset) -> None:
+    """Before anything is read: the shapes alone."""
     shapes = f"particle_features {particles.shape} and jet_features {jet.shape}"
-    if particles.ndim != 3 or particles.shape[2] not in (3, 4) or jet.ndim != 2 or jet.shape[1] != 4:
+    if len(particles.shape) != 3 or particles.shape[2] not in (3, 4) or len(jet.shape) != 2 or jet.shape[1] != 4:
         hint = "; a fifth column is the class, which JetNet's files do not hold" if jet.shape[1:] == (5,) else ""
         raise Refusal(f"{path}: {shapes}, wanted (N, P, 4) = eta, phi, pt, mask and (N, 4) = pt, eta, mass, number{hint}")
     if len(particles) != len(jet):
