@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable
 from ldm.names import printable
 
 PARENT = os.getppid()  # of a further process of a run its first one, as long as that lives
+MANY = 100  # choices that are listed
+LONGEST = 2000  # characters of a line
 
 
 class Refusal(Exception):
@@ -41,7 +43,8 @@ def nearest(word: str, choices: Iterable[str]) -> str:
 def one_of(what: str, word: str, choices: Iterable[str]) -> str:
     """`what: 'word' is not one of a, b, c; did you mean 'a'?`"""
     choices = list(choices)
-    return f"{what}: '{word}' is not one of {', '.join(choices)}{nearest(word, choices)}"
+    listed = ", ".join(choices[:MANY]) + (f" and {len(choices) - MANY} more" if len(choices) > MANY else "")
+    return f"{what}: '{word:.100}' is not one of {listed}{nearest(word[:100], choices)}"
 
 
 def command(script: str) -> str:
@@ -72,22 +75,43 @@ def ending(error: BaseException) -> tuple[int, str]:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         what = "no space left on the disk" if full else error.strerror or str(error)
         return 2, f"{error.filename or 'a file'}: {what}"
+    if out_of_memory(error):
+        return 2, "out of memory; ask for less at once (--batch-size, --count, data.batch_size)"
     return 1, (f"{type(error).__name__}: {error}".splitlines() or [""])[0]
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether Python, or PyTorch on any device, found no memory."""
+    known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return known or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
+
+
 def guard(main: Callable[[], None]) -> None:
-    """Run a script's main: a Refusal or a full disk is one line and status 2, Ctrl-C is status 130."""
+    """Run a script's main: a Refusal, a full disk or a full memory is one line and status 2, Ctrl-C is status 130."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal has no letters for
     try:
         main()
-    except (Refusal, Stopped, KeyboardInterrupt, OSError) as error:
+    except (Refusal, Stopped, KeyboardInterrupt, OSError, MemoryError, RuntimeError) as error:
         status, line = ending(error)
+        if status == 1:
+            raise
         _leave(line, status, "stopped" if isinstance(error, Stopped) else "error", isinstance(error, PartnerLost))
+
+
+def _end_bars() -> None:
+    """End the line of every progress bar that is still open, so that no message is glued to it."""
+    if bars := sys.modules.get("tqdm.std"):
+        for bar in list(bars.tqdm._instances):
+            bar.close()
 
 
 def _leave(message: str, status: int, word: str, orphan: bool) -> None:
     rank = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))
     # once, not once a rank; where the first is the one that was lost, by the next
     if rank == "0" or (orphan and rank == "1" and os.getppid() != PARENT):
-        print(f"{word}: {' '.join(message.split())}", file=sys.stderr, flush=True)
+        _end_bars()
+        line = printable(" ".join(message.split()))
+        print(f"{word}: {line[:LONGEST]}{'...' if len(line) > LONGEST else ''}", file=sys.stderr, flush=True)
     sys.stdout.flush()
     sys.exit(status)

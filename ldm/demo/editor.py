@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from ldm.demo.edits import CANVAS, change, enlarged, parts, upload
+from ldm.demo.guarded import bounded
 from ldm.demo.limits import Limits, whole
 from ldm.diffusion.solvers import DPMpp2MSDE
 from ldm.errors import Refusal
@@ -47,17 +48,19 @@ def tab(model: Model, limits: Limits, made: gr.State, numbers: Callable[..., Any
                 go = gr.Button("Change it", variant="primary", elem_id="change")
                 stop = gr.Button("Stop")
         with gr.Column(scale=3, min_width=320):
-            drawn = gr.ImageEditor(
-                label="Picture: draw over what is to be made anew",
-                sources=(),
-                transforms=(),
-                canvas_size=(canvas, canvas),
-                layers=False,
-                brush=gr.Brush(default_size=max(8, canvas // 8), colors=["#ff5a36"], color_mode="fixed"),
-                format="png",
-                height=canvas + 110,
-                elem_id="editor",
-                buttons=[],
+            drawn = bounded(
+                gr.ImageEditor(
+                    label="Picture: draw over what is to be made anew",
+                    sources=(),
+                    transforms=(),
+                    canvas_size=(canvas, canvas),
+                    layers=False,
+                    brush=gr.Brush(default_size=max(8, canvas // 8), colors=["#ff5a36"], color_mode="fixed"),
+                    format="png",
+                    height=canvas + 110,
+                    elem_id="editor",
+                    buttons=[],
+                )
             )
             status = gr.Markdown("Take a sample or upload a picture, draw on it, press **Change it**.", elem_id="changed")
     result = gr.Image(show_label=False, elem_id="result", format="png", interactive=False, buttons=["download", "fullscreen"])

@@ -23,6 +23,17 @@ class Limits:
     pixels: int = 16_000_000
     guidance: float = 20.0
     prompt: int = 300  # characters
+    body: int = 1_000_000  # bytes of a request that is no upload
+
+    @property
+    def session(self) -> int:
+        """Bytes that one visitor may send in an hour."""
+        return 25 * self.upload
+
+    @property
+    def total(self) -> int:
+        """Bytes that all visitors may send in an hour."""
+        return 100 * self.upload
 
     def __post_init__(self) -> None:
         for key in ("count", "steps", "seconds", "upload"):

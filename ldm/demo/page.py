@@ -10,11 +10,13 @@ import gradio as gr
 
 from ldm.config import AnySolver
 from ldm.demo import editor
+from ldm.demo.guarded import Page
 from ldm.demo.jets import jets
 from ldm.demo.limits import Limits
 from ldm.demo.samples import GUESS, STATE, Shown, pictures
 from ldm.errors import Refusal
 from ldm.model import Model
+from ldm.names import printable
 from ldm.pointcloud import PointCloudSpace
 from ldm.uses import solve
 from ldm.uses.cases import image_shape
@@ -63,8 +65,8 @@ def refusing(function: Callable[..., Any]) -> Callable[..., Any]:
 def build(model: Model, name: str, limits: Limits) -> gr.Blocks:
     """The page for one checkpoint."""
     clouds = isinstance(model.space, PointCloudSpace)
-    with gr.Blocks(title=f"ldm: {name}", analytics_enabled=False, delete_cache=(600, 3600)) as page:
-        gr.Markdown(f"# {html.escape(name)}\n{about(model)}")
+    with Page(limits, title=f"ldm: {printable(name)}", analytics_enabled=False, delete_cache=(600, 3600)) as page:
+        gr.Markdown(f"# {html.escape(printable(name))}\n{about(model)}")
         if clouds:
             sample_tab(model, name, limits, jets)
         else:

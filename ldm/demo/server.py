@@ -6,7 +6,6 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Awaitable, Callable, MutableMapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,37 +17,6 @@ from ldm.errors import Refusal, say
 from ldm.model import Model, restore
 from ldm.pointcloud import PointCloudSpace
 from ldm.sampling import pick_device
-
-Message = MutableMapping[str, Any]
-
-# a browser then loads nothing from elsewhere, whatever Gradio's page asks for
-POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; worker-src 'self' blob:; "
-    "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
-)
-CLOSED = ("/proxy=", "/file=http:", "/file=https:", "/file/http:", "/file/https:")  # routes by which Gradio fetches for others
-
-
-class Fence:
-    """ASGI middleware: the policy on every answer, and no fetching from elsewhere."""
-
-    def __init__(self, app: Callable[..., Awaitable[None]]):
-        self.app = app
-
-    async def __call__(self, scope: Message, receive: Callable[..., Any], send: Callable[..., Any]) -> None:
-        if scope["type"] == "http" and any(route in scope["path"] for route in CLOSED):
-            await send({"type": "http.response.start", "status": 403, "headers": [(b"content-length", b"0")]})
-            await send({"type": "http.response.body", "body": b""})
-            return
-
-        async def marked(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                more = [(b"content-security-policy", POLICY.encode()), (b"x-content-type-options", b"nosniff")]
-                message["headers"] = [*message.get("headers", []), *more, (b"referrer-policy", b"no-referrer")]
-            await send(message)
-
-        await self.app(scope, receive, marked)
 
 
 def prepare(folder: str, limits: Limits) -> None:
@@ -66,10 +34,11 @@ def serve(model: Model, name: str, limits: Limits, host: str, port: int | None, 
     """Start the page in threads of its own: Gradio's Blocks, with `local_url` and `close()`. Refusal if the port is taken."""
     from starlette.middleware import Middleware
 
+    from ldm.demo.fence import Fence
     from ldm.demo.page import THEME, build
 
     page = build(model, name, limits)
-    page.queue(default_concurrency_limit=1, max_size=32)
+    page.queue(default_concurrency_limit=1, max_size=32, api_open=False)
     try:
         page.launch(
             server_name=host,
@@ -82,7 +51,7 @@ def serve(model: Model, name: str, limits: Limits, host: str, port: int | None, 
             allowed_paths=[],
             blocked_paths=[str(checkpoint), str(checkpoint.resolve())],
             max_file_size=limits.upload,
-            app_kwargs={"middleware": [Middleware(Fence)]},
+            app_kwargs={"middleware": [Middleware(Fence, host=host, limits=limits)]},
             ssr_mode=False,
             enable_monitoring=False,
             mcp_server=False,
