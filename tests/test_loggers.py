@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from helpers import ROOT, TINY, load, overrides, run_config, script
 from PIL import Image
 from test_faults import table_of
 
-from ldm.errors import Refusal
+from ldm.errors import NotFinite, Refusal, Stopped
 from ldm.training import callbacks
 from ldm.training.run import train
 
@@ -308,3 +309,24 @@ def test_workspace_is_saved(tmp_path):
     (view,) = [line for line in server.stdout if line.startswith("view ")]
     sections = json.loads(view.removeprefix("view "))["section"]["panelBankConfig"]["sections"]
     assert next(section["name"] for section in sections) == "Pictures" and AXIS in view
+
+
+# -- how a run ended ------------------------------------------------------------------------------------------------------
+def test_a_run_that_dies_is_not_green_in_wandb(tmp_path, monkeypatch):
+    """Its file ends with the status of the script, and has the alert: for a gradient that is not finite, for SIGTERM."""
+    at_step(monkeypatch, 3, lambda trainer: next(trainer.lightning_module.net.parameters()).data.fill_(float("nan")))
+    with pytest.raises(NotFinite):
+        train(run_config("pixel", tmp_path / "nan", "logger.mode=offline", "sample.every=0"))
+    monkeypatch.undo()
+    at_step(monkeypatch, 3, lambda trainer: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Stopped):
+        train(run_config("pixel", tmp_path / "stop", "logger.mode=offline", "sample.every=0"))
+    for name, status, title, words in (("nan", 2, "run died", "not finite"), ("stop", 143, "run stopped", "by SIGTERM")):
+        records = inspect(tmp_path / name / "tiny-pixel")[1]
+        (alert,), (end,) = of_kind(records, "alert"), of_kind(records, "exit")
+        assert alert["title"] == title and words in alert["text"] and end["exit_code"] == status
+
+
+def test_a_run_that_ends_well_is_green(both_stages):
+    records = inspect(both_stages)[1]
+    assert not of_kind(records, "alert") and [end.get("exit_code", 0) for end in of_kind(records, "exit")] == [0]
