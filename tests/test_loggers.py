@@ -15,6 +15,7 @@ from test_faults import table_of
 
 from ldm.errors import NotFinite, Refusal, Stopped
 from ldm.training import callbacks
+from ldm.training.loggers import where_shown
 from ldm.training.run import train
 
 AXIS = "trainer/global_step"
@@ -330,3 +331,29 @@ def test_a_run_that_dies_is_not_green_in_wandb(tmp_path, monkeypatch):
 def test_a_run_that_ends_well_is_green(both_stages):
     records = inspect(both_stages)[1]
     assert not of_kind(records, "alert") and [end.get("exit_code", 0) for end in of_kind(records, "exit")] == [0]
+
+
+@pytest.mark.slow
+def test_the_sync_line_sends_every_leg(pixel_run, tmp_path):
+    """Of a run killed twice and resumed: a leg cut in the middle of a record, one killed before it began, and the last."""
+    from test_ddp import port
+
+    more = ("logger.mode=offline", "sample.every=0", "trainer.log=1")
+    folder = train(run_config("pixel", tmp_path, *more, "trainer.max_steps=4"))
+    first = next((folder / "wandb").glob("offline-run-*/*.wandb"))
+    first.write_bytes(first.read_bytes()[:-5000])
+    empty = folder / "wandb" / "offline-run-20200101_000000-x" / "run-x.wandb"
+    empty.parent.mkdir()
+    empty.write_bytes(first.read_bytes()[:7])
+    train(run_config("pixel", tmp_path, *more, "trainer.max_steps=8"), resume=True)
+    number = port()
+    server = subprocess.Popen([sys.executable, ROOT / "tests/wandb_server.py", str(number)], stdout=subprocess.DEVNULL)
+    env = os.environ | {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": f"http://127.0.0.1:{number}", "WANDB_MODE": "online"}
+    try:
+        line = f"{Path(sys.executable).parent}/{where_shown(run_config('pixel', tmp_path, *more))[0].split('to sync: ')[1]}"
+        said = subprocess.run(line, shell=True, env=env, capture_output=True, text=True, timeout=100)
+    finally:
+        server.kill()
+    said = said.stdout + said.stderr
+    assert "ERROR" not in said and "Failed" not in said, said
+    assert len(list((folder / "wandb").glob("offline-run-*/*.wandb.synced"))) == 2, said

@@ -11,6 +11,7 @@ from ldm.errors import Stopped, ending
 from ldm.training.boards import Board, Rows
 from ldm.training.metrics_file import MetricsFile
 from ldm.training.stage import Stage, say
+from ldm.training.wandb_legs import sync_line
 from ldm.training.weights_and_biases import wandb_board, wandb_mode
 
 
@@ -38,7 +39,7 @@ def build_loggers(run: Config, module: Stage, step: int | None) -> list[Logger]:
 def where_shown(run: Config) -> list[str]:
     """Lines for the person who watches: where the run can be looked at, and how to sync."""
     mode = wandb_mode(run)
-    sync = f"; to sync: wandb sync {run.folder}/wandb/offline-run-*" if mode == "offline" else ""
+    sync = f"; to sync: {sync_line(run.folder)}" if mode == "offline" else ""
     lines = [f"W&B        {mode}{sync}"]
     if run.logger.kind in ("tensorboard", "both"):
         lines.append(f"board      tensorboard --logdir {run.folder}/tensorboard")

@@ -16,6 +16,7 @@ from ldm.errors import Refusal, one_of
 from ldm.schema import to_dict
 from ldm.training.boards import Board, Rows, remove, surviving
 from ldm.training.stage import say
+from ldm.training.wandb_legs import end_legs, sync_line
 
 PATIENCE = 10  # seconds
 AXIS = "trainer/global_step"  # of every panel; it travels in the payload: `step=` would drop rows that come out of order
@@ -48,6 +49,8 @@ def wandb_mode(run: Config) -> str:
 
 def wandb_board(run: RunConfig, run_id: str | None, mode: str) -> "WandbBoard":
     """The run in W&B. Online without a network would end it after 90 s: it goes on offline instead."""
+    if rank_zero_only.rank == 0:
+        end_legs(run.folder)
     os.environ["WANDB_MODE"] = mode  # not WandbLogger(offline=True), which refuses log_model
     os.environ.setdefault("WANDB_SILENT", "true")
     # a network lost in mid-run would keep the end of the run waiting for ever
@@ -65,7 +68,7 @@ def wandb_board(run: RunConfig, run_id: str | None, mode: str) -> "WandbBoard":
         wandb.teardown()
         reason = str(error).splitlines()[0]
         print(
-            f"W&B cannot be reached ({reason}); going on offline, to sync: wandb sync {run.folder}/wandb/offline-run-*",
+            f"W&B cannot be reached ({reason}); going on offline, to sync: {sync_line(run.folder)}",
             flush=True,
         )
         return wandb_board(run, run_id, "offline")
@@ -208,7 +211,7 @@ class WandbBoard(Board, WandbLogger):
         try:
             wandb.finish(exit_code=status)
         except TimeoutError:
-            say(f"W&B cannot be reached any more; nothing is lost, to upload the rest: wandb sync {folder}")
+            say(f"W&B cannot be reached any more; nothing is lost, to upload the rest: wandb sync --include-online {folder}")
         except Exception as error:
             self.complain(error)
             with suppress(Exception):  # or it would be tried again, and print why it fails, when Python ends
