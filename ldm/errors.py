@@ -70,7 +70,7 @@ def ending(error: BaseException) -> tuple[int, str]:
     if isinstance(error, KeyboardInterrupt):
         return 130, "interrupted"
     if isinstance(error, Refusal):
-        return 2, str(error)
+        return 2, _own_words(str(error))
     if isinstance(error, OSError):
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         what = "no space left on the disk" if full else error.strerror or str(error)
@@ -97,6 +97,11 @@ def guard(main: Callable[[], None]) -> None:
         if status == 1:
             raise
         _leave(line, status, "stopped" if isinstance(error, Stopped) else "error", isinstance(error, PartnerLost))
+
+
+def _own_words(text: str) -> str:
+    """What a Refusal said, without the traceback that torch puts before it where it comes from a data worker."""
+    return text.rpartition(f"{Refusal.__name__}: ")[2] if text.startswith(f"Caught {Refusal.__name__} in ") else text
 
 
 def _end_bars() -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from ldm import checkpoint
 from ldm.config import AutoencoderConfig, Data, DiffusionConfig, SampleConfig, from_dict
+from ldm.data.opening import View
 from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.schedules import expand
 from ldm.errors import Refusal
@@ -36,17 +38,27 @@ class Model:
     text: TextEncoder | None = None
     prompts: tuple[str, ...] = ()  # captions of held-out pictures, for samples that are given none
     task: AnyTask = field(default_factory=Generate)
+    view: View | None = None  # how pictures are read, of a model of pictures
 
     def label(self, name: str) -> int:
-        """The class that a name or a number means."""
+        """The class that a name means; or a number, unless one of the names is a number too."""
         if not self.classes:
             raise Refusal("--label: this checkpoint is of a model without classes")
         if name in self.classes:
             return self.classes.index(name)
-        if name.isdecimal() and int(name) < len(self.classes):
+        numbers = any(is_number(one) for one in self.classes)
+        if name.isdecimal() and len(name) < 10 and not numbers and int(name) < len(self.classes):
             return int(name)
+        if numbers:
+            named = ", ".join(self.classes)
+            raise Refusal(f"--label: '{name}' is not one of the {len(self.classes)} classes, told by their names: {named}")
         listed = ", ".join(f"{i} {c}" if c != str(i) else c for i, c in enumerate(self.classes))
         raise Refusal(f"--label: '{name}' is not one of the {len(self.classes)} classes: {listed}")
+
+
+def is_number(name: str) -> bool:
+    """Whether a class is called by a number: 3, 03, -1, 2.5."""
+    return bool(re.fullmatch(r"\s*[+-]?\d+([.,]\d+)?\s*", name))
 
 
 def build_space(config: DiffusionConfig, shape: tuple[int, ...], autoencoder: Autoencoder | None, classes: int = 0) -> Space:
@@ -109,7 +121,8 @@ def _restored(state: dict[str, Any], file: Path, weights: str, device: str) -> M
         lambda: build_net(config, built.shape, len(classes), text), checkpoint.weights(state, weights, file), str(file)
     )
     denoiser = Denoiser(net, config.schedule, config.loss).eval().requires_grad_(False).to(device)
-    told = text, tuple(map(str, about_text.get("prompts", ()))), config.task
+    view = None if isinstance(built, PointCloudSpace) else View.of(shape, meta.get("view"), str(file))
+    told = text, tuple(map(str, about_text.get("prompts", ()))), config.task, view
     return Model(denoiser, built.eval().to(device), classes, config.sample, state["global_step"], *told)
 
 

@@ -4,12 +4,14 @@ The process that trains notes them and stops between two steps; its data workers
 workers before it has saved.
 """
 
+import atexit
 import multiprocessing
 import os
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from multiprocessing import resource_tracker
 from typing import Any
 
@@ -25,6 +27,20 @@ def ignore_stops(worker: int) -> None:
     """For a data worker's first moment: it ends when its run does, and not before."""
     for number in STOPS:
         signal.signal(number, signal.SIG_IGN)
+
+
+@cache
+def end_workers_at_exit() -> None:
+    """Before multiprocessing waits for them: it asks by SIGTERM, which they ignore, and would wait for ever."""
+    atexit.register(_end_workers)
+
+
+def _end_workers() -> None:
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would raise for a worker that was killed
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
 
 
 @contextmanager

@@ -166,8 +166,6 @@ def test_what_a_task_cannot_do_is_one_line(model):
         (None, "edit", {}, "none yet"),
         (picture, "nonsense", {}, "is not one of inpaint"),
         (picture, "inpaint", {}, "nothing is drawn"),
-        (small, "edit", {}, "4 x 4 pixels, 8 x 8 needed"),
-        (small, "super-resolve", {"factor": 4}, "4 x 4 pixels, 8 x 8 or 2 x 2 needed"),
         (picture, "super-resolve", {"factor": 3}, "does not divide"),
         (picture, "denoise", {"noise": 0}, "how much is to be added"),
         (picture, "denoise", {"noise": 0, "add": False}, "no noise was found in the picture"),
@@ -179,6 +177,8 @@ def test_what_a_task_cannot_do_is_one_line(model):
     assert enlarged(picture).size == (448, 448)
     made = list(change(model, Limits(), small, [], "super-resolve", None, None, OPTIONS, *NUMBERS))[-1]
     assert made.samples.shape == (2, 1, 8, 8)
+    made = list(change(model, Limits(), small, [], "edit", None, None, OPTIONS, *NUMBERS))[-1]
+    assert made.samples.shape == (2, 1, 8, 8) and "scaled from 4 x 4 to 8 x 8" in made.status
 
 
 def test_help_is_fast_and_needs_neither_torch_nor_gradio(tmp_path):

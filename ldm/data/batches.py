@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from ldm.errors import Refusal, say
 from ldm.randomness import permutation
-from ldm.stops import ignore_stops, stops_held_back
+from ldm.stops import end_workers_at_exit, ignore_stops, stops_held_back
 
 Batch = dict[str, Any]
 
@@ -144,6 +144,8 @@ class ResumableLoader(DataLoader):
 
 def loader(dataset: Dataset, batches: Iterable[list[int]], workers: int, pin: bool) -> DataLoader:
     """Load whole batches: `dataset.__getitems__(indices)` returns one, already stacked."""
+    if workers:
+        end_workers_at_exit()
     return ResumableLoader(
         dataset,
         batch_sampler=batches,

@@ -7,7 +7,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ldm.data.batches import Batch
+from ldm.data.opening import View
 from ldm.errors import Refusal, say
 from ldm.randomness import permutation
 
@@ -39,6 +40,10 @@ class ImageTensor(Dataset):
         rows = torch.tensor(indices)
         return {"image": self.images[rows], "label": self.labels[rows], "index": rows}
 
+    def shown(self, count: int) -> list[int]:
+        """Rows for a panel: the first, which lie in no order."""
+        return list(range(min(count, len(self))))
+
     def fingerprint(self) -> str:
         """Of every picture and label."""
         digest = hashlib.sha256(repr(tuple(self.images.shape)).encode())
@@ -49,12 +54,21 @@ class ImageTensor(Dataset):
 
 @dataclass
 class Images:
-    """What a data set is to the rest: two sets, the classes' names, and the shape (C, H, W)."""
+    """What a data set is to the rest: two sets, the classes' names, the shape (C, H, W), and how files were read."""
 
     train: Dataset
     test: Dataset
     classes: tuple[str, ...]
     shape: tuple[int, int, int]
+    view: View | None = None
+
+    def about(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it, so that what is given later is read as it was in training."""
+        return self.view.to_dict() if self.view else {}
+
+    def shown(self, count: int) -> Tensor:
+        """Held-out pictures for a panel, uint8 (N, C, H, W)."""
+        return self.held_out.__getitems__(self.held_out.shown(count))["image"]
 
     @property
     def held_out(self) -> Dataset:

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 from urllib.request import urlopen
 
 import numpy as np
@@ -65,6 +65,10 @@ class Jets:
     test: JetSet
     classes: tuple[str, ...]
     shape: tuple[int, int]
+
+    def about(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it beside the config: nothing."""
+        return {}
 
     @property
     def held_out(self) -> JetSet:

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from ldm.data.batches import as_bytes
-from ldm.data.folders import read_image
+from ldm.data.opening import TooLarge, Unreadable, View, fitted
 from ldm.demo.limits import Asked, Limits, class_of, describe, number, whole
 from ldm.demo.live import Done, live
 from ldm.demo.samples import Shown, grid
@@ -27,22 +27,29 @@ CANVAS = 448  # px of the picture that is drawn on, about
 
 
 def upload(model: Model, limits: Limits, path: str | Path) -> Tensor:
-    """A file as uint8 (C, H, W) of the model: cropped and shrunk, never enlarged. Its size is read before its pixels."""
-    path, (channels, side, _) = Path(path), image_shape(model)
+    """A file as uint8 (C, H, W) of the model, read as in training. Its size is known before its pixels are."""
+    path, view = Path(path), model.view or View(image_shape(model))
     if (size := path.stat().st_size) > limits.upload:
         raise Refusal(f"upload: {size / 1e6:.1f} MB, at most {limits.upload / 1e6:g} MB are taken")
     try:
-        with Image.open(path) as image:
-            width, height = image.size
-        if width * height > limits.pixels:
-            raise Image.DecompressionBombError
-        return read_image(path, min(side, width, height), channels)
-    except UnidentifiedImageError:
-        raise Refusal("upload: not a picture that can be read") from None
-    except Image.DecompressionBombError:  # server.prepare sets its limit to ours
-        raise Refusal(f"upload: more than {limits.pixels / 1e6:g} million pixels are not taken; shrink it") from None
-    except (OSError, ValueError, SyntaxError):
-        raise Refusal("upload: the picture is damaged; get it again") from None
+        picture, (width, height), _ = view.load(path, limits.pixels)
+        times = view.size[0] // width
+        small = times > 1 and (width * times, height * times) == view.size  # as it is: it may be asked to be enlarged
+        return view.scaled((height, width)).read(path) if small else picture
+    except TooLarge as why:
+        raise Refusal(f"upload: {why} are not taken; shrink it") from None
+    except Unreadable as why:
+        raise Refusal(f"upload: the picture cannot be read: {why}") from None
+
+
+def sized(picture: Tensor, size: tuple[int, int]) -> Tensor:
+    """uint8 (C, H, W) scaled to a height and width."""
+    if picture.shape[1:] == size:
+        return picture
+    pixels = picture.permute(1, 2, 0).numpy()
+    image = Image.fromarray(pixels[..., 0] if len(picture) == 1 else pixels)
+    scaled = np.array(fitted(image, size[::-1], "crop"))
+    return torch.from_numpy(scaled).reshape(*size, len(picture)).permute(2, 0, 1)
 
 
 def enlarged(picture: Tensor) -> Image.Image:
@@ -84,10 +91,7 @@ def case_of(model: Model, task: Task, picture: Tensor, layers: Sequence[np.ndarr
     """The picture as the task's input, of the size that it needs."""
     _, height, width = image_shape(model)
     factor = task.factor if task.name == "super-resolve" and not task.degrade else 1
-    if picture.shape[1:] != (height // factor, width // factor):
-        wanted = f"{width} x {height}" + (f" or {width // task.factor} x {height // task.factor}" if factor > 1 else "")
-        raise Refusal(f"picture: {picture.shape[2]} x {picture.shape[1]} pixels, {wanted} needed; upload a larger one")
-    case = Case("picture", picture.float() / 127.5 - 1)
+    case = Case("picture", sized(picture, (height // factor, width // factor)).float() / 127.5 - 1)
     if task.name == "inpaint":
         case.known = drawn(layers, (height, width))
     return ready(model, task, case, seed, "the picture")
@@ -125,7 +129,14 @@ def change(
             continue
         made = result(chosen, model, settings, case, item.value[0], asked.seeds, kind)
         status = f"**Done** in {item.seconds:.1f} s: {task} by {chosen.method}, {describe(settings)}{noise_of(case, chosen)}"
+        status += scaled_to(picture, case)
         yield Shown(panel([made], side=140), status, samples=as_bytes(made.samples))
+
+
+def scaled_to(picture: Tensor, case: Case) -> str:
+    """That a picture of another size was made to fit."""
+    whole, (width, height) = case.given if case.truth is None else case.truth, picture.shape[:0:-1]
+    return "" if whole.shape == picture.shape else f", scaled from {width} x {height} to {whole.shape[2]} x {whole.shape[1]}"
 
 
 def noise_of(case: Case, task: Task) -> str:

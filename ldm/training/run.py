@@ -59,6 +59,7 @@ def _train_stage(run: Config, stage1: AutoencoderConfig | None, resume: bool, dr
     if min(len(images.train), len(images.test)) < (world := _world(run.trainer)):
         raise Refusal(f"data: {len(images.train)} pictures and {len(images.test)} held out are too few for {world} processes")
     module = _resumed_module(run, images, start, state) if start else _module(run, images, stage1, dry_run)
+    module.data_about = images.about()
     say(_plan(run, module, images))
     if dry_run:
         return run.folder

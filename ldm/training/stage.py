@@ -45,6 +45,7 @@ class Stage(pl.LightningModule):
         super().__init__()
         self.config, self.shape, self.classes = config, tuple(shape), tuple(classes)
         self.run_id: str | None = None
+        self.data_about: dict[str, Any] = {}  # how the data's files were read
         self.ema: EMA | None = None
         self.images_seen = 0
         self.skipped = 0
@@ -191,6 +192,7 @@ class Stage(pl.LightningModule):
             "shape": list(self.shape),
             "classes": list(self.classes),
             "trained": self.trained,
+            "view": self.data_about,
             "ema": self.ema.state() if self.ema else None,
             "autoencoder": self.about_autoencoder(),
             "images_seen": self.images_seen,

@@ -56,8 +56,7 @@ def build_trainer(run: Config, module: Stage, images: Images | Jets, step: int |
     quicken(module.net, settings)
     pictures, every = run.folder / "samples", settings.validate
     if isinstance(run, AutoencoderConfig):
-        count = min(12, len(images.test))
-        panels = Reconstructions(pictures, every, images.test.__getitems__(list(range(count)))["image"])
+        panels = Reconstructions(pictures, every, images.shown(12))
         saving = Checkpoints(run.folder, settings.save, "val/psnr", "max")
     else:
         panels = _sample_panels(run, images)
@@ -104,8 +103,7 @@ def _sample_panels(run: DiffusionConfig, images: Images | Jets) -> pl.Callback:
     if run.task.use is not None:
         from ldm.training.tasks import TaskPanel
 
-        held = images.held_out.__getitems__(list(range(min(SHOWN, len(images.held_out)))))["image"]
-        return TaskPanel(run.folder / "samples", run.sample.every, held)
+        return TaskPanel(run.folder / "samples", run.sample.every, images.shown(SHOWN))
     if not isinstance(run.data, JetNet):
         return Samples(run.folder / "samples", run.sample.every)
     from ldm.training.jets import JetPanels  # matplotlib is slow to import

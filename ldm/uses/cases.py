@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ldm.data.opening import View
 from ldm.diffusion import tasks
 from ldm.errors import Refusal, one_of
 from ldm.model import Model
@@ -15,7 +16,7 @@ from ldm.pointcloud import PointCloudSpace
 from ldm.randomness import generator
 from ldm.trained import SuperResolve
 from ldm.uses import solve
-from ldm.uses.inputs import files, masks_for, read_mask, read_picture
+from ldm.uses.inputs import files, masks_for, read_mask, read_pictures
 
 
 @dataclass(frozen=True)
@@ -94,19 +95,24 @@ def read(model: Model, task: Task, image: list[str], mask: str | None, seed: int
     paths = [path for one in image for path in files(one, "--image")]
     if task.name == "interpolate" and len(paths) != 2:
         raise Refusal(f"--task interpolate needs two pictures: --image I --image J; got {len(paths)}")
-    channels, height, width = image_shape(model)
-    small = task.name == "super-resolve" and not task.degrade
-    factor = task.factor if small else 1
-    hint = "--degrade shrinks a picture of full size first" if small else "crop or scale the picture first"
-    sizes = [(height // factor, width // factor)]
-    pictures = [read_picture(path, channels, sizes, hint) for path in paths]
-    names = file_names(path.stem for path in paths)
-    named = zip(names, pictures, paths, strict=True)
-    cases = [ready(model, task, Case(name, picture), seed, str(path)) for name, picture, path in named]
+    view = view_of(model, task)
+    pictures = read_pictures(paths, view)
+    if task.name == "interpolate" and len(pictures) != 2:
+        raise Refusal("--task interpolate needs two pictures; one of them cannot be read")
+    names = file_names(one.path.stem for one in pictures)
+    cases = [ready(model, task, Case(name, one.pixels), seed, str(one.path)) for name, one in zip(names, pictures, strict=True)]
     if mask is not None:
-        for case, path in zip(cases, masks_for(paths, mask), strict=True):
-            case.known = read_mask(path, (height, width))
+        masks = masks_for([one.path for one in pictures], mask)
+        for case, path, one in zip(cases, masks, pictures, strict=True):
+            case.known = read_mask(path, view, one.size)
     return cases
+
+
+def view_of(model: Model, task: Task) -> View:
+    """How the task's pictures are read: as in training, and small ones to be enlarged so many times smaller."""
+    _, height, width = shape = image_shape(model)
+    factor = task.factor if task.name == "super-resolve" and not task.degrade else 1
+    return (model.view or View(shape)).scaled((height // factor, width // factor))
 
 
 def ready(model: Model, task: Task, case: Case, seed: int, where: str) -> Case:

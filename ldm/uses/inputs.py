@@ -1,29 +1,44 @@
-"""Pictures and masks from files, for a model of one shape; what does not fit is one line that says the sizes."""
+"""Pictures and masks from files, read as training reads pictures and made of the model's size; what is done to them is said."""
 
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
-from ldm.data.folders import EXTENSIONS
-from ldm.errors import Refusal
+from ldm.data.listing import Notes, listing
+from ldm.data.opening import Unreadable, View, eight_bits, fitted, opened
+from ldm.errors import Refusal, say
 
-COLOURS = {1: "grey", 3: "RGB"}
+SAME_SHAPE = 0.02  # by which the sides' ratio of a mask may differ from its picture's: whole pixels of small pictures do
+
+
+@dataclass(frozen=True)
+class Given:
+    """A picture of the user's: what it became, (C, H, W) in [-1, 1], and the width and height that it had."""
+
+    path: Path
+    pixels: Tensor
+    size: tuple[int, int]
 
 
 def files(path: str, flag: str) -> list[Path]:
-    """The file, or the pictures of a folder, sorted."""
+    """The file, or the pictures of a folder, sorted; what else lies there is said."""
     found = Path(path)
     if found.is_file():
         return [found]
     if not found.is_dir():
         raise Refusal(f"{flag}: '{path}' is neither a file nor a folder")
-    inside = sorted(p for p in found.iterdir() if p.suffix.lower() in EXTENSIONS and p.is_file())
-    if not inside:
-        raise Refusal(f"{flag}: the folder '{path}' holds no pictures ({' '.join(EXTENSIONS)})")
-    return inside
+    inside = listing(found, notes := Notes(found), deep=False)
+    if not inside.pictures:
+        there = f" (there: {inside.kinds()})" if inside.others else ""
+        raise Refusal(f"{flag}: the folder '{path}' holds no pictures{there}")
+    for line in notes.lines() + ([f"not read: {inside.kinds()}"] if inside.others else []):
+        say(f"{flag}: {path}: {line}")
+    return inside.pictures
 
 
 def masks_for(images: list[Path], path: str) -> list[Path]:
@@ -32,6 +47,8 @@ def masks_for(images: list[Path], path: str) -> list[Path]:
     if Path(path).is_file():
         return masks * len(images)
     by_name = {mask.stem: mask for mask in masks}
+    if twice := [name for name, n in Counter(mask.stem for mask in masks).items() if n > 1]:
+        raise Refusal(f"--mask: the folder '{path}' holds two masks called {twice[0]}; keep one")
     lacking = [image.name for image in images if image.stem not in by_name]
     if lacking:
         raise Refusal(
@@ -40,48 +57,69 @@ def masks_for(images: list[Path], path: str) -> list[Path]:
     return [by_name[image.stem] for image in images]
 
 
-def _open(path: Path, flag: str) -> Image.Image:
+def read_pictures(paths: list[Path], view: View) -> list[Given]:
+    """Pictures as a view has them. One of several that cannot be read is named and left out, one alone is a Refusal."""
+    found = []
+    for path in paths:
+        try:
+            array, size, mode = view.load(path)
+        except Unreadable as why:
+            if len(paths) == 1:
+                raise Refusal(f"--image: {path} cannot be read ({why})") from None
+            say(f"--image: {path} cannot be read ({why}); skipped")
+            continue
+        for line in changes(view, size, mode):
+            say(f"--image: {path} {line}, as in training")
+        found.append(Given(path, array.float() / 127.5 - 1, size))
+    if not found:
+        raise Refusal(f"--image: none of the {len(paths)} pictures can be read")
+    return found
+
+
+def changes(view: View, size: tuple[int, int], mode: str) -> list[str]:
+    """What a view does to a picture of this width, height and mode, in words."""
+    told = []
+    if size != view.size:
+        cut = "cut to its middle" if view.fit == "crop" else "padded with white"
+        cut = f", {cut}" if size[0] * view.size[1] != size[1] * view.size[0] else ""
+        told.append(f"is {size[0]} x {size[1]} pixels: scaled{cut}, to {view.size[0]} x {view.size[1]}")
+    grey = mode in ("1", "L", "LA", "La") or mode.startswith(("I", "F"))
+    if grey != (view.shape[0] == 1):
+        told.append(f"is of mode {mode}: made {'grey' if view.shape[0] == 1 else 'RGB'}")
+    if mode.startswith(("I", "F")):
+        open_ = mode == "F" and not (view.range or view.found)
+        told.append(f"has more than 8 bits: read from {'its own darkest to brightest' if open_ else 'black to white'}")
+    return told
+
+
+def read_mask(path: Path, view: View, picture: tuple[int, int]) -> Tensor:
+    """White where to paint, black where the picture is known -> known, (1, H, W) of 0 and 1.
+
+    For a picture whose width and height were `picture`: a mask of those, or of their ratio, is scaled and cut with it, and
+    then thresholded at half; one of the model's own size is taken as it is. Transparent is black.
+    """
+    mask = _mask(path)
+    if mask.size != view.size:
+        if abs(mask.width * picture[1] / (mask.height * picture[0]) - 1) > SAME_SHAPE:
+            raise Refusal(
+                f"--mask: {path} is {mask.width} x {mask.height} pixels (width x height), the picture {picture[0]} x "
+                f"{picture[1]}; make the mask of the picture's size"
+            )
+        mask = fitted(mask, view.size, view.fit, "black", Image.Resampling.BOX)
+        say(f"--mask: {path} is scaled with its picture, and white where at least half of a pixel is")
+        mask = mask.point(lambda value: 255 * (value >= 128))
+    return _known(path, np.asarray(mask))
+
+
+def _mask(path: Path) -> Image.Image:
     try:
-        with Image.open(path) as image:
-            image.load()
-            return image.copy()
-    except UnidentifiedImageError:
-        raise Refusal(f"{flag}: {path} is not a picture that can be read") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise Refusal(f"{flag}: {path} is damaged ({error}); get it again") from None
+        with opened(path) as image:
+            return eight_bits(image, ground="black").convert("L")
+    except Unreadable as why:
+        raise Refusal(f"--mask: {path} cannot be read ({why})") from None
 
 
-def _channels(image: Image.Image) -> int:
-    """1 for grey, 3 for colours, without an opaque alpha; 0 for what cannot be told."""
-    mode = image.mode
-    if mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        return 3 if np.asarray(image.convert("RGBA"))[..., 3].min() == 255 and mode == "RGBA" else 0
-    return {"1": 1, "L": 1, "RGB": 3, "P": 3, "CMYK": 3, "YCbCr": 3}.get(mode, 0)
-
-
-def read_picture(path: Path, channels: int, sizes: list[tuple[int, int]], hint: str) -> Tensor:
-    """A picture as (C, H, W) in [-1, 1], of one of `sizes` (H, W); Refusal with the sizes and `hint` where it is not."""
-    image = _open(path, "--image")
-    if _channels(image) != channels:
-        raise Refusal(
-            f"--image: {path} is of mode {image.mode}, the model makes {COLOURS.get(channels, f'{channels}-channel')} pictures "
-            f"of {channels} channel{'s' * (channels > 1)} of 8 bits; convert it first, transparency off"
-        )
-    if (image.height, image.width) not in sizes:
-        wanted = " or ".join(f"{w} x {h}" for h, w in sizes)
-        raise Refusal(f"--image: {path} is {image.width} x {image.height} pixels (width x height), {wanted} needed; {hint}")
-    pixels = torch.from_numpy(np.array(image.convert("L" if channels == 1 else "RGB")))
-    return pixels.reshape(image.height, image.width, channels).permute(2, 0, 1).float() / 127.5 - 1
-
-
-def read_mask(path: Path, size: tuple[int, int]) -> Tensor:
-    """White where to paint, black where the picture is known -> known, (1, H, W) of 0 and 1."""
-    mask = np.asarray(_open(path, "--mask").convert("L"))
-    if mask.shape != size:
-        raise Refusal(
-            f"--mask: {path} is {mask.shape[1]} x {mask.shape[0]} pixels (width x height), the picture {size[1]} x {size[0]}; "
-            "make the mask of the picture's size"
-        )
+def _known(path: Path, mask: np.ndarray) -> Tensor:
     values = np.unique(mask)
     if not set(values.tolist()) <= {0, 255}:
         grey = next(v for v in values if v not in (0, 255))
