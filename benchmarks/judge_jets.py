@@ -18,13 +18,13 @@ import torch
 from tqdm import tqdm
 
 from ldm.config import SampleConfig
-from ldm.data.jets import JetSet
+from ldm.data.jets import Jets, JetSet
 from ldm.diffusion.solvers import DDIM, AdaptiveODE, DPMpp2M, EulerMaruyama, Heun
 from ldm.errors import guard
-from ldm.jet_evaluation import available, cloud, generate_like, judge, load_jets, save
+from ldm.jet_evaluation import available, cloud, generate_like, judge, load_jets, save, sides
 from ldm.kinematics import jet_kinematics
 from ldm.metrics.jet_plots import histograms, jet_images, picture
-from ldm.metrics.jets import ALL, CHEAP, Cloud, evaluate_jets
+from ldm.metrics.jets import ALL, CHEAP, Cloud, Comparison, Sample
 from ldm.metrics.records import Figure
 from ldm.model import Model, restore
 from ldm.sampling import settings_from
@@ -60,33 +60,36 @@ def spread(f: Figure) -> list[tuple[float, float | None]]:
     return [(f.value, f.std), (f.floor, f.floor_std)]
 
 
-def main_table(model: Model, settings: SampleConfig, args: argparse.Namespace, test: JetSet, valid: JetSet) -> None:
+def main_table(model: Model, settings: SampleConfig, args: argparse.Namespace, jets: Jets) -> None:
+    wanted = available(jets, args.metrics.split(",") if args.metrics else None)
+    real, few, valid = sides(jets, "test", args.count)
     start = time.process_time()
-    with tqdm(total=len(test), desc="generating", unit="jet", mininterval=10) as bar:
-        generated, seconds = generate_like(model, settings, test, args.seed, bar.update)
+    with tqdm(total=len(few), desc="generating", unit="jet", mininterval=10) as bar:
+        features, seconds = generate_like(model, settings, few, args.seed, bar.update)
     busy = time.process_time() - start
-    real, others, names = cloud(test), cloud(valid), ("test", "generated")
-    histograms(real, generated, names).save(args.output / "histograms.png")
-    jet_images(real, generated, names).save(args.output / "jet-images.png")
-    wanted = tuple(args.metrics.split(",")) if args.metrics else available()
-    figures = judge(real, generated, others, wanted)
+    generated, names = JetSet(*features, few.jet, few.types), ("test", "generated")
+    histograms(cloud(real), cloud(generated), names).save(args.output / "histograms.png")
+    jet_images(cloud(real), cloud(generated), names).save(args.output / "jet-images.png")
+    figures = judge(real, generated, valid, wanted, jets.kinds, args.clip)
     how = f"{type(settings.solver).__name__}, {settings.steps} steps"
-    rate = len(test) / seconds
+    rate = len(few) / seconds
     record = {
         "checkpoint": args.checkpoint,
         "step": model.step,
         "sampler": how,
-        "jets": len(test),
-        "floor_jets": len(others.mask),
+        "jets": len(few),
+        "real_jets": len(real),
+        "floor_jets": len(valid),
+        "clip": args.clip,
         "jets_per_second": rate,
-        "jets_per_cpu_second": len(test) / busy,
+        "jets_per_cpu_second": len(few) / busy,
         "threads": torch.get_num_threads(),
-        "same_numbers": bool((generated.mask.sum(1) == test.counts).all()),
+        "same_numbers": bool((generated.counts == few.counts).all()),
         "figures": {name: vars(figure) for name, figure in figures.items()},
     }
     save(args.output / "jets.json", record)
-    how = f"{how}, {rate:.0f} jets/s ({len(test) / busy:.0f} a CPU second) on {torch.get_num_threads()} thread(s)"
-    said = f"{len(test)} jets, {how}, step {model.step}"
+    how = f"{how}, {rate:.0f} jets/s ({len(few) / busy:.0f} a CPU second) on {torch.get_num_threads()} thread(s)"
+    said = f"{len(few)} jets against {len(real)}, {how}, step {model.step}"
     text = f"{markdown(figures)}\n\n{said}\n"
     (args.output / "jets.md").write_text(text)
     print(text)
@@ -102,11 +105,11 @@ def plan(settings: SampleConfig) -> list[tuple[str, SampleConfig]]:
     return rows
 
 
-def solver_table(model: Model, settings: SampleConfig, args: argparse.Namespace, test: JetSet, valid: JetSet) -> None:
-    few = test.first(args.count)
-    real, calls = cloud(test), [0]
+def solver_table(model: Model, settings: SampleConfig, args: argparse.Namespace, jets: Jets) -> None:
+    test, few, valid = sides(jets, "test", args.count)
+    real, calls = Sample("test", cloud(test), args.clip), [0]
     model.denoiser.net.register_forward_hook(lambda *_: calls.__setitem__(0, calls[0] + 1))
-    floor, rows = measure(real, cloud(valid.first(len(few)))), []
+    floor, rows = measure(real, cloud(valid), args.clip), []
     settings, began = replace(settings, batch_size=args.batch_size or len(few)), time.perf_counter()
     exact = None  # the flow's own jets for these seeds: the first row's, of the tightest tolerance
     for name, chosen in plan(settings):
@@ -118,7 +121,7 @@ def solver_table(model: Model, settings: SampleConfig, args: argparse.Namespace,
         masses = jet_kinematics(*generated)["mass"]
         exact = masses if exact is None else exact
         row["mass_error"] = None if name == "Euler-Maruyama" else (masses - exact).abs().mean().item()
-        rows.append(row | measure(real, generated))
+        rows.append(row | measure(real, generated, args.clip))
         print(rows[-1], flush=True)
     record = {"checkpoint": args.checkpoint, "step": model.step, "jets": len(few), "real": len(test), "floor": floor}
     save(args.output / "solvers.json", record | {"rows": rows, "threads": torch.get_num_threads()})
@@ -128,9 +131,10 @@ def solver_table(model: Model, settings: SampleConfig, args: argparse.Namespace,
     print(text, f"\n{time.perf_counter() - began:.0f} s in all")
 
 
-def measure(real: Cloud, generated: Cloud) -> dict[str, float]:
-    found = evaluate_jets(real, generated, (*CHEAP, "fpd"), progress=False)
-    return {name: value for name, (value, _) in found.items() if name.count("_") == 1}
+def measure(real: Sample, generated: Cloud, clip: float | None) -> dict[str, float]:
+    comparison = Comparison(real, Sample("generated", generated, clip))
+    found = [item for metric in (*CHEAP, "fpd") for item in comparison.measure(metric).items()]
+    return {name: value for name, (value, _) in found if name.count("_") == 1}
 
 
 def solver_markdown(rows: list[dict], floor: dict[str, float], title: str) -> str:
@@ -176,6 +180,7 @@ def main() -> None:
     parser.add_argument("--solver", default="Heun")
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--metrics", help=f"some of {','.join(ALL)}")
+    parser.add_argument("--clip", type=float, help="cut |eta| and |phi| to it (default: as they are)")
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, default=Path("evaluations/jets"))
@@ -187,9 +192,9 @@ def main() -> None:
     settings = settings_from(model.settings, args.solver, None, steps=args.steps, batch_size=args.batch_size)
     if args.solvers:
         args.count = args.count or 1000
-        solver_table(model, settings, args, jets.test, jets.held_out)
+        solver_table(model, settings, args, jets)
     else:
-        main_table(model, settings, args, jets.test.first(args.count or len(jets.test)), jets.held_out)
+        main_table(model, settings, args, jets)
 
 
 if __name__ == "__main__":

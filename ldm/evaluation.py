@@ -3,7 +3,8 @@
 Row i of a job, a seed or a held-out picture, is some rank's; its features are gathered, and rank 0 compares them.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from ldm.errors import Refusal, one_of, say
 from ldm.metrics import features as feature_networks
 from ldm.metrics.distances import Moments, frechet_distance
 from ldm.metrics.features import Features
-from ldm.metrics.figures import check_count, compare, named
+from ldm.metrics.figures import ALL, STAGE1, check_count, compare, known, named
 from ldm.metrics.images import psnr, ssim
 from ldm.metrics.records import Figure, append, file_hash, open_log, records, short, table
 from ldm.metrics.reference import Reference, reference
@@ -60,6 +61,7 @@ def evaluate(
     seed: int = 0,
     quiet: bool = False,
     ranks: Ranks = ALONE,
+    metrics: Collection[str] = ALL,
 ) -> dict[str, Figure]:
     """Figures of `count` samples, seeds `seed` ... `seed + count - 1`, labels seed modulo classes.
 
@@ -71,8 +73,8 @@ def evaluate(
     if ranks.rank > 0:
         return {}
     labels = torch.tensor([s % len(model.classes) for s in seeds]) if model.classes else None
-    known = features.classes == model.classes and bool(model.classes)
-    return compare(fake, real, features, labels if known else None)
+    told = features.classes == model.classes and bool(model.classes)
+    return compare(fake, real, features, labels if told else None, metrics)
 
 
 # -- stage 1 ------------------------------------------------------------------------------------------------------------------
@@ -86,13 +88,14 @@ def evaluate_autoencoder(
     batch_size: int = 64,
     quiet: bool = False,
     ranks: Ranks = ALONE,
+    metrics: Collection[str] = STAGE1,
 ) -> dict[str, Figure]:
     """PSNR, SSIM, LPIPS where its weights are, and rFID, of reconstructions from the posterior's mean.
 
     Every rank decodes its share; rank 0 has the figures, and alone needs the reference.
     """
     device, mine, parts = next(autoencoder.parameters()).device, ranks.share(rows), []
-    lpips = load_lpips(autoencoder.shape, str(device), ranks.rank == 0)
+    lpips = load_lpips(autoencoder.shape, str(device), ranks.rank == 0) if "lpips" in metrics else None
     with tqdm(total=len(mine), desc="reconstructing", unit="image", disable=quiet or ranks.rank > 0, mininterval=1) as bar:
         for i in range(0, len(mine), batch_size):
             x = as_images(dataset.__getitems__(mine[i : i + batch_size])).to(device)
@@ -106,7 +109,10 @@ def evaluate_autoencoder(
     if ranks.rank > 0:
         return {}
     names = ("psnr", "ssim", "lpips")[: 2 + (lpips is not None)]
-    figures = {f"{key}_{short(len(rows))}": Figure(table[:, i].mean().item(), len(rows)) for i, key in enumerate(names)}
+    means = {key: Figure(table[:, i].mean().item(), len(rows)) for i, key in enumerate(names) if key in metrics}
+    figures = {f"{key}_{short(len(rows))}": figure for key, figure in means.items()}
+    if "fd" not in metrics:
+        return figures
     fake = table[:, len(names) :]
     truth, rest = real.apart(len(fake))
     floor = frechet_distance(Moments.of(truth), rest.moments)
@@ -148,6 +154,8 @@ def run(
     output: str,
     cache: str | None,
     devices: int = 1,
+    metrics: str | None = None,
+    clip: float | None = None,
     **given: Any,
 ) -> None:
     """evaluate.py: everything from the command line to the table and the records, over one process or several."""
@@ -157,12 +165,19 @@ def run(
         raise Refusal(one_of("--split", split, ("train", "test")))
     file = checkpoint.find(path)
     state = checkpoint.read(file)
-    meta, log, device = state["ldm"], open_log(Path(output)), pick_device(device)
+    meta, device = state["ldm"], pick_device(device)
+    names = [name.strip() for name in metrics.split(",")] if metrics is not None else None
+    if clip is not None and not 0 < clip < math.inf:
+        raise Refusal(f"--clip: {clip:g} is not an angle above 0; leave it out to compare the jets as they are")
     config, stage1 = from_dict(meta["config"], str(file)), meta["stage"] == "autoencoder"
     if isinstance(config.data, JetNet):  # by the physicists' metrics, which look at no pictures
         from ldm import jet_evaluation
 
-        return jet_evaluation.run(file, log, count, split, seed, weights, device, data_root, devices, **given)
+        place = file, Path(output), count, split, seed, weights, device, data_root, devices
+        return jet_evaluation.run(*place, names, clip, **given)
+    if clip is not None:
+        raise Refusal("--clip is of jets; this checkpoint makes pictures")
+    wanted = known(names, STAGE1 if stage1 else ALL) if names is not None else STAGE1 if stage1 else ALL
     split = split or ("test" if stage1 else "train")
     network = feature_networks.choose(features, type(config.data).__name__)
     images = load_data(config.data, data_root, meta)
@@ -172,22 +187,25 @@ def run(
     check_count(count, len(dataset), what, network.dim)
     ranks = Ranks.of(fabric := launch(devices, device))
     device = str(fabric.device) if ranks.world > 1 else device
-    network, real = network.to(device), None
-    if ranks.rank == 0:
-        real = reference(dataset, network, what, Path(cache) if cache else None, workers=config.data.workers)
     made: dict[str, Any] = {}
     if stage1:
-        rows = permutation(len(dataset), "reference")[:count].tolist()
         autoencoder = load_autoencoder(file, weights)[0].to(device)
-        figures = evaluate_autoencoder(autoencoder, dataset, rows, real, network, given["batch_size"] or 64, ranks=ranks)
     else:
         model = restore(file, weights, device)
         expect_plain(model.task, "evaluate.py")
         settings = settings_from(model.settings, schedule=model.denoiser.schedule, **given)
+    log = open_log(Path(output))  # once nothing is left to refuse
+    network, real = network.to(device), None
+    if ranks.rank == 0:
+        real = reference(dataset, network, what, Path(cache) if cache else None, workers=config.data.workers)
+    if stage1:
+        rows, size = permutation(len(dataset), "reference")[:count].tolist(), given["batch_size"] or 64
+        figures = evaluate_autoencoder(autoencoder, dataset, rows, real, network, size, ranks=ranks, metrics=wanted)
+    else:
         made |= {key: to_dict(settings)[key] for key in ("solver", "steps", "grid", "guidance", "batch_size")}
         made |= {"seeds": {"first": seed, "count": count}, "labels": "seed modulo classes" if model.classes else None}
         made |= {"prompts": list(model.prompts)} if model.text is not None else {}
-        figures = evaluate(model, settings, count, real, network, seed, ranks=ranks)
+        figures = evaluate(model, settings, count, real, network, seed, ranks=ranks, metrics=wanted)
     if real is None:
         return
     made |= origin(real, network) | {"weights": weights, "device": device, "processes": ranks.world}

@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +11,22 @@ from tqdm import tqdm
 
 from ldm import checkpoint
 from ldm.config import SampleConfig, from_dict
-from ldm.data.jets import JetNet, Jets, JetSet
+from ldm.data.jets import NAMES, JetNet, Jets, JetSet
 from ldm.errors import Refusal, say
-from ldm.metrics.jets import ALL, Cloud, evaluate_jets
-from ldm.metrics.particlenet import resources
-from ldm.metrics.records import Figure, append, file_hash, records, table
+from ldm.metrics import particlenet
+from ldm.metrics.emd import transport
+from ldm.metrics.jets import ALL, Cloud, Comparison, Sample, Value, known, said_of_clipping
+from ldm.metrics.progress import shown
+from ldm.metrics.records import Figure, append, file_hash, open_log, records, short, table
 from ldm.model import Model, recorded_data, restore
 from ldm.processes import ALONE, Ranks, launch
 from ldm.sampling import generate, settings_from
 from ldm.schema import to_dict
+from ldm.spaces import Told
 
 
 def load_jets(path: str | Path, root: str | None = None) -> Jets:
-    """The jets that a checkpoint was trained on, split as then, from their own place or from `root`."""
+    """The jets that a checkpoint was trained on, split as then, from their own place or from `root`; never downloaded."""
     file = checkpoint.find(path)
     state = checkpoint.read(file)
     data = from_dict(state["ldm"]["config"], str(file)).data
@@ -37,14 +40,48 @@ def cloud(jets: JetSet) -> Cloud:
     return Cloud(jets.features, jets.mask)
 
 
-def available() -> tuple[str, ...]:
-    """All metrics; without FPND, and a line that says why, where its weights are not there."""
+def available(jets: Jets, wanted: Sequence[str] | None = None) -> tuple[str, ...]:
+    """The metrics that can be had of such jets here, of those wanted or of all: known before anything is sampled.
+
+    What cannot be had is said, and refused if it was asked for by name.
+    """
+    found = []
+    for metric in known(ALL if wanted is None else wanted):
+        try:
+            if metric == "cov_mmd":
+                transport()
+            if metric == "fpnd":
+                references(jets)
+            found.append(metric)
+        except Refusal as error:
+            if wanted is not None:
+                raise Refusal(f"--metrics: {metric}: {error}") from None
+            say(f"{metric} is skipped: {error}")
+    return tuple(found)
+
+
+def references(jets: Jets) -> tuple[str, ...]:
+    """The types that FPND has a reference of; says which have none; Refusal where none has."""
+    found = [kind for kind in jets.kinds if _why_no_reference(kind, jets.shape[0]) is None]
+    if not found:
+        raise Refusal(_why_no_reference(jets.kinds[0], jets.shape[0]))
+    if left := [NAMES[kind] for kind in jets.kinds if kind not in found]:
+        say(f"fpnd is skipped for {', '.join(left)} jets: JetNet has no reference of them")
+    return tuple(found)
+
+
+def _why_no_reference(kind: str, constituents: int) -> str | None:
     try:
-        resources()
+        particlenet.reference(kind, constituents)
     except Refusal as error:
-        say(f"FPND is skipped: {error}")
-        return tuple(metric for metric in ALL if metric != "fpnd")
-    return ALL
+        return str(error)
+    return None
+
+
+def told_of(model: Model, jets: JetSet) -> Told:
+    """What the denoiser is told of real jets: the number of constituents, and pt and mass where it takes them."""
+    space = model.space
+    return space.full(jets.counts.tolist()) | ({"jet": space.condition(jets.jet)} if space.jet else {})
 
 
 def generate_like(
@@ -59,26 +96,71 @@ def generate_like(
 
     Each has the real one's number of constituents, its type, and its pt and mass where the denoiser is told them.
     """
-    space, mine = model.space, ranks.share(range(len(jets)))
-    told = space.full(jets.counts.tolist()) | ({"jet": space.condition(jets.jet)} if space.jet else {})
+    told, mine = told_of(model, jets), ranks.share(range(len(jets)))
     labels = jets.types[mine].tolist() if model.classes else None
     start = time.perf_counter()
     here = generate(model, settings, [seed + i for i in mine], labels, progress, {k: v[mine] for k, v in told.items()})
     return Cloud(ranks.collect(here, len(jets)), told["mask"]), time.perf_counter() - start
 
 
-def judge(real: Cloud, generated: Cloud, others: Cloud, metrics: tuple[str, ...] = ALL, **settings: Any) -> dict[str, Figure]:
-    """Every metric of the generated jets, and of as many other real ones in their place; `settings` are `evaluate_jets`'s."""
-    found = evaluate_jets(real, generated, metrics, **settings)
-    others = Cloud(others.features[: len(generated.mask)], others.mask[: len(generated.mask)])
-    floor = evaluate_jets(real, others, metrics, **settings)
-    sizes = len(generated.mask), len(others.mask)
-    return {name: _figure(value, floor.get(name), *sizes) for name, value in found.items()}
+def judged(
+    real: JetSet,
+    generated: JetSet,
+    others: JetSet,
+    metrics: Sequence[str],
+    kinds: Sequence[str] = ("g",),
+    clip: float | None = None,
+    quiet: bool = False,
+    **settings: Any,
+) -> Iterator[dict[str, Figure]]:
+    """One metric's figures after another: of the generated jets, and beside them of other real ones in their place.
+
+    FPND is each type's own, by its letter in `kinds`. `settings` are `Comparison`'s.
+    """
+    names = ("real", "generated", "other real")
+    parts = zip(names, (real, generated, others), strict=True)
+    samples = [Sample(name, cloud(part), clip, quiet) if len(part) else None for name, part in parts]
+    if clip:
+        say(said_of_clipping(clip, *filter(None, samples)))
+    pair = Comparison(*samples[:2], quiet=quiet, **settings)
+    floor = Comparison(samples[0], samples[2], quiet=quiet, **settings) if samples[2] else None
+    for metric in shown(metrics, "measuring jets", quiet):
+        if metric == "fpnd":
+            sides = (fpnd_by_type(part, kinds, quiet) for part in (generated, others))
+        else:
+            sides = (side.measure(metric) if side else {} for side in (pair, floor))
+        yield _figures(*sides, len(generated), len(others))
 
 
-def _figure(value: tuple[float, float], floor: tuple[float, float] | None, n: int, floor_n: int) -> Figure:
+def fpnd_by_type(jets: JetSet, kinds: Sequence[str], quiet: bool = True) -> dict[str, Value]:
+    """FPND of the jets of each type that has a reference: fpnd_10k, or of several types fpnd_g_10k, fpnd_q_10k, ..."""
+    found: dict[str, Value] = {}
+    for i, kind in enumerate(kinds):
+        part = jets.rows(jets.types == i) if len(kinds) > 1 else jets
+        if len(part) and _why_no_reference(kind, part.mask.shape[1]) is None:
+            size = short(min(50_000, len(part)))
+            value = particlenet.fpnd(part.features, part.mask, kind, quiet=quiet)
+            found[f"fpnd_{kind}_{size}" if len(kinds) > 1 else f"fpnd_{size}"] = value, math.nan
+    return found
+
+
+def judge(
+    real: JetSet, generated: JetSet, others: JetSet, metrics: Sequence[str], kinds: Sequence[str] = ("g",), **settings: Any
+) -> dict[str, Figure]:
+    """All of `judged` at once."""
+    parts = judged(real, generated, others, metrics, kinds, **settings)
+    return {name: figure for part in parts for name, figure in part.items()}
+
+
+def _figures(values: dict[str, Value], floors: dict[str, Value], n: int, floor_n: int) -> dict[str, Figure]:
+    base = lambda name: name.rsplit("_", 1)[0]  # noqa: E731 - FPND's size may differ between the two
+    floors = {base(name): value for name, value in floors.items()}
     std = lambda v: None if v is None or math.isnan(v[1]) else v[1]  # noqa: E731
-    return Figure(value[0], n, floor and floor[0], floor_n, std(value), std(floor))
+    found = {}
+    for name, value in values.items():
+        floor = floors.get(base(name))
+        found[name] = Figure(value[0], n, floor and floor[0], floor_n if floor else 0, std(value), std(floor))
+    return found
 
 
 def save(path: Path, record: dict[str, Any]) -> None:
@@ -87,9 +169,18 @@ def save(path: Path, record: dict[str, Any]) -> None:
     path.write_text(json.dumps(record, indent=1) + "\n")
 
 
+def sides(jets: Jets, split: str, count: int | None) -> tuple[JetSet, JetSet, JetSet]:
+    """The real jets, those of them that are generated anew, and others in their place, of each type as many."""
+    real = jets.train if split == "train" else jets.test
+    if count is not None and count > len(real):
+        say(f"--count: {count} jets asked for; there are {len(real)} {split} jets, and as many are made")
+    few = real.first(count or len(real))
+    return real, few, jets.held_out.like(few)
+
+
 def run(
     file: Path,
-    log: Path,
+    output: Path,
     count: int | None,
     split: str | None,
     seed: int,
@@ -97,29 +188,36 @@ def run(
     device: str,
     data_root: str | None,
     devices: int,
+    metrics: Sequence[str] | None = None,
+    clip: float | None = None,
     **given: Any,
 ) -> None:
-    """evaluate.py for a checkpoint of jets: a table with the floors, and the records."""
+    """evaluate.py for a checkpoint of jets: a table with the floors, and the records, written as each metric ends."""
+    wanted = known(metrics) if metrics is not None else None
     jets, split = load_jets(file, data_root), split or "test"
-    real, others = (jets.train, jets.held_out) if split == "train" else (jets.test, jets.held_out)
-    few = real.first(count or len(real))
+    real, few, others = sides(jets, split, count)
+    wanted = available(jets, wanted)
     ranks = Ranks.of(fabric := launch(devices, device))
     model = restore(file, weights, str(fabric.device) if ranks.world > 1 else device)
     settings = settings_from(model.settings, schedule=model.denoiser.schedule, **given)
+    log = open_log(output)
     with tqdm(total=len(few), desc="sampling", unit="jet", disable=ranks.rank > 0, mininterval=1) as bar:
-        generated, seconds = generate_like(model, settings, few, seed, bar.update, ranks)
+        features, seconds = generate_like(model, settings, few, seed, bar.update, ranks)
     if ranks.rank > 0:
         return
-    figures = judge(cloud(real), generated, cloud(others), available())
+    generated = JetSet(*features, few.jet, few.types)
     how = {key: to_dict(settings)[key] for key in ("solver", "steps", "grid", "guidance", "batch_size")}
-    how |= {
-        "seeds": {"first": seed, "count": len(few)},
-        "constituents": f"as {split} jets",
-        "jets_per_second": len(few) / seconds,
-    }
-    how |= {"weights": weights, "device": device, "processes": ranks.world, "reference": {"what": split, "n": len(real)}}
-    made = {"checkpoint": {"path": str(file), "hash": file_hash(file), "stage": "diffusion", "step": model.step}}
-    append(log, records(figures, how | made))
-    say(f"{file}: step {model.step}, {weights} weights; {len(few)} jets against {len(real)} {split} jets")
-    say(table(figures))
-    say(f"wrote {len(figures)} records to {log}")
+    how |= {"seeds": {"first": seed, "count": len(few)}, "constituents": f"as {split} jets", "clip": clip}
+    how |= {"jets_per_second": len(few) / seconds, "weights": weights, "device": device, "processes": ranks.world}
+    how |= {"reference": {"what": split, "n": len(real)}}
+    how |= {"checkpoint": {"path": str(file), "hash": file_hash(file), "stage": "diffusion", "step": model.step}}
+    figures: dict[str, Figure] = {}
+    try:
+        for found in judged(real, generated, others, wanted, jets.kinds, clip):
+            append(log, records(found, how))
+            figures |= found
+    finally:
+        if figures:
+            say(f"{file}: step {model.step}, {weights} weights; {len(few)} jets against {len(real)} {split} jets")
+            say(table(figures))
+            say(f"wrote {len(figures)} records to {log}")

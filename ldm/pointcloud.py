@@ -12,6 +12,10 @@ from ldm.randomness import generator
 from ldm.spaces import Randn, Reduce, Told, short
 
 SMALLEST, LARGEST = 1e-6, 1 - 1e-4  # of pt_rel, so that its logit is finite; below and above a decode is off by as much
+LIGHTEST = 1e-4  # mass / pt that a mass of 0 counts as
+# standard deviations below which a feature is constant, and not divided by them: of the constituents' features, and of
+# log pt and log(mass / pt), where a tenth of a per cent says nothing, and another value told would be thousands of them away
+CONSTANT, CONSTANT_JET = 1e-5, 1e-3
 
 
 @dataclass
@@ -92,10 +96,21 @@ class PointCloudSpace(nn.Module):
         statistics = CloudStatistics(device, tuple(self.numbers.shape))
         for batch in batches:
             statistics.add(batch["particles"], batch["mask"], batch["jet"], batch["label"])
-        self.set_statistics(statistics, all_reduce)
+        statistics.reduce(all_reduce)
+        if self.jet and statistics.without_pt:
+            what = f"{statistics.without_pt} training jets have no pt above 0 in jet_features"
+            raise Refusal(f"data: {what}, and network.jet={self.jet} is told it; set network.jet=0, or mend the file")
+        self.set_statistics(statistics)
         numbers = self.numbers.cpu()
         mean = (numbers * torch.arange(self.shape[0] + 1)).sum(1) / numbers.sum(1)
-        return f"clouds: shift {short(self.shift)}, scale {short(self.scale)}, constituents {short(mean)}"
+        said = f"clouds: shift {short(self.shift)}, scale {short(self.scale)}, constituents {short(mean)}"
+        n = statistics.at_an_end
+        return said + (f"; {n} constituents of pt_rel below {SMALLEST:g} or above {LARGEST:g} count as there" if n else "")
+
+    def seen(self, row: int = 0) -> tuple[int, int]:
+        """The smallest and the largest number of constituents of one type's jets in training."""
+        there = self.numbers[min(row, len(self.numbers) - 1)].nonzero()[:, 0]
+        return (int(there[0]), int(there[-1])) if len(there) else (0, self.shape[0])
 
     def encode(self, features: Tensor, randn: Randn | None = None, *, mask: Tensor) -> Tensor:
         """features (B, P, 3) = eta_rel, phi_rel, pt_rel and mask (B, P) -> x_0 (B, P, 3)."""
@@ -134,39 +149,62 @@ def raw_features(features: Tensor) -> Tensor:
 
 
 def raw_jet(jet: Tensor) -> Tensor:
-    """log pt and log(mass / pt); a mass of 0 counts as 1e-4 pt."""
+    """log pt and log(mass / pt); a mass of 0 counts as LIGHTEST pt."""
     pt, mass = jet[:, 0].clamp(min=1e-6), jet[:, 2]
-    return torch.stack([pt.log(), (mass / pt).clamp(min=1e-4).log()], -1)
+    return torch.stack([pt.log(), (mass / pt).clamp(min=LIGHTEST).log()], -1)
 
 
 class CloudStatistics:
     """Running sums over real constituents and over jets, in float64: they add up over batches and ranks, in any order.
 
-    `table`: (types, P + 1) of the histogram of numbers.
+    `table`: (types, P + 1) of the histogram of numbers. Counted besides: jets whose pt is not above 0, and constituents
+    whose pt_rel no logit can bear.
     """
 
     def __init__(self, device: torch.device | str = "cpu", table: tuple[int, int] = (1, 31)):
         # float64 is missing on Apple's GPUs: sums live on the CPU
         self.table, self.device = table, device
-        self.sums = torch.zeros(12 + table[0] * table[1], dtype=torch.float64)
+        self.sums = torch.zeros(14 + table[0] * table[1], dtype=torch.float64)
 
     def add(self, features: Tensor, mask: Tensor, jet: Tensor, types: Tensor | None = None) -> None:
         """Add a batch: features (B, P, 3), mask (B, P), jet (B, 3 or more), types (B,) of the jets."""
         row = types.clamp(max=self.table[0] - 1) if types is not None else 0
         place = row * self.table[1] + mask.sum(1)
         numbers = torch.bincount(place.cpu(), minlength=self.table[0] * self.table[1])
-        self.sums += torch.cat([_moments(raw_features(features)[mask]), _moments(raw_jet(jet)), numbers])
+        ends = (features[..., 2][mask] < SMALLEST).sum() + (features[..., 2][mask] > LARGEST).sum()
+        odd = torch.stack([(jet[:, 0] <= 0).sum(), ends]).cpu()
+        self.sums += torch.cat([_moments(raw_features(features)[mask]), _moments(raw_jet(jet)), odd, numbers])
+
+    @property
+    def without_pt(self) -> int:
+        """Jets whose pt is not above 0."""
+        return int(self.sums[12])
+
+    @property
+    def at_an_end(self) -> int:
+        """Constituents whose pt_rel is below SMALLEST or above LARGEST."""
+        return int(self.sums[13])
+
+    def reduce(self, all_reduce: Reduce) -> None:
+        """Take in what every other rank has added."""
+        self.sums = all_reduce(self.sums.to(self.device) if str(self.device) != "mps" else self.sums).cpu()
 
     def result(self, all_reduce: Reduce = lambda sums: sums) -> dict[str, Tensor]:
-        """`PointCloudSpace`'s buffers over everything added on every rank, float32."""
-        sums = all_reduce(self.sums.to(self.device) if str(self.device) != "mps" else self.sums).cpu()
-        mean, second = _averages(sums[:7])
+        """`PointCloudSpace`'s buffers over everything added on every rank, float32; a constant feature has the scale 1."""
+        self.reduce(all_reduce)
+        mean, second = _averages(self.sums[:7])
         mean[:2] = 0  # angles are not shifted
-        jet_mean, jet_second = _averages(sums[7:12])
-        scales = [(b - a.square()).clamp(min=1e-12).sqrt() for a, b in ((mean, second), (jet_mean, jet_second))]
+        jet_mean, jet_second = _averages(self.sums[7:12])
+        scales = _scale(mean, second, CONSTANT), _scale(jet_mean, jet_second, CONSTANT_JET)
         names = "shift", "jet_shift", "scale", "jet_scale", "numbers"
-        values = mean, jet_mean, *scales, sums[12:].reshape(self.table)
+        values = mean, jet_mean, *scales, self.sums[14:].reshape(self.table)
         return {name: value.float() for name, value in zip(names, values, strict=True)}
+
+
+def _scale(mean: Tensor, second: Tensor, least: float) -> Tensor:
+    """Standard deviations, 1 where there is none to speak of: dividing by a rounding error would blow up whatever is told."""
+    std = (second - mean.square()).clamp(min=0).sqrt()
+    return torch.where(std < least, 1.0, std)
 
 
 def _moments(values: Tensor) -> Tensor:

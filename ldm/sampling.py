@@ -106,10 +106,15 @@ def _times(model: Model, settings: SampleConfig) -> tuple[Tensor, Schedule]:
 
 
 def reverse(
-    model: Model, settings: SampleConfig, seeds: Sequence[int], told: Told | None = None, frames: int = 7
+    model: Model,
+    settings: SampleConfig,
+    seeds: Sequence[int],
+    told: Told | None = None,
+    frames: int = 7,
+    labels: Sequence[int] | None = None,
 ) -> tuple[list[Tensor], Tensor, list[float]]:
     """Clouds during the reverse process, in one batch: decoded features (B, P, 3) of each frame, masks, and the times."""
-    told = model.space.draw(seeds) if told is None else told
+    told = model.space.draw(seeds, labels) if told is None else told
     times = model.denoiser.schedule.grid(settings.steps, settings.grid)[1:].tolist()
     shown = sorted({round(i * (len(times) - 1) / (frames - 1)) for i in range(frames)})
     steps: list[Tensor] = []
@@ -118,7 +123,7 @@ def reverse(
         if step in shown:
             steps.append(model.space.finish(x_s, told))
 
-    generate(model, replace(settings, batch_size=len(seeds)), seeds, told=told, watch=watch)
+    generate(model, replace(settings, batch_size=len(seeds)), seeds, labels, told=told, watch=watch)
     return steps, told["mask"], [times[i] for i in shown]
 
 
@@ -184,16 +189,16 @@ def run(
     prompt: str | None = None,
     prompt_file: str | None = None,
     constituents: str | None = None,
+    jet: Sequence[str] | None = None,
     **given: Any,
 ) -> None:
     """sample.py: everything from the command line to the folder of samples, over one process or several."""
     if (count is not None and count < 1) or seed < 0:
         raise Refusal("--count must be at least 1 and --seed at least 0")
-    numbers, jet = clouds.asked_for(constituents, count) if constituents is not None else (None, None)
-    count = len(numbers) if numbers is not None else count or 64
+    asked = clouds.asked_for(constituents, count, jet)
+    count = len(asked.numbers) if asked.numbers is not None else count or 64
     if not 0 <= trajectory <= count:
         raise Refusal(f"--trajectory: {trajectory} samples cannot be shown of --count {count}")
-    folder = new_folder(output)
     device = pick_device(device)
     from ldm.processes import Ranks, launch  # Lightning is slow to import
     from ldm.trajectory import Recorder
@@ -204,14 +209,17 @@ def run(
     expect_plain(model.task, "sample.py without --task")
     settings = settings_from(model.settings, schedule=model.denoiser.schedule, **given)
     seeds = list(range(seed, seed + count))
-    labels = [model.label(label)] * count if label is not None else [s % max(1, len(model.classes)) for s in seeds]
+    labels = clouds.labels_of(model, label, asked, seeds)
     prompts = prompts_from(model, prompt, prompt_file, seeds)
     name = type(settings.solver).__name__
     how = f"{name}, {settings.steps} steps, guidance {settings.guidance:g}, {device}"
-    told = model.space.draw(seeds, labels) if numbers is None else clouds.told(model, numbers, jet)
+    told = clouds.told_as_asked(model, asked, seeds, labels)
+    folder = new_folder(output)  # once nothing is left to refuse
     mine = ranks.share(range(count))
     if fabric.is_global_zero:
         say(f"{checkpoint}: step {model.step}, {weights} weights, {how}")
+        for warning in clouds.warnings(model, asked, labels, told):
+            say(f"warning: {warning}")
     jets = isinstance(model.space, PointCloudSpace)
     own = [[rows[i] for i in mine] if rows else None for rows in (seeds, labels, prompts)]
     recorder = Recorder(model, settings, own[0], min(trajectory, settings.batch_size)) if trajectory and not jets else None
@@ -225,7 +233,11 @@ def run(
     names = [model.classes[i] for i in labels] if model.classes else None
     how = {key: to_dict(settings)[key] for key in ("solver", "steps", "grid", "guidance", "interval", "rescale", "batch_size")}
     if jets:
-        _write_jets(folder, model, settings, samples, told, seeds, names, record | how, trajectory)
+        features = asked.jet if "jet" in told else None
+        names = clouds.write_clouds(folder, samples, told["mask"], seeds, names, record | how | {"jet": jet}, features)
+        if trajectory:
+            _draw_jets(folder, model, settings, seeds[:trajectory], labels, {k: v[:trajectory] for k, v in told.items()})
+        say(f"wrote {count} jets to {', '.join(f'{folder}/{name}' for name in names)}")
         return
     write(folder, samples, seeds, names, record | how, prompts)
     if recorder is not None:
@@ -233,21 +245,10 @@ def run(
     say(f"wrote {count} pictures, grid.png{', trajectory.png, trajectory.gif' if recorder else ''} to {folder}/")
 
 
-def _write_jets(
-    folder: Path,
-    model: Model,
-    settings: SampleConfig,
-    features: Tensor,
-    told: Told,
-    seeds: Sequence[int],
-    names: Sequence[str] | None,
-    record: dict[str, Any],
-    trajectory: int,
+def _draw_jets(
+    folder: Path, model: Model, settings: SampleConfig, seeds: Sequence[int], labels: Sequence[int], told: Told
 ) -> None:
-    files = clouds.write_clouds(folder, features, told["mask"], seeds, names, record)
-    if trajectory:
-        from ldm.metrics.jet_plots import reverse_process  # matplotlib is slow to import
+    from ldm.metrics.jet_plots import reverse_process  # matplotlib is slow to import
 
-        few = {key: value[:trajectory] for key, value in told.items()}
-        reverse_process(*reverse(model, settings, seeds[:trajectory], few), jets=trajectory).save(folder / "trajectory.png")
-    say(f"wrote {len(seeds)} jets to {', '.join(f'{folder}/{name}' for name in files)}")
+    shown = reverse(model, settings, seeds, told, labels=labels[: len(seeds)])
+    reverse_process(*shown, jets=len(seeds)).save(folder / "trajectory.png")

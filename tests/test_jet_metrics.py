@@ -165,6 +165,21 @@ def test_clipping_is_the_same_for_both():
     assert measure(Cloud(wild, real.mask)) > 100 * abs(measure(clipped))
 
 
+def test_stray_constituents_are_seen_unless_clipping_is_asked_for_and_then_counted(capsys):
+    """0.2 % of the constituents at eta = 2.5 are several times the floor, and the clipped figure hides them."""
+    real, other = gluons(slice(0, 200)), gluons(slice(200, 400))
+    stray = other.features.clone()
+    rows = other.mask.nonzero()[::500]
+    stray[rows[:, 0], rows[:, 1], 0] = 2.5
+    wild = Cloud(stray, other.mask)
+    plain, clipped = (evaluate_jets(real, wild, ("w1m",), clip=clip, **SMALL)["w1m_500"][0] for clip in (None, 0.5))
+    assert evaluate_jets(real, wild, ("w1m",), **SMALL)["w1m_500"][0] == plain > 2 * clipped
+    said = capsys.readouterr().out
+    beyond = [int((x.features[..., :2].abs() > 0.5).any(-1).sum()) for x in (real, wild)]
+    assert said.count("\n") == 1 and f"{beyond[0]} of {int(real.mask.sum())} constituents of the real jets" in said
+    assert f"{beyond[1]} of {int(wild.mask.sum())} constituents of the generated jets moved" in said and beyond[1] >= len(rows)
+
+
 @pytest.mark.parametrize("change, message", [(float("nan"), r"\(3, 2\) is not finite"), (-0.1, "negative pt")])
 def test_bad_samples_are_refused(change, message):
     real, bad = gluons(), gluons().features.clone()

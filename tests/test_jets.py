@@ -11,7 +11,7 @@ import torch
 
 from ldm.data.batches import ResumableLoader, Shard, loader
 from ldm.data.jet_files import read_jets, write_jets
-from ldm.data.jets import JetNet
+from ldm.data.jets import JetNet, kind_of
 from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.schedules import Cosine
 from ldm.diffusion.solvers import DDIM, DDPM, DPMpp2M, sample
@@ -90,6 +90,93 @@ def test_several_types_and_150_constituents(tmp_path):
         data(tmp_path, types=("t",)).load()
 
 
+def unequal(folder):
+    """60 gluons and 20 light quarks, each jet's pt its row in its own file."""
+    particles, jet = arrays()
+    for kind, n in (("g", 60), ("q", 20)):
+        jet[:, 0] = np.arange(1, 61)
+        write(folder / f"{kind}.hdf5", particles[:n], jet[:n])
+    return folder
+
+
+def shares(part):
+    return torch.bincount(part.types, minlength=2).tolist()
+
+
+def test_order_cuts_each_type(tmp_path, capsys):
+    """70, 15 and 15 % of the gluons and of the quarks, each in its file's own order; also where numbers are given."""
+    jets = data(unequal(tmp_path), types=("g", "q"), split="order").load()
+    assert [shares(part) for part in (jets.train, jets.valid, jets.test)] == [[42, 14], [9, 3], [9, 3]]
+    for kind, n in ((0, 60), (1, 20)):
+        rows = [part.jet[part.types == kind][:, 0] for part in (jets.train, jets.valid, jets.test)]
+        assert torch.cat(rows).tolist() == list(range(1, n + 1))
+    assert "gluon 42, 9, 9; light quark 14, 3, 3" in capsys.readouterr().out
+    numbered = data(tmp_path, types=("g", "q"), split="order", parts=(40, 8, 16)).load()
+    assert [shares(part) for part in (numbered.train, numbered.valid, numbered.test)] == [[30, 10], [6, 2], [12, 4]]
+    assert jets.kinds == ("g", "q")
+
+
+def test_a_part_of_the_jets_has_the_shares_of_the_whole(tmp_path):
+    """Of the concatenation's first 16 all were gluons; the floor's jets are of each type as many as the generated ones'."""
+    jets = data(unequal(tmp_path), types=("g", "q"), split="order", parts=(40, 20, 20)).load()
+    few = jets.test.first(8)
+    assert shares(few) == [6, 2] and shares(jets.valid.like(few)) == [6, 2]
+    only = jets.train.rows(jets.train.types == 0)
+    assert len(only.like(few)) == 0 and shares(jets.valid.rows(slice(0, 6)).like(few)) == shares(jets.valid.rows(slice(0, 4)))
+    alone = data().load().train
+    assert torch.equal(alone.first(50).features, alone.features[:50])  # of one type: as they lie
+
+
+def test_a_file_of_another_size_is_refused_before_it_is_read(tmp_path):
+    particles, jet = arrays()
+    write(tmp_path / "g.hdf5", particles, jet)
+    with pytest.raises(Refusal, match=r"150 asked for, .* holds g\.hdf5 of 30 alone; set data.constituents=30, or put g150"):
+        data(tmp_path, constituents=150).load()
+    with pytest.raises(Refusal, match=r"data.constituents: 150 asked for, .*g\.hdf5 has room for 30 .*data.constituents=30"):
+        data(tmp_path / "g.hdf5", constituents=150).load()
+
+
+@pytest.mark.parametrize(
+    "name, kind",
+    [("g", "g"), ("q150", "q"), ("gluon30_mini", "g"), ("light-quark", "q"), ("top_jets", "t"), ("W", "w"), ("jets", None)],
+)
+def test_the_type_is_read_off_the_name(name, kind):
+    assert kind_of(Path("g/q") / f"{name}.hdf5") == kind
+
+
+def test_a_file_of_another_type_is_named(tmp_path, capsys):
+    write(tmp_path / "quark30.hdf5", *arrays())
+    data(tmp_path / "quark30.hdf5").load()
+    assert "says light quark jets, data.types says gluon" in capsys.readouterr().out
+
+
+def test_jets_that_cannot_be_are_left_out_when_asked(tmp_path, capsys):
+    """One NaN, one negative pt, one whole row of NaN: refused with the way out named, or left out, each kind counted."""
+    particles, jet = arrays()
+    particles[3, 4, 0], particles[7, 2, 2], particles[9], jet[11, 2] = np.nan, -0.1, np.nan, np.nan
+    path = write(tmp_path / "g.hdf5", particles, jet)
+    with pytest.raises(Refusal, match=r"data.bad=skip leaves such jets out"):
+        data(path).load()
+    jets = data(path, bad="skip", split="order", parts=(50, 2, 4)).load()
+    kept = [i for i in range(60) if i not in (3, 7, 9, 11)]
+    assert torch.equal(jets.train.features, torch.from_numpy(arrays()[0][kept[:50], :, :3]))
+    said = capsys.readouterr().out
+    whats = (
+        "particle_features: its mask",
+        "particle_features: a feature is NaN",
+        "jet_features: a feature is NaN",
+        "pt_rel is neg",
+    )
+    assert all(f"{what}" in said for what in whats) and said.count(": 1 jets are left out") == 4
+
+
+def test_padding_of_nan_is_padding(tmp_path):
+    particles, jet = arrays()
+    particles[:, 25:] = [np.nan, np.nan, np.nan, 0]
+    features, mask, _ = read_jets(write(tmp_path / "g.hdf5", particles, jet), 30)
+    assert (features[:, 25:] == 0).all() and not mask[:, 25:].any() and mask[:, :20].all()
+
+
 def test_a_file_without_mask_or_with_fewer_places(tmp_path):
     particles, jet = arrays()
     features, mask, _ = read_jets(write(tmp_path / "g.hdf5", particles[..., :3].astype(np.float64), jet), 40)
@@ -118,13 +205,16 @@ BAD = {
     "degrees": (poke((2, 1, 1), 90.0), r"particle_features\[2, 1\]: \|phi_rel\| is above pi"),
     "mask": (poke((9, 1, 3), 0.5), r"particle_features\[9, 1\]: its mask is neither 0 nor 1"),
     "padding": (poke((9, 29, 3), 0.0), r"particle_features\[9, 29\]: padding \(mask 0\) is not zero"),
+    "negative jet": (lambda p, j: j.__setitem__((8, 0), -1.0), r"jet_features\[8\]: pt is negative"),
+    "negative mass": (lambda p, j: j.__setitem__((8, 2), -20.0), r"jet_features\[8\]: mass is negative"),
+    "too large": (poke((3, 4, 1), 1e300), r"particle_features\[3, 4\]: a feature is NaN or infinite"),
     "mass": (lambda p, j: j.__setitem__((8, 2), np.nan), r"jet_features\[8\]: a feature is NaN"),
 }
 
 
 @pytest.mark.parametrize("change, message", BAD.values(), ids=BAD.keys())
 def test_bad_values_are_one_line_with_file_and_index(change, message, tmp_path):
-    particles, jet = arrays()
+    particles, jet = (array.astype(np.float64) for array in arrays())
     change(particles, jet)
     path = write(tmp_path / "g.hdf5", particles, jet)
     with pytest.raises(Refusal, match=message) as refusal:
@@ -200,6 +290,22 @@ def test_what_is_written_is_read_back(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.hdf5", "b.hdf5"]
 
 
+def test_constituents_are_written_hardest_first_and_jets_in_their_order(tmp_path):
+    """JetNet's loader takes the first `num_particles` to be the hardest."""
+    features, mask, jet = tensors()
+    order = torch.randperm(30, generator=torch.Generator().manual_seed(0))
+    write_jets(tmp_path / "a.hdf5", features[:, order], mask[:, order], jet)
+    with h5py.File(tmp_path / "a.hdf5") as file:
+        written = torch.from_numpy(file["particle_features"][:])
+        assert np.array_equal(file["jet_features"][:], jet)
+    assert (written[..., 2].diff(dim=1) <= 0).all() and (written[..., 3].diff(dim=1) <= 0).all()
+    assert torch.equal(written[..., 2], features[..., 2]) and torch.equal(written[..., 3] == 1, mask)
+    zero = torch.tensor([[[0.0, 0.0, 0.0], [0.1, 0.0, 0.2], [0.3, 0.0, 0.0]]])  # a real one of pt 0 stays before padding
+    write_jets(tmp_path / "b.hdf5", zero, torch.tensor([[False, True, True]]))
+    with h5py.File(tmp_path / "b.hdf5") as file:
+        assert np.allclose(file["particle_features"][0], [[0.1, 0, 0.2, 1], [0.3, 0, 0, 1], [0, 0, 0, 0]])
+
+
 def test_kinematics_of_two_particles():
     """m^2 = 2 pt_1 pt_2 (cosh d_eta - cos d_phi) for two massless particles."""
     first = [[0.3, 0.0, 0.5], [-0.3, 0.0, 0.5], [9.0, 9.0, 9.0]]
@@ -240,6 +346,34 @@ def test_the_space_standardises_what_is_real():
     again = PointCloudSpace((30, 3))
     again.load_state_dict(made.state_dict())
     assert torch.equal(again.encode(features, mask=mask), x)
+
+
+def test_a_constant_feature_is_not_blown_up(tmp_path):
+    """Of jets with one pt and constituents of one phi: another pt told is a small number, and all comes back."""
+    features, mask, jet = tensors()
+    features[..., 1] = 0
+    jet[:, 0] = 1000
+    statistics, made = CloudStatistics(), PointCloudSpace((30, 3), jet=2)
+    statistics.add(features, mask, jet)
+    made.set_statistics(statistics)
+    assert made.jet_scale[0] == 1 and made.scale[1] == 1 and 0.01 < made.jet_scale[1] < 1
+    other = jet.clone()
+    other[:, 0] = 1100
+    assert made.condition(jet)[:, 0].abs().max() < 1e-3 and made.condition(other)[:, 0].abs().max() < 0.2
+    assert (made.decode(made.encode(features, mask=mask), mask) - features).abs().max() < 1e-5
+
+
+def test_what_a_logit_cannot_bear_is_counted_and_jets_without_pt_are_not_told():
+    features, mask, jet = tensors()
+    features[0, 0, 2], features[1, 29, 2] = 1.0, 1e-9
+    before = ((features[..., 2] < 1e-6) | (features[..., 2] > 1 - 1e-4))[mask].sum()
+    batch = {"particles": features, "mask": mask, "jet": jet, "label": torch.zeros(400, dtype=torch.long)}
+    same = lambda sums: sums
+    assert f"; {before} constituents of pt_rel below" in PointCloudSpace((30, 3)).measure([batch], same, "cpu") and before >= 2
+    jet[:3, 0] = 0
+    PointCloudSpace((30, 3)).measure([batch], same, "cpu")
+    with pytest.raises(Refusal, match=r"3 training jets have no pt above 0 .*network.jet=2"):
+        PointCloudSpace((30, 3), jet=2).measure([batch], same, "cpu")
 
 
 def test_the_space_is_inverted_and_stays_physical():

@@ -2,22 +2,27 @@
 
 import dataclasses
 import json
+from unittest.mock import ANY
 
 import h5py
+import numpy as np
 import pytest
 import torch
 from helpers import ROOT, TINY, largest_difference, load, overrides, run_config, script
 from solver_models import ALL
 
-from ldm import config
+from ldm import config, evaluation
 from ldm.clouds import asked_for, told
-from ldm.data.jet_files import read_jets, write_jets
+from ldm.data.jet_files import by_pt, read_jets, write_jets
 from ldm.data.jets import JetNet
 from ldm.errors import Refusal
-from ldm.jet_evaluation import generate_like
+from ldm.jet_evaluation import available, cloud, fpnd_by_type, generate_like, load_jets
+from ldm.metrics.jets import Comparison
+from ldm.metrics.particlenet import ParticleNet, fpnd
 from ldm.model import restore, without
 from ldm.pointcloud import PointCloudSpace
 from ldm.sampling import generate, run, settings_from
+from ldm.training.jets import JetPanels
 from ldm.training.run import train
 from ldm.uses.run import run_task
 
@@ -176,6 +181,186 @@ def test_pt_mass_and_type_are_told(tmp_path):
     sample(folder, tmp_path / "out", count=4)
     assert sorted(p.name for p in (tmp_path / "out").glob("*.hdf5")) == ["gluon.hdf5", "light-quark.hdf5"]
     assert asked_for(str(tmp_path / "out/gluon.hdf5"), None)[1] is None  # relative features are no GeV
+
+
+@pytest.fixture(scope="module")
+def two_types(tmp_path_factory):
+    """A run on 60 gluons and 20 light quarks that is told pt and mass, and the folder of their files."""
+    folder = tmp_path_factory.mktemp("types")
+    features, mask, jet = map(torch.from_numpy, read_jets(REAL, 30))
+    for kind, n in (("g", 60), ("q", 20)):
+        write_jets(folder / f"{kind}.hdf5", features[-n:], mask[-n:], jet[-n:])
+    data = f"data={{name: JetNet, root: {folder}, types: [g, q], batch_size: 16}}"
+    short = ("network.jet=2", "trainer.max_steps=4", "optim.lr=3e-2", "optim.ema=0.5", "sample.count=4", "sample.every=0")
+    return train(run_config("jets", folder, data, *short)), folder
+
+
+def jets_of(folder, name="gluon"):
+    """The features, mask and jet features that sample.py wrote."""
+    return read_jets(folder / f"{name}.hdf5", 30)
+
+
+def test_pt_and_mass_are_told_by_value(two_types, tmp_path):
+    """Another mass gives other jets; what was told stands in the file, in GeV; numbers are as in training."""
+    run, _ = two_types
+    for name, mass in (("light", 80), ("heavy", 300)):
+        sample(run, tmp_path / name, jet=[f"mass={mass}", "pt=1e3"], label="gluon", count=4)
+    light, heavy = jets_of(tmp_path / "light"), jets_of(tmp_path / "heavy")
+    assert (light[1] == heavy[1]).all() and abs(light[0] - heavy[0])[light[1]].max() > 1e-4
+    assert heavy[2][:, :3].tolist() == [[1000, 0, 300]] * 4
+    model = restore(run)
+    told = model.space.draw(range(4), [0] * 4) | {"jet": model.space.condition(torch.tensor([[1e3, 0, 300]])).expand(4, 2)}
+    made, mask = by_pt(generate(model, model.settings, range(4), [0] * 4, told=told), told["mask"])
+    assert (made - torch.from_numpy(heavy[0])).abs().max() < 1e-5 and (mask == torch.from_numpy(heavy[1])).all()
+
+
+def test_a_file_of_one_type_labels_its_rows_and_our_own_output_is_such_a_file(two_types, tmp_path):
+    """As FILE, what was made from g.hdf5 gives the same jets again: type, numbers, pt and mass are kept."""
+    run, folder = two_types
+    sample(run, tmp_path / "once", constituents=str(folder / "q.hdf5"))
+    assert [p.name for p in (tmp_path / "once").glob("*.hdf5")] == ["light-quark.hdf5"]
+    first = jets_of(tmp_path / "once", "light-quark")
+    renamed = (tmp_path / "once/light-quark.hdf5").rename(tmp_path / "any.hdf5")  # the file itself says its type
+    sample(run, tmp_path / "twice", constituents=str(renamed))
+    for a, b, c in zip(first, jets_of(tmp_path / "twice", "light-quark"), jets_of(folder, "q"), strict=True):
+        assert (a == b).all() and (a.ndim == 3 or (a == c).all())  # particles, or masks and jets: those of FILE too
+    sample(run, tmp_path / "other", constituents=str(renamed), label="gluon", jet=["pt=900", "mass=70"])
+    assert jets_of(tmp_path / "other")[2][:, 0].tolist() == [900] * 20 and len(list((tmp_path / "other").glob("*.hdf5"))) == 1
+
+
+def test_what_is_asked_of_jets_and_cannot_be(two_types, jets_run, pixel_run, tmp_path):
+    run, folder = two_types
+    (tmp_path / "jets.hdf5").write_bytes((folder / "g.hdf5").read_bytes())
+    (tmp_path / "top.hdf5").write_bytes((folder / "g.hdf5").read_bytes())
+    table = [
+        (run, dict(jet=["pt=1000"]), "--jet: mass is missing"),
+        (run, dict(jet=["pt=1000", "mas=80"]), r"--jet: 'mas' is not one of pt, mass; did you mean 'mass'"),
+        (run, dict(jet=["pt=1000", "mass"]), r"--jet: mass: '' is not a number"),
+        (run, dict(jet=["pt=1TeV", "mass=80"]), r"--jet: pt: '1TeV' is not a number"),
+        (run, dict(jet=["pt=0", "mass=80"]), r"--jet: pt=0 cannot be: above 0"),
+        (run, dict(jet=["pt=nan", "mass=80"]), r"--jet: pt=nan cannot be"),
+        (run, dict(jet=["pt=1000", "mass=-1"]), r"--jet: mass=-1 cannot be"),
+        (run, dict(jet=["pt=1", "pt=2", "mass=1"]), r"--jet: pt is given twice"),
+        (run, dict(constituents=str(tmp_path / "jets.hdf5")), r"does not say of which type .* gluon, light quark: .*--label"),
+        (run, dict(constituents=str(tmp_path / "top.hdf5")), r"is of top jets; this checkpoint makes gluon, light quark"),
+        (run, dict(constituents="2.5"), r"--constituents: '2.5' is not a whole number"),
+        (run, dict(constituents="-3"), r"--constituents: -3 is not in 1 \.\.\. 30"),
+        (run, dict(constituents="9" * 5000), r"--constituents: .* is not a whole number"),
+        (jets_run, dict(jet=["pt=1000", "mass=80"]), r"--jet: this checkpoint's network is told no pt"),
+        (pixel_run, dict(jet=["pt=1000", "mass=80"]), r"--jet: this checkpoint makes pictures"),
+    ]
+    for checkpoint, given, message in table:
+        with pytest.raises(Refusal, match=message) as error:
+            sample(checkpoint, tmp_path / "o", **given)
+        assert "\n" not in str(error.value) and not (tmp_path / "o").exists()
+
+
+def test_what_training_has_not_seen_is_said(two_types, tmp_path, capsys):
+    run, _ = two_types
+    low, high = restore(run).space.seen(0)
+    assert 20 < low <= high == 30
+    table = [
+        (
+            dict(constituents="3"),
+            f"--constituents: 2 jets of 3 ... 3; training saw gluon jets of {low} ... 30 alone",
+        ),
+        (dict(jet=["pt=5", "mass=1"]), "pt or mass of 2 jets lie more than 5 standard deviations"),
+        (dict(), "the network is told no pt and no mass; --jet"),
+        (dict(constituents="30", jet=["pt=1000", "mass=80"]), None),
+    ]
+    for i, (given, warning) in enumerate(table):
+        sample(run, tmp_path / str(i), label="gluon", count=2, steps=2, **given)
+        said = capsys.readouterr().out
+        assert f"warning: {warning}" in said if warning else "warning" not in said
+
+
+def test_panels_hold_every_type_by_the_same_share(two_types, tmp_path):
+    """Of 45 gluons and 15 quarks: generated, held-out and the floor's others alike."""
+    _, folder = two_types
+    held = JetNet(root=str(folder), types=("g", "q"), split="order", parts=(10, 68, 2), download=False).load().valid
+    panels = JetPanels(tmp_path, 1, 20, held)
+    assert [torch.bincount(part.types).tolist() for part in (panels.real, panels.others, panels.asked)] == [[15, 5]] * 3
+    rows = lambda part: {tuple(row) for row in part.features.flatten(1).tolist()}
+    assert not rows(panels.real) & rows(panels.others)
+    lonely = JetPanels(tmp_path, 1, 4, held.first(1))
+    assert len(lonely.asked) == 4 and not len(lonely.others)
+    assert "val/w1m_1" in lonely.figures(cloud(lonely.asked)) and not lonely.floor
+
+
+# -- evaluate.py ------------------------------------------------------------------------------------------------------------
+def evaluate(run, output, **given):
+    plain = dict(path=str(run), count=None, features="auto", split=None, seed=0, weights="ema", device="cpu", data_root=None)
+    given = dict(output=str(output), cache=None, batch_size=None, solver=None, eta=None, steps=2) | given
+    evaluation.run(**plain | given)
+    return {line["metric"]: line for line in map(json.loads, (output / "records.jsonl").read_text().splitlines())}
+
+
+def test_metrics_are_chosen_and_unknown_ones_refused_before_anything(jets_run, tmp_path, capsys):
+    lines = evaluate(jets_run, tmp_path / "a", metrics="w1m, w1p,w1m", count=70, clip=0.5)
+    assert list(lines) == ["w1m_10k", "w1p_10k", "w1p_eta_10k", "w1p_phi_10k", "w1p_pt_10k"]
+    assert lines["w1m_10k"]["clip"] == 0.5 and lines["w1m_10k"]["n"] == 60
+    said = capsys.readouterr().out
+    assert "70 jets asked for; there are 60 test jets" in said and "of the generated jets" in said
+    table = [
+        (dict(metrics="w1m,w1x"), "metrics: 'w1x' is not one of .*did you mean 'w1"),
+        (dict(metrics="fid"), "metrics: 'fid' is not one of w1m"),
+        (dict(clip=-1.0), "--clip: -1 is not an angle above 0"),
+    ]
+    for given, message in table:
+        with pytest.raises(Refusal, match=message):
+            evaluate(jets_run, tmp_path / "b", **given)
+        assert not (tmp_path / "b").exists()
+
+
+def test_records_are_written_as_each_metric_ends(jets_run, tmp_path, monkeypatch, capsys):
+    """Ctrl-C in the second metric: the first one's record is on the disk, and said."""
+
+    def stop(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Comparison, "w1p", stop)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(jets_run, tmp_path, metrics="w1m,w1p")
+    lines = (tmp_path / "records.jsonl").read_text().splitlines()
+    assert [json.loads(line)["metric"] for line in lines] == ["w1m_10k"] and "wrote 1 records" in capsys.readouterr().out
+
+
+@pytest.fixture
+def jetnet(tmp_path, monkeypatch):
+    """A package `jetnet` with a ParticleNet of random weights, and moments of q and t that differ."""
+    folder = tmp_path / "site/jetnet/evaluation/fpnd_resources/jetnet/30_particles"
+    folder.mkdir(parents=True)
+    (tmp_path / "site/jetnet/__init__.py").touch()
+    torch.manual_seed(0)
+    torch.save(ParticleNet().state_dict(), folder / "pnet_state_dict.pt")
+    for kind, mean in (("q", 0.0), ("t", 1.0)):
+        np.savetxt(folder / f"{kind}_mu.txt", np.full(256, mean))
+        np.savetxt(folder / f"{kind}_sigma.txt", np.eye(256))
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    return folder
+
+
+def test_fpnd_takes_the_types_own_reference(jetnet, two_types):
+    _, folder = two_types
+    jets = JetNet(root=str(folder), types=("g", "q"), download=False).load().train
+    quarks = cloud(jets.rows(jets.types == 1))
+    as_quarks, as_tops = (fpnd(*quarks, kind) for kind in "qt")
+    assert as_tops > as_quarks + 1
+    assert fpnd_by_type(jets, ("t", "q")).keys() == {"fpnd_t_44", "fpnd_q_12"}
+    assert fpnd_by_type(jets, ("g", "q")) == {"fpnd_q_12": (pytest.approx(as_quarks), ANY)}
+    alone = JetNet(root=str(folder / "q.hdf5"), types=("t",), download=False).load()
+    assert fpnd_by_type(alone.train, alone.kinds)["fpnd_14"][0] != fpnd_by_type(alone.train, ("q",))["fpnd_14"][0]
+
+
+def test_a_missing_reference_is_known_before_sampling(jetnet, two_types, jets_run, tmp_path, capsys):
+    """Gluons have none here: skipped and said where all metrics are taken, refused where it is asked for."""
+    both = load_jets(two_types[0])
+    assert "fpnd" in available(both) and "skipped for gluon jets" in capsys.readouterr().out
+    wide = JetNet(root=str(REAL), constituents=30, download=False).load()
+    assert "fpnd" not in available(wide) and "fpnd is skipped: FPND is defined for" in capsys.readouterr().out
+    with pytest.raises(Refusal, match="--metrics: fpnd: FPND is defined for 30 constituents and types g, q, t; got 30 and 'g'"):
+        evaluate(jets_run, tmp_path / "e", metrics="w1m,fpnd")
+    assert not (tmp_path / "e").exists()
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@
 
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 import h5py
 import numpy as np
@@ -20,25 +21,55 @@ MOST_PACKED, USUAL_PACKED = 1032, 50  # bytes of a byte: the most that gzip can 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]  # features (N, P, 3), mask (N, P), jet (N, 4)
 
 
-def read_jets(path: Path, constituents: int, truncate: bool = False) -> Arrays:
+class Fault(NamedTuple):
+    """What no jet can have: in which data set, where (a bool for each jet or constituent), and what it is."""
+
+    name: str
+    where: np.ndarray
+    what: str
+
+    def jets(self) -> np.ndarray:
+        """Which jets have it, (N,)."""
+        return self.where if self.where.ndim == 1 else self.where.any(1)
+
+
+def read_jets(path: Path, constituents: int, truncate: bool = False, bad: str | None = None) -> Arrays:
     """features float32 (N, P, 3), mask bool (N, P) and jet float32 (N, 4) of one file, P = `constituents`.
 
-    A file without a mask column has its padding where all features are 0. Jets with no constituent are left out and
-    counted. Jets with more than `constituents` are refused, or with `truncate` keep their hardest ones, as JetNet does.
-    Refusal: one line with the file and the first index of what is wrong.
+    A file without a mask column has its padding where all features are 0; NaN under a mask of 0 is padding too. Jets with
+    no constituent are left out and counted. Jets with more than `constituents` are refused, or with `truncate` keep their
+    hardest ones, as JetNet does. Jets with values that cannot be (NaN, negative pt, ...) are refused, or with bad="skip"
+    left out and counted; bad="refuse" names that way out. Refusal: one line with the file and the first index of what is
+    wrong.
     """
     particles, jet = _read(path)
-    features, mask = _split(path, particles)
-    _check_values(path, features, mask, jet)
+    features, mask = _split(particles)
+    faults = [fault for fault in _faults(particles, features, mask, jet) if fault.where.any()]
+    if faults and bad != "skip":
+        _refuse(path, faults[0], "; data.bad=skip leaves such jets out" if bad else "")
+    for fault in faults:
+        say(f"data: {path}: {fault.jets().sum()} jets are left out, {fault.name}: {fault.what}")
+    whole = ~np.any([np.zeros(len(mask), bool), *(fault.jets() for fault in faults)], 0)
+    features, mask, jet = features[whole], mask[whole], jet[whole]
     filled = mask.any(1)
     if not filled.all():
         say(f"data: {path}: {(~filled).sum()} jets without a constituent are left out")
         features, mask, jet = features[filled], mask[filled], jet[filled]
     if not len(mask):
-        raise Refusal(f"{path}: no jet has a constituent; get the file again")
+        raise Refusal(f"{path}: no jet {'is left' if faults else 'has a constituent'}; get the file again")
     features, mask = _fit(path, features, mask, constituents, truncate)
     jet[:, 3] = mask.sum(1)  # JetNet clips it likewise; the mask is what is right
     return features, mask, jet
+
+
+def places(path: Path) -> int:
+    """For how many constituents a file has room, by its header alone; 0 where that cannot be seen."""
+    try:
+        with h5py.File(path, "r") as file:
+            shape = getattr(file.get(KEYS[0]), "shape", ())
+            return shape[1] if len(shape) == 3 else 0
+    except (OSError, RuntimeError):
+        return 0  # `read_jets` says what is wrong with it
 
 
 def _read(path: Path) -> list[np.ndarray]:
@@ -54,7 +85,8 @@ def _read(path: Path) -> list[np.ndarray]:
                     raise Refusal(f"{path}: {key} is of type {file[key].dtype}, floats are wanted")
                 _expect_stored(path, key, file[key])
             _check_layout(path, *(file[key] for key in KEYS))
-            return [file[key][:].astype(np.float32) for key in KEYS]
+            with np.errstate(over="ignore"):  # too large for float32 is infinite, and refused as such
+                return [file[key][:].astype(np.float32) for key in KEYS]
     except Refusal:
         raise
     except Exception as error:  # of a stranger's file: h5py raises what it likes
@@ -96,31 +128,38 @@ def _check_layout(path: Path, particles: h5py.Dataset, jet: h5py.Dataset) -> Non
         raise Refusal(f"{path} holds no jets; get it again")
 
 
-def _split(path: Path, particles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Features and mask."""
+def _split(particles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Features and mask; NaN under a mask of 0 is padding, as some tools write it."""
     features = particles[..., :3]
     if particles.shape[2] == 3:
         return features, (features != 0).any(-1)
-    refuse_first(path, "particle_features", ~np.isin(particles[..., 3], (0, 1)), "its mask is neither 0 nor 1")
-    return features, particles[..., 3] == 1
+    mask = particles[..., 3] == 1
+    return np.where(~mask[..., None] & np.isnan(features), np.float32(0), features), mask
 
 
-def _check_values(path: Path, features: np.ndarray, mask: np.ndarray, jet: np.ndarray) -> None:
+def _faults(particles: np.ndarray, features: np.ndarray, mask: np.ndarray, jet: np.ndarray) -> list[Fault]:
     pt, order = features[..., 2], "the columns are eta_rel, phi_rel, pt_rel, mask"
-    name = "particle_features"
-    refuse_first(path, name, ~np.isfinite(features).all(-1), "a feature is NaN or infinite")
-    refuse_first(path, "jet_features", ~np.isfinite(jet).all(-1), "a feature is NaN or infinite")
-    refuse_first(path, name, mask & (pt < 0), f"pt_rel is negative ({order})")
-    refuse_first(path, name, mask & (pt > 1.01), f"pt_rel is above 1: it is the share of the jet's pt ({order})")
-    refuse_first(path, name, mask & (np.abs(features[..., 1]) > np.pi), f"|phi_rel| is above pi ({order})")
-    refuse_first(path, name, ~mask & (features != 0).any(-1), "padding (mask 0) is not zero")
+    name, columns = "particle_features", "the columns are pt, eta, mass, num_particles"
+    masks = particles[..., 3] if particles.shape[2] == 4 else np.zeros_like(pt)
+    with np.errstate(invalid="ignore"):
+        return [
+            Fault(name, ~np.isin(masks, (0, 1)), "its mask is neither 0 nor 1"),
+            Fault(name, ~np.isfinite(features).all(-1), "a feature is NaN or infinite"),
+            Fault("jet_features", ~np.isfinite(jet).all(-1), "a feature is NaN or infinite"),
+            Fault("jet_features", jet[:, 0] < 0, f"pt is negative ({columns})"),
+            # FastJet gives a massless jet -sqrt(-m^2) of a rounding error
+            Fault("jet_features", jet[:, 2] < -1e-3 * jet[:, 0], f"mass is negative ({columns})"),
+            Fault(name, mask & (pt < 0), f"pt_rel is negative ({order})"),
+            Fault(name, mask & (pt > 1.01), f"pt_rel is above 1: it is the share of the jet's pt ({order})"),
+            Fault(name, mask & (np.abs(features[..., 1]) > np.pi), f"|phi_rel| is above pi ({order})"),
+            Fault(name, ~mask & (features != 0).any(-1), "padding (mask 0) is not zero"),
+        ]
 
 
-def refuse_first(path: Path, name: str, bad: np.ndarray, what: str) -> None:
-    """Refusal that names the first index where `bad`, and how many there are."""
-    if bad.any():
-        index = ", ".join(str(i) for i in np.argwhere(bad)[0])
-        raise Refusal(f"{path}: {name}[{index}]: {what}; {bad.sum()} such in the file")
+def _refuse(path: Path, fault: Fault, more: str) -> None:
+    """Refusal that names the first index of a fault, and how many there are."""
+    index = ", ".join(str(i) for i in np.argwhere(fault.where)[0])
+    raise Refusal(f"{path}: {fault.name}[{index}]: {fault.what}; {fault.where.sum()} such in the file{more}")
 
 
 def _fit(path: Path, features: np.ndarray, mask: np.ndarray, size: int, truncate: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -139,14 +178,21 @@ def _fit(path: Path, features: np.ndarray, mask: np.ndarray, size: int, truncate
     return np.pad(features, ((0, 0), room, (0, 0))), np.pad(mask, ((0, 0), room))
 
 
+def by_pt(features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Each jet's constituents (N, P, 3) hardest first, padding last, as JetNet's own loader takes them to be."""
+    order = features[..., 2].masked_fill(~mask, -torch.inf).argsort(dim=1, descending=True, stable=True)
+    return features.gather(1, order[..., None].expand_as(features)), mask.gather(1, order)
+
+
 def write_jets(path: str | Path, features: Tensor, mask: Tensor, jet: Tensor | None = None, **attributes: str) -> None:
     """Write jets in JetNet's layout: features (N, P, 3), mask (N, P), jet (N, 3 or more) = pt, eta, mass.
 
-    Without `jet` its pt, eta and mass are those of the summed constituents, relative as the features are, and the file's
-    attribute `jet_units` says so. num_particles is the mask's. Written beside and moved, so that no half file remains.
+    Constituents are written hardest first. Without `jet` its pt, eta and mass are those of the summed constituents,
+    relative as the features are, and the file's attribute `jet_units` says so. num_particles is the mask's. Written beside
+    and moved, so that no half file remains.
     """
     path = Path(path)
-    features, mask = features.detach().cpu().float(), mask.detach().cpu().bool()
+    features, mask = by_pt(features.detach().cpu().float(), mask.detach().cpu().bool())
     if jet is None:
         kinematics = jet_kinematics(features, mask)
         jet = torch.stack([kinematics[key] for key in ("pt", "eta", "mass")], 1)

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ldm.metrics.progress import shown
+
 Graph = tuple[tuple[int, int], ...]  # edges, repeated where they are double
 
 
@@ -67,15 +69,20 @@ def _neighbours(edge: dict[tuple[int, int], Tensor], v: int) -> list[int]:
 
 
 @torch.no_grad()
-def efps(features: Tensor, mask: Tensor, graphs: tuple[Graph, ...], chunk: int = 1000) -> np.ndarray:
+def efps(
+    features: Tensor, mask: Tensor, graphs: tuple[Graph, ...], chunk: int = 1000, what: str = "polynomials", quiet: bool = True
+) -> np.ndarray:
     """EFPs of jets: features (N, P, 3) = eta, phi, pt, mask (N, P) -> (N, len(graphs)), float64."""
-    rows = []
-    for part, real in zip(features.split(chunk), mask.split(chunk), strict=True):
+    rows, parts = [], zip(features.split(chunk), mask.split(chunk), strict=True)
+    for part, real in shown(parts, what, quiet, total=-(-len(mask) // chunk)):
         eta, phi, pt = part.double().unbind(-1)
         theta = torch.hypot(eta[:, :, None] - eta[:, None], phi[:, :, None] - phi[:, None])
         powers = [theta**k for k in range(5)]
         rows.append(torch.stack([evaluate(graph, pt * real, powers) for graph in graphs], -1))
     return torch.cat(rows).numpy()
+
+
+GRAPHS = tuple(graph for edges in range(5) for graph in connected_graphs(edges))  # the 21 connected ones of at most 4 edges
 
 
 def four_by_four() -> tuple[Graph, ...]:
@@ -85,11 +92,14 @@ def four_by_four() -> tuple[Graph, ...]:
 
 def up_to_four(features: Tensor, mask: Tensor) -> np.ndarray:
     """The 36 EFPs with at most 4 edges, disconnected graphs being products of connected ones: (N, 36), for FPD and KPD."""
-    graphs = [graph for edges in range(5) for graph in connected_graphs(edges)]
-    values = efps(features, mask, tuple(graphs))
-    degrees = [len(graph) for graph in graphs]
+    return with_products(efps(features, mask, GRAPHS))
+
+
+def with_products(values: np.ndarray) -> np.ndarray:
+    """EFPs of GRAPHS, (N, 21), and the products of them with at most 4 edges: (N, 36)."""
+    degrees = [len(graph) for graph in GRAPHS]
     inner = [i for i, d in enumerate(degrees) if d]  # a product with the dot would only rescale
-    products = [[i] for i in range(len(graphs))]
+    products = [[i] for i in range(len(GRAPHS))]
     for size in (2, 3, 4):
         products += [list(c) for c in combinations_with_replacement(inner, size) if sum(degrees[i] for i in c) <= 4]
     return np.stack([values[:, product].prod(1) for product in products], 1)

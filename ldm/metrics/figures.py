@@ -1,8 +1,10 @@
 """From features to figures: every distance of samples to real pictures, with truth-vs-truth beside it."""
 
+from collections.abc import Collection, Iterable
+
 from torch import Tensor
 
-from ldm.errors import Refusal, say
+from ldm.errors import Refusal, one_of, say
 from ldm.metrics.distances import NEEDED, Moments, density_coverage, frechet_distance, kernel_distance, precision_recall
 from ldm.metrics.features import Features
 from ldm.metrics.records import Figure, short
@@ -11,22 +13,43 @@ from ldm.metrics.reference import Reference
 SUBSET = 1000  # rows in each of KID's subsets
 
 
-def distances(fake: Tensor, real: Reference, subset: int) -> dict[str, tuple[float, float | None]]:
-    """Every metric of two sets of features, and its standard deviation over subsets where it has one.
+ALL = ("fd", "kd", "precision", "recall", "density", "coverage", "class_share")
+STAGE1 = ("psnr", "ssim", "lpips", "fd")
+ALIASES = {"fid": "fd", "kid": "kd", "rfid": "fd", "rfd": "fd"}
+
+
+def known(metrics: Iterable[str], choices: Collection[str] = ALL) -> tuple[str, ...]:
+    """The metrics by our names, each once (fid is fd, kid is kd); Refusal of an unknown one."""
+    found = []
+    for metric in metrics:
+        found.append(ALIASES.get(metric, metric))
+        if found[-1] not in choices:
+            raise Refusal(one_of("metrics", metric, choices))
+    return tuple(dict.fromkeys(found))
+
+
+def distances(
+    fake: Tensor, real: Reference, subset: int, metrics: Collection[str] = ALL
+) -> dict[str, tuple[float, float | None]]:
+    """The metrics of two sets of features, and the standard deviation over subsets of one that has it.
 
     The Fréchet distance is to all of the real pictures, KID's subsets are drawn from the rows kept, and neighbours are
     sought among as many real rows as there are fakes.
     """
-    same = real.rows[: len(fake)]
-    precision, recall = precision_recall(fake, same)
-    density, coverage = density_coverage(fake, same)
-    found: dict[str, tuple[float, float | None]] = {"fd": (frechet_distance(Moments.of(fake), real.moments), None)}
-    found["kd"] = kernel_distance(fake, real.rows, subset)
-    plain = {"precision": precision, "recall": recall, "density": density, "coverage": coverage}
-    return found | {name: (value, None) for name, value in plain.items()}
+    found: dict[str, tuple[float, float | None]] = {}
+    if "fd" in metrics:
+        found["fd"] = frechet_distance(Moments.of(fake), real.moments), None
+    if "kd" in metrics:
+        found["kd"] = kernel_distance(fake, real.rows, subset)
+    for names, measure in {("precision", "recall"): precision_recall, ("density", "coverage"): density_coverage}.items():
+        if set(names) & set(metrics):
+            found |= {name: (value, None) for name, value in zip(names, measure(fake, real.rows[: len(fake)]), strict=True)}
+    return {name: value for name, value in found.items() if name in metrics}
 
 
-def compare(fake: Tensor, real: Reference, features: Features, labels: Tensor | None = None) -> dict[str, Figure]:
+def compare(
+    fake: Tensor, real: Reference, features: Features, labels: Tensor | None = None, metrics: Collection[str] = ALL
+) -> dict[str, Figure]:
     """Figures of the features of samples against the reference, truth-vs-truth beside each.
 
     With labels and a classifier of them, `class_share` is the share of samples that it takes for their label; its floor
@@ -34,12 +57,12 @@ def compare(fake: Tensor, real: Reference, features: Features, labels: Tensor | 
     """
     truth, rest = real.apart(len(fake))
     subset, at_floor = (min(SUBSET, n, m) for n, m in ((len(fake), len(real.rows)), (len(truth), len(rest.rows))))
-    values, floors = distances(fake, real, subset), distances(truth, rest, at_floor)
+    values, floors = distances(fake, real, subset, metrics), distances(truth, rest, at_floor, metrics)
     figures = {}
     for key, (value, std) in values.items():
         floor, floor_std = floors[key]
         figures[named(key, len(fake), features)] = Figure(value, len(fake), floor, len(truth), std, floor_std)
-    if labels is not None and features.head is not None:
+    if labels is not None and features.head is not None and "class_share" in metrics:
         share = (features.verdict(fake) == labels).float().mean().item()
         figures[f"class_share_{short(len(fake))}"] = Figure(share, len(fake), features.accuracy, note="floor: accuracy on real")
     return figures

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ldm.errors import Refusal
 from ldm.metrics.physics_distances import frechet, gaussian
+from ldm.metrics.progress import shown
 
 LARGEST = (1.6211985349655151, 0.520724892616272, 0.8934717178344727)  # of the real eta, phi, pt: the weights' own scale
 NEIGHBOURS = 16
@@ -84,19 +85,32 @@ def load(folder: Path) -> ParticleNet:
 
 
 @torch.no_grad()
-def activations(net: ParticleNet, features: Tensor, mask: Tensor, batch: int = 256) -> np.ndarray:
+def activations(net: ParticleNet, features: Tensor, mask: Tensor, batch: int = 256, quiet: bool = True) -> np.ndarray:
     """(N, 256) of jets (N, 30, 3) in JetNet's normalisation: divided by the real maxima, pt shifted by -0.5."""
     x = features.float() * mask[..., None] / features.new_tensor(LARGEST) - features.new_tensor([0, 0, 0.5])
-    return torch.cat([net(part) for part in x.split(batch)]).double().numpy()
+    return torch.cat([net(part) for part in shown(x.split(batch), "FPND", quiet)]).double().numpy()
 
 
-def fpnd(features: Tensor, mask: Tensor, kind: str = "g", folder: str | Path | None = None, largest: int = 50_000) -> float:
+def reference(kind: str, constituents: int, folder: str | Path | None = None) -> Path:
+    """The folder with JetNet's reference of one type; Refusal, before anything is sampled, where there is none."""
+    path = resources(folder)
+    if constituents != 30 or not (path / f"{kind}_mu.txt").is_file():
+        raise Refusal(f"FPND is defined for 30 constituents and types g, q, t; got {constituents} and '{kind}'")
+    return path
+
+
+def fpnd(
+    features: Tensor,
+    mask: Tensor,
+    kind: str = "g",
+    folder: str | Path | None = None,
+    largest: int = 50_000,
+    quiet: bool = True,
+) -> float:
     """FPND of at most `largest` jets with 30 places against JetNet's own reference of one type: g, q or t.
 
     The reference is the real JetNet data, so other data (another generator, R or cut) has a distance of its own.
     """
-    path = resources(folder)
-    if features.shape[1] != 30 or not (path / f"{kind}_mu.txt").is_file():
-        raise Refusal(f"FPND is defined for 30 constituents and types g, q, t; got {features.shape[1]} and '{kind}'")
-    reference = (np.loadtxt(path / f"{kind}_{name}.txt") for name in ("mu", "sigma"))
-    return frechet(*gaussian(activations(load(path), features[:largest], mask[:largest])), *reference)
+    path = reference(kind, features.shape[1], folder)
+    moments = (np.loadtxt(path / f"{kind}_{name}.txt") for name in ("mu", "sigma"))
+    return frechet(*gaussian(activations(load(path), features[:largest], mask[:largest], quiet=quiet)), *moments)

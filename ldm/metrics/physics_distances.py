@@ -5,6 +5,8 @@ from scipy.linalg import eigh
 from scipy.optimize import curve_fit
 from scipy.stats import iqr
 
+from ldm.metrics.progress import shown
+
 
 def frechet(mean1: np.ndarray, cov1: np.ndarray, mean2: np.ndarray, cov2: np.ndarray) -> float:
     """Frechet distance of two Gaussians: |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^{1/2}), float64.
@@ -31,7 +33,12 @@ def normalised(real: np.ndarray, generated: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def fpd(
-    real: np.ndarray, generated: np.ndarray, seed: int = 42, smallest: int = 20_000, largest: int = 50_000
+    real: np.ndarray,
+    generated: np.ndarray,
+    seed: int = 42,
+    smallest: int = 20_000,
+    largest: int = 50_000,
+    quiet: bool = True,
 ) -> tuple[float, float]:
     """Frechet physics distance of (N, F) features, and its error, by JetNet's protocol.
 
@@ -48,23 +55,52 @@ def fpd(
         times = np.bincount(rng.choice(len(x), n), minlength=len(x))
         return times @ x / n, np.cov(x, rowvar=False, fweights=times)
 
-    means = [np.mean([frechet(*draw(real, n), *draw(generated, n)) for _ in range(20)]) for n in sizes]
+    values = [frechet(*draw(real, n), *draw(generated, n)) for n in shown(np.repeat(sizes, 20), "FPD", quiet)]
+    means = np.reshape(values, (-1, 20)).mean(1)
     line, errors = curve_fit(lambda x, a, b: a + b * x, 1 / sizes, means, bounds=([0, 0], [np.inf, np.inf]))
     return float(line[0]), float(np.sqrt(errors[0, 0]))
 
 
 def kernel_mmd(x: np.ndarray, y: np.ndarray) -> float:
     """Unbiased squared MMD with the kernel (x.y / F + 1)^4, over rows of (n, F) and (m, F) (Gretton et al. 2012, eq. 3)."""
-    kernel = lambda a, b: np.square(np.square(a @ b.T / a.shape[1] + 1))  # noqa: E731
-    within = lambda k: (k.sum() - np.trace(k)) / (len(k) * (len(k) - 1))  # noqa: E731
-    return float(within(kernel(x, x)) + within(kernel(y, y)) - 2 * kernel(x, y).mean())
+    times = np.ones(len(x)), np.ones(len(y))
+    return _within(x, times[0]) + _within(y, times[1]) - 2 * _mean(x, times[0], y, times[1])
 
 
-def kpd(real: np.ndarray, generated: np.ndarray, seed: int = 42, size: int = 5_000, batches: int = 10) -> tuple[float, float]:
+def _kernel_sum(x: np.ndarray, times: np.ndarray, y: np.ndarray, y_times: np.ndarray) -> float:
+    """Sum of the kernel over all pairs of rows, of which each stands there so many times."""
+    kernel = x @ y.T
+    kernel /= x.shape[1]
+    kernel += 1
+    np.square(kernel, out=kernel)
+    np.square(kernel, out=kernel)
+    return float(times @ kernel @ y_times)
+
+
+def _mean(x: np.ndarray, times: np.ndarray, y: np.ndarray, y_times: np.ndarray) -> float:
+    return _kernel_sum(x, times, y, y_times) / (times.sum() * y_times.sum())
+
+
+def _within(x: np.ndarray, times: np.ndarray) -> float:
+    """Mean over pairs of two different draws."""
+    n, itself = times.sum(), times @ np.square(np.square(np.square(x).sum(1) / x.shape[1] + 1))
+    return (_kernel_sum(x, times, x, times) - float(itself)) / (n * (n - 1))
+
+
+def kpd(
+    real: np.ndarray, generated: np.ndarray, seed: int = 42, size: int = 5_000, batches: int = 10, quiet: bool = True
+) -> tuple[float, float]:
     """Kernel physics distance: median, and half the 16-84 % range, of `kernel_mmd` over batches. It may be below 0."""
     real, generated = normalised(real, generated)
     values = []
-    for i in range(batches):
+    for i in shown(range(batches), "KPD", quiet):
         rng = np.random.default_rng(seed + 1000 * i)
-        values.append(kernel_mmd(real[rng.choice(len(real), size)], generated[rng.choice(len(generated), size)]))
+        x, n, y, m = (*_drawn(real, size, rng), *_drawn(generated, size, rng))
+        values.append(_within(x, n) + _within(y, m) - 2 * _mean(x, n, y, m))
     return float(np.median(values)), float(iqr(values, rng=(16.275, 83.725)) / 2)
+
+
+def _drawn(x: np.ndarray, size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Rows drawn with replacement, each once, and how often it was: its cost is that of the rows there are."""
+    times = np.bincount(rng.choice(len(x), size), minlength=len(x))
+    return x[times > 0], times[times > 0].astype(float)

@@ -31,6 +31,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data-root", metavar="DIR", help="where the data lie (default: where they lay in training)")
     parser.add_argument("--output", default="evaluations", metavar="DIR", help="records.jsonl there is appended to")
     parser.add_argument("--cache", metavar="DIR", help="of real pictures' features (default: ~/.cache/ldm)")
+    text = "some of them, with commas between: fd,kd,precision,... of samples, psnr,ssim,lpips,fd of stage 1, w1m,fpd,... of jets"
+    parser.add_argument("--metrics", metavar="A,B", help=text)
+    text = "jets: cut |eta| and |phi| to it before they are compared, and say how many were (default: as they are, as JetNet)"
+    parser.add_argument("--clip", type=float, metavar="ANGLE", help=text)
     sampling(parser)
     return parser.parse_args()
 

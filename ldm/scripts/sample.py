@@ -28,6 +28,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--prompt-file", metavar="FILE", help="a prompt a line, in turn")
     text = "of every jet, or a JetNet file with the numbers (default: drawn as in training)"
     parser.add_argument("--constituents", metavar="N|FILE", help=text)
+    text = "pt=GEV mass=GEV: what a network trained with network.jet=2 is told of every jet (default: FILE's)"
+    parser.add_argument("--jet", nargs="+", metavar="KEY=VALUE", help=text)
     sampling(parser)
     parser.add_argument("--interval", type=float, nargs=2, metavar=("LOW", "HIGH"), help="guide at these times alone, 0 = data")
     parser.add_argument("--rescale", type=float, metavar="PHI", help="0 ... 1: bring a guided sample's contrast back")

@@ -4,12 +4,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import lightning.pytorch as pl
+import torch
 
-from ldm.data.jets import JetSet
+from ldm.data.jets import JetSet, spread
+from ldm.jet_evaluation import cloud, generate_like, told_of
 from ldm.metrics.jet_plots import histograms, jet_images, reverse_process
-from ldm.metrics.jets import Cloud, evaluate_jets, short
+from ldm.metrics.jets import Cloud, evaluate_jets
+from ldm.metrics.records import short
 from ldm.processes import Ranks
-from ldm.sampling import generate, reverse
+from ldm.sampling import reverse
 from ldm.training.callbacks import EverySteps, panel
 from ldm.training.diffusion import DiffusionModule
 
@@ -17,15 +20,18 @@ METRICS = ("w1m", "w1p", "fpd")
 
 
 class JetPanels(EverySteps):
-    """Jets at seeds 0, 1, 2, ... by the averaged weights, their numbers of constituents as in training.
+    """Jets at seeds 0, 1, 2, ... by the averaged weights, each told what the denoiser is told of one held-out jet.
 
-    They are compared with as many held-out jets; the floor beside each figure is between those and as many others.
+    They are compared with those held-out jets, and the floor beside each figure is between these and as many others: all
+    three hold every type by the same share. Where `count` is above half of the held-out jets, these are gone round again.
     """
 
     def __init__(self, folder: Path, every: int, count: int, held_out: JetSet):
         super().__init__(folder, every)
-        half = min(count, len(held_out) // 2)
-        self.real, self.others = (Cloud(held_out.features[i : i + half], held_out.mask[i : i + half]) for i in (0, half))
+        half, rows = max(1, min(count, len(held_out) // 2)), spread(held_out.types)
+        self.real = held_out.rows(rows[:half])
+        self.others = held_out.rows(rows[half:]).like(self.real)
+        self.asked = self.real.rows(torch.arange(count) % half)
         self.floor: dict[str, float] = {}
 
     def show(self, trainer: pl.Trainer, module: DiffusionModule) -> None:
@@ -40,28 +46,29 @@ class JetPanels(EverySteps):
 
     def generate(self, module: DiffusionModule) -> Cloud:
         """Every rank makes its share."""
-        model, ranks = module.model(), Ranks.of_training(module)
-        seeds = range(module.config.sample.count)
-        features = ranks.collect(generate(model, model.settings, ranks.share(seeds)), len(seeds))
-        labels = [seed % max(1, len(model.classes)) for seed in seeds]
-        return Cloud(features, model.space.draw(seeds, labels)["mask"])
+        model = module.model()
+        return generate_like(model, model.settings, self.asked, ranks=Ranks.of_training(module))[0]
 
     def figures(self, generated: Cloud) -> dict[str, float]:
         """val/NAME of the generated jets and val/NAME_floor of real ones, each name with its sample size."""
-        self.floor = self.floor or {f"{k}_floor": v for k, v in self.compare(self.others).items()}
+        if len(self.others):
+            self.floor = self.floor or {f"{k}_floor": v for k, v in self.compare(cloud(self.others)).items()}
         return self.compare(generated) | self.floor
 
-    def compare(self, cloud: Cloud) -> dict[str, float]:
-        n = len(self.real.mask)
-        cloud = Cloud(cloud.features[:n], cloud.mask[:n])
-        found = evaluate_jets(self.real, cloud, METRICS, progress=False, draws=min(n, 10_000))
-        size = short(len(cloud.mask))
+    def compare(self, sample: Cloud) -> dict[str, float]:
+        n = len(self.real)
+        sample = Cloud(sample.features[:n], sample.mask[:n])
+        found = evaluate_jets(cloud(self.real), sample, METRICS, progress=False, draws=min(n, 10_000))
+        size = short(len(sample.mask))
         return {f"val/{k}" if k.endswith(f"_{size}") else f"val/{k}_of_{size}": value for k, (value, _) in found.items()}
 
     def pictures(self, trainer: pl.Trainer, module: DiffusionModule, generated: Cloud) -> None:
-        settings = module.config.sample
+        settings, real, names = module.config.sample, cloud(self.real), ("held-out", "generated")
         caption = f"seeds 0-{settings.count - 1}, {type(settings.solver).__name__}, {settings.steps} steps, ema"
-        panel(trainer, self.folder, "histograms", histograms(self.real, generated, ("held-out", "generated")), caption)
-        panel(trainer, self.folder, "jet-images", jet_images(self.real, generated, ("held-out", "generated")), caption)
-        frames, mask, times = reverse(module.model(), replace(settings, batch_size=4), range(4))
+        panel(trainer, self.folder, "histograms", histograms(real, generated, names), caption)
+        panel(trainer, self.folder, "jet-images", jet_images(real, generated, names), caption)
+        model, few = module.model(), self.asked.first(4)
+        labels = few.types.tolist() if model.classes else None
+        seeds = range(len(few))
+        frames, mask, times = reverse(model, replace(settings, batch_size=4), seeds, told_of(model, few), labels=labels)
         panel(trainer, self.folder, "reverse-process", reverse_process(frames, mask, times), "seeds 0-3, noise to data")

@@ -148,6 +148,7 @@ def run_task(
     prompt: str | None = None,
     prompt_file: str | None = None,
     constituents: str | None = None,
+    jet: list[str] | None = None,
     **given: Any,
 ) -> None:
     """Everything from the command line to the folder of results."""
@@ -159,8 +160,8 @@ def run_task(
         raise Refusal("--trajectory draws samples of no task: leave --task out")
     if task == "interpolate" and prompt_file is not None:
         raise Refusal("--prompt-file: all of --task interpolate hears one prompt, --prompt TEXT")
-    if constituents is not None:
-        raise Refusal("--constituents is of jets, a task of pictures: leave one out")
+    if constituents is not None or jet is not None:
+        raise Refusal(f"--{'jet' if constituents is None else 'constituents'} is of jets, a task of pictures: leave one out")
     if not image:
         raise Refusal(f"--task {task} needs --image FILE or --image FOLDER")
     device = sampling.pick_device(device)
