@@ -127,3 +127,22 @@ def test_a_spawned_worker_brings_what_is_asked_for(what, pictures):
     spawned.multiprocessing_context = "spawn"
     for rows, batch in zip(batches, spawned, strict=True):
         assert torch.equal(batch["image"], data.__getitems__(rows)["image"])
+
+
+ABANDONED = """
+import torch
+from ldm.data.batches import loader
+from ldm.data.images import ImageTensor
+
+pictures = ImageTensor(torch.zeros(12, 3, 8, 8, dtype=torch.uint8), torch.arange(12))
+kept = iter(loader(pictures, [[i] for i in range(12)], 2, pin=False))
+next(kept)
+raise SystemExit(2)
+"""
+
+
+def test_workers_of_a_loader_that_was_left_do_not_keep_the_process():
+    """They ignore SIGTERM, which multiprocessing sends at exit before it waits for them."""
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", ABANDONED], env=env, cwd=ROOT, capture_output=True, timeout=120)
+    assert done.returncode == 2 and not done.stderr, done.stderr
