@@ -1,15 +1,17 @@
 """Two real processes (gloo) against one: the same weights after the same global batches."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
 from helpers import ROOT, TINY, largest_difference, load, overrides, script
+from test_faults import children, wait_for
+from test_loggers import inspect
+from test_stops import ended, start
 
 pytestmark = pytest.mark.ddp
 VQ = "network={name: VQModel, channels: [8, 16], latent_channels: 2, codes: 16, patience: 3}"
@@ -98,28 +100,57 @@ def port():
         return s.getsockname()[1]
 
 
-def test_a_process_that_dies_ends_the_whole_job(tmp_path):
-    """kill -9 of rank 1: the job ends within a minute with a status that is not 0, and no process is left."""
-    more = overrides(
-        "pixel", tmp_path, "trainer.devices=2", "trainer.max_steps=100000", "sample.every=0", "trainer.validate=100000"
-    )
-    command = [sys.executable, "train.py", "--config", TINY / "pixel.yaml", *more]
-    job = subprocess.Popen(
-        command, cwd=ROOT, env=quiet(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
-    )
-    last, deadline = tmp_path / "tiny-pixel" / "last.ckpt", time.monotonic() + 90
-    while not last.exists() and time.monotonic() < deadline:
-        time.sleep(0.5)
-    (child,) = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
-    os.kill(int(child), signal.SIGKILL)
-    start = time.monotonic()
+LONG = ("trainer.devices=2", "trainer.max_steps=100000", "sample.every=100000", "trainer.validate=100000", "trainer.save=3")
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_dies_ends_the_whole_job(tmp_path, rank):
+    """kill -9 of one of two: the other ends with one line, status 2, and no process is left."""
+    job = start("pixel", tmp_path, *LONG)
+    last = tmp_path / "tiny-pixel" / "last.ckpt"
+    wait_for(lambda: last.exists() or job.poll() is not None)
+    (child,) = children(job.pid)
+    os.kill(child if rank else job.pid, signal.SIGKILL)
     try:
-        job.communicate(timeout=60)
+        said = job.communicate(timeout=60)[1]  # the pipe's end is that of both
     finally:
         if job.poll() is None:
             os.killpg(job.pid, signal.SIGKILL)
-    assert job.returncode != 0 and time.monotonic() - start < 60
+    lines = [line for line in said.splitlines() if "error" in line]
+    assert job.returncode == (2 if rank else -signal.SIGKILL) and "Traceback" not in said, said
+    assert len(lines) == 1 and re.search("one of the 2 processes of the run was lost at step .*--resume", lines[0]), said
     assert load(last)["global_step"] > 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_group_of_two_processes_loses_nothing(tmp_path, number):
+    """With workers, and W&B, whose end the first process waits for when the other has long gone."""
+    job = start("pixel", tmp_path, *LONG, "data.workers=1", "logger.mode=offline")
+    last = tmp_path / "tiny-pixel" / "last.ckpt"
+    wait_for(lambda: last.exists() or job.poll() is not None)
+    os.killpg(job.pid, number)
+    line = ended(job, number, "stopped at step")
+    assert f"stopped at step {load(last)['global_step']} " in line
+    (end,) = [record["exit"] for record in inspect(tmp_path / "tiny-pixel")[1] if record["type"] == "exit"]
+    assert end["exit_code"] == 128 + number
+
+
+def test_a_process_that_hangs_because_another_was_lost_is_ended(capsys):
+    """Where no exchange fails: the thread that watches the others says it, and ends this one."""
+    from types import SimpleNamespace
+
+    from ldm.training import partners
+
+    killed, left = [], []
+    trainer = SimpleNamespace(global_step=7, world_size=2, strategy=SimpleNamespace(launcher=SimpleNamespace(kill=killed.append)))
+    watch = partners.Partners()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(partners, "PATIENCE", 0.01)
+        watch.lost(trainer, left.append)
+    assert left == [2] and killed == [9] and capsys.readouterr().err.count("was lost at step 7") == 1
+    watch.on_exception(trainer, None, RuntimeError())
+    watch.lost(trainer, left.append)
+    assert left == [2]
 
 
 def test_samples_do_not_depend_on_the_number_of_processes(pixel_run, tmp_path):

@@ -16,6 +16,7 @@ from ldm.errors import Refusal
 from ldm.stops import Stops
 from ldm.training.callbacks import DiscriminatorBalance, Reconstructions, Samples, Throughput
 from ldm.training.loggers import build_loggers
+from ldm.training.partners import Partners
 from ldm.training.saving import AtomicIO, Checkpoints, RunFiles, Snapshots, StopSignals
 from ldm.training.stage import Stage
 
@@ -90,7 +91,7 @@ def build_trainer(run: Config, module: Stage, images: Images | Jets, step: int |
         accumulate_grad_batches=1 if manual else settings.accumulate,
         default_root_dir=run.folder,
         logger=build_loggers(run, module, step),
-        callbacks=[saving, StopSignals(saving, stops), *extra, RunFiles(), panels, Throughput(settings.log), bar],
+        callbacks=[saving, StopSignals(saving, stops), Partners(), *extra, RunFiles(), panels, Throughput(settings.log), bar],
         plugins=_plugins(),
     )
     try:
