@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from ldm.data.batches import Batch
+from ldm.data.identity import hash_of, hash_of_files
 from ldm.data.images import ImageData, Images
 from ldm.data.listing import Listing, Notes, listing, tell
 from ldm.data.metadata import Metadata, captions_beside, read_metadata
@@ -333,3 +334,9 @@ class FolderSet(Dataset):
             stat = path.stat()
             digest.update(repr((str(path), stat.st_size, stat.st_mtime_ns, picture.label)).encode())
         return digest.hexdigest()[:16]
+
+    def identity(self) -> dict[str, str]:
+        """Hashes of the pictures as they are read, and of what is said of them (identity.py)."""
+        content = hash_of(repr(self.view), hash_of_files([picture.path for picture in self.pictures]))
+        labels, texts = ([repr(getattr(picture, key)) for picture in self.pictures] for key in ("label", "text"))
+        return {"content": content, "labels": hash_of(*labels), "captions": hash_of(*texts)}
