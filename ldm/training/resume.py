@@ -38,7 +38,8 @@ def other_data(meta: dict[str, Any], images: Images | Jets, told: Sequence[str] 
     `told`: what is asked of them besides the pictures or jets themselves, "labels" or "captions". A checkpoint of an older
     ldm knows nothing of its data, and is taken on trust.
     """
-    before, now = meta.get("data") or {}, about_data(images)
+    before, now = meta.get("data"), about_data(images)
+    before = before if isinstance(before, dict) else {}
     differs = [key for key in ("content", *told) if before and before.get(key) != now.get(key)]
     if not differs:
         return ""
@@ -46,7 +47,7 @@ def other_data(meta: dict[str, Any], images: Images | Jets, told: Sequence[str] 
         return _other_classes(meta["classes"], images.classes)
     if differs[0] != "content":
         return f"the {differs[0]} of its data were others"
-    return f"it was trained on {before['train']} pictures or jets, and these {now['train']} are others"
+    return f"it was trained on {before.get('train')} pictures or jets, and these {now['train']} are others"
 
 
 def _other_classes(before: Sequence[str], now: Sequence[str]) -> str:
