@@ -108,9 +108,18 @@ class TrainerConfig:
             require(getattr(self, key) in ("auto", True, False), f"{key} must be auto, true or false, got {getattr(self, key)!r}")
         require(self.accelerator in ACCELERATORS, one_of("accelerator", self.accelerator, ACCELERATORS))
         require(self.precision in PRECISIONS, one_of("precision", self.precision, PRECISIONS))
-        devices = self.devices if isinstance(self.devices, list) else str(self.devices).split(",")
-        whole = all(re.fullmatch(r"-?\d+", str(d)) for d in devices) and self.devices not in (0, "0")
-        require(self.devices == "auto" or whole, f"devices must be auto, a number, or a list of them, got {self.devices!r}")
+        right = self.devices == "auto" or _counted(self.devices)
+        require(right, f"devices must be auto, a number above 0 (-1: all), or a list of devices, got {self.devices!r}")
+
+
+def _counted(devices: Any) -> bool:
+    """Whether this is a number of devices, all of them (-1), or a list of some; of the command line or of YAML."""
+    if isinstance(devices, str) and "," not in devices:
+        return bool(re.fullmatch(r"-1|0*[1-9][0-9]{0,5}", devices))
+    if isinstance(devices, int) and not isinstance(devices, bool):
+        return devices == -1 or 0 < devices < 10**6
+    listed = devices.split(",") if isinstance(devices, str) else devices if isinstance(devices, list) else []
+    return bool(listed) and all(re.fullmatch(r"[0-9]{1,6}", str(d).strip()) for d in listed)
 
 
 @dataclass

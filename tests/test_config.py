@@ -218,6 +218,7 @@ VALUES = [
     ("logger.tags=x", "logger.tags: 'x' is not"),
     ("trainer.accelerator=cpuu", "'cpuu' is not one of auto, cpu, gpu, cuda, mps; did you mean 'cpu'"),
     ("trainer.accelerator=[cpu]", "trainer.accelerator: .* is not str"),
+    *((f"trainer.devices={given}", "devices must be auto") for given in ("-5", "[]", "[a]", "1.5", "true", "{}", "1,x", "0", "")),
     ("trainer.options=3", "trainer.options: 3 is not dict"),
     ("trainer.options.max_time=3", "trainer.options.max_time: 3 is not str or dict"),
     ("trainer.options.limit_val_batches=true", "limit_val_batches: True is not int or float"),

@@ -67,7 +67,12 @@ def world_size(settings: TrainerConfig) -> int:
 
 
 def build_trainer(
-    run: Config, module: Stage, images: Images | Jets, step: int | None, stops: Stops, more: Sequence[pl.Callback] = ()
+    run: Config,
+    module: Stage,
+    images: Images | Jets,
+    step: int | None,
+    stops: Stops | None = None,
+    more: Sequence[pl.Callback] = (),
 ) -> pl.Trainer:
     """The Trainer of a stage, with `more` callbacks besides its own; Refusal for settings that Lightning will not take."""
     settings, manual = run.trainer, not module.automatic_optimization
@@ -103,7 +108,16 @@ def build_trainer(
         accumulate_grad_batches=1 if manual else settings.accumulate,
         default_root_dir=run.folder,
         logger=build_loggers(run, module, step),
-        callbacks=[saving, StopSignals(saving, stops), *extra, *more, RunFiles(), panels, Throughput(settings.log), bar],
+        callbacks=[
+            saving,
+            StopSignals(saving, stops or Stops()),
+            *extra,
+            *more,
+            RunFiles(),
+            panels,
+            Throughput(settings.log),
+            bar,
+        ],
         plugins=_plugins(),
     )
     return _lightning(**arguments, **defaults | settings.options)
