@@ -5,16 +5,14 @@ A component is its own schema (a dataclass) and a union annotation is the list o
 built, and says in one line the key's path and the nearest name.
 """
 
-import inspect
 import math
+import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from ldm.data.folders import ImageFolder
 from ldm.data.images import CIFAR10, MNIST, Digits, FashionMNIST
@@ -43,8 +41,9 @@ from ldm.networks.autoencoder import AutoencoderKL, VQModel
 from ldm.networks.set_transformer import SetTransformer
 from ldm.networks.text import CLIPText, MiniLM
 from ldm.networks.unet import UNet
+from ldm.plain import check, from_pair
 from ldm.pointcloud import PointCloud
-from ldm.schema import first_line, merge, read, to_dict, typed
+from ldm.schema import merge, missing, read, to_dict, typed
 from ldm.spaces import Latents, Pixels
 from ldm.trained import Generate, Inpaint, SuperResolve
 
@@ -74,6 +73,7 @@ class Optim:
 
 
 # no float16: its loss scaling steps over gradients that are not finite, which here stop a run
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 PRECISIONS = ("auto", "32-true", "bf16-mixed")
 
 
@@ -106,10 +106,20 @@ class TrainerConfig:
         require(self.threads >= 0, f"threads must be at least 0, got {self.threads}")
         for key in ("compile", "channels_last"):
             require(getattr(self, key) in ("auto", True, False), f"{key} must be auto, true or false, got {getattr(self, key)!r}")
+        require(self.accelerator in ACCELERATORS, one_of("accelerator", self.accelerator, ACCELERATORS))
         require(self.precision in PRECISIONS, one_of("precision", self.precision, PRECISIONS))
-        devices = self.devices if isinstance(self.devices, list) else str(self.devices).split(",")
-        whole = all(re.fullmatch(r"-?\d+", str(d)) for d in devices) and self.devices not in (0, "0")
-        require(self.devices == "auto" or whole, f"devices must be auto, a number, or a list of them, got {self.devices!r}")
+        right = self.devices == "auto" or _counted(self.devices)
+        require(right, f"devices must be auto, a number above 0 (-1: all), or a list of devices, got {self.devices!r}")
+
+
+def _counted(devices: Any) -> bool:
+    """Whether this is a number of devices, all of them (-1), or a list of some; of the command line or of YAML."""
+    if isinstance(devices, str) and "," not in devices:
+        return bool(re.fullmatch(r"-1|0*[1-9][0-9]{0,5}", devices))
+    if isinstance(devices, int) and not isinstance(devices, bool):
+        return devices == -1 or 0 < devices < 10**6
+    listed = devices.split(",") if isinstance(devices, str) else devices if isinstance(devices, list) else []
+    return bool(listed) and all(re.fullmatch(r"[0-9]{1,6}", str(d).strip()) for d in listed)
 
 
 @dataclass
@@ -226,7 +236,7 @@ class RunConfig:
     logger: LoggerConfig = field(default_factory=LoggerConfig)
 
     def __post_init__(self) -> None:
-        require(self.seed >= 0, f"seed must be at least 0, got {self.seed}")
+        require(0 <= self.seed < 2**32, f"seed must be at least 0 and below 2^32, got {self.seed}")
         require(plain(self.name), f"name '{self.name}' must be a plain folder name; '{file_name(self.name)}' would be one")
 
     @property
@@ -262,6 +272,8 @@ class DiffusionConfig(RunConfig):
     text: MiniLM | CLIPText = field(default_factory=MiniLM)  # what reads captions
     drop: float = 0.1  # share of samples that train without their condition, for guidance
     sample: SampleConfig = field(default_factory=SampleConfig)
+    # over the config that space.autoencoder names: stage1.trainer.max_steps=20 is stage 1's length
+    stage1: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -313,35 +325,112 @@ def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Confi
             raise Refusal(f"'{text}' is not an override; write key=value, for example trainer.max_steps=100")
     raw = read(shipped(Path(path)))
     for text in overrides:
-        try:
-            raw = merge(raw, OmegaConf.to_container(OmegaConf.from_dotlist([text])), top=True)
-        except (OmegaConfBaseException, YAMLError) as error:
-            raise Refusal(f"override {text}: {first_line(error)}") from None
-    return from_dict(raw, str(path))
+        raw = merge(raw, from_pair(text), top=True)
+    run = from_dict(_at_home(raw), str(path))
+    _check_options(run.trainer.options, str(path))
+    stage1_of(run)  # refused now rather than when its turn comes
+    return run
+
+
+PATHS = ("output", "data.root", "space.autoencoder", "text.model", "evaluate.features")
+
+
+def _at_home(raw: dict[str, Any]) -> dict[str, Any]:
+    """The tree with `~` in its paths being the user's home: no shell has filled it in behind a `key=`."""
+    for path in PATHS:
+        *above, last = path.split(".")
+        node = raw
+        for key in above:
+            node = node.get(key) if isinstance(node, dict) else None
+        if isinstance(node, dict) and isinstance(node.get(last), str):
+            node[last] = os.path.expanduser(node[last])
+    return raw
+
+
+ON_ONE_MACHINE = ("accelerator", "devices", "num_nodes", "threads")  # of the trainer: stage 1's are the run's
+OF_STAGE_1 = ("batch_size", "flip", "workers")  # of the data: all else is the run's
+
+
+def stage1_of(run: Config) -> AutoencoderConfig | None:
+    """Stage 1's config where the run names it by config: that file, and the run's `stage1:` over it.
+
+    It is named after the run (`name_after`), so that another run trains its own. Data, output, boards and machine are the
+    run's. Refusal where `stage1:` says what could have no effect.
+    """
+    told = run.stage1 if isinstance(run, DiffusionConfig) else {}
+    if not named_by_config(run):
+        for key in told:
+            raise Refusal(f"stage1.{key}: no stage 1 is trained here; space.autoencoder=FILE.yaml names the config of one")
+        return None
+    _check_told(told)
+    raw, where = stage1_file(run), f"stage 1, {run.space.autoencoder}"
+    stage1 = from_dict(merge(raw, {"name": name_after(run.name)} | told, top=True), where)
+    if not isinstance(stage1, AutoencoderConfig):
+        raise Refusal(f"space.autoencoder: {run.space.autoencoder} is a config of stage '{stage1.stage}', not autoencoder")
+    _check_options(stage1.trainer.options, where)
+    return _as_in(run, stage1)
+
+
+def named_by_config(run: Config) -> bool:
+    """Whether the run has a stage 1 that is named by its config, not by a checkpoint or a folder."""
+    latent = isinstance(run, DiffusionConfig) and isinstance(run.space, Latents)
+    return latent and run.space.autoencoder.endswith((".yaml", ".yml"))
+
+
+def stage1_file(run: DiffusionConfig) -> dict[str, Any]:
+    """What the file that `space.autoencoder` names says, as plain dicts."""
+    return read(shipped(Path(run.space.autoencoder)))
+
+
+def name_after(name: str) -> str:
+    """What stage 1 of a run is called: digits-latent has digits-autoencoder, and other has other-autoencoder."""
+    return name.replace("latent", "autoencoder") if "latent" in name else f"{name}-autoencoder"
+
+
+def _check_told(told: dict[str, Any]) -> None:
+    for key in ("output", "logger", "stage"):
+        if key in told:
+            raise Refusal(f"stage1.{key}: " + ("it is autoencoder" if key == "stage" else f"both stages have one; set {key}"))
+    data = told.get("data")
+    for key in data if isinstance(data, dict) else ():
+        if key not in OF_STAGE_1:
+            raise Refusal(f"stage1.data.{key}: both stages have the same data; set data.{key}")
+
+
+def _as_in(run: DiffusionConfig, stage1: AutoencoderConfig) -> AutoencoderConfig:
+    """Stage 1 with what it shares with the run."""
+    if type(stage1.data) is not type(run.data):
+        names = type(stage1.data).__name__, type(run.data).__name__
+        raise Refusal(f"space.autoencoder: {run.space.autoencoder} is for {names[0]}, this run's data is {names[1]}")
+    told = run.stage1.get("data", {}), run.stage1.get("trainer", {})
+    workers = stage1.data.workers if "workers" in told[0] else run.data.workers
+    data = replace(run.data, batch_size=stage1.data.batch_size, flip=stage1.data.flip, workers=workers)
+    machine = {key: getattr(run.trainer, key) for key in ON_ONE_MACHINE if key not in told[1]}
+    # shown where stage 2 is, in one group with it
+    logger = replace(run.logger, group=run.logger.group or run.name, tags=stage1.logger.tags or run.logger.tags)
+    return replace(stage1, output=run.output, data=data, trainer=replace(stage1.trainer, **machine), logger=logger)
 
 
 def shipped(path: Path) -> Path:
     """The path, or, where no such file is, the config of that name that comes with ldm: with `configs/` before it or not."""
+    path = path.expanduser()
     if path.is_file() or path.is_absolute():
         return path
     inside = Path(*path.parts[1:]) if path.parts[:1] == ("configs",) else path
     for folder in SHIPPED:
         if (folder / inside).is_file():
             return folder / inside
-    mine = list(path.parent.rglob("*.yaml")) if path.parent != Path() else list(Path().glob("*.yaml"))
-    known = [*map(str, mine), *(str(p.relative_to(folder)) for folder in SHIPPED for p in folder.rglob("*.yaml"))]
-    raise Refusal(f"config: no file '{path}', nor does ldm ship one of that name{nearest(str(path), known)}")
+    known = (str(p.relative_to(folder)) for folder in SHIPPED for p in folder.rglob("*.yaml"))
+    raise Refusal(f"config: {missing(path, known, ', nor does ldm ship one of that name')}")
 
 
 def from_dict(raw: dict[str, Any], where: str = "config") -> Config:
     """A plain dict (a YAML file's, a checkpoint's) -> the typed config."""
+    check(raw, where)
     stage = str(raw.get("stage", "diffusion"))
     if stage not in STAGES:
         raise Refusal(f"{where}: " + one_of("stage", str(stage), STAGES))
-    config = typed(STAGES[stage], raw, "", where)
-    if config.trainer.options:
-        _check_options(config.trainer.options, where)
-    return config
+    return typed(STAGES[stage], raw, "", where)
 
 
 def save(config: Config, path: Path) -> None:
@@ -350,15 +439,31 @@ def save(config: Config, path: Path) -> None:
         file.write(OmegaConf.to_yaml(OmegaConf.create(to_dict(config))))
 
 
+# of Lightning's Trainer: what a run may be told of besides its own settings, and of which types
+OPTIONS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("max_epochs", "min_epochs", "min_steps", "num_sanity_val_steps", "check_val_every_n_epoch"), (int,)),
+    "reload_dataloaders_every_n_epochs": (int,),
+    **dict.fromkeys(("limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches"), (int, float)),
+    "overfit_batches": (int, float),
+    "max_time": (str, dict),
+    "deterministic": (bool, str),
+    **dict.fromkeys(("enable_progress_bar", "enable_model_summary", "benchmark", "inference_mode"), (bool,)),
+    **dict.fromkeys(("detect_anomaly", "sync_batchnorm"), (bool,)),
+    "profiler": (str,),
+}
+OURS = {"gradient_clip_val": "optim.clip", "gradient_clip_algorithm": "optim.clip", "default_root_dir": "output"}
+OURS |= {"accumulate_grad_batches": "trainer.accumulate", "val_check_interval": "trainer.validate"}
+OURS |= {"log_every_n_steps": "trainer.log", "logger": "logger.kind", "enable_checkpointing": "trainer.save"}
+OURS |= {key: f"trainer.{key}" for key in ("max_steps", "accelerator", "devices", "num_nodes", "strategy", "precision")}
+
+
 def _check_options(options: dict[str, Any], where: str) -> None:
     """Keys of `trainer.options` are arguments of Lightning's Trainer, less those that the config has itself."""
-    from lightning.pytorch import Trainer  # slow to import, and seldom needed
-
-    ours = {"gradient_clip_val": "optim.clip", "accumulate_grad_batches": "trainer.accumulate"}
-    ours |= {key: f"trainer.{key}" for key in ("max_steps", "accelerator", "devices", "num_nodes", "strategy", "precision")}
-    allowed = set(inspect.signature(Trainer).parameters) - {"logger", "callbacks"}
-    for key in options:
-        if key in ours:
-            raise Refusal(f"{where}: trainer.options.{key}: set {ours[key]} instead")
-        if key not in allowed:
-            raise Refusal(f"{where}: no key 'trainer.options.{key}'{nearest(key, allowed)}")
+    for key, value in options.items():
+        if key in OURS:
+            raise Refusal(f"{where}: trainer.options.{key}: set {OURS[key]} instead")
+        if key not in OPTIONS:
+            raise Refusal(f"{where}: no key 'trainer.options.{key}'{nearest(key, OPTIONS)} (keys here: {', '.join(OPTIONS)})")
+        if not isinstance(value, OPTIONS[key]) or (isinstance(value, bool) and bool not in OPTIONS[key]):
+            wanted = " or ".join(kind.__name__ for kind in OPTIONS[key])
+            raise Refusal(f"{where}: trainer.options.{key}: {value!r} is not {wanted}")

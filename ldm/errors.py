@@ -32,11 +32,11 @@ class Stopped(BaseException):
         self.number = number
 
 
-def nearest(word: str, choices: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the nearest choice, or an empty string."""
+def nearest(word: str, choices: Iterable[str], cutoff: float = 0.5) -> str:
+    """`; did you mean 'x'?` for the nearest choice, or an empty string where none is like it."""
     import difflib  # a quarter of the time of `--help`
 
-    close = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(word, list(choices), n=1, cutoff=cutoff)
     return f"; did you mean '{close[0]}'?" if close else ""
 
 

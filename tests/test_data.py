@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 import torch
-from helpers import write_idx
+from helpers import ROOT, write_idx
 from PIL import Image
 
+from ldm import config
 from ldm.data.batches import Shard, Slots, as_bytes, as_images, batch_indices
 from ldm.data.folders import ImageFolder
 from ldm.data.images import CIFAR10, MNIST, Digits, FashionMNIST
@@ -215,6 +216,22 @@ def test_captions_are_held_out_and_columns_skipped(tmp_path):
     ]:
         with pytest.raises(Refusal, match=refused):
             ImageFolder(**given, **wrong).load()
+
+
+@pytest.mark.parametrize("columns", [{"text": "a thing"}, {"caption": "red hat", "kind": "x"}, None])
+def test_a_config_of_other_data_takes_a_folder_of_captions(columns, tmp_path, capsys):
+    """README's text command with `data.root=DIR` on pictures of one's own: what it leaves out of the emoji is not there."""
+    for i in range(6):
+        picture(tmp_path / f"{i}.png")
+        if columns is None:
+            (tmp_path / f"{i}.txt").write_text(f"thing {i}")
+    if columns:
+        rows = [{"file_name": f"{i}.png"} | {k: f"{v} {i}" for k, v in columns.items()} for i in range(6)]
+        (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    images = config.load(ROOT / "configs/emoji/latent-cpu.yaml", [f"data.root={tmp_path}", "data.size=8"]).data.load()
+    said = capsys.readouterr().out
+    assert len(images.train) + len(images.test) == 6 and all(images.train.captions)
+    assert "no column 'category'" in said and "has a caption of data.hold, first: 'blue heart'" in said
 
 
 def test_no_pictures_is_refused_with_the_extensions_tried(tmp_path):

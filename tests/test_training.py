@@ -513,7 +513,7 @@ def test_every_shipped_config_trains_two_steps(path, tmp_path):
         # a stage 1 that is good enough to be accepted in two steps does not exist: build it, and skip the check alone
         from ldm.model import load_autoencoder
         from ldm.training.diffusion import DiffusionModule
-        from ldm.training.run import _text
+        from ldm.training.plan import text_of
 
         stage1 = config.load(run.space.autoencoder, ["data.batch_size=2", "trainer.max_steps=2", *overrides("", tmp_path)])
         stage1.data, run.data.batch_size = run.data, 2
@@ -521,7 +521,7 @@ def test_every_shipped_config_trains_two_steps(path, tmp_path):
         autoencoder, trained_as, _ = load_autoencoder(folder / "last.ckpt")
         images = run.data.load()
         shape, classes = images.shape, () if run.condition == "text" else ("a", "b")
-        module = DiffusionModule(run, shape, classes, autoencoder, trained_as, **_text(run, images))
+        module = DiffusionModule(run, shape, classes, autoencoder, trained_as, **text_of(run, images))
         told = module.condition({"label": torch.tensor([0, 1]), "text": ["picture 1", ""]})
         x_0 = module.space.encode(torch.rand(2, *shape) * 2 - 1, torch.randn)
         loss = module.denoiser.loss(x_0, torch.tensor([0.2, 0.8]), torch.randn_like(x_0), **told).mean()

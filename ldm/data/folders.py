@@ -16,15 +16,17 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from ldm.data.batches import Batch
+from ldm.data.identity import hash_of, hash_of_files
 from ldm.data.images import ImageData, Images
 from ldm.data.listing import Listing, Notes, listing, tell
 from ldm.data.metadata import Metadata, captions_beside, read_metadata
 from ldm.data.opening import Fit, Head, Range, Unreadable, View, extensions, finite_range, is_range
 from ldm.data.rows import row_file
-from ldm.errors import Refusal, one_of, require, say
+from ldm.errors import Refusal, nearest, one_of, require, say
 
 PLACES = ("folder", "path", "top")  # labels that are of where a picture lies
 NAMED = 20  # unreadable pictures that are named at the start, beside their number
+TYPO = 0.75  # likeness of a wrong name to a right one that makes it a slip of the pen
 LISTED = 40  # classes that are listed with their counts
 
 
@@ -93,7 +95,10 @@ class ImageFolder(ImageData):
 
     def _chosen(self, root: Path, paths: list[Path], rows: Metadata) -> list[Path]:
         for column in self.skip:
-            rows.expect(column, "data.skip", root)
+            if column not in rows.columns and nearest(column, rows.columns, TYPO):
+                rows.expect(column, "data.skip", root)
+            elif column not in rows.columns:
+                tell(f"no column '{column}' in the metadata of '{root}': data.skip leaves nothing out by it")
         chosen = [p for p in paths if not any(str(rows.of(p).word(key)) in out for key, out in self.skip.items())]
         if not chosen:
             raise Refusal(f"data.skip leaves none of the {len(paths)} pictures in '{root}'")
@@ -114,9 +119,16 @@ class ImageFolder(ImageData):
                 notes.add(("picture has no row in the metadata", "pictures have no row in the metadata"), path)
             elif any(texts) and not text:
                 notes.add(("picture has no caption", "pictures have no caption"), path)
-        if missing := sorted({*self.hold} - {*texts}):
-            raise Refusal("data.hold: " + one_of("captions", missing[0], sorted({*texts})[:20]))
+        self._expect_held({*texts}, root)
         return texts
+
+    def _expect_held(self, texts: set[str], root: Path) -> None:
+        """Captions of `hold` are there; none of them is where a config of other data is used for these, which is said."""
+        missing = sorted({*self.hold} - texts)
+        if missing and ({*self.hold} & texts or any(nearest(text, texts, TYPO) for text in missing)):
+            raise Refusal("data.hold: " + one_of("captions", missing[0], sorted(texts)[:20]))
+        if missing:
+            tell(f"no picture in '{root}' has a caption of data.hold, first: '{missing[0]}'; nothing is held out by it")
 
     def _labels(self, root: Path, paths: list[Path], rows: Metadata, notes: Notes) -> tuple[tuple[str, ...], list[int]]:
         """The classes' names, sorted, none where there are not two, and which of them each picture is."""
@@ -333,3 +345,9 @@ class FolderSet(Dataset):
             stat = path.stat()
             digest.update(repr((str(path), stat.st_size, stat.st_mtime_ns, picture.label)).encode())
         return digest.hexdigest()[:16]
+
+    def identity(self) -> dict[str, str]:
+        """Hashes of the pictures as they are read, and of what is said of them (identity.py)."""
+        content = hash_of(repr(self.view), hash_of_files([picture.path for picture in self.pictures]))
+        labels, texts = ([repr(getattr(picture, key)) for picture in self.pictures] for key in ("label", "text"))
+        return {"content": content, "labels": hash_of(*labels), "captions": hash_of(*texts)}

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ldm.data.batches import Batch
+from ldm.data.identity import hash_of
 from ldm.data.opening import View
 from ldm.errors import Refusal, say
 from ldm.randomness import permutation
@@ -50,6 +51,10 @@ class ImageTensor(Dataset):
         for tensor in (self.images, self.labels):
             digest.update(tensor.contiguous().numpy())
         return digest.hexdigest()[:16]
+
+    def identity(self) -> dict[str, str]:
+        """Hashes of the pictures, and of what is said of them: what a checkpoint keeps of the data it was trained on."""
+        return {"content": hash_of(self.images), "labels": hash_of(self.labels)}
 
 
 @dataclass

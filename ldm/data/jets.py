@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from ldm.data.batches import Batch
+from ldm.data.identity import hash_of
 from ldm.data.jet_files import places, read_jets
 from ldm.errors import Refusal, one_of, require, say
 
@@ -76,6 +77,10 @@ class JetSet(Dataset):
         share = min(1.0, (here[wanted > 0] / wanted[wanted > 0]).min().item())
         rows = [(self.types == kind).nonzero()[: int(n * share), 0] for kind, n in enumerate(wanted.tolist())]
         return self.rows(torch.cat(rows).sort().values)
+
+    def identity(self) -> dict[str, str]:
+        """Hashes of the jets and of their types: what a checkpoint keeps of the data it was trained on."""
+        return {"content": hash_of(self.features, self.mask, self.jet), "labels": hash_of(self.types)}
 
     def __getitem__(self, i: int) -> Batch:
         return self.__getitems__([i])

@@ -1,6 +1,9 @@
 """Flags that several scripts have in common."""
 
 import argparse
+import os
+
+home = os.path.expanduser  # of a path behind `--flag=`, where no shell has filled in the `~`
 
 
 def sampling(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +25,7 @@ def to_folder(program: str, about: str, output: str) -> argparse.Namespace:
     """The arguments of a command that makes a folder of a checkpoint."""
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog=f"python -m {program}", description=about, formatter_class=formatter)
-    parser.add_argument("--checkpoint", required=True, metavar="PATH", help="a run's folder or a checkpoint file")
-    parser.add_argument("--output", required=True, metavar="DIR", help=output)
+    parser.add_argument("--checkpoint", type=home, required=True, metavar="PATH", help="a run's folder or a checkpoint file")
+    parser.add_argument("--output", type=home, required=True, metavar="DIR", help=output)
     parser.add_argument("--weights", metavar="W", default="ema", help="as of sample.py (default: ema)")
     return parser.parse_args()

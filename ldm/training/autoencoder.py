@@ -72,6 +72,14 @@ class AutoencoderModule(Stage):
     def on_fit_start(self) -> None:
         self.perceptual = [net.to(self.device) for net in self.perceptual]
 
+    def once(self) -> Tensor:
+        x = next(self.net.parameters()).new_zeros(self.few, *self.shape)
+        x_hat = self.autoencoder.decode(self.autoencoder.encode(x).chunk(2, 1)[0])
+        judges = [self.discriminator] if self.discriminator else []
+        for judge in [*judges, *(lambda x_hat, net=net: perceptual_distance(net, x, x_hat) for net in self.perceptual)]:
+            judge(x_hat)
+        return x_hat
+
     # -- losses -----------------------------------------------------------------------------------------------------
     def reconstruct(self, x: Tensor, randn: Any) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """x_hat, the regulariser's loss and what to log of it. `randn` None decodes the posterior's mean."""

@@ -50,13 +50,22 @@ class DiffusionModule(Stage):
         self.space = build_space(config, self.shape, autoencoder, len(classes))
         self.denoiser = build_denoiser(config, self.space.shape, len(classes), text)
         self.autoencoder_config = autoencoder_config
-        self.autoencoder_hash = checkpoint.fingerprint(autoencoder.state_dict().items()) if autoencoder else None
+        self.autoencoder_hash = _hash(autoencoder)
         self.start_ema()
 
     def model(self) -> Model:
         """What sampling needs of this module, as it is now."""
         told = self.text, self.prompts, self.config.task
         return Model(self.denoiser, self.space, self.classes, self.config.sample, self.global_step, *told)
+
+    def once(self) -> Tensor:
+        x = next(self.net.parameters()).new_zeros(self.few, *self.space.shape)
+        cond = {"label": torch.zeros(self.few, dtype=torch.long, device=x.device)} if self.classes else {}
+        if self.text is not None:
+            cond["text"] = x.new_zeros(self.few, self.text.length, self.text.dim)
+        if channels := self.config.task.channels(len(x[0])):
+            cond["concat"] = x.new_zeros(self.few, channels, *x.shape[2:])
+        return self.denoiser.run(x, x.new_zeros(()), x.new_ones(()), **cond)
 
     # -- hand-off ---------------------------------------------------------------------------------------------------
     def on_fit_start(self) -> None:
@@ -193,3 +202,10 @@ class DiffusionModule(Stage):
         if self.text is not None and before != self.text.hash:
             raise Refusal(f"--resume: the text encoder is {self.text.hash} here, the run began with {before}")
         super().on_load_checkpoint(state)
+
+
+def _hash(autoencoder: Autoencoder | None) -> str | None:
+    """Of its weights; None where there are none, or no more than their shapes."""
+    weights = autoencoder.state_dict() if autoencoder else {}
+    known = weights and not any(weight.is_meta for weight in weights.values())
+    return checkpoint.fingerprint(weights.items()) if known else None

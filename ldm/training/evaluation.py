@@ -24,14 +24,14 @@ class Evaluation(EverySteps):
     The networks live here and not in the module, whose checkpoint they would swell.
     """
 
-    def __init__(self, run: Config, images: Images):
+    def __init__(self, run: Config, images: Images, quiet: bool = False):
         super().__init__(run.folder, run.evaluate.every)
         self.run, self.stage1 = run, isinstance(run, AutoencoderConfig)
         self.data = images.test if self.stage1 else images.train
         self.what = f"{type(run.data).__name__} {'test' if self.stage1 else 'train'}"
         self.count = min(run.evaluate.count, len(self.data)) if self.stage1 else run.evaluate.count
         self.features = features.choose(run.evaluate.features, type(run.data).__name__)
-        check_count(self.count, len(self.data), self.what, self.features.dim)
+        check_count(self.count, len(self.data), self.what, 0 if quiet else self.features.dim)
         self.real: Reference | None = None
 
     def on_train_start(self, trainer: pl.Trainer, module: Stage) -> None:

@@ -46,6 +46,7 @@ class Stage(pl.LightningModule):
         self.config, self.shape, self.classes = config, tuple(shape), tuple(classes)
         self.run_id: str | None = None
         self.data_about: dict[str, Any] = {}  # how the data's files were read
+        self.data: dict[str, Any] = {}  # what a checkpoint keeps of the data (resume.py)
         self.ema: EMA | None = None
         self.images_seen = 0
         self.skipped = 0
@@ -56,6 +57,15 @@ class Stage(pl.LightningModule):
     def net(self) -> nn.Module:
         """The network that is trained, averaged and saved under its own name."""
         return self.get_submodule(self.trained)
+
+    @property
+    def few(self) -> int:
+        """Rows of a batch to try: one alone has no spread where a level has one pixel."""
+        return min(2, self.config.data.batch_size)
+
+    def once(self) -> Tensor:
+        """The answer of all networks to a `few` pictures of zeros: what a step asks of them."""
+        raise NotImplementedError
 
     def start_ema(self) -> None:
         """Called once the network is built."""
@@ -191,6 +201,7 @@ class Stage(pl.LightningModule):
             "config": schema.to_dict(self.config),
             "shape": list(self.shape),
             "classes": list(self.classes),
+            "data": self.data,
             "trained": self.trained,
             "view": self.data_about,
             "ema": self.ema.state() if self.ema else None,

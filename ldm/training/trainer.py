@@ -1,12 +1,13 @@
 """The Trainer of a run: Lightning's, with our defaults, callbacks and loggers."""
 
+import os
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.plugins.environments import SLURMEnvironment
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from ldm.config import AutoencoderConfig, Config, DiffusionConfig, TrainerConfig
@@ -52,7 +53,29 @@ def strategy(run: Config) -> str:
     return "ddp_find_unused_parameters_true" if settings.strategy == "auto" and gan and several else settings.strategy
 
 
-def build_trainer(run: Config, module: Stage, images: Images | Jets, step: int | None, stops: Stops) -> pl.Trainer:
+def world_size(settings: TrainerConfig) -> int:
+    """Processes of a run, over all nodes."""
+    devices = settings.devices
+    if "WORLD_SIZE" in os.environ:
+        return int(os.environ["WORLD_SIZE"])
+    if devices in ("auto", -1, "-1"):
+        count = max(1, torch.cuda.device_count()) if settings.accelerator != "cpu" else 1
+    else:
+        count = (
+            len(devices) if isinstance(devices, list) else len(str(devices).split(",")) if "," in str(devices) else int(devices)
+        )
+    return count * settings.num_nodes
+
+
+def build_trainer(
+    run: Config,
+    module: Stage,
+    images: Images | Jets,
+    step: int | None,
+    stops: Stops | None = None,
+    more: Sequence[pl.Callback] = (),
+) -> pl.Trainer:
+    """The Trainer of a stage, with `more` callbacks besides its own; Refusal for settings that Lightning will not take."""
     settings, manual = run.trainer, not module.automatic_optimization
     quicken(module.net, settings)
     pictures, every = run.folder / "samples", settings.validate
@@ -82,21 +105,48 @@ def build_trainer(run: Config, module: Stage, images: Images | Jets, step: int |
         enable_checkpointing=True,
     )
     arguments = dict(
+        **_machine(run),
+        accumulate_grad_batches=1 if manual else settings.accumulate,
+        default_root_dir=run.folder,
+        logger=build_loggers(run, module, step),
+        callbacks=[
+            saving,
+            StopSignals(saving, stops or Stops()),
+            Partners(),
+            *extra,
+            *more,
+            RunFiles(),
+            panels,
+            Throughput(settings.log),
+            bar,
+        ],
+        plugins=_plugins(),
+    )
+    return _lightning(**arguments, **defaults | settings.options)
+
+
+def check_trainer(run: Config) -> None:
+    """Refusal for what Lightning will not take, before anything is written."""
+    nothing = dict(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+    _lightning(**_machine(run), plugins=_plugins(), **nothing | run.trainer.options)
+
+
+def _machine(run: Config) -> dict[str, Any]:
+    settings = run.trainer
+    return dict(
         max_steps=settings.max_steps,
         accelerator=settings.accelerator,
         devices=settings.devices,
         num_nodes=settings.num_nodes,
         strategy=strategy(run),
         precision=precision(settings),
-        accumulate_grad_batches=1 if manual else settings.accumulate,
-        default_root_dir=run.folder,
-        logger=build_loggers(run, module, step),
-        callbacks=[saving, StopSignals(saving, stops), Partners(), *extra, RunFiles(), panels, Throughput(settings.log), bar],
-        plugins=_plugins(),
     )
+
+
+def _lightning(**arguments: Any) -> pl.Trainer:
     try:
-        return pl.Trainer(**arguments, **defaults | settings.options)
-    except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
+        return pl.Trainer(**arguments)
+    except Exception as error:  # Lightning and what it asks raise whatever they like
         raise Refusal(f"trainer: Lightning refuses these settings: {' '.join(str(error).split())}") from None
 
 

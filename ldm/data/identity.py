@@ -1,0 +1,40 @@
+"""What tells one data set from another: short hashes, kept in every checkpoint of a run that was trained on it.
+
+`content` is of the pictures or jets themselves, `labels` and `captions` of what is said of them. A resumed run and a stage 1
+that is found by its config are held against the data by them.
+"""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+LOOKED_AT = 256  # files of a set whose bytes are read
+
+
+def hash_of(*parts: Tensor | str) -> str:
+    """A short hash of tensors and texts, the same on every machine."""
+    found = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, Tensor):
+            found.update(repr((tuple(part.shape), part.dtype)).encode())
+            found.update(part.contiguous().cpu().numpy())
+        else:
+            found.update(part.encode(errors="surrogatepass") + b"\0")
+    return found.hexdigest()[:16]
+
+
+def hash_of_files(paths: Sequence[Path]) -> str:
+    """Of the names within the folder that holds them all, the sizes, and the first bytes of some, spread over the set.
+
+    Not of that folder's own name and of times: it may be moved or copied. A large set is not read whole.
+    """
+    top = os.path.commonpath([path.absolute().parent for path in paths])
+    names = (f"{os.path.relpath(path.absolute(), top)} {path.stat().st_size}" for path in paths)
+    looked_at = hashlib.sha256()
+    for path in paths[:: -(-len(paths) // LOOKED_AT)]:
+        with open(path, "rb") as file:
+            looked_at.update(file.read(65536))
+    return hash_of(*names, looked_at.hexdigest())

@@ -1,0 +1,80 @@
+"""How long a run will take: its first stage by the clock, those after it by their arithmetic."""
+
+import time
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+
+from ldm.errors import say
+from ldm.training.stage import Stage
+
+
+@torch.no_grad()
+def work(module: Stage) -> float:
+    """Floating-point operations of a training step of one process; of a sketch too, whose weights are shapes alone."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        module.once()
+    trained = 3  # the backward pass is twice the forward one
+    return trained * counter.get_total_flops() / module.few * module.config.data.batch_size * module.config.trainer.accumulate
+
+
+class TimeLeft(pl.Callback):
+    """Say once, after the first steps, how long the rest will take, the stages to come with it.
+
+    `later`: for each of them how many steps of this one its work is worth. Panels and validation are not in it.
+    """
+
+    warm, most = 2, 20  # steps that are not measured, and the most that are
+
+    def __init__(self, later: Mapping[str, float]):
+        self.later, self.began, self.said = later, (0, 0.0), False
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.first = trainer.global_step
+        self.measured = max(1, min(self.most, (trainer.max_steps - self.first) // 10))
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+        done = trainer.global_step - self.first
+        if self.said or done < self.warm:
+            return
+        if not self.began[1]:
+            self.began = done, time.perf_counter()
+        elif done - self.began[0] >= self.measured:
+            self.said = True
+            pace = (time.perf_counter() - self.began[1]) / (done - self.began[0])
+            left = trainer.max_steps - trainer.global_step
+            _say(trainer, in_words(pace, left, self.later, datetime.now()))
+
+
+def _say(trainer: pl.Trainer, text: str) -> None:
+    """Once, and on a line of its own where a progress bar has the last one."""
+    bar = trainer.progress_bar_callback
+    if trainer.is_global_zero:
+        (bar.print if bar else say)(text)
+
+
+def in_words(pace: float, left: int, later: Mapping[str, float], now: datetime) -> str:
+    """The estimate, from seconds a step, the steps left, and those that later stages are worth."""
+    parts = [f"{span(pace * left)} for the {left} steps left"]
+    parts += [f"{span(pace * steps)} for {name} after it, by its arithmetic" for name, steps in later.items()]
+    seconds = pace * (left + sum(later.values()))
+    end = now + timedelta(seconds=min(seconds, 1e9))
+    total = f"; {span(seconds)} in all" if later else ""
+    return f"time       {pace:.3g} s a step: about {', '.join(parts)}{total}, to {end:%a %d %b %H:%M} (without panels)"
+
+
+def span(seconds: float) -> str:
+    """A time for a person: 40 s, 12 min, 3 h 20 min, 2 d 4 h."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if minutes < 90:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes // 1440} d {minutes % 1440 // 60} h"
