@@ -57,6 +57,10 @@ def test_uploads_are_cropped_and_shrunk_and_their_size_is_read_first(model, tmp_
     assert upload(model, Limits(), tmp_path / "wide.png").min() > 200  # the middle alone
     Image.fromarray(wide[:4, :4]).save(tmp_path / "small.png")
     assert upload(model, Limits(), tmp_path / "small.png").shape == (1, 4, 4)
+    exif = Image.Exif()
+    exif[274] = 3
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(tmp_path / "turned.png", exif=exif)
+    assert upload(model, Limits(), tmp_path / "turned.png").flatten().tolist() == list(range(63, -1, -1))
     whole = (tmp_path / "wide.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(whole[:-30])
     (tmp_path / "text.png").write_text("not a picture")

@@ -203,6 +203,13 @@ def test_the_range_is_one_for_all(tmp_path, capsys):
         ImageFolder(range=(1, 1))
 
 
+def test_small_pictures_are_said_to_be_enlarged(tmp_path, capsys):
+    picture(tmp_path / "a.png")
+    picture(tmp_path / "b.png", side=7)
+    load(tmp_path)
+    assert any(line.startswith("1 of 2 pictures are smaller than 8 pixels") and "b.png" in line for line in said(capsys))
+
+
 def test_animations_are_said(tmp_path, capsys):
     picture(tmp_path / "a.gif", save_all=True, append_images=[Image.new("L", (8, 8), 9)])
     picture(tmp_path / "b.png")

@@ -127,9 +127,8 @@ class ImageFolder(ImageData):
             if lacking := [path for path, word in zip(paths, words, strict=True) if word is None]:
                 there = ", ".join(sorted(rows.columns)) or "no metadata at all"
                 more = f" and {len(lacking) - 1} more" * (len(lacking) > 1)
-                raise Refusal(
-                    f"data.label: no column '{self.label}' for {lacking[0]}{more} in {root}/metadata.* (there: {there})"
-                )
+                where = f"in {root}/metadata.* (there: {there}; or label={'|'.join(PLACES)})"
+                raise Refusal(f"data.label: no column '{self.label}' for {lacking[0]}{more} {where}")
             classes = list(map(str, words))
         if self.label == "folder":
             _merged(root, paths, notes)
@@ -151,6 +150,8 @@ class ImageFolder(ImageData):
     def _found_range(self, heads: dict[Path, Head]) -> Range | None:
         """What the pictures whose type says nothing span together, unless it is stated; and what is to be said of all."""
         deep = [path for path, head in heads.items() if head.deep]
+        if small := [path for path, head in heads.items() if head.shorter < self.size]:
+            tell(f"{len(small)} of {len(heads)} pictures are smaller than {self.size} pixels and enlarged, first: {small[0]}")
         if several := [path for path, head in heads.items() if head.frames]:
             tell(f"{len(several)} pictures are animated or stacks: the first frame of each, first: {several[0]}")
         if self.range is not None:

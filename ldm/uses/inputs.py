@@ -57,8 +57,11 @@ def masks_for(images: list[Path], path: str) -> list[Path]:
     return [by_name[image.stem] for image in images]
 
 
-def read_pictures(paths: list[Path], view: View) -> list[Given]:
-    """Pictures as a view has them. One of several that cannot be read is named and left out, one alone is a Refusal."""
+def read_pictures(paths: list[Path], view: View, hint: str = "") -> list[Given]:
+    """Pictures as a view has them. One of several that cannot be read is named and left out, one alone is a Refusal.
+
+    `hint` ends what is said of a picture that has to be changed.
+    """
     found = []
     for path in paths:
         try:
@@ -69,7 +72,7 @@ def read_pictures(paths: list[Path], view: View) -> list[Given]:
             say(f"--image: {path} cannot be read ({why}); skipped")
             continue
         for line in changes(view, size, mode):
-            say(f"--image: {path} {line}, as in training")
+            say(f"--image: {path} {line}, as in training{hint}")
         found.append(Given(path, array.float() / 127.5 - 1, size))
     if not found:
         raise Refusal(f"--image: none of the {len(paths)} pictures can be read")
