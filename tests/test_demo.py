@@ -14,7 +14,7 @@ from helpers import ROOT
 from PIL import Image
 
 from ldm.demo.edits import change, drawn, enlarged, upload
-from ldm.demo.limits import Asked, Limits, prompt_of
+from ldm.demo.limits import Asked, Limits, apart, prompt_of
 from ldm.demo.live import Done, live
 from ldm.demo.samples import GUESS, STATE, pictures
 from ldm.errors import Refusal
@@ -40,6 +40,10 @@ def test_numbers_beyond_the_limits_are_refused(place, bad):
     with pytest.raises(Refusal, match=r"is not a (whole )?number from .* to ") as error:
         Asked.of(Limits(), *given)
     assert "\n" not in str(error.value)
+
+
+def test_no_class_is_never_the_name_of_one():
+    assert apart("not told", ("a", "b")) == "not told" and apart("not told", ("not told", "(not told)")) == "((not told))"
 
 
 def test_prompts_are_one_line_of_limited_length():

@@ -7,6 +7,7 @@ import zlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,11 @@ from ldm.data.metadata import Metadata, captions_beside, read_metadata
 from ldm.data.opening import Fit, Head, Range, Unreadable, View, extensions, finite_range, is_range
 from ldm.data.rows import row_file
 from ldm.errors import Refusal, one_of, require, say
+from ldm.names import printable
 
 PLACES = ("folder", "path", "top")  # labels that are of where a picture lies
 NAMED = 20  # unreadable pictures that are named at the start, beside their number
+BLOCK = 4096  # files that are asked for at once
 LISTED = 40  # classes that are listed with their counts
 
 
@@ -226,7 +229,8 @@ def _heads(root: Path, paths: list[Path]) -> dict[Path, Head]:
     """What each file says of itself; those that cannot be opened are named and left out."""
     heads, bad = {}, []
     with ThreadPoolExecutor(8) as threads:  # a network's disk answers many as fast as one
-        bar = tqdm(threads.map(_head, paths), total=len(paths), desc="data: looking at", unit="picture", delay=3, leave=False)
+        found = chain.from_iterable(threads.map(_head, paths[i : i + BLOCK]) for i in range(0, len(paths), BLOCK))
+        bar = tqdm(found, total=len(paths), desc="data: looking at", unit="picture", delay=3, leave=False)
         for path, head in zip(paths, bar, strict=True):
             if isinstance(head, str):
                 bad.append((path, head))
@@ -301,7 +305,7 @@ class FolderSet(Dataset):
             except Unreadable as why:
                 if not self.named[k]:
                     self.named[k] = 1
-                    say(f"data: {_skipped(self.pictures[k].path, str(why))}")
+                    say(f"data: {printable(_skipped(self.pictures[k].path, str(why)))}")
         raise Refusal(f"data.root: none of the {len(self)} pictures can be read, first: {self.pictures[i % len(self)].path}")
 
     def check(self) -> None:

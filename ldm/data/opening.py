@@ -104,7 +104,7 @@ def opened(path: Path, pixels: int = PIXELS) -> Iterator[Image.Image]:
         raise Unreadable(f"damaged, or of an unknown kind: {said.splitlines()[0]}") from None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Head:
     """What a file says of its picture before it is decoded."""
 
