@@ -5,6 +5,7 @@ Row i of a job, a seed or a held-out picture, is some rank's; its features are g
 
 import math
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ldm.config import Data, SampleConfig, from_dict
 from ldm.data.batches import as_bytes, as_images
 from ldm.data.images import Images
 from ldm.data.jets import JetNet
+from ldm.data.opening import View
 from ldm.errors import Refusal, one_of, say
 from ldm.metrics import features as feature_networks
 from ldm.metrics.distances import Moments, frechet_distance
@@ -135,7 +137,11 @@ def load_lpips(shape: tuple[int, ...], device: str, aloud: bool) -> LearnedPerce
 # -- evaluate.py ----------------------------------------------------------------------------------------------------------------
 def load_data(config: Data, root: str | None, state: dict[str, Any]) -> Images:
     """The data of a checkpoint, from its own place or from `root`; Refusal if it is other data."""
-    images = recorded_data(config, root).load()
+    data = recorded_data(config, root)
+    found = View.of(state["shape"], state.get("view"), "it").found
+    if found and getattr(data, "range", ...) is None:  # elsewhere other pictures would span another range
+        data = replace(data, range=found)
+    images = data.load()
     for what, here, there in (("shape", images.shape, state["shape"]), ("classes", images.classes, state["classes"])):
         if there and tuple(here) != tuple(there):  # a model without classes does not mind which the data has
             raise Refusal(f"--data-root: the data's {what} {tuple(here)} are not the checkpoint's {tuple(there)}; name its data")

@@ -14,7 +14,7 @@ from helpers import ROOT
 from PIL import Image
 
 from ldm.demo.edits import change, drawn, enlarged, upload
-from ldm.demo.limits import Asked, Limits, prompt_of
+from ldm.demo.limits import Asked, Limits, apart, prompt_of
 from ldm.demo.live import Done, live
 from ldm.demo.samples import GUESS, STATE, pictures
 from ldm.errors import Refusal
@@ -42,6 +42,10 @@ def test_numbers_beyond_the_limits_are_refused(place, bad):
     assert "\n" not in str(error.value)
 
 
+def test_no_class_is_never_the_name_of_one():
+    assert apart("not told", ("a", "b")) == "not told" and apart("not told", ("not told", "(not told)")) == "((not told))"
+
+
 def test_prompts_are_one_line_of_limited_length():
     assert prompt_of(Limits(), " a\nred  heart ") == "a red heart" and prompt_of(Limits(), " ") is None
     with pytest.raises(Refusal, match="301 characters, at most 300"):
@@ -57,6 +61,10 @@ def test_uploads_are_cropped_and_shrunk_and_their_size_is_read_first(model, tmp_
     assert upload(model, Limits(), tmp_path / "wide.png").min() > 200  # the middle alone
     Image.fromarray(wide[:4, :4]).save(tmp_path / "small.png")
     assert upload(model, Limits(), tmp_path / "small.png").shape == (1, 4, 4)
+    exif = Image.Exif()
+    exif[274] = 3
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(tmp_path / "turned.png", exif=exif)
+    assert upload(model, Limits(), tmp_path / "turned.png").flatten().tolist() == list(range(63, -1, -1))
     whole = (tmp_path / "wide.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(whole[:-30])
     (tmp_path / "text.png").write_text("not a picture")

@@ -2,14 +2,17 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from helpers import ROOT, load, run_config, script
+from PIL import Image
 from test_training import _column
 
+from ldm.data.folders import ImageFolder
 from ldm.data.images import Digits
 from ldm.errors import Refusal
-from ldm.evaluation import evaluate, run, sample_features
+from ldm.evaluation import evaluate, load_data, run, sample_features
 from ldm.metrics.features import choose
 from ldm.metrics.figures import check_count, compare
 from ldm.metrics.records import short, table
@@ -229,3 +232,11 @@ def test_refused_is_one_line_and_status_2(tmp_path):
     done = script("evaluate.py", "--checkpoint", tmp_path / "none")
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and done.stderr.startswith("error: checkpoint")
     assert len((ROOT / "ldm/scripts/evaluate.py").read_text().splitlines()) < 60
+
+
+def test_pictures_elsewhere_are_read_by_the_range_of_training(tmp_path):
+    """Floats have no range of their own: that of the other folder would be another."""
+    Image.fromarray(np.linspace(0, 10, 64, dtype=np.float32).reshape(8, 8)).save(tmp_path / "dark.tif")
+    state = {"shape": [1, 8, 8], "classes": [], "view": {"fit": "crop", "range": None, "found": [0.0, 100.0]}}
+    images = load_data(ImageFolder(root="gone", size=8), str(tmp_path), state)
+    assert images.train.__getitems__([0])["image"].max() == 26

@@ -75,22 +75,31 @@ def test_sixteen_bits_have_one_range(tmp_path, end):
     assert Head.of(tmp_path / f"dark.{end}").range == (0, 65535)
 
 
-def tiff(path, array, bits, kind, order="<"):
+def tiff(path, array, bits, kind, order="<", raw=None):
     """A TIFF by hand: one strip, `kind` 1 unsigned, 2 signed, 3 float."""
+    raw = array.tobytes() if raw is None else raw
     height, width = array.shape[:2]
     tags = [(256, 3, width), (257, 3, height), (258, 3, bits), (259, 3, 1), (262, 3, 1), (273, 4, 8 + 2 + 11 * 12 + 4)]
-    tags += [(277, 3, 1), (278, 3, height), (279, 4, array.nbytes), (284, 3, 1), (339, 3, kind)]
+    tags += [(277, 3, 1), (278, 3, height), (279, 4, len(raw)), (284, 3, 1), (339, 3, kind)]
     head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", 8) + struct.pack(order + "H", len(tags))
     for tag, type_, value in tags:
         packed = struct.pack(order + ("HH" if type_ == 3 else "I"), *((value, 0) if type_ == 3 else (value,)))
         head += struct.pack(order + "HHI", tag, type_, 1) + packed
-    path.write_bytes(head + struct.pack(order + "I", 0) + array.tobytes())
+    path.write_bytes(head + struct.pack(order + "I", 0) + raw)
 
 
 def test_big_endian_sixteen_bits(tmp_path):
     tiff(tmp_path / "a.tif", (RAMP * 65535).astype(">u2"), 16, 1, ">")
     with Image.open(tmp_path / "a.tif") as image:
         assert image.mode == "I;16B"
+    assert np.abs(GREY.read(tmp_path / "a.tif")[0].numpy() - RAMP * 255).max() <= 1
+
+
+def test_twelve_bits_fill_their_range(tmp_path):
+    values = (RAMP * 4095).astype(int).reshape(-1, 2)
+    raw = b"".join((a << 12 | b).to_bytes(3, "big") for a, b in values.tolist())
+    tiff(tmp_path / "a.tif", RAMP, 12, 1, raw=raw)
+    assert Head.of(tmp_path / "a.tif").range == (0, 4095)
     assert np.abs(GREY.read(tmp_path / "a.tif")[0].numpy() - RAMP * 255).max() <= 1
 
 

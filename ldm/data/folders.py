@@ -7,6 +7,7 @@ import zlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,11 @@ from ldm.data.metadata import Metadata, captions_beside, read_metadata
 from ldm.data.opening import Fit, Head, Range, Unreadable, View, extensions, finite_range, is_range
 from ldm.data.rows import row_file
 from ldm.errors import Refusal, nearest, one_of, require, say
+from ldm.names import printable
 
 PLACES = ("folder", "path", "top")  # labels that are of where a picture lies
 NAMED = 20  # unreadable pictures that are named at the start, beside their number
+BLOCK = 4096  # files that are asked for at once
 TYPO = 0.75  # likeness of a wrong name to a right one that makes it a slip of the pen
 LISTED = 40  # classes that are listed with their counts
 
@@ -139,9 +142,8 @@ class ImageFolder(ImageData):
             if lacking := [path for path, word in zip(paths, words, strict=True) if word is None]:
                 there = ", ".join(sorted(rows.columns)) or "no metadata at all"
                 more = f" and {len(lacking) - 1} more" * (len(lacking) > 1)
-                raise Refusal(
-                    f"data.label: no column '{self.label}' for {lacking[0]}{more} in {root}/metadata.* (there: {there})"
-                )
+                where = f"in {root}/metadata.* (there: {there}; or label={'|'.join(PLACES)})"
+                raise Refusal(f"data.label: no column '{self.label}' for {lacking[0]}{more} {where}")
             classes = list(map(str, words))
         if self.label == "folder":
             _merged(root, paths, notes)
@@ -163,6 +165,8 @@ class ImageFolder(ImageData):
     def _found_range(self, heads: dict[Path, Head]) -> Range | None:
         """What the pictures whose type says nothing span together, unless it is stated; and what is to be said of all."""
         deep = [path for path, head in heads.items() if head.deep]
+        if small := [path for path, head in heads.items() if head.shorter < self.size]:
+            tell(f"{len(small)} of {len(heads)} pictures are smaller than {self.size} pixels and enlarged, first: {small[0]}")
         if several := [path for path, head in heads.items() if head.frames]:
             tell(f"{len(several)} pictures are animated or stacks: the first frame of each, first: {several[0]}")
         if self.range is not None:
@@ -237,7 +241,8 @@ def _heads(root: Path, paths: list[Path]) -> dict[Path, Head]:
     """What each file says of itself; those that cannot be opened are named and left out."""
     heads, bad = {}, []
     with ThreadPoolExecutor(8) as threads:  # a network's disk answers many as fast as one
-        bar = tqdm(threads.map(_head, paths), total=len(paths), desc="data: looking at", unit="picture", delay=3, leave=False)
+        found = chain.from_iterable(threads.map(_head, paths[i : i + BLOCK]) for i in range(0, len(paths), BLOCK))
+        bar = tqdm(found, total=len(paths), desc="data: looking at", unit="picture", delay=3, leave=False)
         for path, head in zip(paths, bar, strict=True):
             if isinstance(head, str):
                 bad.append((path, head))
@@ -312,7 +317,7 @@ class FolderSet(Dataset):
             except Unreadable as why:
                 if not self.named[k]:
                     self.named[k] = 1
-                    say(f"data: {_skipped(self.pictures[k].path, str(why))}")
+                    say(f"data: {printable(_skipped(self.pictures[k].path, str(why)))}")
         raise Refusal(f"data.root: none of the {len(self)} pictures can be read, first: {self.pictures[i % len(self)].path}")
 
     def check(self) -> None:

@@ -6,6 +6,7 @@ picture says the end of its name, or, where that says nothing, its first bytes.
 """
 
 import os
+import stat
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from ldm.data.opening import extensions, looks_like
 from ldm.errors import say
+from ldm.names import printable
 
 SYSTEM = frozenset(["__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found", "__pycache__"])
 SYSTEM |= frozenset(["Thumbs.db", "desktop.ini", "Icon\r"])
@@ -55,7 +57,7 @@ class Notes:
 def tell(line: str) -> None:
     """`data: ...`, by the first process of a machine."""
     if os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0":
-        say(f"data: {line}")
+        say(f"data: {printable(line)}")
 
 
 @dataclass
@@ -108,12 +110,12 @@ def walk(root: Path, notes: Notes, deep: bool = True) -> Iterator[Path]:
             path = folder / entry.name
             if _hidden(entry.name):
                 notes.add(HIDDEN, path)
-            elif entry.is_file():
+            elif (kind := _kind(entry)) == "file":
                 yield path
-            elif entry.is_dir():
+            elif kind == "folder":
                 (links if entry.is_symlink() else folders).extend([path] if deep else [])
             else:
-                notes.add(DEAD if entry.is_symlink() and not path.exists() else ODD, path)
+                notes.add(DEAD if kind == "nothing" else ODD, path)
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:
@@ -123,6 +125,15 @@ def _identity(folder: Path) -> tuple[int, int] | None:
         return about.st_dev, about.st_ino
     except OSError:
         return None
+
+
+def _kind(entry: os.DirEntry[str]) -> str:
+    """What an entry is, or its link leads to: file, folder, nothing, other."""
+    try:
+        mode = entry.stat().st_mode
+    except OSError:  # also a link to itself
+        return "nothing"
+    return "file" if stat.S_ISREG(mode) else "folder" if stat.S_ISDIR(mode) else "other"
 
 
 def _hidden(name: str) -> bool:

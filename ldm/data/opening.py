@@ -104,7 +104,7 @@ def opened(path: Path, pixels: int = PIXELS) -> Iterator[Image.Image]:
         raise Unreadable(f"damaged, or of an unknown kind: {said.splitlines()[0]}") from None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Head:
     """What a file says of its picture before it is decoded."""
 
@@ -112,13 +112,14 @@ class Head:
     deep: bool  # more than 8 bits a value
     range: Range | None  # of the values' type; None where it says nothing
     frames: bool  # more than one
+    shorter: int  # side
 
     @classmethod
     def of(cls, path: Path) -> "Head":
         """Unreadable where it cannot be had."""
         with opened(path) as image:
             deep = image.mode.startswith(("I", "F"))
-            return cls(deep or image.mode in GREY_MODES, deep, type_range(image), _several(image))
+            return cls(deep or image.mode in GREY_MODES, deep, type_range(image), _several(image), min(image.size))
 
 
 def _several(image: Image.Image) -> bool:

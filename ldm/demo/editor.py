@@ -9,7 +9,7 @@ import torch
 
 from ldm.demo.edits import CANVAS, change, enlarged, parts, upload
 from ldm.demo.guarded import bounded
-from ldm.demo.limits import Limits, whole
+from ldm.demo.limits import Limits, apart, whole
 from ldm.diffusion.solvers import DPMpp2MSDE
 from ldm.errors import Refusal
 from ldm.model import Model
@@ -29,7 +29,7 @@ def tab(model: Model, limits: Limits, made: gr.State, numbers: Callable[..., Any
     methods, factors = parts(model)
     side = max(image_shape(model)[1:])
     canvas = side * max(1, CANVAS // side)
-    picture = gr.State(None)
+    picture, none = gr.State(None), apart(NO_CLASS, model.classes)
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
             with gr.Row():
@@ -42,7 +42,7 @@ def tab(model: Model, limits: Limits, made: gr.State, numbers: Callable[..., Any
             add = gr.Checkbox(True, label="Add this noise first", visible=False)
             strength = gr.Slider(0.05, 1, 0.6, step=0.05, label="Strength", info="0 keeps all, 1 nothing", visible=False)
             method = gr.Dropdown(methods["inpaint"], value=methods["inpaint"][0], label="Method")
-            label = gr.Dropdown([NO_CLASS, *model.classes], value=NO_CLASS, label="Class", visible=bool(model.classes))
+            label = gr.Dropdown([none, *model.classes], value=none, label="Class", visible=bool(model.classes))
             asked = numbers(solver=DPMpp2MSDE.__name__, count=4, opened=False)
             with gr.Row():
                 go = gr.Button("Change it", variant="primary", elem_id="change")
@@ -84,7 +84,7 @@ def tab(model: Model, limits: Limits, made: gr.State, numbers: Callable[..., Any
     def run(picture: np.ndarray | None, drawn: Any, task: str, method: str, label: str, *rest: Any) -> Iterator[tuple[Any, ...]]:
         options = dict(zip(("factor", "noise", "add", "strength"), rest, strict=False))
         pixels, layers = None if picture is None else torch.from_numpy(picture), (drawn or {}).get("layers", [])
-        kind = None if label == NO_CLASS else label
+        kind = None if label == none else label
         for at in change(model, limits, pixels, layers, task, method, kind, options, *rest[4:]):
             yield at.picture, at.status
 

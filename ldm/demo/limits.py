@@ -1,6 +1,7 @@
 """What a visitor may ask for, held on the server: a page's sliders bind no one who talks to it without the page."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,6 +85,13 @@ def whole(name: str, value: Any, low: int, high: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1 or not low <= value <= high:
         raise Refusal(f"{name}: {value!r:.40} is not a whole number from {low} to {high}")
     return int(value)
+
+
+def apart(word: str, classes: Sequence[str]) -> str:
+    """A word that is none of the classes, for no class."""
+    while word in classes:
+        word = f"({word})"
+    return word
 
 
 def class_of(model: Model, name: Any) -> int | None:

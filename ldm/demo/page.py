@@ -12,7 +12,7 @@ from ldm.config import AnySolver
 from ldm.demo import editor
 from ldm.demo.guarded import Page
 from ldm.demo.jets import jets
-from ldm.demo.limits import Limits
+from ldm.demo.limits import Limits, apart
 from ldm.demo.samples import GUESS, STATE, Shown, pictures
 from ldm.errors import Refusal
 from ldm.model import Model
@@ -110,10 +110,10 @@ def numbers(model: Model, limits: Limits, solver: str, count: int, opened: bool 
 
 def sample_tab(model: Model, name: str, limits: Limits, make: Callable[..., Iterator[Shown]]) -> gr.State:
     """Samples of nothing but seeds; the state that holds the last ones."""
-    clouds, last = make is jets, gr.State(None)
+    clouds, last, turn = make is jets, gr.State(None), apart(IN_TURN, model.classes)
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
-            label = gr.Dropdown([IN_TURN, *model.classes], value=IN_TURN, label="Class", visible=bool(model.classes))
+            label = gr.Dropdown([turn, *model.classes], value=turn, label="Class", visible=bool(model.classes))
             if clouds:
                 most = model.space.shape[0]
                 words = gr.Slider(0, most, 0, step=1, label="Constituents", info="of every jet; 0: as many as in training")
@@ -139,7 +139,7 @@ def sample_tab(model: Model, name: str, limits: Limits, make: Callable[..., Iter
     more = gr.Image(show_label=False, elem_id="more", **PICTURE)
 
     def sample(label: str, words: Any, shown: str, *numbers: Any) -> Iterator[tuple[Any, ...]]:
-        chosen = None if label == IN_TURN else label
+        chosen = None if label == turn else label
         for at in make(model, limits, name, chosen, words, shown, *numbers):
             yield at.picture, at.status, at.more or gr.skip(), at.command or gr.skip(), kept(at)
 

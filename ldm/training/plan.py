@@ -207,7 +207,7 @@ def text_of(run: DiffusionConfig, images: Images | Jets) -> dict[str, Any]:
     if not any(captions):
         raise Refusal(
             f"condition: {run.condition} is asked for, but the data has no captions; ImageFolder reads them from the column "
-            "text of metadata.jsonl or metadata.csv"
+            "text or caption (data.caption) of metadata.jsonl or metadata.csv, or from NAME.txt beside NAME.png"
         )
     encoder = load_text(run)
     held = sorted({text for text in images.held_out.captions if text}) or sorted(set(captions) - {""})

@@ -96,7 +96,8 @@ def read(model: Model, task: Task, image: list[str], mask: str | None, seed: int
     if task.name == "interpolate" and len(paths) != 2:
         raise Refusal(f"--task interpolate needs two pictures: --image I --image J; got {len(paths)}")
     view = view_of(model, task)
-    pictures = read_pictures(paths, view)
+    small = view.shape != image_shape(model)
+    pictures = read_pictures(paths, view, "; --degrade takes a whole picture, and shrinks it itself" if small else "")
     if task.name == "interpolate" and len(pictures) != 2:
         raise Refusal("--task interpolate needs two pictures; one of them cannot be read")
     names = file_names(one.path.stem for one in pictures)

@@ -12,6 +12,7 @@ from torch import Tensor
 from ldm.data.listing import Notes, listing
 from ldm.data.opening import Unreadable, View, eight_bits, fitted, opened
 from ldm.errors import Refusal, say
+from ldm.names import printable
 
 SAME_SHAPE = 0.02  # by which the sides' ratio of a mask may differ from its picture's: whole pixels of small pictures do
 
@@ -23,6 +24,11 @@ class Given:
     path: Path
     pixels: Tensor
     size: tuple[int, int]
+
+
+def _tell(line: str) -> None:
+    """One line, whatever is in a file's name."""
+    say(printable(line))
 
 
 def files(path: str, flag: str) -> list[Path]:
@@ -37,7 +43,7 @@ def files(path: str, flag: str) -> list[Path]:
         there = f" (there: {inside.kinds()})" if inside.others else ""
         raise Refusal(f"{flag}: the folder '{path}' holds no pictures{there}")
     for line in notes.lines() + ([f"not read: {inside.kinds()}"] if inside.others else []):
-        say(f"{flag}: {path}: {line}")
+        _tell(f"{flag}: {path}: {line}")
     return inside.pictures
 
 
@@ -57,8 +63,11 @@ def masks_for(images: list[Path], path: str) -> list[Path]:
     return [by_name[image.stem] for image in images]
 
 
-def read_pictures(paths: list[Path], view: View) -> list[Given]:
-    """Pictures as a view has them. One of several that cannot be read is named and left out, one alone is a Refusal."""
+def read_pictures(paths: list[Path], view: View, hint: str = "") -> list[Given]:
+    """Pictures as a view has them. One of several that cannot be read is named and left out, one alone is a Refusal.
+
+    `hint` ends what is said of a picture that has to be changed.
+    """
     found = []
     for path in paths:
         try:
@@ -66,10 +75,10 @@ def read_pictures(paths: list[Path], view: View) -> list[Given]:
         except Unreadable as why:
             if len(paths) == 1:
                 raise Refusal(f"--image: {path} cannot be read ({why})") from None
-            say(f"--image: {path} cannot be read ({why}); skipped")
+            _tell(f"--image: {path} cannot be read ({why}); skipped")
             continue
         for line in changes(view, size, mode):
-            say(f"--image: {path} {line}, as in training")
+            _tell(f"--image: {path} {line}, as in training{hint}")
         found.append(Given(path, array.float() / 127.5 - 1, size))
     if not found:
         raise Refusal(f"--image: none of the {len(paths)} pictures can be read")
@@ -87,8 +96,9 @@ def changes(view: View, size: tuple[int, int], mode: str) -> list[str]:
     if grey != (view.shape[0] == 1):
         told.append(f"is of mode {mode}: made {'grey' if view.shape[0] == 1 else 'RGB'}")
     if mode.startswith(("I", "F")):
-        open_ = mode == "F" and not (view.range or view.found)
-        told.append(f"has more than 8 bits: read from {'its own darkest to brightest' if open_ else 'black to white'}")
+        known = view.range or (view.found if mode in ("F", "I") else None)
+        own = "from its own darkest to its brightest" if mode in ("F", "I") else "by the range of its type"
+        told.append(f"has more than 8 bits: read {'from {:g} to {:g}'.format(*known) if known else own}")
     return told
 
 
@@ -106,7 +116,7 @@ def read_mask(path: Path, view: View, picture: tuple[int, int]) -> Tensor:
                 f"{picture[1]}; make the mask of the picture's size"
             )
         mask = fitted(mask, view.size, view.fit, "black", Image.Resampling.BOX)
-        say(f"--mask: {path} is scaled with its picture, and white where at least half of a pixel is")
+        _tell(f"--mask: {path} is scaled with its picture, and white where at least half of a pixel is")
         mask = mask.point(lambda value: 255 * (value >= 128))
     return _known(path, np.asarray(mask))
 
