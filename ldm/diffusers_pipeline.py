@@ -1,12 +1,14 @@
 """Pictures of a model that ldm exported. Needs diffusers alone, and transformers for captions; no stock pipeline pads and crops
 odd sizes, or guides by a null class or an untold caption."""
 
+import inspect
 import json
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline, ImagePipelineOutput
+from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -24,37 +26,70 @@ class LDMPipeline(DiffusionPipeline):
     @torch.no_grad()
     def __call__(
         self,
-        prompts: str | Sequence[str] | None = None,
-        labels: Sequence[int] | None = None,
+        prompt: str | Sequence[str] | None = None,
+        class_labels: int | Sequence[int] | None = None,
         seeds: Sequence[int] | None = None,
-        steps: int | None = None,
-        guidance: float | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
         latents: Tensor | None = None,
         output_type: str = "pil",
-    ) -> ImagePipelineOutput:
-        """A picture a seed (or a row of `latents`, standard normal noise), by default one a prompt or a label.
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        num_images_per_prompt: int = 1,
+        return_dict: bool = True,
+        **old: Any,
+    ) -> ImagePipelineOutput | tuple:
+        """num_images_per_prompt pictures of each prompt, or of each class number; steps and guidance by default the model's.
 
-        labels: class numbers, by default seed modulo classes. Labels and prompts are taken in turn. ValueError: no such class.
+        The noise: `latents` (standard normal, a row a picture), a `generator` or a list of one for each picture, or `seeds`,
+        by default 0, 1, ...; with more seeds than prompts or labels, these are taken in turn, and with none, seed modulo
+        classes is the label. guidance_scale 1 is the plain conditional model. The older names prompts, labels, steps and
+        guidance mean prompt, class_labels, num_inference_steps and guidance_scale. ValueError for what the model has not.
         """
+        given = {"prompt": prompt, "class_labels": class_labels, "num_inference_steps": num_inference_steps}
+        given = renamed(given | {"guidance_scale": guidance_scale}, old)
         about, device = json.loads(self.config.about), self._execution_device
-        weight = about["guidance"] if guidance is None else guidance
-        prompts = [prompts] if isinstance(prompts, str) else prompts
-        if seeds is None:
-            seeds = range(len(prompts or labels or [0]) if latents is None else len(latents))
-        if latents is None:
-            draws = [torch.randn(about["shape"], generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-            latents = torch.stack(draws)
-        x = latents.to(device, self.unet.dtype)
+        steps = about["steps"] if given["num_inference_steps"] is None else given["num_inference_steps"]
+        weight = about["guidance"] if given["guidance_scale"] is None else given["guidance_scale"]
+        prompts, labels = self.asked(about, given, num_images_per_prompt, steps)
+        seeds = numbered(seeds, generator, latents, len(prompts or labels or [0] * num_images_per_prompt), num_images_per_prompt)
+        if generator is None and latents is None:
+            generator = [torch.Generator().manual_seed(seed) for seed in seeds]
         told, untold = self.told(about, seeds, labels, prompts, device)
-        self.scheduler.set_timesteps(steps or about["steps"], device=device)
-        for t in self.progress_bar(self.scheduler.timesteps):
-            out = self.predict(x, t, told)
-            if told and weight != 1:  # guidance on every channel (Ho & Salimans 2022, eq. 6)
-                nothing = self.predict(x, t, untold)
-                out = nothing + weight * (out - nothing)
-            x = self.scheduler.step(out, t, x).prev_sample
+        self.scheduler.set_timesteps(steps, device=device)
+        if latents is None:
+            latents = randn_tensor((len(seeds), *about["shape"]), generator=generator, device=device, dtype=self.unet.dtype)
+        x = self.denoised(latents.to(device, self.unet.dtype) * self.scheduler.init_noise_sigma, told, untold, weight, generator)
         picture = ((self.decode(x) / 2 + 0.5).clamp(0, 1)).permute(0, 2, 3, 1).float().cpu().numpy()
-        return ImagePipelineOutput(images=self.numpy_to_pil(picture) if output_type == "pil" else picture)
+        images = self.numpy_to_pil(picture) if output_type == "pil" else picture
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def denoised(self, x: Tensor, told: dict, untold: dict, weight: float, generator: Any) -> Tensor:
+        """The loop, from the scheduler's first noise to data."""
+        takes = "generator" in inspect.signature(self.scheduler.step).parameters
+        extra = {"generator": generator} if takes else {}
+        for t in self.progress_bar(self.scheduler.timesteps):
+            seen = self.scheduler.scale_model_input(x, t)
+            out = self.predict(seen, t, told)
+            if told and weight != 1:  # guidance on every channel (Ho & Salimans 2022, eq. 6)
+                nothing = self.predict(seen, t, untold)
+                out = nothing + weight * (out - nothing)
+            x = self.scheduler.step(out, t, x, **extra).prev_sample.to(x.dtype)
+        return x
+
+    def asked(self, about: dict, given: dict, images: int, steps: int) -> tuple[list[str] | None, list[int] | None]:
+        """Prompts and labels, each as often as pictures of it are asked for; ValueError for what cannot be."""
+        for name, number in (("num_inference_steps", steps), ("num_images_per_prompt", images)):
+            if number < 1:
+                raise ValueError(f"{name} must be at least 1, got {number}")
+        prompts, labels = given["prompt"], given["class_labels"]
+        if prompts is not None and self.text_encoder is None:
+            raise ValueError("this model hears no captions: leave prompt away")
+        if labels is not None and not about["classes"]:
+            raise ValueError("this model has no classes: leave class_labels away")
+        prompts = [prompts] if isinstance(prompts, str) else prompts
+        labels = [labels] if isinstance(labels, int) else labels
+        often = lambda values: None if values is None else [v for v in values for _ in range(images)]  # noqa: E731
+        return often(prompts), often(labels)
 
     def told(self, about: dict, seeds: Sequence[int], labels: Any, prompts: Any, device: Any) -> tuple[dict, dict]:
         """What the network is told, and what it is told for guidance: the class after the last, no caption."""
@@ -90,6 +125,33 @@ class LDMPipeline(DiffusionPipeline):
 
     def decode(self, x: Tensor) -> Tensor:
         return x if self.vae is None else crop(self.vae.decode(x).sample, *json.loads(self.config.about)["picture"][1:])
+
+
+OLD = {"prompts": "prompt", "labels": "class_labels", "steps": "num_inference_steps", "guidance": "guidance_scale"}
+
+
+def renamed(given: dict[str, Any], old: dict[str, Any]) -> dict[str, Any]:
+    """The arguments with those of older names in their places; TypeError for a name there never was, or for both at once."""
+    for name, value in old.items():
+        if name not in OLD:
+            raise TypeError(f"no argument '{name}': there are {', '.join([*given, *OLD])}")
+        if given[OLD[name]] is not None:
+            raise TypeError(f"{name} is the older name of {OLD[name]}: give one of the two")
+        given[OLD[name]] = value
+    return given
+
+
+def numbered(seeds: Any, generator: Any, latents: Any, count: int, images: int) -> Sequence[int]:
+    """A seed for each picture, its place where the noise is of generators or given; ValueError where the numbers disagree."""
+    if seeds is not None and generator is not None:
+        raise ValueError("the noise is of seeds or of a generator: give one of the two")
+    rows = {len(noise) for noise in (seeds, latents) if noise is not None}
+    if len(rows) > 1 or (rows and images > 1 and rows != {count}):
+        raise ValueError(f"{count} pictures are asked for, and noise for {', '.join(map(str, sorted(rows)))} is given")
+    count = rows.pop() if rows else count
+    if isinstance(generator, list) and len(generator) != count:
+        raise ValueError(f"a list of {len(generator)} generators for {count} pictures: one for each")
+    return range(count) if seeds is None else seeds
 
 
 def crop(x: Tensor, height: int, width: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 python -m ldm.export --checkpoint checkpoints/digits-latent --output exported/digits
     >>> pipe = DiffusionPipeline.from_pretrained("exported/digits", trust_remote_code=True)
-    >>> pipe(labels=[3, 7], seeds=[0, 1], steps=25, guidance=1.5).images
+    >>> pipe(class_labels=[3, 7], num_inference_steps=25, guidance_scale=1.5, generator=torch.Generator().manual_seed(0)).images
 
 U-Net, scheduler, autoencoder and text encoder are diffusers' and transformers' own, in safetensors and JSON. What ours do
 besides is folded into their weights. A model of nothing, whose sizes the network's levels divide, is a stock DDIMPipeline or
@@ -24,6 +24,10 @@ from ldm.scripts.flags import to_folder
 
 TABLE = 1000  # entry i of the scheduler is t = (i + 1) / TABLE
 PREDICTIONS = {"eps": "epsilon", "v": "v_prediction", "x0": "sample"}
+# schedulers of diffusers that make our data on the exported table, by tests on exact networks for every law and prediction
+SCHEDULERS = ["DDIM", "DDPM", "DPMSolverMultistep", "UniPCMultistep", "EulerDiscrete"]  # whatever the law
+FINITE = ["DPMSolverSinglestep", "DEISMultistep", "LMSDiscrete", "SASolver"]  # divide by alpha_1: not with zero terminal SNR
+NOISY = ["EulerAncestralDiscrete"]  # knows no predict = x0
 WHY = """`pipeline.py` is in the folder, and needs no package but diffusers (and transformers for captions), because no stock
 pipeline pads and crops odd sizes, or guides by a null class or an untold caption."""
 PIPELINE = Path(__file__).with_name("diffusers_pipeline.py")
@@ -161,14 +165,36 @@ def scheduler(model: "Model") -> "DDIMScheduler":  # noqa: F821
         timestep_spacing="trailing",
         clip_sample=False,
         set_alpha_to_one=True,
+        # leaves our table as it is; those made of this config then know that its last sigma / alpha is infinite
+        rescale_betas_zero_snr=bool(alpha2[-1] == 0),
     )
+
+
+def schedulers(model: "Model") -> list[str]:  # noqa: F821
+    """Names of diffusers' schedulers that the exported pipeline can be given in place of DDIM, the class less `Scheduler`."""
+    if stock(model) == "DDIMPipeline":  # makes a DDIMScheduler of whatever it is given
+        return ["DDIM"]
+    forgets = bool(scheduler(model).config.rescale_betas_zero_snr)
+    return SCHEDULERS + ([] if forgets else FINITE) + ([] if model.denoiser.loss_config.predict == "x0" else NOISY)
+
+
+def others(model: "Model") -> str:  # noqa: F821
+    """What the card says of schedulers."""
+    names = schedulers(model)
+    if len(names) == 1:
+        return "This pipeline knows no scheduler but DDIM."
+    table = "with zero terminal SNR " if scheduler(model).config.rescale_betas_zero_snr else ""
+    listed = ", ".join(f"`{name}Scheduler`" for name in names[1:])
+    return f"""In place of DDIM it takes, as tested for its noise law {table}and prediction, {listed}:
+`pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)`. No other, and keep the settings of that config:
+`trained_betas`, `prediction_type`, `timestep_spacing="trailing"`, `rescale_betas_zero_snr`."""
 
 
 def card(model: "Model", checkpoint: str, weights: str, folder: Path) -> str:  # noqa: F821
     """The model card."""
     kind, name = "latent" if hasattr(model.space, "autoencoder") else "pixel", stock(model)
-    told = "labels=[0, 1], guidance=2" if model.classes else "seeds=[0, 1]"
-    told = 'prompts=["a red heart"], guidance=3' if model.text else told
+    told = "class_labels=[0, 1], guidance_scale=2" if model.classes else "num_images_per_prompt=2"
+    told = 'prompt=["a red heart"], guidance_scale=3' if model.text else told
     call = "batch_size=2, num_inference_steps=25" if name else told
     why = f"A stock {name}: no code of ours is in the folder." if name else WHY
     return f"""---
@@ -185,8 +211,8 @@ pipe = DiffusionPipeline.from_pretrained("{folder.name}"{"" if name else ", trus
 pipe({call}).images[0].show()
 ```
 
-{why} Any scheduler of diffusers takes the place of DDIM:
-`DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)`. Say here what it was trained on and under which licence.
+{why} {others(model)}
+Say here what it was trained on and under which licence.
 """
 
 

@@ -1,8 +1,11 @@
 """A checkpoint as a diffusers folder: stock diffusers' pictures are ours within a grey level."""
 
+import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -10,12 +13,18 @@ from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler
 from diffusers.utils.torch_utils import randn_tensor
 from helpers import run_config
 
+from ldm.config import SampleConfig
+from ldm.diffusers_pipeline import LDMPipeline
+from ldm.diffusion.denoiser import Denoiser, Loss
+from ldm.diffusion.exact import Gaussian
+from ldm.diffusion.schedules import VP, Cosine, Discrete
 from ldm.diffusion.solvers import DDIM, DPMpp2M, sample, start
 from ldm.errors import Refusal
-from ldm.export import expect_exportable, export, whitened
-from ldm.model import restore
+from ldm.export import card, expect_exportable, export, scheduler, schedulers, whitened
+from ldm.model import Model, restore
 from ldm.randomness import SampleNoise
 from ldm.sampling import generate, settings_from
+from ldm.spaces import PixelSpace
 from ldm.training.run import train
 
 SEEDS, LABELS, PROMPTS = [3, 4, 5, 6], [1, 7, 0, 9], ["red", "blue", "", "green"]
@@ -112,3 +121,90 @@ def test_the_command_and_what_it_refuses(pixel_run, tmp_path):
     model.denoiser.schedule = type("Other", (), {})()
     with pytest.raises(Refusal, match=r"want alpha\^2 \+ sigma\^2 = 1, not Other"):
         expect_exportable(model)
+
+
+class Exact(torch.nn.Module):
+    """A U-Net that knows N(0.1, 0.3^2) and says of it what is predicted, at entry t of the table."""
+
+    factor, dtype, device = 1, torch.float32, torch.device("cpu")
+
+    def __init__(self, schedule, predict):
+        super().__init__()
+        self.gaussian, self.loss = Gaussian(schedule, 0.1, 0.3), Loss(predict)
+        self.anchor = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, x, t, class_labels=None):
+        at = (torch.as_tensor(t).double() + 1) / 1000
+        skip, out, _ = self.loss.coefficients(self.gaussian.schedule, at)
+        return SimpleNamespace(sample=((self.gaussian(x.double(), at) - skip * x) / out).float())
+
+
+LAWS = {
+    "VP": VP(),
+    "VP to 30": VP(0.1, 30.0),
+    "Cosine": Cosine(),
+    "Discrete": Discrete(),
+    "cosine": Discrete("cosine"),
+    "scaled": Discrete("scaled_linear"),
+    "zero": Discrete(zero_snr=True),
+    "cosine zero": Discrete("cosine", zero_snr=True),
+    "of 100": Discrete(steps=100, beta_start=1e-3, beta_end=0.2, zero_snr=True),
+}
+CASES = [(law, predict) for law in LAWS for predict in ("eps", "v", "x0") if predict != "eps" or LAWS[law](torch.ones(()))[0] > 0]
+FAST = [("VP", "eps"), ("zero", "v"), ("cosine zero", "x0")]
+OURS = {"DDIM": DDIM(), "EulerDiscrete": DDIM(), "DPMSolverMultistep": DPMpp2M()}
+
+
+@pytest.mark.parametrize("law, predict", [pytest.param(*c, marks=[] if c in FAST else pytest.mark.slow) for c in CASES])
+def test_every_scheduler_that_the_card_names(law, predict):
+    """On an exact network: mean and spread of the data, and our own solver's samples where it is one of ours."""
+    schedule, shape = LAWS[law], (1, 32, 32)
+    net = Exact(schedule, predict)
+    model = Model(Denoiser(net, schedule, Loss(predict)), PixelSpace(shape), ("a", "b"), SampleConfig())
+    about = {"classes": ["a", "b"], "shape": shape, "factor": 1, "picture": shape, "steps": 50, "guidance": 1.0, "prompts": []}
+    pipe = LDMPipeline(net, scheduler(model), about=json.dumps(about | {"length": 0}))
+    pipe.set_progress_bar_config(disable=True)
+    text, names = card(model, "here", "ema", SimpleNamespace(name="there")), schedulers(model)
+    assert len(names) >= 5 and all(f"`{name}Scheduler`" in text for name in names[1:])
+    noise = torch.randn(8, *shape, generator=torch.Generator().manual_seed(0))
+    for name in names:
+        pipe.scheduler = getattr(diffusers, f"{name}Scheduler").from_config(scheduler(model).config)
+        asked = {"latents": noise, "generator": torch.Generator().manual_seed(1), "num_inference_steps": 50, "output_type": "np"}
+        made = 2 * torch.from_numpy(pipe(**asked).images).permute(0, 3, 1, 2) - 1
+        assert abs(made.mean() - 0.1) < 0.03 and abs(made.std() / 0.3 - 1) < 0.2, name
+        if name in OURS:
+            times, exact = schedule.grid(50, "uniform"), Gaussian(schedule, 0.1, 0.3)
+            ours = sample(OURS[name], exact, start(schedule, times[0], noise), times, None).clamp(-1, 1)
+            assert (ours - made).abs().mean() < 0.01, name
+
+
+def test_the_arguments_are_diffusers(pixel_run, tmp_path):
+    """num_inference_steps, guidance_scale, generator, num_images_per_prompt; the older names; what the model has not."""
+    pipe = DiffusionPipeline.from_pretrained(export(str(pixel_run), str(tmp_path / "out")), trust_remote_code=True)
+    pipe.set_progress_bar_config(disable=True)
+    seeded = lambda *seeds: [torch.Generator().manual_seed(seed) for seed in seeds]
+    few = {"num_inference_steps": 2, "output_type": "np"}
+    made = pipe(class_labels=[3, 7], num_images_per_prompt=2, guidance_scale=2.0, generator=seeded(5, 6, 7, 8), **few).images
+    old = pipe(labels=[3, 3, 7, 7], seeds=[5, 6, 7, 8], steps=2, guidance=2.0, output_type="np").images
+    assert made.shape == (4, 8, 8, 1) and np.array_equal(made, old)
+    assert np.abs(pipe(class_labels=7, guidance_scale=2.0, generator=seeded(7), **few).images - made[2]).max() < 1e-5
+    single = pipe(class_labels=[3, 7], generator=seeded(5)[0], return_dict=False, **few)[0]
+    wanted = torch.randn(2, 1, 8, 8, generator=seeded(5)[0])
+    assert np.array_equal(single, pipe(class_labels=[3, 7], latents=wanted, **few).images)
+    for name in ("DDPM", "EulerAncestralDiscrete"):  # their noise is of the generators too
+        pipe.scheduler = getattr(diffusers, f"{name}Scheduler").from_config(pipe.scheduler.config)
+        twice = [pipe(class_labels=[3, 7], generator=seeded(1, 2), **few).images for _ in range(2)]
+        alone = pipe(class_labels=7, generator=seeded(2), **few).images
+        assert np.array_equal(*twice) and np.abs(alone[0] - twice[0][1]).max() < 1e-5
+    for wrong, message in (
+        ({"steps": 2, "num_inference_steps": 2}, "older name of num_inference_steps"),
+        ({"step": 2}, "no argument 'step'"),
+        ({"num_inference_steps": 0}, "at least 1, got 0"),
+        ({"num_images_per_prompt": 0}, "at least 1, got 0"),
+        ({"generator": seeded(1, 2, 3), "labels": [1, 2]}, "3 generators for 2 pictures"),
+        ({"generator": seeded(1), "seeds": [1]}, "give one of the two"),
+        ({"seeds": [1, 2, 3], "class_labels": [1, 2], "num_images_per_prompt": 2}, "4 pictures are asked for, and noise for 3"),
+        ({"prompt": "a cat"}, "hears no captions"),
+    ):
+        with pytest.raises((ValueError, TypeError), match=message):
+            pipe(**wrong)
