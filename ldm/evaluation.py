@@ -4,6 +4,7 @@ Row i of a job, a seed or a held-out picture, is some rank's; its features are g
 """
 
 import math
+import os
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +34,7 @@ from ldm.model import Model, load_autoencoder, recorded_data, restore
 from ldm.networks.autoencoder import Autoencoder
 from ldm.processes import ALONE, Ranks, launch
 from ldm.randomness import permutation
-from ldm.sampling import generate, pick_device, settings_from
+from ldm.sampling import expect_numbers, generate, pick_device, settings_from
 from ldm.schema import to_dict
 from ldm.trained import expect_plain
 
@@ -165,8 +166,7 @@ def run(
     **given: Any,
 ) -> None:
     """evaluate.py: everything from the command line to the table and the records, over one process or several."""
-    if (count is not None and count < 1) or seed < 0:
-        raise Refusal("--count must be at least 1 and --seed at least 0")
+    expect_numbers(count, seed)
     if split not in (None, "train", "test"):
         raise Refusal(one_of("--split", split, ("train", "test")))
     file = checkpoint.find(path)
@@ -175,7 +175,8 @@ def run(
     names = [name.strip() for name in metrics.split(",")] if metrics is not None else None
     if clip is not None and not 0 < clip < math.inf:
         raise Refusal(f"--clip: {clip:g} is not an angle above 0; leave it out to compare the jets as they are")
-    config, stage1 = from_dict(meta["config"], str(file)), meta["stage"] == "autoencoder"
+    with checkpoint.malformed(file):
+        config, stage1 = from_dict(meta["config"], str(file)), meta["stage"] == "autoencoder"
     if isinstance(config.data, JetNet):  # by the physicists' metrics, which look at no pictures
         from ldm import jet_evaluation
 
@@ -203,7 +204,8 @@ def run(
     log = open_log(Path(output))  # once nothing is left to refuse
     network, real = network.to(device), None
     if ranks.rank == 0:
-        real = reference(dataset, network, what, Path(cache) if cache else None, workers=config.data.workers)
+        workers = min(config.data.workers, os.cpu_count() or 1)
+        real = reference(dataset, network, what, Path(cache) if cache else None, workers=workers)
     if stage1:
         rows, size = permutation(len(dataset), "reference")[:count].tolist(), given["batch_size"] or 64
         figures = evaluate_autoencoder(autoencoder, dataset, rows, real, network, size, ranks=ranks, metrics=wanted)

@@ -23,6 +23,8 @@ def launch(devices: int, device: str) -> Fabric:
     if devices < 1:
         raise Refusal(f"--devices must be at least 1, got {devices}")
     kind = torch.device(device).type
+    if kind == "cpu" and devices > (most := max(8, os.cpu_count() or 1)):
+        raise Refusal(f"--devices: {devices} processes asked for, at most {most} on this machine's CPU")
     if kind == "cuda" and devices > torch.cuda.device_count():
         raise Refusal(f"--devices: {devices} asked for, {torch.cuda.device_count()} GPUs are here")
     nodes = int(os.environ.get("SLURM_NNODES", os.environ.get("GROUP_WORLD_SIZE", 1)))

@@ -6,6 +6,8 @@ from pathlib import Path
 from ldm.errors import Refusal, say
 from ldm.model import Model
 
+LARGEST = 10_000_000  # bytes of a file of prompts
+
 
 def prompts_of(model: Model, seeds: Sequence[int]) -> list[str]:
     """The captions that the checkpoint keeps, by seed; untold ones if it keeps none."""
@@ -21,14 +23,24 @@ def prompts_from(model: Model, prompt: str | None, file: str | None, seeds: Sequ
         raise Refusal("--prompt and --prompt-file: give one of them")
     if model.text is None:
         raise Refusal(f"{flag}: this checkpoint is of a model without text; train one with condition=text")
-    try:
-        lines = [prompt] if file is None else Path(file).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise Refusal(f"--prompt-file: '{file}' cannot be read ({getattr(error, 'strerror', None) or 'not text'})") from None
+    lines = [prompt] if file is None else _lines(Path(file))
     lines = [line.strip() for line in lines if line.strip()]
     if not lines:
         raise Refusal(f"{flag}: {'the prompt' if file is None else file} is empty; leave it out for the checkpoint's own prompts")
     for line in lines:
         if rest := model.text.cut(line):
-            say(f"{flag}: longer than {model.text.length} tokens; cut: '{rest}'")
+            say(f"{flag}: longer than {model.text.length} tokens; cut: '{rest:.300}'")
     return [lines[i % len(lines)] for i in range(len(seeds))]
+
+
+def _lines(file: Path) -> list[str]:
+    """Of a file of text; a pipe or a device, which may never end, is none."""
+    try:
+        if file.exists() and not file.is_file():
+            raise Refusal(f"--prompt-file: '{file}' is no file")
+        if (size := file.stat().st_size) > LARGEST:
+            raise Refusal(f"--prompt-file: '{file}' has {size / 1e6:.0f} MB, at most {LARGEST / 1e6:.0f} are read")
+        return file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or "not text"
+        raise Refusal(f"--prompt-file: '{file}' cannot be read ({why})") from None

@@ -5,7 +5,8 @@ size, because a convolution may round differently for another batch shape.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -159,26 +160,59 @@ def solver_options(pairs: Sequence[str]) -> dict[str, Any]:
 
 def pick_device(device: str | None) -> str:
     """The device asked for, or the best there is; Refusal if it is not there."""
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if device is None else device
     try:
         torch.zeros(1, device=device).cpu()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise Refusal(f"--device: '{device}' cannot be used ({str(error).splitlines()[0]})") from None
+    except Exception as error:  # each kind of device raises what it likes
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise Refusal(f"--device: '{device}' cannot be used ({why})") from None
     return device
 
 
-def new_folder(output: str) -> Path:
-    """The folder to write to, made before the work, so that what cannot be written is known before it."""
+@contextmanager
+def new_folder(output: str) -> Iterator[Path]:
+    """The folder to write to, made before the work, so that what cannot be written is known before it.
+
+    Where the work fails before anything is written, no empty folder is left.
+    """
     folder = Path(output)
+    if not output.strip():
+        raise Refusal("--output: it is empty; name a folder")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise Refusal(f"--output: '{folder}' is not empty; name another folder, nothing is overwritten")
+    made = [part for part in (folder, *folder.parents) if not part.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    try:
+        yield folder
+    except BaseException:
+        with suppress(OSError):  # from the innermost on, as long as they are empty
+            for part in made:
+                part.rmdir()
+        raise
 
 
-def run(
+MOST = 1_000_000  # samples of one command
+
+
+def expect_numbers(count: int | None, seed: int) -> None:
+    """Refusal unless they are numbers that one command can make samples of."""
+    if (count is not None and count < 1) or seed < 0:
+        raise Refusal("--count must be at least 1 and --seed at least 0")
+    if (count or 0) > MOST:
+        raise Refusal(f"--count: {count:.3g} samples are more than {MOST} of one command; go on from another --seed")
+    if seed >= 2**63 - MOST:
+        raise Refusal("--seed: it is beyond 63 bits; give a smaller one")
+
+
+def run(output: str, **asked: Any) -> None:
+    """sample.py: everything from the command line to the folder of samples, over one process or several."""
+    with new_folder(output) as folder:
+        _run(folder, **asked)
+
+
+def _run(
+    folder: Path,
     checkpoint: str,
-    output: str,
     count: int | None,
     seed: int,
     label: str | None,
@@ -192,9 +226,7 @@ def run(
     jet: Sequence[str] | None = None,
     **given: Any,
 ) -> None:
-    """sample.py: everything from the command line to the folder of samples, over one process or several."""
-    if (count is not None and count < 1) or seed < 0:
-        raise Refusal("--count must be at least 1 and --seed at least 0")
+    expect_numbers(count, seed)
     asked = clouds.asked_for(constituents, count, jet)
     count = len(asked.numbers) if asked.numbers is not None else count or 64
     if not 0 <= trajectory <= count:
@@ -214,7 +246,6 @@ def run(
     name = type(settings.solver).__name__
     how = f"{name}, {settings.steps} steps, guidance {settings.guidance:g}, {device}"
     told = clouds.told_as_asked(model, asked, seeds, labels)
-    folder = new_folder(output)  # once nothing is left to refuse
     mine = ranks.share(range(count))
     if fabric.is_global_zero:
         say(f"{checkpoint}: step {model.step}, {weights} weights, {how}")

@@ -7,15 +7,14 @@ It is served to this machine alone; --host 0.0.0.0 serves it to everyone who can
 """
 
 import argparse
-import os
+
+from ldm.scripts.flags import Parser, home
 
 
 def parse() -> argparse.Namespace:
     formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog="python -m ldm.demo", description=__doc__, formatter_class=formatter)
-    parser.add_argument(
-        "--checkpoint", type=os.path.expanduser, required=True, metavar="PATH", help="a run's folder or a checkpoint file"
-    )
+    parser = Parser(prog="python -m ldm.demo", description=__doc__, formatter_class=formatter)
+    parser.add_argument("--checkpoint", type=home, required=True, metavar="PATH", help="a run's folder or a checkpoint file")
     parser.add_argument("--weights", metavar="W", default="ema", help="as of sample.py (default: ema)")
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
     parser.add_argument("--host", default="127.0.0.1", metavar="H", help="the address to listen at (default: 127.0.0.1)")

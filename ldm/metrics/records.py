@@ -4,6 +4,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -84,17 +85,23 @@ def _shown(value: float | None, std: float | None) -> str:
 
 
 def open_log(folder: Path) -> Path:
-    """The file that records are appended to, tried before the work."""
+    """The file that records are appended to, tried before the work; what was not there is not left there."""
     path = folder / "records.jsonl"
+    made = [part for part in (path, folder, *folder.parents) if not part.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with open(path, "a"):
-            return path
+            pass
+        with suppress(OSError):  # another process may use it by now
+            for part in made:
+                part.rmdir() if part.is_dir() else part.unlink()
+        return path
     except OSError as error:
         raise Refusal(f"--output: '{folder}' cannot be written ({error.strerror}); name another folder") from None
 
 
 def append(path: Path, lines: list[dict[str, Any]]) -> None:
     """A line of JSON for each record; what was there stays."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a") as file:
         file.write("".join(json.dumps(line) + "\n" for line in lines))

@@ -13,10 +13,12 @@ import torch
 from diffusers import AutoencoderKL as DiffusersKL
 from torch import Tensor, nn
 
+from ldm.checkpoint import load_strict
 from ldm.errors import Refusal
 from ldm.networks.autoencoder import Autoencoder, AutoencoderKL, Shape
 
 CONFIG = "config.json"
+LARGEST, SMALL = 1_000_000, 10_000_000  # bytes of a config.json; weights that may lie in no file (they are named missing)
 ABSENT = {"act_fn": "silu", "down_block_types": "DownEncoderBlock2D", "up_block_types": "UpDecoderBlock2D"}
 
 USED = {*ABSENT, "block_out_channels", "layers_per_block", "latent_channels", "norm_num_groups", "in_channels", "out_channels"}
@@ -45,15 +47,35 @@ def load(folder: Path, shape: Shape) -> tuple[Autoencoder, AutoencoderKL]:
         )
     except ValueError as error:
         raise Refusal(f"space.autoencoder: {folder / CONFIG}: {error}") from None
+    _expect_room(folder, config, shape)
     ours = config.build(shape)
-    ours.net.load_state_dict(_weights(folder, about) | _identities(ours.net, about))
+    load_strict(ours.net, _weights(folder, about) | _identities(ours.net, about), f"space.autoencoder: {folder}")
     return ours.eval(), config
+
+
+def _expect_room(folder: Path, config: AutoencoderKL, shape: Shape) -> None:
+    """Refusal of a config.json whose network has more numbers than the files beside it have bytes: none is allocated."""
+    try:
+        with torch.device("meta"):
+            wanted = sum(w.numel() for w in config.build(shape).state_dict().values())
+    except RuntimeError as error:  # sizes that no memory has
+        raise Refusal(f"space.autoencoder: {folder / CONFIG}: {error!s:.200}") from None
+    there = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    if wanted > there + SMALL:
+        raise Refusal(
+            f"space.autoencoder: {folder / CONFIG} is of {wanted / 1e6:.1f} M weights, and the folder's safetensors have "
+            f"{there / 1e6:.1f} MB: it is cut short, or of another model"
+        )
 
 
 def _config(folder: Path) -> dict[str, Any]:
     """Its config.json with diffusers' defaults; Refusal of what is not an AutoencoderKL of the usual blocks."""
     try:
+        if (folder / CONFIG).stat().st_size > LARGEST:
+            raise ValueError(f"it is larger than {LARGEST / 1e6:.0f} MB")
         given = json.loads((folder / CONFIG).read_text())
+        if not isinstance(given, dict) or "quantization_config" in given:
+            raise ValueError("it is not of plain weights")
         about = dict(DiffusersKL().config) | given
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise Refusal(f"space.autoencoder: {folder / CONFIG} is not readable ({error})") from None

@@ -11,12 +11,12 @@ density, coverage, and the share of samples that a classifier takes for their la
 import argparse
 
 from ldm.errors import command, guard
-from ldm.scripts.flags import home, sampling
+from ldm.scripts.flags import Parser, home, sampling
 
 
 def parse() -> argparse.Namespace:
     about = __doc__.replace("python evaluate.py", command("evaluate"))
-    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--checkpoint", type=home, dest="path", required=True, metavar="PATH", help="a run's folder or a checkpoint file"
     )

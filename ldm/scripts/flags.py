@@ -2,8 +2,20 @@
 
 import argparse
 import os
+import sys
+from typing import NoReturn
 
 home = os.path.expanduser  # of a path behind `--flag=`, where no shell has filled in the `~`
+
+
+class Parser(argparse.ArgumentParser):
+    """Argparse, whose errors are one line as all others are."""
+
+    def error(self, message: str) -> NoReturn:
+        from ldm.errors import printable
+
+        print(f"error: {printable(' '.join(message.split()))[:2000]} (--help lists all)", file=sys.stderr)
+        self.exit(2)
 
 
 def sampling(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +36,7 @@ def sampling(parser: argparse.ArgumentParser) -> None:
 def to_folder(program: str, about: str, output: str) -> argparse.Namespace:
     """The arguments of a command that makes a folder of a checkpoint."""
     formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog=f"python -m {program}", description=about, formatter_class=formatter)
+    parser = Parser(prog=f"python -m {program}", description=about, formatter_class=formatter)
     parser.add_argument("--checkpoint", type=home, required=True, metavar="PATH", help="a run's folder or a checkpoint file")
     parser.add_argument("--output", type=home, required=True, metavar="DIR", help=output)
     parser.add_argument("--weights", metavar="W", default="ema", help="as of sample.py (default: ema)")

@@ -14,12 +14,12 @@ Tasks: inpaint, super-resolve, denoise, edit, interpolate, by any checkpoint or 
 import argparse
 
 from ldm.errors import command, guard
-from ldm.scripts.flags import home, sampling
+from ldm.scripts.flags import Parser, home, sampling
 
 
 def parse() -> argparse.Namespace:
     about = __doc__.replace("python sample.py", command("sample"))
-    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=home, required=True, metavar="PATH", help="a run's folder or a checkpoint file")
     parser.add_argument("--output", type=home, default="samples", metavar="DIR", help="a new folder (default: samples)")
     parser.add_argument("--count", type=int, metavar="N", help="samples (default: 64; 4 for each input of a task; all of FILE)")

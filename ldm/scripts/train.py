@@ -9,12 +9,13 @@ python train.py --config configs/fashion/latent.yaml trainer.devices=8      # ei
 import argparse
 
 from ldm.errors import command, guard
+from ldm.scripts.flags import Parser
 from ldm.stops import heard_stops
 
 
 def parse() -> argparse.Namespace:
     about = __doc__.replace("python train.py", command("train"))
-    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     text = "a YAML file of yours; where there is none, the one that ldm ships: digits/latent.yaml, configs/digits/latent.yaml"
     parser.add_argument("--config", required=True, metavar="FILE", help=text)
     parser.add_argument("--resume", action="store_true", help="go on from the run's last.ckpt")

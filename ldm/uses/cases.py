@@ -67,8 +67,8 @@ def build(model: Model, task: str, method: str | None, **options: Any) -> Task:
     if task == "super-resolve" and (chosen.factor < 2 or height % chosen.factor or width % chosen.factor):
         fits = [f for f in range(2, min(height, width) + 1) if height % f == width % f == 0]
         raise Refusal(f"--factor: {chosen.factor} does not divide the model's {width} x {height} pixels; these do: {fits}")
-    if chosen.resamples < 1:
-        raise Refusal(f"--resamples must be at least 1, got {chosen.resamples}")
+    if not 1 <= chosen.resamples <= 1000:
+        raise Refusal(f"--resamples must be in 1 ... 1000, got {chosen.resamples:.4g}")
     if chosen.noise_std is not None:
         check_noise(model, chosen.noise_std, "--noise-std")
     return chosen

@@ -77,7 +77,8 @@ def write(folder: Path, results: list[Result], settings: dict[str, Any]) -> None
             name = f"{result.name}-{seed:08d}"
             save(sample, folder / f"{name}.png")
             heard = {"prompt": result.prompts[i]} if result.prompts else {}
-            lines.append({"file": f"{name}.png", "input": result.name, "seed": seed} | heard | result.notes)
+            what = {"frame": i} if result.frames else {"seed": seed}
+            lines.append({"file": f"{name}.png", "input": result.name} | what | heard | result.notes)
             if result.raw is not None:
                 save(result.raw[i], folder / f"{name}-unpasted.png")
         columns = result.columns()

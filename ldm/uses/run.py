@@ -107,13 +107,14 @@ def result(
 def frames(
     model: Model, settings: SampleConfig, cases: list[Case], count: int, label: int | None, prompts: list[str] | None
 ) -> Result:
-    """The way from one picture to another."""
-    weights = torch.linspace(0, 1, max(2, count)).tolist()
+    """The way from one picture to another, `count` frames with both ends."""
+    weights = torch.linspace(0, 1, count).tolist()
     prior = solve.Prior(model, settings, [0], label, prompts and prompts[:1])
     ends = [case.given[None].to(prior.device) for case in cases]
-    made = solve.interpolate(prior, *ends, weights).cpu()
+    made = solve.interpolate(prior, *ends, weights, settings.batch_size).cpu()
     name, before = f"{cases[0].name}-{cases[1].name}", {"from": cases[0].given, "to": cases[1].given}
-    return Result(name, before, made, list(range(len(made))), prompts=prompts and prompts[:1] * len(made))
+    told = prompts and prompts[:1] * len(made)
+    return Result(name, before, made, list(range(len(made))), prompts=told, frames=True)
 
 
 OPTIONS = ("factor", "noise_std", "strength", "resamples", "degrade")
@@ -152,14 +153,13 @@ def run_task(
     **given: Any,
 ) -> None:
     """Everything from the command line to the folder of results."""
-    if count < 1 or seed < 0:
-        raise Refusal("--count must be at least 1 and --seed at least 0")
+    sampling.expect_numbers(count, seed)
     if devices != 1:
         raise Refusal("--devices: a task runs on one process; start several commands on parts of a folder")
     if trajectory:
         raise Refusal("--trajectory draws samples of no task: leave --task out")
-    if task == "interpolate" and prompt_file is not None:
-        raise Refusal("--prompt-file: all of --task interpolate hears one prompt, --prompt TEXT")
+    if task == "interpolate":
+        expect_flow(count, prompt_file, given)
     if constituents is not None or jet is not None:
         raise Refusal(f"--{'jet' if constituents is None else 'constituents'} is of jets, a task of pictures: leave one out")
     if not image:
@@ -174,18 +174,39 @@ def run_task(
     seeds, told = list(range(seed, seed + count)), prompt is not None or prompt_file is not None
     prompts = prompts_from(model, prompt, prompt_file, seeds) if told else None  # untold otherwise, as the class is
     cases = read(model, asked, image, mask, seed)
-    folder = sampling.new_folder(output)
-    say(f"{checkpoint}: step {model.step}, {task} by {asked.method}, {type(settings.solver).__name__}, {settings.steps} steps")
+    record = {"checkpoint": str(find(checkpoint)), "step": model.step, "weights": weights, "count": count}
+    record |= {"label": label, "prompts": prompts} | dataclasses.asdict(asked)
+    keys = ("guidance", "interval", "rescale", "batch_size")
+    how = f"{type(settings.solver).__name__}, {settings.steps} steps"
     if task == "interpolate":
-        results = [frames(model, settings, cases, count, chosen, prompts)]
+        how = f"dopri5 to {solve.FLOW.rtol:g}"
+        record |= {"solver": {"name": "dopri5", "rtol": solve.FLOW.rtol, "atol": solve.FLOW.atol}}
     else:
-        with tqdm(total=len(cases) * count, desc=task, unit="image") as bar:
-            made = samples(asked, model, settings, cases, seeds, chosen, prompts, bar.update)
-        results = [result(asked, model, settings, *pair, seeds, chosen, prompts) for pair in zip(cases, made, strict=True)]
-    record = {"checkpoint": str(find(checkpoint)), "step": model.step, "weights": weights, "count": count, "seed": seed}
-    how = {key: to_dict(settings)[key] for key in ("solver", "steps", "grid", "guidance", "interval", "rescale", "batch_size")}
-    write(folder, results, record | {"label": label, "prompts": prompts} | dataclasses.asdict(asked) | how)
+        record |= {"seed": seed}
+        keys += ("solver", "steps", "grid")
+    say(f"{checkpoint}: step {model.step}, {task} by {asked.method}, {how}")
+    with sampling.new_folder(output) as folder:
+        if task == "interpolate":
+            results = [frames(model, settings, cases, count, chosen, prompts)]
+        else:
+            with tqdm(total=len(cases) * count, desc=task, unit="image") as bar:
+                made = samples(asked, model, settings, cases, seeds, chosen, prompts, bar.update)
+            pairs = zip(cases, made, strict=True)
+            results = [result(asked, model, settings, *pair, seeds, chosen, prompts) for pair in pairs]
+        write(folder, results, record | {key: to_dict(settings)[key] for key in keys})
     say(f"wrote {sum(len(r.samples) for r in results)} results and panel.png to {folder}/")
+
+
+def expect_flow(count: int, prompt_file: str | None, given: dict[str, Any]) -> None:
+    """Refusal of what cannot be between two pictures, and a line of what is not heard there."""
+    if count < 2:
+        raise Refusal("--count: the way between two pictures has two ends; give at least 2 frames")
+    if prompt_file is not None:
+        raise Refusal("--prompt-file: all of --task interpolate hears one prompt, --prompt TEXT")
+    unheard = [key for key in ("solver", "solver_option", "eta", "steps", "grid") if given.get(key) is not None]
+    if unheard:
+        flags = ", ".join(f"--{key.replace('_', '-')}" for key in unheard)
+        say(f"{flags}: not heard, --task interpolate follows the flow by an adaptive solver of its own")
 
 
 def settings_of(model: Model, task: Task, given: dict[str, Any]) -> SampleConfig:

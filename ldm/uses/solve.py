@@ -169,12 +169,18 @@ def edit(prior: Prior, images: Tensor, strength: float) -> Tensor:
     return prior.run(prior.denoise(), x, tasks.below(prior.times, t))
 
 
-def interpolate(prior: Prior, first: Tensor, second: Tensor, weights: Sequence[float]) -> Tensor:
-    """Pictures between two (1, C, H, W): both carried to noise by the flow, mixed on the sphere, carried back, (K, ...)."""
-    ode = likelihood.Ode(1e-4, 1e-4)
+FLOW = likelihood.Ode(1e-4, 1e-4)  # by which two pictures are carried to noise and back
+
+
+def interpolate(prior: Prior, first: Tensor, second: Tensor, weights: Sequence[float], batch: int = 64) -> Tensor:
+    """Pictures between two (1, C, H, W): both carried to noise by the flow, mixed on the sphere, carried back, (K, ...).
+
+    `batch` of them are carried back at once.
+    """
     try:
-        ends = likelihood.encode(prior.denoise(2), prior.model.space.encode_mean(torch.cat([first, second])), ode)
+        ends = likelihood.encode(prior.denoise(2), prior.model.space.encode_mean(torch.cat([first, second])), FLOW)
         noise = torch.cat([likelihood.slerp(ends[:1], ends[1:], weight) for weight in weights])
-        return prior.model.space.decode(likelihood.decode(prior.denoise(len(noise)), noise, ode))
+        parts = [likelihood.decode(prior.denoise(len(part)), part, FLOW) for part in noise.split(batch)]
+        return torch.cat([prior.model.space.decode(part) for part in parts])
     except solvers.Unreached as error:
         raise Refusal(f"interpolate: {error}") from None
