@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 from tqdm import tqdm
 
-from ldm import clouds
+from ldm import clouds, threads
 from ldm.checkpoint import find
 from ldm.config import SampleConfig, from_dict
 from ldm.diffusion import solvers
@@ -158,12 +158,14 @@ def solver_options(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def pick_device(device: str | None) -> str:
-    """The device asked for, or the best there is; Refusal if it is not there."""
+    """The device asked for, or the best there is; Refusal if it is not there. On a CPU threads are chosen from now on."""
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.zeros(1, device=device).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise Refusal(f"--device: '{device}' cannot be used ({str(error).splitlines()[0]})") from None
+    if device == "cpu":
+        threads.auto()
     return device
 
 

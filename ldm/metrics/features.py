@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ldm import threads
 from ldm.checkpoint import fingerprint, load_strict
 from ldm.errors import Refusal, nearest
 from ldm.metrics import classifier
@@ -42,6 +43,7 @@ class Features:
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
         """Features of uint8 (B, C, H, W) on any device -> (B, dim) on the CPU; without TF32, whose error is 1e-3."""
+        threads.tick()
         device = next(self.net.parameters()).device
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             return self.net(images.to(device)).float().cpu()

@@ -12,7 +12,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
-from ldm import checkpoint, config, schema
+from ldm import checkpoint, config, schema, threads
 from ldm.config import AutoencoderConfig, Config, Data, DiffusionConfig, TrainerConfig
 from ldm.data.images import Images
 from ldm.errors import Refusal, command, ending
@@ -28,7 +28,7 @@ from ldm.training.folder import taken, wandb_id
 from ldm.training.loggers import check_loggers, close_loggers, discard_loggers, where_shown
 from ldm.training.partners import lost_partner, partner_lost
 from ldm.training.stage import Stage, say
-from ldm.training.trainer import build_trainer, precision, strategy
+from ldm.training.trainer import build_trainer, on_gpu, precision, strategy
 
 
 def train(run: Config, resume: bool = False, dry_run: bool = False) -> Path:
@@ -41,7 +41,9 @@ def _train(run: Config, resume: bool, dry_run: bool, stops: Stops) -> Path:
     _quiet()
     check_loggers(run)
     if run.trainer.threads:
-        torch.set_num_threads(run.trainer.threads)
+        threads.fixed(run.trainer.threads)
+    elif not on_gpu(run.trainer):
+        threads.auto()
     stage1 = _stage1(run)
     if stage1 is not None and not dry_run:
         _train_first(stage1, run, resume)
