@@ -96,7 +96,7 @@ class TrainerConfig:
     save: int = 1000
     log: int = 50
     on_nan: Literal["stop", "skip"] = "stop"  # skip: leave such steps out, and count them
-    threads: int = 0  # of PyTorch on the CPU; 0 leaves its choice
+    threads: int = 0  # of PyTorch on the CPU; 0: chosen by measuring, as the machine's load is (ldm/threads.py)
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ldm import checkpoint
+from ldm import checkpoint, threads
 from ldm.config import AutoencoderConfig, Data, DiffusionConfig, SampleConfig, from_dict
 from ldm.data.opening import View
 from ldm.diffusion.denoiser import Denoiser
@@ -79,7 +79,9 @@ def build_net(config: DiffusionConfig, shape: tuple[int, ...], classes: int, tex
 
 def build_denoiser(config: DiffusionConfig, shape: tuple[int, ...], classes: int, text: TextEncoder | None = None) -> Denoiser:
     """The denoiser of a config for x of `shape`."""
-    return Denoiser(build_net(config, shape, classes, text), config.schedule, config.loss)
+    denoiser = Denoiser(build_net(config, shape, classes, text), config.schedule, config.loss)
+    denoiser.register_forward_pre_hook(threads.tick)
+    return denoiser
 
 
 def without(cond: dict[str, Tensor], rows: Tensor, classes: int) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 from tqdm import tqdm
 
-from ldm import clouds
+from ldm import clouds, threads
 from ldm.checkpoint import find
 from ldm.config import SampleConfig, from_dict
 from ldm.diffusion import solvers
@@ -159,13 +159,15 @@ def solver_options(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def pick_device(device: str | None) -> str:
-    """The device asked for, or the best there is; Refusal if it is not there."""
+    """The device asked for, or the best there is; Refusal if it is not there. On a CPU threads are chosen from now on."""
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device is None else device
     try:
         torch.zeros(1, device=device).cpu()
     except Exception as error:  # each kind of device raises what it likes
         why = (str(error).splitlines() or [type(error).__name__])[0]
         raise Refusal(f"--device: '{device}' cannot be used ({why})") from None
+    if device == "cpu":
+        threads.auto()
     return device
 
 

@@ -2,6 +2,16 @@
 
 import json
 import os
+import sys
+from pathlib import Path
+
+if os.environ.get("LDM_TEST_SYSTEM"):  # macos or windows: without what they lack, in the scripts that tests start too
+    elsewhere = str(Path(__file__).parent / "elsewhere")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (elsewhere, os.environ.get("PYTHONPATH"))))
+    if not any(getattr(module, "__file__", "") == f"{elsewhere}/sitecustomize.py" for module in [*sys.modules.values()]):
+        sys.path.insert(0, elsewhere)
+        sys.modules.pop("sitecustomize", None)
+        import sitecustomize  # noqa: F401
 
 os.environ.setdefault("WANDB_SILENT", "true")
 os.environ["WANDB_MODE"] = "offline"

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ldm import threads
 from ldm.checkpoint import expect_dense, expect_plain_zip, fingerprint, load_strict
 from ldm.errors import Refusal, nearest
 from ldm.metrics import classifier
@@ -43,6 +44,7 @@ class Features:
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
         """Features of uint8 (B, C, H, W) on any device -> (B, dim) on the CPU; without TF32, whose error is 1e-3."""
+        threads.tick()
         device = next(self.net.parameters()).device
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             return self.net(images.to(device)).float().cpu()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ldm import threads
 from ldm.data.batches import Shard, as_images, loader
 from ldm.data.latents import LatentCache, Writer, cache_folder, open_cache
 from ldm.errors import Refusal
@@ -77,6 +78,7 @@ def write(module: "DiffusionModule", writer: Writer, orientations: int) -> None:
     batches = zip(blocks, loader(pictures, blocks, config.workers, pin=False), strict=True)
     options = dict(desc="encoding", unit="batch", disable=rank > 0, mininterval=0.1 if sys.stderr.isatty() else 10)
     for rows, batch in tqdm(batches, total=len(blocks), **options):
+        threads.tick()
         moments = encode(space.autoencoder.encode, as_images({"image": batch["image"].to(module.device)}), orientations)
         writer.put(rows, moments, batch["label"], batch["index"])
     writer.close()

@@ -7,9 +7,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import lightning.pytorch as pl
-import torch
 from lightning.pytorch.utilities import rank_zero_only
 
+from ldm import threads
 from ldm.config import AutoencoderConfig, Config
 from ldm.errors import Refusal, command, ending
 from ldm.stops import Stops, heard_stops
@@ -20,7 +20,7 @@ from ldm.training.loggers import check_loggers, close_loggers, discard_loggers
 from ldm.training.partners import lost_partner, partner_lost
 from ldm.training.plan import Leg, in_words, make_plan, worth
 from ldm.training.stage import Stage, say
-from ldm.training.trainer import build_trainer
+from ldm.training.trainer import build_trainer, on_gpu
 
 
 def train(run: Config, resume: bool = False, dry_run: bool = False) -> Path:
@@ -33,7 +33,9 @@ def _train(run: Config, resume: bool, dry_run: bool, stops: Stops) -> Path:
     _quiet()
     check_loggers(run)
     if run.trainer.threads:
-        torch.set_num_threads(run.trainer.threads)
+        threads.fixed(run.trainer.threads)
+    elif not on_gpu(run.trainer):
+        threads.auto()
     with ExitStack() as held:
         hold = _nothing if dry_run or rank_zero_only.rank else lambda folder: held.enter_context(taken(folder))
         legs = make_plan(run, resume, dry_run, hold)

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
-from ldm import checkpoint, errors, randomness, schema
+from ldm import checkpoint, errors, randomness, schema, threads
 from ldm.averaging import WIDTHS
 from ldm.config import Optim, RunConfig
 from ldm.data.batches import Batch
@@ -119,12 +119,16 @@ class Stage(pl.LightningModule):
         return learning_rate(self.config.optim, self.global_step, self.config.trainer.max_steps)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        threads.tick()
         optimizers = self.optimizers(use_pl_optimizer=False)
         first = optimizers[0] if isinstance(optimizers, list) else optimizers  # a discriminator has a rate of its own
         for group in first.param_groups:
             group["lr"] = self.learning_rate_now
         self.place_log(batch_idx)
         self.log_dict({"train/lr": self.learning_rate_now, "step": float(self.global_step)})
+
+    def on_validation_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        threads.tick()
 
     def on_validation_epoch_start(self) -> None:
         self.posteriors = None
@@ -210,9 +214,11 @@ class Stage(pl.LightningModule):
             "skipped": self.skipped,
             "slots": self.config.trainer.accumulate * self.trainer.world_size,
             "wandb_id": self.run_id,
+            "threads": torch.get_num_threads(),
         }
 
     def on_load_checkpoint(self, state: dict[str, Any]) -> None:
+        threads.begin_with(state["ldm"].get("threads"))
         self.images_seen, self.skipped = state["ldm"]["images_seen"], state["ldm"].get("skipped", 0)
         if self.ema and state["ldm"]["ema"]:
             self.ema.restore(state["ldm"]["ema"])
