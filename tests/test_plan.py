@@ -96,7 +96,7 @@ def test_stage_1_is_named_after_the_run():
     assert all(config.name_after(name) == stage1 for name, stage1 in names.items())
     for path in (TINY.parent.parent / "configs").glob("*/*.yaml"):
         run = config.load(path)
-        if config.named_by_config(run):
+        if config.named_by_config(run) and "latent" in run.name:
             assert config.stage1_of(run).name == config.stage1_file(run)["name"]  # shipped pairs keep their folders
 
 
