@@ -106,6 +106,10 @@ class LinearBeta(Schedule):
         if not 0 < self.beta_min <= self.beta_max:
             name = type(self).__name__
             raise ValueError(f"{name} needs 0 < beta_min <= beta_max, got {self.beta_min} and {self.beta_max}")
+        if self.beta_min + self.beta_max > 100:  # alpha_1 = 1e-11; much beyond it is 0 in float32, and eps a division by 0
+            raise ValueError(
+                f"{type(self).__name__} needs beta_min + beta_max of at most 100, got {self.beta_min + self.beta_max}"
+            )
 
     def beta(self, t: Tensor) -> Tensor:
         return self.beta_min + t * (self.beta_max - self.beta_min)
@@ -165,8 +169,8 @@ class Cosine(VariancePreserving):
     t_end: float = 0.999
 
     def __post_init__(self) -> None:
-        if not (self.s > 0 and 0 < self.t_end < 1):
-            raise ValueError(f"Cosine needs s > 0 and 0 < t_end < 1, got {self.s} and {self.t_end}")
+        if not (self.s > 0 and 0 < self.t_end <= 0.99999):  # nearer to 1, alpha_1 is rounding in float32
+            raise ValueError(f"Cosine needs s > 0 and 0 < t_end <= 0.99999, got {self.s} and {self.t_end}")
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
         start = 0.5 * math.pi * self.s / (1 + self.s)
@@ -199,6 +203,10 @@ class VE(Schedule):
     def __post_init__(self) -> None:
         if not 0 < self.sigma_min < self.sigma_max:
             raise ValueError(f"VE needs 0 < sigma_min < sigma_max, got {self.sigma_min} and {self.sigma_max}")
+        if self.sigma_max / self.sigma_min > 1e9 or self.sigma_max > 1e9:  # their squares end at 3e38 in float32
+            raise ValueError(
+                f"VE needs sigma_max and sigma_max / sigma_min of at most 1e9, got {self.sigma_max:g} over {self.sigma_min:g}"
+            )
 
     @property
     def growth(self) -> float:
@@ -256,6 +264,9 @@ class Discrete(VariancePreserving):
             raise ValueError("Discrete needs steps >= 1 and 0 < beta_start <= beta_end < 1")
         if self.steps > 100_000:
             raise ValueError(f"Discrete has a table of at most 100000 steps, got {self.steps}")
+        if not self.zero_snr and self.alphas[-1] < 1e-12:  # 0 in float32, or nearly
+            last = f"{self.alphas[-1]:.0e}"
+            raise ValueError(f"Discrete has alpha_1 = {last} by these betas: smaller ones, fewer steps, or zero_snr")
 
     def beta_table(self) -> Tensor:
         """beta_1 ... beta_T, float64."""

@@ -60,10 +60,11 @@ class Measured(Task):
 
     def pseudo_inverse(self, x_t: Tensor, t: Tensor) -> Tensor:
         alpha, sigma = self.schedule(t)
-        weight = 1 / (spread(alpha, sigma, self.std) * self.operator.gram + self.noise_std**2)
-        if alpha == 0:  # x_t says nothing, and the gradient is 0 / 0: the data's own spread
+        r2 = spread(alpha, sigma, self.std)
+        weight = 1 / (r2 * self.operator.gram + self.noise_std**2)
+        if forgotten(alpha, sigma, self.std):
             x0_hat = self.denoise(x_t, t)
-            return x0_hat + self.std**2 * weight * self.operator.transpose(self.y - self.operator(x0_hat))
+            return x0_hat + r2 * weight * self.operator.transpose(self.y - self.operator(x0_hat))
         with torch.inference_mode(False), torch.enable_grad():
             x = x_t.detach().clone().requires_grad_()
             x0_hat = self.denoise(x, t)
@@ -101,6 +102,14 @@ def guide(
     return Measured(denoise, operator, y, noise_std, covariance, std)
 
 
+def forgotten(alpha: Tensor, sigma: Tensor, std: float = 1.0) -> bool:
+    """Whether x_t says next to nothing of x_0: then Cov[x_0 | x_t] is the data's own, within a four-hundredth.
+
+    Tweedie's sigma^2 / alpha d x0_hat / d x_t tends to it for the true denoiser, but divides a network's error by alpha.
+    """
+    return bool(alpha * std < 0.05 * sigma)
+
+
 def spread(alpha: Tensor, sigma: Tensor, std: float) -> Tensor:
     """r^2 = Var[x_0 | x_t] of Gaussian data: std^2 sigma^2 / (alpha^2 std^2 + sigma^2) (Song et al. 2023, eq. 11)."""
     return (std * sigma) ** 2 / ((alpha * std) ** 2 + sigma**2)
@@ -117,14 +126,16 @@ class Through(Task):
     @torch.inference_mode(False)
     def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
         alpha, sigma = self.schedule(t)
-        if alpha == 0:  # x_t says nothing, and S is 0 / 0
-            return self.denoise(x_t, t)
+        far = forgotten(alpha, sigma)
         with torch.enable_grad():
             x = x_t.detach().clone().requires_grad_()
             x0_hat = self.denoise(x, t)
+            if far:
+                x0_hat = x = x0_hat.detach().requires_grad_()
             seen = self.operator(self.decode(x0_hat))
         x0_hat, residual = x0_hat.detach(), self.y - seen.detach()
-        pull = lambda v: (sigma**2 / alpha).to(v) * torch.autograd.grad(seen, x, v, retain_graph=True)[0]  # noqa: E731
+        scale = spread(alpha, sigma, 1.0) if far else sigma**2 / alpha
+        pull = lambda v: scale.to(v) * torch.autograd.grad(seen, x, v, retain_graph=True)[0]  # noqa: E731
         inner = lambda v: self.push(x0_hat, seen.detach(), pull(v)) + self.noise_std**2 * v  # noqa: E731
         with torch.no_grad():
             return x0_hat + pull(conjugate_gradients(inner, residual, self.steps))
@@ -142,7 +153,8 @@ def guide_through(
 
     x0_hat + S B^T (B S B^T + noise_std^2)^-1 (y - A D(x0_hat)) with B = d A D / d x0_hat and S = sigma^2 / alpha J,
     J = d x0_hat / d x_t, the covariance that Tweedie's second formula gives; the inverse within `steps` conjugate gradients
-    (Rozet et al. 2024, MMPS, eqs. 10-14, there for D = 1). noise_std > 0, at least D's own error: no latent decodes to y
+    (Rozet et al. 2024, MMPS, eqs. 10-14, there for D = 1). Where x_t is next to noise S is that of whitened latents, 1.
+    noise_std > 0, at least D's own error: no latent decodes to y
     exactly. Exact for Gaussian latents and a linear D.
     """
     if not noise_std > 0:
