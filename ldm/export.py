@@ -20,6 +20,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from ldm.errors import Refusal, guard, say
+from ldm.names import printable
 from ldm.scripts.flags import to_folder
 
 TABLE = 1000  # entry i of the scheduler is t = (i + 1) / TABLE
@@ -202,7 +203,7 @@ library_name: diffusers
 tags: [diffusion, {kind}]
 ---
 A {kind} diffusion model of pictures {tuple(model.space.shape)}, exported from `{Path(checkpoint).name}` at step {model.step}
-({weights} weights) by `python -m ldm.export`. Classes: {", ".join(model.classes) or "none"}.
+({weights} weights) by `python -m ldm.export`. Classes: {printable(", ".join(model.classes)) or "none"}.
 
 ```python
 from diffusers import DiffusionPipeline

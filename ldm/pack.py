@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ldm.errors import Refusal, guard, say
+from ldm.names import printable
 from ldm.scripts.flags import to_folder
 
 
@@ -89,7 +90,8 @@ tags: [{"autoencoder" if stage1 else f"diffusion, {kind}"}]
 # {name}
 
 Model ({kind}) of {data}: {count / 1e6:.2f} M parameters after {about["global_step"]} steps,
-{about["weights"]} weights in half precision, {file.stat().st_size / 1e6:.1f} MB. Classes: {", ".join(meta["classes"]) or "none"}.
+{about["weights"]} weights in half precision, {file.stat().st_size / 1e6:.1f} MB.
+Classes: {printable(", ".join(meta["classes"])) or "none"}.
 
     python {use}
 

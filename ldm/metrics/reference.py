@@ -24,6 +24,7 @@ from ldm.data.batches import Shard, loader
 from ldm.errors import say
 from ldm.metrics.distances import Moments
 from ldm.metrics.features import Features
+from ldm.names import file_name
 from ldm.randomness import permutation
 
 VERSION = 2  # of what a file holds and how it was computed
@@ -68,7 +69,7 @@ def reference(
 ) -> Reference:
     """The reference of a data set, from `cache` where it is there, else computed and put there."""
     key = fingerprint(dataset, features)
-    path = (cache or default_cache()) / f"{features.name}-{key}.safetensors"
+    path = (cache or default_cache()) / f"{file_name(features.name)}-{key}.safetensors"
     found = _read(path, key, what)
     if found is not None:
         return found
