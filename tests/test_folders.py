@@ -109,7 +109,7 @@ def test_what_cannot_be_read_is_named_once_and_left_out(tmp_path, capfd):
     for batch in loader(images.train, [[*range(len(images.train))]] * 4, workers=2, pin=False):
         assert {int(v) for v in batch["image"].flatten()} == {0, 10, 20, 30}
     out = capfd.readouterr()
-    for name in ("empty.png", "words.png", "cut.png", "bomb.png", "late.png", "text.png"):
+    for name in ("empty.png", "words.png", "cut.png", "bomb.png", "late.png", "text.png", "short0.png", "short2.png"):
         assert out.out.count(f"/{name} cannot be read") == 1, name
     assert "pictures cannot be read and are left out" in out.out and "Traceback" not in out.out + out.err
     assert "2 pipes, sockets or devices" in out.out or "3 pipes, sockets or devices" in out.out

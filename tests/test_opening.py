@@ -4,6 +4,7 @@ import os
 import socket
 import struct
 import zlib
+from io import BytesIO
 
 import numpy as np
 import pytest
@@ -239,6 +240,10 @@ def bad_files(folder):
     }
     files |= {"script.png": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n", "page.pdf.png": b"%PDF-1.4\n"}
     files |= {"late.png": png(8, 8, chunk(b"zTXt", b"a\0\0" + zlib.compress(b"y" * 5_000_000)))}
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8))
+    for i in range(3):
+        noise.save(buffer := BytesIO(), "png")
+        files |= {f"short{i}.png": buffer.getvalue()[: 2000 + i]}
     for name, content in files.items():
         (folder / name).write_bytes(content)
     (folder / "folder.png").mkdir()
