@@ -200,9 +200,10 @@ class Writer:
             raise Refusal(f"latent cache: the latents of pictures {rows[:8]} are not finite in 16 bits; space.cache=false")
         values = {"moments": half.numpy(), "label": label.numpy(), "index": index.numpy()}
         values["sums"] = checksums(values)
+        consecutive = rows == list(range(rows[0], rows[0] + len(rows)))  # as training's always are
         for name, part in values.items():
-            for row, value in zip(rows, part, strict=True):
-                self.files[name].seek(self.starts[name] + row * value.nbytes)
+            for row, value in [(rows[0], part)] if consecutive else zip(rows, part, strict=True):
+                self.files[name].seek(self.starts[name] + row * part[0].nbytes)
                 self.files[name].write(value.tobytes())
 
     def close(self) -> None:
