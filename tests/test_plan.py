@@ -83,6 +83,18 @@ def test_runs_on_the_same_data_share_one_stage_1(pair, easy, tmp_path, capsys):
     assert (tmp_path / "out/third-autoencoder/last.ckpt").exists()
 
 
+def test_what_lies_under_the_configs_own_name_is_no_concern_if_it_is_damaged(pair, tmp_path, capsys):
+    (tmp_path / "out/tiny-autoencoder").mkdir(parents=True)
+    (tmp_path / "out/tiny-autoencoder/last.ckpt").write_bytes(b"torn")
+    run = pair(folder_of(tmp_path / "a"), "name=other")
+    train(run, dry_run=True)
+    assert "other-autoencoder/" in capsys.readouterr().out
+    text = (tmp_path / "autoencoder.yaml").read_text().replace("name: tiny-autoencoder", "name: ../x")
+    (tmp_path / "autoencoder.yaml").write_text(text)
+    train(run, dry_run=True)
+    assert "other-autoencoder/" in capsys.readouterr().out
+
+
 def test_a_stage_1_named_on_purpose_may_be_of_other_data_and_that_is_said(pair, easy, tmp_path, capsys):
     a, b = folder_of(tmp_path / "a"), folder_of(tmp_path / "b", ("x", "y"), seed=1)
     train(pair(a))

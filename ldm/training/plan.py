@@ -155,14 +155,16 @@ def _under_its_name(run: DiffusionConfig, images: Images, stage1: AutoencoderCon
 
     So runs on the same data share the hours of one stage 1, and a run on other data trains its own.
     """
-    own = replace(stage1, name=str(config.stage1_file(run).get("name", stage1.name)))
-    if "name" in run.stage1 or (stage1.folder / "last.ckpt").exists() or not (own.folder / "last.ckpt").exists():
+    if "name" in run.stage1 or (stage1.folder / "last.ckpt").exists():
         return stage1
-    if not (resume or _finished(own)):
+    try:
+        own = replace(stage1, name=str(config.stage1_file(run).get("name", stage1.name)))
+        if not (own.folder / "last.ckpt").exists() or not (resume or _finished(own)):
+            return stage1
+        meta = checkpoint.read(own.folder / "last.ckpt")["ldm"]
+        trained_as = config.from_dict(meta["config"], str(own.folder))
+    except (Refusal, ValueError):  # no plain name, or a damaged file: what lies there is not to be used, and no concern of ours
         return stage1
-    state = checkpoint.read(own.folder / "last.ckpt")
-    meta = state["ldm"]
-    trained_as = config.from_dict(meta["config"], str(own.folder))
     same = isinstance(trained_as, AutoencoderConfig) and not _stale(trained_as, own)
     return own if same and meta.get("data") and not other_data(meta, images) else stage1
 
