@@ -8,11 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import h5py
 import torch
 from torch import Tensor
 
-from ldm.data.jet_files import read_jets, write_jets
+from ldm.data.jet_files import attribute, read_jets, write_jets
 from ldm.data.jets import NAMES, kind_of
 from ldm.diffusion.likelihood import Likelihood, Ode, log_likelihood
 from ldm.diffusion.solvers import Unreached
@@ -65,8 +64,7 @@ def asked_for(text: str | None, count: int | None, pairs: Sequence[str] | None =
     _, mask, jet = read_jets(path, MOST, truncate=True)
     if count is not None and count > len(mask):
         raise Refusal(f"--count: {count} jets asked for, {path} has numbers for {len(mask)}")
-    with h5py.File(path) as file:
-        units, kind = (str(file.attrs.get(key, "")) for key in ("jet_units", "jet_type"))
+    units, kind = attribute(path, "jet_units"), attribute(path, "jet_type")
     features = None if units.startswith(RELATIVE) else torch.from_numpy(jet)
     features, numbers = spread(len(jet)) if value is not None else features, mask.sum(1)[:count].tolist()
     told = features[:count] if features is not None else None

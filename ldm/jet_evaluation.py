@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -206,18 +206,26 @@ def run(
     if ranks.rank > 0:
         return
     generated = JetSet(*features, few.jet, few.types)
-    how = {key: to_dict(settings)[key] for key in ("solver", "steps", "grid", "guidance", "batch_size")}
-    how |= {"seeds": {"first": seed, "count": len(few)}, "constituents": f"as {split} jets", "clip": clip}
-    how |= {"jets_per_second": len(few) / seconds, "weights": weights, "device": device, "processes": ranks.world}
-    how |= {"reference": {"what": split, "n": len(real)}}
+    how = made(settings, seed, len(few), split, clip) | {"weights": weights, "device": device, "processes": ranks.world}
+    how |= {"jets_per_second": len(few) / seconds, "reference": {"what": split, "n": len(real)}}
     how |= {"checkpoint": {"path": str(file), "hash": file_hash(file), "stage": "diffusion", "step": model.step}}
+    said = f"{file}: step {model.step}, {weights} weights; {len(few)} jets against {len(real)} {split} jets"
+    write_each(log, judged(real, generated, others, wanted, jets.kinds, clip), how, said)
+
+
+def made(settings: SampleConfig, seed: int, count: int, split: str, clip: float | None) -> dict[str, Any]:
+    """What a record says of how the jets were made and compared."""
+    how = {key: to_dict(settings)[key] for key in ("solver", "steps", "grid", "guidance", "batch_size")}
+    return how | {"seeds": {"first": seed, "count": count}, "constituents": f"as {split} jets", "clip": clip}
+
+
+def write_each(log: Path, parts: Iterable[dict[str, Figure]], how: dict[str, Any], said: str) -> None:
+    """Append each part's records as it ends, and at the end, whatever ends it, show what there is."""
     figures: dict[str, Figure] = {}
     try:
-        for found in judged(real, generated, others, wanted, jets.kinds, clip):
+        for found in parts:
             append(log, records(found, how))
             figures |= found
     finally:
         if figures:
-            say(f"{file}: step {model.step}, {weights} weights; {len(few)} jets against {len(real)} {split} jets")
-            say(table(figures))
-            say(f"wrote {len(figures)} records to {log}")
+            say(f"{said}\n{table(figures)}\nwrote {len(figures)} records to {log}")

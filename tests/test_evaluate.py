@@ -139,6 +139,26 @@ def test_stage_1_agrees_with_its_validation(stage1, tmp_path, capsys):
     assert raw["reference"]["what"] == "Digits train" and raw["value"] != found["psnr_297"]["value"]
 
 
+def test_metrics_are_chosen_by_name(pixel_run, stage1, tmp_path, capsys):
+    """Each has the value that it has among all; FID is our fd; a wrong name and one of the other stage name the nearest."""
+    values = lambda name: {record["metric"]: record["value"] for record in lines(tmp_path / name / "out")}
+    cache = str(tmp_path / "ldm")
+    for name, more in (("all", {}), ("some", {"metrics": "fid,coverage"})):
+        run(**arguments(pixel_run, tmp_path / name, count=30, steps=2, cache=cache, **more))
+    every, some = values("all"), values("some")
+    assert some == {"fd_digits_30": every["fd_digits_30"], "coverage_30": every["coverage_30"]} and len(every) == 7
+    run(**arguments(stage1, tmp_path / "one", metrics="psnr", count=40, cache=cache))
+    assert list(values("one")) == ["psnr_40"] and "LPIPS" not in capsys.readouterr().out
+    table = [
+        (pixel_run, "fd,recal", "'recal' is not one of .*did you mean 'recall'"),
+        (stage1, "recall", "'recall' is not one of psnr"),
+    ]
+    for checkpoint, metrics, message in table:
+        with pytest.raises(Refusal, match=message):
+            run(**arguments(checkpoint, tmp_path / "none", metrics=metrics))
+        assert not (tmp_path / "none").exists()
+
+
 def test_table_has_a_row_for_each_figure(digits, real):
     figures = compare(real.rows[:50], real, digits)
     rows = table(figures).splitlines()

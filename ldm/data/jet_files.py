@@ -178,6 +178,17 @@ def _fit(path: Path, features: np.ndarray, mask: np.ndarray, size: int, truncate
     return np.pad(features, ((0, 0), room, (0, 0))), np.pad(mask, ((0, 0), room))
 
 
+def attribute(path: Path, key: str) -> str:
+    """A text that the file says of itself; empty where it says none."""
+    try:
+        with h5py.File(path, "r") as file:
+            value = file.attrs.get(key, "")
+    except Exception:  # of a stranger's file: h5py raises what it likes
+        return ""
+    value = value.decode(errors="replace") if isinstance(value, bytes) else value
+    return value if isinstance(value, str) else ""
+
+
 def by_pt(features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Each jet's constituents (N, P, 3) hardest first, padding last, as JetNet's own loader takes them to be."""
     order = features[..., 2].masked_fill(~mask, -torch.inf).argsort(dim=1, descending=True, stable=True)

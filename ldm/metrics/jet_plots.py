@@ -60,7 +60,10 @@ def ratio(real: np.ndarray, generated: np.ndarray, edges: np.ndarray) -> tuple[n
 
 
 def histograms(real: Cloud, generated: Cloud, names: tuple[str, str] = ("real", "generated")) -> Image.Image:
-    """Each quantity of both samples as densities, overlaid, and below it generated / real with statistical errors."""
+    """Each quantity of both samples as densities, overlaid, and below it generated / real with statistical errors.
+
+    How many values of each sample lie outside the axis stands in its name.
+    """
     shown = quantities(max(real.mask.shape[1], generated.mask.shape[1]))
     left, right = values(real), values(generated)
     figure = Figure(figsize=(16, 8.4), layout="constrained")
@@ -103,7 +106,9 @@ def _ratio(axes: Axes, real: np.ndarray, generated: np.ndarray, quantity: Quanti
         axes.plot(middles[outside], np.full(outside.sum(), edge), marker, color=GENERATED, markersize=3)
     axes.axhline(1, color=REAL, linewidth=0.8)
     scale = "log" if quantity.log_x else "linear"
-    axes.set(xscale=scale, xlim=quantity.edges[[0, -1]], ylim=(0.5, 1.5), xlabel=quantity.name, ylabel="ratio")
+    left, right = (int(((n < quantity.edges[0]) | (n > quantity.edges[-1])).sum()) for n in (real, generated))
+    name = quantity.name + (f" ({left} and {right} outside)" if left or right else "")
+    axes.set(xscale=scale, xlim=quantity.edges[[0, -1]], ylim=(0.5, 1.5), xlabel=name, ylabel="ratio")
 
 
 def mean_image(cloud: Cloud, side: int = 40, reach: float = 0.4) -> np.ndarray:
