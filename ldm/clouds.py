@@ -111,7 +111,7 @@ def labels_of(model: Model, label: str | None, asked: Asked, seeds: Sequence[int
     classes, kind = model.classes, asked.type
     if label is not None:
         return [model.label(label)] * len(seeds)
-    if not classes or asked.source is None:
+    if not classes or asked.source is None or not isinstance(model.space, PointCloudSpace):
         return [seed % max(1, len(classes)) for seed in seeds]
     if kind in classes:
         return [classes.index(kind)] * len(seeds)

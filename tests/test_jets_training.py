@@ -248,6 +248,7 @@ def test_what_is_asked_of_jets_and_cannot_be(two_types, jets_run, pixel_run, tmp
         (run, dict(constituents="9" * 5000), r"--constituents: .* is not a whole number"),
         (jets_run, dict(jet=["pt=1000", "mass=80"]), r"--jet: this checkpoint's network is told no pt"),
         (pixel_run, dict(jet=["pt=1000", "mass=80"]), r"--jet: this checkpoint makes pictures"),
+        (pixel_run, dict(constituents=str(folder / "g.hdf5")), r"--constituents: this checkpoint makes pictures"),
     ]
     for checkpoint, given, message in table:
         with pytest.raises(Refusal, match=message) as error:
