@@ -265,7 +265,10 @@ def test_files_that_are_not_there(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("settings", [{"types": ("x",)}, {"constituents": 151}, {"parts": (0, 0.5, 0.5)}, {"types": ("g", "g")}])
+@pytest.mark.parametrize(
+    "settings",
+    [{"types": ("x",)}, {"constituents": 151}, {"parts": (0, 0.5, 0.5)}, {"parts": (math.inf, 1, 1)}, {"types": ("g", "g")}],
+)
 def test_settings_are_checked(settings):
     with pytest.raises(ValueError):
         JetNet(**settings)

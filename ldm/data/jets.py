@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import re
 from dataclasses import dataclass
@@ -142,7 +143,8 @@ class JetNet:
         for kind in self.types:
             require(kind in TYPES, one_of("types", kind, TYPES))
         require(bool(self.types) and len(set(self.types)) == len(self.types), "types must name each type once")
-        require(min(self.parts) >= 0 and self.parts[0] > 0 and self.parts[2] > 0, "parts: train and test must be above 0")
+        whole = all(0 <= part < math.inf for part in self.parts) and self.parts[0] > 0 and self.parts[2] > 0
+        require(whole, "parts: train and test must be above 0, all finite")
 
     def load(self) -> Jets:
         """Read the files and split them; Refusal where they cannot be had or are not JetNet's layout."""
