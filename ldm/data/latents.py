@@ -199,6 +199,7 @@ class Writer:
         if not torch.isfinite(half.chunk(2, 2)[0]).all():
             raise Refusal(f"latent cache: the latents of pictures {rows[:8]} are not finite in 16 bits; space.cache=false")
         values = {"moments": half.numpy(), "label": label.numpy(), "index": index.numpy()}
+        values = {name: value.astype(PARTS[name], copy=False) for name, value in values.items()}  # bytes of the file's own kind
         values["sums"] = checksums(values)
         consecutive = rows == list(range(rows[0], rows[0] + len(rows)))  # as training's always are
         for name, part in values.items():
