@@ -46,7 +46,7 @@ def ended(run, number, at):
 
 class Tens(torch.utils.data.Dataset):
     def __getitems__(self, rows):
-        return torch.tensor([10 * row for row in rows])
+        return {"x": torch.tensor([10 * row for row in rows])}
 
 
 @pytest.fixture(params=["fork", pytest.param("spawn", marks=pytest.mark.slow)])
@@ -59,12 +59,12 @@ def start_method(request):
 
 def test_data_workers_outlive_the_signals_that_stop_a_run(start_method):
     """From their first moment, also where they are started as new interpreters; they end when they are no longer needed."""
-    rows = iter(loader(Tens(), [[i, i + 1] for i in range(8)], 2, pin=False))
+    rows = loader(Tens(), [[i, i + 1] for i in range(8)], 2, pin=False)._get_iterator()  # `iter` starts them with the first
     pids = [worker.pid for worker in rows._workers]
     for pid in pids:
         for number in STOPS:
             os.kill(pid, number)
-    assert [batch.tolist() for batch in rows] == [[10 * i, 10 * i + 10] for i in range(8)]
+    assert [batch["x"].tolist() for batch in rows] == [[10 * i, 10 * i + 10] for i in range(8)]
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, []) & set(STOPS)
     rows._shutdown_workers()
     assert not set(pids) & set(children(os.getpid()))
