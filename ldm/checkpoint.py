@@ -250,6 +250,17 @@ def _claimed_step(path: Path) -> float:
         return float("inf")
 
 
+RESUMED = {"epoch": int, "loops": dict, "callbacks": dict, "optimizer_states": list, "lr_schedulers": list}
+
+
+def expect_resumable(state: Mapping[str, Any], path: Path) -> None:
+    """Refuse a checkpoint that can be sampled from and not gone on with: its optimiser's state or its place is lacking."""
+    lacking = [key for key, kind in RESUMED.items() if not isinstance(state.get(key), kind)]
+    lacking += [key for key in ("slots", "images_seen") if type(state["ldm"].get(key)) is not int or state["ldm"][key] < 1]
+    if lacking:
+        raise Refusal(f"--resume: {path} lacks '{lacking[0]}': one can sample from it, not go on; name=OTHER starts another run")
+
+
 def expect_stage(state: Mapping[str, Any], stage: str, path: Path) -> None:
     """Refuse a checkpoint of the other stage."""
     found = state["ldm"]["stage"]

@@ -286,6 +286,21 @@ def test_newest_whole_survives_steps_that_are_no_numbers(keep, states, tmp_path)
     assert path.name == "best.ckpt" and len(complaints) == 1
 
 
+RESUMED = [drop("loops"), drop("optimizer_states"), drop("callbacks"), drop("lr_schedulers"), drop("epoch")]
+RESUMED += [put("loops", value=v) for v in ([], {}, {"fit_loop": 3})] + [put("optimizer_states", value=3)]
+RESUMED += [put("ldm", "slots", value=v) for v in (0, -1, "x", None)] + [put("ldm", "images_seen", value="many")]
+RESUMED += [put("ldm", "ema", value=v) for v in ({"decay": 0.9}, {"weights": 3, "decay": 0.9})]
+
+
+@pytest.mark.parametrize("change", RESUMED, ids=lambda change: change.__name__)
+def test_a_checkpoint_that_cannot_be_gone_on_with_is_one_line(change, pixel_run, tmp_path):
+    state = load(pixel_run / "last.ckpt")
+    change(state)
+    (tmp_path / "tiny-pixel").mkdir()
+    write(state, tmp_path / "tiny-pixel" / "last.ckpt")
+    refused(functools.partial(train, run_config("pixel", tmp_path, "trainer.max_steps=16", "sample.every=0"), resume=True))
+
+
 # -- what a checkpoint may make us do ---------------------------------------------------------------------------------------
 def test_no_data_of_a_checkpoint_is_downloaded_or_made(states, tmp_path, monkeypatch):
     """Its config says where data lie, and that they may be fetched: they are not, and no folder is made."""

@@ -101,7 +101,9 @@ def resume_point(run: Config, resume: bool) -> tuple[Path | None, dict[str, Any]
         )
     if not resume:
         raise Refusal(f"{run.folder} holds an unfinished run ({step} of {goal} steps); add --resume, or name=OTHER")
-    before = config.from_dict(state["ldm"]["config"], str(newest))  # with the defaults of keys that are newer than it
+    checkpoint.expect_resumable(state, newest)
+    with checkpoint.malformed(newest):
+        before = config.from_dict(state["ldm"]["config"], str(newest))  # with the defaults of keys that are newer than it
     if keys := changed(schema.to_dict(before), schema.to_dict(run)):
         raise Refusal(f"--resume: {', '.join(keys)} changed since {newest}; undo that, or start another run with name=OTHER")
     return newest, state

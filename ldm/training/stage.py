@@ -219,10 +219,11 @@ class Stage(pl.LightningModule):
 
     def on_load_checkpoint(self, state: dict[str, Any]) -> None:
         threads.begin_with(state["ldm"].get("threads"))
-        self.images_seen, self.skipped = state["ldm"]["images_seen"], state["ldm"].get("skipped", 0)
-        if self.ema and state["ldm"]["ema"]:
-            self.ema.restore(state["ldm"]["ema"])
-        self.place_loop(state)
+        with checkpoint.malformed(self.config.folder):
+            self.images_seen, self.skipped = state["ldm"]["images_seen"], state["ldm"].get("skipped", 0)
+            if self.ema and state["ldm"]["ema"]:
+                self.ema.restore(state["ldm"]["ema"])
+            self.place_loop(state)
 
     def place_loop(self, state: dict[str, Any]) -> None:
         """Put Lightning's counters at the first micro-batch of the step to come.
