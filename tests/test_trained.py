@@ -237,7 +237,6 @@ REFUSED = {
     "method": ("fill_run", "inpaint", dict(method="guide"), "'guide' is not one of trained"),
     "untrained": ("pixel_run", "inpaint", dict(method="trained"), "not trained for inpaint; it does it by guide, project"),
     "factor": ("large_run", "super-resolve", dict(factor=4), "trained for 2 times, not 4"),
-    "size": ("large_run", "super-resolve", {}, "8 x 8 pixels .* 4 x 4 needed"),
     "no-mask": ("fill_run", "inpaint", {}, "needs --mask"),
 }
 
@@ -249,6 +248,11 @@ def test_what_does_not_fit_is_refused_in_one_line(case, inputs, tmp_path, reques
     with pytest.raises(Refusal, match=message) as error:
         task(checkpoint, tmp_path / "o", name, image=[str(inputs / "0.png")], **given)
     assert "\n" not in str(error.value) and not (tmp_path / "o").exists()
+
+
+def test_a_picture_of_another_size_is_scaled_and_said(large_run, inputs, tmp_path, capsys):
+    task(large_run, tmp_path / "o", "super-resolve", image=[str(inputs / "0.png")])
+    assert "is 8 x 8 pixels: scaled, to 4 x 4, as in training" in capsys.readouterr().out
 
 
 def test_a_trained_model_makes_nothing_of_nothing(fill_run, tmp_path):

@@ -102,6 +102,7 @@ def make_plan(run: Config, resume: bool, dry_run: bool, hold: Hold) -> list[Leg]
 
     `hold` takes a folder before it is looked into. In a dry run one that holds a run refuses nothing yet: see `refused`.
     """
+    _check_output(run.folder)
     hold(run.folder)
     images = run.data.load()
     last = _leg(run, images, resume, dry_run)
@@ -109,6 +110,7 @@ def make_plan(run: Config, resume: bool, dry_run: bool, hold: Hold) -> list[Leg]
     if last.start is None and (stage1 := config.stage1_of(run)):
         last.stage1 = _under_its_name(run, images, stage1, resume)
         if not _finished(last.stage1):
+            _check_output(last.stage1.folder)
             hold(last.stage1.folder)
             legs = [_leg(last.stage1, images, resume, dry_run), last]
     for leg in reversed(legs):  # what stage 1 starts from is made last: nothing is drawn in between
@@ -229,7 +231,6 @@ def _check(leg: Leg) -> None:
         _check_sampling(run)
     if not isinstance(run.data, JetNet):
         _try_once(leg)
-    _check_output(run.folder)
     if run.evaluate.every:
         from ldm.training.evaluation import Evaluation  # slow to import
 
