@@ -70,7 +70,7 @@ def main_table(model: Model, settings: SampleConfig, args: argparse.Namespace, j
     generated, names = JetSet(*features, few.jet, few.types), ("test", "generated")
     histograms(cloud(real), cloud(generated), names).save(args.output / "histograms.png")
     jet_images(cloud(real), cloud(generated), names).save(args.output / "jet-images.png")
-    figures = judge(real, generated, valid, wanted, jets.kinds, args.clip)
+    figures = judge(real, generated, valid, wanted, jets.kinds, clip=args.clip)
     how = f"{type(settings.solver).__name__}, {settings.steps} steps"
     rate = len(few) / seconds
     record = {

@@ -45,17 +45,23 @@ def _end_workers() -> None:
 
 @contextmanager
 def stops_held_back() -> Iterator[None]:
-    """Inside, signals wait, for the processes that are started here too: until they are able to ignore them."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    if multiprocessing.get_start_method() != "fork":
-        resource_tracker.ensure_running()  # its start would let SIGINT and SIGTERM through again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    """Inside, signals wait, for the processes that are started here too: until they are able to ignore them.
+
+    One that arrives through another thread of this process is noted, and raised at the end: from within a fork Python
+    would print it and go on.
+    """
+    stops, before = _heard[-1] if _heard else Stops(), None
+    stops.held = True
+    if hasattr(signal, "pthread_sigmask"):
+        if multiprocessing.get_start_method() != "fork":
+            resource_tracker.ensure_running()  # its start would let SIGINT and SIGTERM through again
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if before is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        stops.let_through()
 
 
 class Stops:
@@ -69,6 +75,7 @@ class Stops:
         self.received, self.since, self.pid = 0, 0.0, os.getpid()
         self.training, self.where = False, ("before the first step", "nothing is lost")
         self.before: dict[int, Any] = {}
+        self.held = False  # signals are noted and nothing is raised
 
     def install(self) -> None:
         """Hear the signals; again after Lightning has put handlers of its own in their place."""
@@ -94,8 +101,14 @@ class Stops:
         again = self.received and number == signal.SIGINT and time.monotonic() - self.since > AGAIN
         if not self.received:
             self.received, self.since = number, time.monotonic()
-        if again or not self.training:
+        if (again or not self.training) and not self.held:
             raise self.stopped(*("at once", "go on from the last checkpoint with --resume") if again else self.where)
+
+    def let_through(self) -> None:
+        """No longer held: what came meanwhile is raised here, if it would have been there."""
+        self.held = False
+        if self.received and not self.training:
+            raise self.stopped(*self.where)
 
     def stopped(self, where: str, then: str, number: int = 0) -> Stopped:
         """What is raised for the signal that came first, here or (`number`) in another process of the run."""

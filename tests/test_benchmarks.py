@@ -31,9 +31,9 @@ def test_latent_cache_holds_the_whole_set_and_spares_the_encoder(stage1, tmp_pat
     """A step on cached latents costs less than one that encodes, by the smallest of encoders too."""
     flags = ("--autoencoder", stage1, "--config", TINY / "latent.yaml", "--rounds", 3, "--steps", 10, "--size", 32)
     found = benchmark("latent_cache", tmp_path / "cache.json", *flags)
-    moments, label, index = 2 * 2 * 4 * 4 * 2, 8, 8  # mean and log-variance, 2 channels, 4 x 4, float16
+    moments, label, index, checksum = 2 * 2 * 4 * 4 * 2, 8, 8, 4  # mean and log-variance, 2 channels, 4 x 4, float16
     assert found["cache"]["images"] == 1500
-    assert found["cache"]["bytes_an_image"] == moments + label + index
+    assert found["cache"]["bytes_an_image"] == moments + label + index + checksum
     assert min(map(len, found["seconds_an_image"].values())) == 3
     assert found["ratios"]["cached over encoding, images/s"]["median"] > 0.9
     assert found["large"]["bytes_an_image"] == 2 * 2 * 2 * 4 * 8 * 8

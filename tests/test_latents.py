@@ -206,6 +206,20 @@ def test_a_writer_that_fails_leaves_nothing(stage1, tmp_path, monkeypatch):
     assert not list((tmp_path / "latents").iterdir())
 
 
+@pytest.mark.parametrize("rows", [[0, 1, 2], [2, 0, 1]])
+def test_latents_of_any_memory_format_are_kept(rows, tmp_path):
+    """Convolutions of a large batch leave channels last, and labels may be of another kind than the file's."""
+    moments = torch.randn(3, 2, 8, 2, 5).permute(0, 1, 4, 2, 3)  # (3, 1 or 2, 2 z, h, w), channels last
+    writer = Writer(tmp_path / "latents" / "a", tmp_path / "latents" / "a.partial")
+    writer.begin(3, moments.shape[1:])
+    writer.open()
+    writer.put(rows, moments, torch.tensor(rows, dtype=torch.int32), torch.tensor(rows))
+    writer.close()
+    writer.end()
+    found = open_cache(tmp_path / "latents" / "a").__getitems__(rows)
+    assert torch.equal(found["moments"], moments.half()) and found["label"].tolist() == rows
+
+
 def test_latents_beyond_16_bits_are_refused(tmp_path):
     writer = Writer(tmp_path / "latents" / "a", tmp_path / "latents" / "a.partial")
     writer.begin(4, (1, 4, 2, 2))

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from test_faults import children, wait_for
 
 from ldm.data.batches import loader
 from ldm.errors import Stopped, ending
-from ldm.stops import STOPS
+from ldm.stops import STOPS, heard_stops, stops_held_back
 from ldm.training import callbacks
 from ldm.training.run import train
 
@@ -68,6 +69,23 @@ def test_data_workers_outlive_the_signals_that_stop_a_run(start_method):
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, []) & set(STOPS)
     rows._shutdown_workers()
     assert not set(pids) & set(children(os.getpid()))
+
+
+def test_a_signal_while_workers_start_is_raised_once_they_have():
+    """The system may hand it to a thread that does not hold it back; within a fork Python would print it and go on."""
+    end = threading.Event()
+    thread = threading.Thread(target=end.wait)
+    thread.start()
+    inside = []
+    with heard_stops(), pytest.raises(Stopped, match="stopped before the first step by SIGTERM"):
+        with stops_held_back():
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.05)  # Python's handlers run between two of its instructions
+            inside.append("went on")
+        inside.append("went past")
+    end.set()
+    thread.join()
+    assert inside == ["went on"]
 
 
 def test_a_signal_to_run_and_workers_saves_the_step(tmp_path, monkeypatch):

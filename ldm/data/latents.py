@@ -199,7 +199,8 @@ class Writer:
         if not torch.isfinite(half.chunk(2, 2)[0]).all():
             raise Refusal(f"latent cache: the latents of pictures {rows[:8]} are not finite in 16 bits; space.cache=false")
         values = {"moments": half.numpy(), "label": label.numpy(), "index": index.numpy()}
-        values = {name: value.astype(PARTS[name], copy=False) for name, value in values.items()}  # bytes of the file's own kind
+        # the bytes of the file: its own kind, and each row in one piece (convolutions may leave channels last)
+        values = {name: np.ascontiguousarray(value, PARTS[name]) for name, value in values.items()}
         values["sums"] = checksums(values)
         consecutive = rows == list(range(rows[0], rows[0] + len(rows)))  # as training's always are
         for name, part in values.items():
