@@ -377,6 +377,11 @@ class Evil:
         return open, (self.path, "w")
 
 
+def test_a_dry_run_of_a_run_that_is_there_prints_its_plan_and_says_so(pixel_run, capsys):
+    assert train(run_config("pixel", pixel_run.parent), dry_run=True) == pixel_run
+    assert "note       as it stands: " in (said := capsys.readouterr().out) and "is finished (8 steps)" in said
+
+
 def test_runs_are_never_overwritten(pixel_run):
     before = snapshot(pixel_run)
     with pytest.raises(Refusal, match=r"is finished \(8 steps\)"):

@@ -48,7 +48,7 @@ class Leg:
     state: dict[str, Any] = field(default_factory=dict)
     stage1: AutoencoderConfig | None = None
     text: dict[str, Any] = field(default_factory=dict)  # encoder and prompts, for captions
-    refused: Refusal | None = None  # why it cannot begin in its folder
+    refused: Refusal | None = None  # why it cannot begin in its folder, in a dry run
     module: Stage | None = None
 
     def ready(self) -> Stage:
@@ -100,7 +100,7 @@ class Leg:
 def make_plan(run: Config, resume: bool, dry_run: bool, hold: Hold) -> list[Leg]:
     """The stages that a run trains, first things first, the first of them built. Refusal for what is wrong with any of them.
 
-    `hold` takes a folder before it is looked into. In a dry run one that holds a run refuses nothing yet: see `refused`.
+    `hold` takes a folder before it is looked into. In a dry run a folder that holds a run is only said.
     """
     _check_output(run.folder)
     hold(run.folder)
@@ -305,4 +305,5 @@ def _lines(leg: Leg) -> list[str]:
         f"device     {world} x {device}, {precision(settings)}, strategy {strategy(run)}",
         f"output     {run.folder}/",
         *where_shown(run),
+        *([f"note       as it stands: {leg.refused}"] if leg.refused else []),
     ]
