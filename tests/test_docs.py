@@ -360,8 +360,9 @@ def test_the_batch_file_under_two_nodes(cluster):
         command, cwd=folder, env=env | {"MASTER_PORT": "29611"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     last, deadline = folder / "checkpoints" / "tiny-pixel" / "last.ckpt", time.monotonic() + 120
-    while not last.exists() and time.monotonic() < deadline:
+    while not last.exists() and job.poll() is None and time.monotonic() < deadline:
         time.sleep(0.3)
+    assert last.exists(), job.communicate(timeout=120)[0].decode()
     for pid in (folder / "pids").read_text().split():
         os.kill(int(pid), signal.SIGUSR1)
     said = job.communicate(timeout=120)[0].decode()
