@@ -120,12 +120,15 @@ def make(tree: Path, out: Path, kind: str) -> dict[str, str]:
     return fingerprint(out / kind)
 
 
-def first_difference(old: dict[str, str], new: dict[str, str]) -> str | None:
-    """The first thing in which two fingerprints differ, in words."""
-    for name in sorted(old.keys() | new.keys()):
-        if old.get(name) != new.get(name):
-            return f"{name}: {old.get(name, 'not there')} before, {new.get(name, 'not there')} after"
-    return None
+def difference(old: dict[str, str], new: dict[str, str]) -> str | None:
+    """In how many things two fingerprints differ, and the first of them: of tensors, then of all else."""
+    names = sorted(old.keys() | new.keys(), key=lambda name: ("last.ckpt" not in name, name))
+    differ = [name for name in names if old.get(name) != new.get(name)]
+    if not differ:
+        return None
+    first, tensors = differ[0], sum("last.ckpt" in name for name in differ)
+    said = f"{old.get(first, 'not there')} before, {new.get(first, 'not there')} after"
+    return f"{len(differ)} differ, {tensors} of them tensors; first: {first}: {said}"
 
 
 def checkout(commit: str, folder: Path) -> Path:
@@ -142,9 +145,9 @@ def compare(trees: list[Path], folder: Path, kinds: list[str]) -> int:
     differ = 0
     for kind in kinds:
         old, new = (make(tree, out, kind) for tree, out in zip(trees, outs, strict=True))
-        difference = first_difference(old, new)
-        differ += difference is not None
-        print(f"{kind:16} {len(old):5} things: {difference or 'equal'}", flush=True)
+        found = difference(old, new)
+        differ += found is not None
+        print(f"{kind:16} {len(old):5} things: {found or 'equal'}", flush=True)
     return differ
 
 
