@@ -26,7 +26,7 @@ from ldm.errors import Refusal, one_of, say
 from ldm.metrics import features as feature_networks
 from ldm.metrics.distances import Moments, frechet_distance
 from ldm.metrics.features import Features
-from ldm.metrics.figures import ALL, STAGE1, check_count, compare, known, named
+from ldm.metrics.figures import ALL, STAGE1, check_count, compare, known, named, warn_of_rank
 from ldm.metrics.images import psnr, ssim
 from ldm.metrics.records import Figure, append, file_hash, open_log, records, short, table
 from ldm.metrics.reference import Reference, reference
@@ -186,12 +186,13 @@ def run(
         raise Refusal("--clip is of jets; this checkpoint makes pictures")
     wanted = known(names, STAGE1 if stage1 else ALL) if names is not None else STAGE1 if stage1 else ALL
     split = split or ("test" if stage1 else "train")
-    network = feature_networks.choose(features, type(config.data).__name__)
     images = load_data(config.data, data_root, meta)
     dataset = images.train if split == "train" else images.test
     count = min(count or len(dataset), len(dataset)) if stage1 else count or 5000
     what = f"{type(config.data).__name__} {split}"
-    check_count(count, len(dataset), what, network.dim)
+    check_count(count, len(dataset), what)  # before weights are looked for, or downloaded
+    network = feature_networks.choose(features, type(config.data).__name__)
+    warn_of_rank(count, network.dim)
     ranks = Ranks.of(fabric := launch(devices, device))
     device = str(fabric.device) if ranks.world > 1 else device
     made: dict[str, Any] = {}

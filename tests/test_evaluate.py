@@ -245,7 +245,7 @@ def test_data_of_another_checkpoint_are_refused(pixel_run, tmp_path):
 
 def test_too_few_real_pictures_are_named():
     with pytest.raises(Refusal, match="few: 8 pictures: too few"):
-        check_count(100, 8, "few", 128)
+        check_count(100, 8, "few")
 
 
 def test_refused_is_one_line_and_status_2(tmp_path):

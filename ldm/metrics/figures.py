@@ -75,10 +75,14 @@ def named(key: str, n: int, features: Features, prefix: str = "") -> str:
     return f"{prefix}{key}_{short(n)}"
 
 
-def check_count(count: int, real: int, what: str, dim: int) -> None:
-    """Refuse what has no k-th neighbour; say where a covariance cannot have full rank."""
+def check_count(count: int, real: int, what: str) -> None:
+    """Refusal for what has no k-th neighbour."""
     if min(count, real // 2) < NEEDED:
         which = f"count {count}" if count < NEEDED else f"{what}: {real} pictures"
         raise Refusal(f"evaluate: {which}: too few, the metrics' neighbours need {NEEDED} samples and {2 * NEEDED} real pictures")
+
+
+def warn_of_rank(count: int, dim: int) -> None:
+    """Say where a covariance cannot have full rank."""
     if count <= dim:
         say(f"warning: {count} samples in {dim} dimensions: the Fréchet distance's covariance has not full rank")

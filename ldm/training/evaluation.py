@@ -8,7 +8,7 @@ from ldm.config import AutoencoderConfig, Config
 from ldm.data.images import Images
 from ldm.evaluation import evaluate, evaluate_autoencoder, origin
 from ldm.metrics import features
-from ldm.metrics.figures import check_count
+from ldm.metrics.figures import check_count, warn_of_rank
 from ldm.metrics.records import Figure, append, open_log, records
 from ldm.metrics.reference import Reference, reference
 from ldm.processes import Ranks
@@ -30,8 +30,10 @@ class Evaluation(EverySteps):
         self.data = images.test if self.stage1 else images.train
         self.what = f"{type(run.data).__name__} {'test' if self.stage1 else 'train'}"
         self.count = min(run.evaluate.count, len(self.data)) if self.stage1 else run.evaluate.count
+        check_count(self.count, len(self.data), self.what)  # before weights are looked for, or downloaded
         self.features = features.choose(run.evaluate.features, type(run.data).__name__)
-        check_count(self.count, len(self.data), self.what, 0 if quiet else self.features.dim)
+        if not quiet:
+            warn_of_rank(self.count, self.features.dim)
         self.real: Reference | None = None
 
     def on_train_start(self, trainer: pl.Trainer, module: Stage) -> None:
