@@ -21,16 +21,16 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from ldm import checkpoint
+from ldm.checkpoints import checkpoint
 from ldm.config import from_dict
 from ldm.data.batches import as_images
-from ldm.data.images import ImageTensor
 from ldm.diffusion.likelihood import Likelihood, Ode, bits_per_dim, dequantise, latent_bound, log_likelihood
 from ldm.diffusion.tasks import cfg
 from ldm.errors import guard
-from ldm.model import Model, restore
-from ldm.randomness import generator, permutation
-from ldm.spaces import LatentSpace, PixelSpace
+from ldm.pictures.images import ImageTensor
+from ldm.pictures.space import LatentSpace, PixelSpace
+from ldm.sampling.model import Model, restore
+from ldm.system.randomness import generator, permutation
 
 
 def parse() -> argparse.Namespace:

@@ -11,9 +11,10 @@ import json
 import torch
 from sklearn.svm import SVC
 
-from ldm.data.images import Digits
-from ldm.model import restore
-from ldm.sampling import generate, settings_from
+from ldm.pictures.images import Digits
+from ldm.sampling.generate import generate
+from ldm.sampling.model import restore
+from ldm.sampling.settings import settings_from
 
 
 def flat(images: torch.Tensor) -> torch.Tensor:

@@ -16,10 +16,11 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from ldm.data.batches import as_images
-from ldm.data.images import FashionMNIST, ImageTensor
-from ldm.model import restore
-from ldm.randomness import permutation
-from ldm.sampling import generate, settings_from
+from ldm.pictures.images import FashionMNIST, ImageTensor
+from ldm.sampling.generate import generate
+from ldm.sampling.model import restore
+from ldm.sampling.settings import settings_from
+from ldm.system.randomness import permutation
 
 
 def network() -> nn.Sequential:

@@ -18,16 +18,16 @@ import torch
 from tqdm import tqdm
 
 from ldm.config import SampleConfig
-from ldm.data.jets import Jets, JetSet
 from ldm.diffusion.solvers import DDIM, AdaptiveODE, DPMpp2M, EulerMaruyama, Heun
 from ldm.errors import guard
-from ldm.jet_evaluation import available, cloud, generate_like, judge, load_jets, save, sides
-from ldm.kinematics import jet_kinematics
-from ldm.metrics.jet_plots import histograms, jet_images, picture
-from ldm.metrics.jets import ALL, CHEAP, Cloud, Comparison, Sample
+from ldm.evaluation.jets import available, cloud, generate_like, judge, load_jets, save, sides
+from ldm.jets.data import Jets, JetSet
+from ldm.jets.kinematics import jet_kinematics
+from ldm.jets.metrics import ALL, CHEAP, Cloud, Comparison, Sample
+from ldm.jets.plots import histograms, jet_images, picture
 from ldm.metrics.records import Figure
-from ldm.model import Model, restore
-from ldm.sampling import settings_from
+from ldm.sampling.model import Model, restore
+from ldm.sampling.settings import settings_from
 
 SCALES = {"w1m": 1e3, "w1p": 1e3, "w1efp": 1e5, "fpd": 1e3, "kpd": 1e6}
 BUDGETS = (10, 20, 50, 100, 200)

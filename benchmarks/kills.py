@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from ldm.checkpoint import newest_whole
+from ldm.checkpoints.checkpoint import newest_whole
 
 ROOT = Path(__file__).parent.parent
 GAN = "discriminator={weight: 0.5, warmup: 5, channels: 8, layers: 1}"

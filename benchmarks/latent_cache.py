@@ -26,10 +26,10 @@ import torch
 from benchmarks.clock import Work, arguments, clock, in_turn, line, now, ratio, start, write
 from ldm import config
 from ldm.config import DiffusionConfig
-from ldm.data.images import Digits, FashionMNIST
-from ldm.data.latents import LatentCache
 from ldm.errors import guard
-from ldm.model import build_denoiser
+from ldm.pictures.images import Digits, FashionMNIST
+from ldm.pictures.latents import LatentCache
+from ldm.sampling.model import build_denoiser
 from ldm.training import latents, run
 
 IMAGENET = 1_281_167

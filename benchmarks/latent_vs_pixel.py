@@ -20,13 +20,13 @@ from matplotlib.figure import Figure
 from benchmarks import clock
 from ldm import config
 from ldm.config import Config, SampleConfig
-from ldm.data.images import Images
 from ldm.diffusion.solvers import DPMpp2M
-from ldm.evaluation import evaluate
+from ldm.evaluation.pictures import evaluate
 from ldm.metrics.features import choose
-from ldm.metrics.records import short
+from ldm.metrics.records import thousands
 from ldm.metrics.reference import reference
-from ldm.model import Model, load_autoencoder
+from ldm.pictures.images import Images
+from ldm.sampling.model import Model, load_autoencoder
 from ldm.training.autoencoder import AutoencoderModule
 from ldm.training.data import RunData
 from ldm.training.diffusion import DiffusionModule
@@ -169,7 +169,7 @@ def table(sides: dict[str, dict[str, Any]]) -> str:
     rows.append(f"| {pixel['metric']} | {latent['value']:.3f} | {pixel['value']:.3f} | {latent['value'] / pixel['value']:.3f} |")
     rates = [final["count"] / final["seconds"] for final in (latent, pixel)]
     rows.append(f"| samples/s, {pixel['steps']} steps | {rates[0]:.1f} | {rates[1]:.1f} | {rates[0] / rates[1]:.2f} |")
-    key = f"class_share_{short(pixel['count'])}"
+    key = f"class_share_{thousands(pixel['count'])}"
     return "\n".join(
         [*rows, f"| {key} | {latent[key]:.3f} | {pixel[key]:.3f} | |", f"| truth-vs-truth | {pixel['floor']:.3f} | | |"]
     )

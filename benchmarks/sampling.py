@@ -3,7 +3,7 @@
 python -m benchmarks.sampling --output runs/sampling.json
 python -m benchmarks.sampling --device cuda --rounds 15
 
-Timed in turn: `ldm.sampling.generate`, diffusers' `DDIMPipeline`, its scheduler's loop without the pipeline, and bare
+Timed in turn: `ldm.sampling.generate.generate`, diffusers' `DDIMPipeline`, its scheduler's loop without the pipeline, and bare
 calls of the network. All four on DDPM's table of 1000 betas; the network predicts v, has no classes, and is not trained:
 times do not depend on the weights. The first two start from the same noise, a generator a sample, and their pictures are
 compared: what is timed does the same work. `floor` is bare calls over bare calls, what the machine's noise does to a ratio.
@@ -25,11 +25,11 @@ from ldm.config import SampleConfig
 from ldm.diffusion.denoiser import Denoiser, Loss
 from ldm.diffusion.schedules import Discrete
 from ldm.diffusion.solvers import DDIM
-from ldm.model import Model
 from ldm.networks.unet import PaddedUNet
-from ldm.randomness import generator
-from ldm.sampling import generate
-from ldm.spaces import PixelSpace
+from ldm.pictures.space import PixelSpace
+from ldm.sampling.generate import generate
+from ldm.sampling.model import Model
+from ldm.system.randomness import generator
 
 TABLE = dict(beta_start=1e-4, beta_end=0.02, timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=True)
 

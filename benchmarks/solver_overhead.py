@@ -19,7 +19,7 @@ from ldm.diffusion.schedules import VP
 from ldm.diffusion.solvers import DDIM, DDPM, Counted, DPMpp2M, DPMpp3M, Euler, EulerMaruyama, Heun, sample
 from ldm.diffusion.tasks import cfg
 from ldm.networks.unet import UNet
-from ldm.randomness import SampleNoise
+from ldm.system.randomness import SampleNoise
 
 SOLVERS = [DDIM(), DDPM(), Euler(), EulerMaruyama(), Heun(), DPMpp2M(), DPMpp3M()]
 

@@ -17,14 +17,14 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ldm import checkpoint
+from ldm.checkpoints import checkpoint
 from ldm.config import SampleConfig, from_dict
 from ldm.diffusion.schedules import Schedule
 from ldm.diffusion.solvers import DDIM, DDPM, Counted, DPMpp2M, DPMpp2MSDE, DPMpp3M, EulerMaruyama, Heun, Solver, sample
-from ldm.evaluation import evaluate, load_data
+from ldm.evaluation.pictures import evaluate, load_data
 from ldm.metrics.features import choose
 from ldm.metrics.reference import reference
-from ldm.model import Model, restore
+from ldm.sampling.model import Model, restore
 
 SOLVERS = {
     "DDIM": DDIM(),

@@ -22,7 +22,7 @@ import torch
 from skimage.restoration import denoise_nl_means, inpaint_biharmonic
 from torch import Tensor
 
-from ldm import checkpoint
+from ldm.checkpoints import checkpoint
 from ldm.config import from_dict
 from ldm.data.batches import as_bytes, as_images
 from ldm.diffusion import tasks
@@ -31,11 +31,11 @@ from ldm.errors import Refusal, guard
 from ldm.metrics.distances import Moments, frechet_distance
 from ldm.metrics.features import choose
 from ldm.metrics.images import psnr, ssim
-from ldm.model import Model, restore
-from ldm.randomness import generator, permutation
-from ldm.trained import SuperResolve
-from ldm.uses import solve
-from ldm.uses.output import Result, panel
+from ldm.pictures.trained import SuperResolve
+from ldm.sampling.model import Model, restore
+from ldm.system.randomness import generator, permutation
+from ldm.tasks import solve
+from ldm.tasks.output import Result, panel
 
 HOLE, FACTOR, NOISES, SHOWN = 16, 4, (0.25, 0.5), 8
 

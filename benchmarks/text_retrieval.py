@@ -21,15 +21,16 @@ from skimage.color import rgb2lab
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from ldm import checkpoint
+from ldm.checkpoints import checkpoint
 from ldm.config import from_dict
-from ldm.data.folders import FolderSet, Picture
 from ldm.errors import Refusal, guard
-from ldm.evaluation import load_data
+from ldm.evaluation.pictures import load_data
 from ldm.metrics.features import Features, choose
-from ldm.model import restore
-from ldm.randomness import permutation
-from ldm.sampling import generate, settings_from
+from ldm.pictures.folders import FolderSet, Picture
+from ldm.sampling.generate import generate
+from ldm.sampling.model import restore
+from ldm.sampling.settings import settings_from
+from ldm.system.randomness import permutation
 
 OTHERS = 9
 BACKGROUND = 235  # every channel of it is brighter

@@ -14,9 +14,9 @@ import torch
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from ldm.data.images import MNIST, Digits, FashionMNIST, ImageTensor
 from ldm.metrics.classifier import Classifier, Facts, accuracy, rounded, save
-from ldm.randomness import generator, permutation
+from ldm.pictures.images import MNIST, Digits, FashionMNIST, ImageTensor
+from ldm.system.randomness import generator, permutation
 
 DATA = {"fashion": FashionMNIST, "digits": Digits, "mnist": MNIST}
 EPOCHS = {"fashion": 8, "digits": 60, "mnist": 5}

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from benchmarks import clock
 from ldm import config
-from ldm.data.images import FashionMNIST, Images
+from ldm.pictures.images import FashionMNIST, Images
 from ldm.training.data import RunData
 from ldm.training.diffusion import DiffusionModule
 from ldm.training.trainer import build_trainer

@@ -3,13 +3,13 @@
 import errno
 import os
 import sys
+import unicodedata
 from collections.abc import Callable, Iterable
-
-from ldm.names import printable
 
 PARENT = os.getppid()  # of a further process of a run its first one, as long as that lives
 MANY = 100  # choices that are listed
 LONGEST = 2000  # characters of a line
+JOINERS = "\u200c\u200d"  # invisible, and a part of many scripts and emoji
 
 
 class Refusal(Exception):
@@ -30,6 +30,21 @@ class Stopped(BaseException):
     def __init__(self, number: int, message: str):
         super().__init__(message)
         self.number = number
+
+
+def unseen(char: str) -> bool:
+    """Control, format (bidirectional marks too), surrogate, private and separator characters, and those not assigned."""
+    return (unicodedata.category(char)[0] == "C" or unicodedata.category(char) in ("Zl", "Zp")) and char not in JOINERS
+
+
+def printable(text: object, keep: str = "") -> str:
+    """The text with what a terminal would obey written out (\\x1b, \\u202e); the characters `keep` stay."""
+    return "".join(_written(char) if unseen(char) and char not in keep else char for char in str(text))
+
+
+def _written(char: str) -> str:
+    code = ord(char)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def nearest(word: str, choices: Iterable[str], cutoff: float = 0.5) -> str:

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from ldm import config
-from ldm.uses.run import run
+from ldm.tasks.run import run
 
 ROOT = Path(__file__).parent.parent
 TINY = Path(__file__).parent / "configs"

@@ -6,9 +6,9 @@ import torch
 from helpers import load, run_config
 from torch import nn
 
-from ldm.averaging import coefficients, exponent, reconstruct, write_snapshot
+from ldm.checkpoints.averaging import coefficients, exponent, reconstruct, write_snapshot
 from ldm.errors import Refusal
-from ldm.model import restore
+from ldm.sampling.model import restore
 from ldm.training.ema import EMA
 from ldm.training.run import train
 

@@ -10,8 +10,8 @@ from helpers import ROOT, grey, script
 from safetensors import safe_open
 
 from ldm.metrics.features import choose
-from ldm.model import restore
-from ldm.sampling import generate
+from ldm.sampling.generate import generate
+from ldm.sampling.model import restore
 
 BOX = {path.parent.name: path for path in sorted((ROOT / "checkpoints").glob("*/model.safetensors"))}
 NAMES = ("emoji-latent", "fashion-latent", "jets-gluon")

@@ -13,12 +13,13 @@ import torch
 from helpers import ROOT, load
 from PIL import Image
 
-from ldm import config, schema
+from ldm import config
+from ldm.config import schema
 from ldm.diffusion.schedules import Cosine, Discrete
 from ldm.diffusion.solvers import DDIM, DPMpp2M
 from ldm.errors import Refusal
-from ldm.model import restore
-from ldm.spaces import Latents, Pixels
+from ldm.pictures.space import Latents, Pixels
+from ldm.sampling.model import restore
 
 SHIPPED = sorted(ROOT.glob("configs/**/*.yaml"))
 PIXEL = ROOT / "configs/digits/pixel.yaml"
@@ -125,7 +126,7 @@ def test_bad_files(tmp_path):
 
 
 def test_a_config_cannot_name_code():
-    for text in ("os.system", "ldm.config.load", "__import__", "torch.optim.SGD"):
+    for text in ("os.system", "ldm.config.runs.load", "__import__", "torch.optim.SGD"):
         with pytest.raises(Refusal, match="is not one of"):
             config.load(PIXEL, [f"schedule.name={text}"])
 

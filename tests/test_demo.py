@@ -18,7 +18,7 @@ from ldm.demo.limits import Asked, Limits, apart, prompt_of
 from ldm.demo.live import Done, live
 from ldm.demo.samples import GUESS, STATE, pictures
 from ldm.errors import Refusal
-from ldm.model import restore
+from ldm.sampling.model import restore
 from ldm.scripts import sample
 
 NUMBERS = "DDIM", 6, 1.0, 3, 2  # solver, steps, guidance, seed, count

@@ -25,9 +25,9 @@ from sklearn.datasets import load_digits
 
 from ldm import config
 from ldm.config import AutoencoderConfig
-from ldm.data.images import FashionMNIST
-from ldm.networks.set_transformer import SetTransformer
+from ldm.jets.network import SetTransformer
 from ldm.networks.text import CLIPText
+from ldm.pictures.images import FashionMNIST
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 ELSEWHERE = {  # run by another test, or by CI

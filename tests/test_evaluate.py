@@ -9,15 +9,15 @@ from helpers import ROOT, load, run_config, script
 from PIL import Image
 from test_training import _column
 
-from ldm.data.folders import ImageFolder
-from ldm.data.images import Digits
 from ldm.errors import Refusal
-from ldm.evaluation import evaluate, load_data, run, sample_features
+from ldm.evaluation.pictures import evaluate, load_data, run, sample_features
 from ldm.metrics.features import choose
 from ldm.metrics.figures import check_count, compare
-from ldm.metrics.records import short, table
+from ldm.metrics.records import table, thousands
 from ldm.metrics.reference import reference
-from ldm.model import restore
+from ldm.pictures.folders import ImageFolder
+from ldm.pictures.images import Digits
+from ldm.sampling.model import restore
 from ldm.training.run import train
 
 
@@ -88,7 +88,7 @@ def test_figures_are_a_function_of_the_seeds(digits, real, pixel_run):
 
 
 def test_names_carry_n_and_only_inceptions_is_fid(digits, real):
-    assert [short(n) for n in (5000, 1500, 50_000, 297)] == ["5k", "1500", "50k", "297"]
+    assert [thousands(n) for n in (5000, 1500, 50_000, 297)] == ["5k", "1500", "50k", "297"]
     features = choose("digits")
     names = [*compare(real.rows[:100], real, features)]
     assert names[:2] == ["fd_digits_100", "kd_digits_100"]

@@ -14,17 +14,18 @@ from diffusers.utils.torch_utils import randn_tensor
 from helpers import run_config
 
 from ldm.config import SampleConfig
-from ldm.diffusers_pipeline import LDMPipeline
 from ldm.diffusion.denoiser import Denoiser, Loss
 from ldm.diffusion.exact import Gaussian
 from ldm.diffusion.schedules import VP, Cosine, Discrete
 from ldm.diffusion.solvers import DDIM, DPMpp2M, sample, start
 from ldm.errors import Refusal
-from ldm.export import card, expect_exportable, export, scheduler, schedulers, whitened
-from ldm.model import Model, restore
-from ldm.randomness import SampleNoise
-from ldm.sampling import generate, settings_from
-from ldm.spaces import PixelSpace
+from ldm.export.folder import card, expect_exportable, export, scheduler, schedulers, whitened
+from ldm.export.pipeline import LDMPipeline
+from ldm.pictures.space import PixelSpace
+from ldm.sampling.generate import generate
+from ldm.sampling.model import Model, restore
+from ldm.sampling.settings import settings_from
+from ldm.system.randomness import SampleNoise
 from ldm.training.run import train
 
 SEEDS, LABELS, PROMPTS = [3, 4, 5, 6], [1, 7, 0, 9], ["red", "blue", "", "green"]

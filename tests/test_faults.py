@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from helpers import ROOT, TINY, largest_difference, load, overrides, run_config, script
 
-from ldm.data.folders import ImageFolder
 from ldm.errors import Refusal
-from ldm.training import callbacks, loggers
+from ldm.pictures.folders import ImageFolder
+from ldm.training.boards import loggers
+from ldm.training.panels import base as callbacks
 from ldm.training.run import train
 
 

@@ -13,8 +13,8 @@ from PIL import Image
 from test_opening import RAMP, bad_files, tiff
 
 from ldm.data.batches import loader
-from ldm.data.folders import ImageFolder
 from ldm.errors import Refusal
+from ldm.pictures.folders import ImageFolder
 
 
 def picture(path, value=100, mode="L", side=8, **more):

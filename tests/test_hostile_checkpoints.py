@@ -10,9 +10,9 @@ import pytest
 import torch
 from helpers import load, run_config
 
-from ldm import checkpoint
+from ldm.checkpoints import checkpoint
 from ldm.errors import Refusal
-from ldm.model import load_autoencoder, recorded_data, restore
+from ldm.sampling.model import load_autoencoder, recorded_data, restore
 from ldm.training.run import train
 
 
@@ -304,8 +304,10 @@ def test_a_checkpoint_that_cannot_be_gone_on_with_is_one_line(change, pixel_run,
 # -- what a checkpoint may make us do ---------------------------------------------------------------------------------------
 def test_no_data_of_a_checkpoint_is_downloaded_or_made(states, tmp_path, monkeypatch):
     """Its config says where data lie, and that they may be fetched: they are not, and no folder is made."""
-    from ldm import evaluation, jet_evaluation
-    from ldm.data import images, jets
+    from ldm.evaluation import jets as jet_evaluation
+    from ldm.evaluation import pictures as evaluation
+    from ldm.jets import data as jets
+    from ldm.pictures import images
 
     def fetched(*_):
         raise AssertionError("downloaded")

@@ -12,8 +12,8 @@ from helpers import TINY
 from PIL import Image
 
 from ldm import config
-from ldm.data.folders import ImageFolder
 from ldm.errors import Refusal, guard
+from ldm.pictures.folders import ImageFolder
 from ldm.scripts import train
 
 LAUGHS = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 8)}]\n" for a, b in pairwise("abcdefghi"))

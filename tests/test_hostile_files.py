@@ -7,9 +7,9 @@ import h5py
 import numpy as np
 import pytest
 
-from ldm.data.images import read_idx
-from ldm.data.jet_files import read_jets
 from ldm.errors import Refusal
+from ldm.jets.files import read_jets
+from ldm.pictures.images import read_idx
 
 N = 40_000_000  # jets: 19 GB of float32
 

@@ -10,10 +10,10 @@ from helpers import load, run_config
 from safetensors.torch import load_file, save_file
 
 from ldm.errors import Refusal
-from ldm.export import export
-from ldm.model import restore
+from ldm.export.folder import export
 from ldm.networks import imported
-from ldm.sampling import generate
+from ldm.sampling.generate import generate
+from ldm.sampling.model import restore
 from ldm.training.run import train
 
 FILE = "diffusion_pytorch_model.safetensors"

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from ldm.data.jet_files import read_jets
 from ldm.errors import Refusal
-from ldm.kinematics import jet_kinematics
-from ldm.metrics import efp
-from ldm.metrics.jet_plots import histograms, jet_images, mean_image, ratio, reverse_process
-from ldm.metrics.jets import CHEAP, Cloud, checked, evaluate_jets
-from ldm.metrics.particlenet import LARGEST, NEIGHBOURS, ParticleNet, activations, fpnd, resources
-from ldm.metrics.physics_distances import fpd, frechet, kernel_mmd, kpd
+from ldm.jets import efp
+from ldm.jets.distances import fpd, frechet, kernel_mmd, kpd
+from ldm.jets.files import read_jets
+from ldm.jets.kinematics import jet_kinematics
+from ldm.jets.metrics import CHEAP, Cloud, checked, evaluate_jets
+from ldm.jets.particlenet import LARGEST, NEIGHBOURS, ParticleNet, activations, fpnd, resources
+from ldm.jets.plots import histograms, jet_images, mean_image, ratio, reverse_process
 
 REAL = Path(__file__).parent / "fixtures/gluon30_400.hdf5"
 SMALL = {"draws": 500, "progress": False}
@@ -95,7 +95,7 @@ def test_fpd_and_kpd_see_a_shift_and_scale_out():
 
 def test_energy_movers_distance_by_hand():
     pytest.importorskip("ot")
-    from ldm.metrics.emd import cov_mmd, energy_movers_distance
+    from ldm.jets.emd import cov_mmd, energy_movers_distance
 
     one, moved = np.array([[0.0, 0.0, 0.5]]), np.array([[0.3, 0.4, 0.5]])
     heavier = np.array([[0.3, 0.4, 0.5], [0.0, 0.0, 0.2]])

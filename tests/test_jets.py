@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from ldm.data.batches import ResumableLoader, Shard, loader
-from ldm.data.jet_files import read_jets, write_jets
-from ldm.data.jets import JetNet, kind_of
 from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.schedules import Cosine
 from ldm.diffusion.solvers import DDIM, DDPM, DPMpp2M, sample
 from ldm.errors import Refusal
-from ldm.kinematics import jet_kinematics
-from ldm.networks.set_transformer import SetTransformer
-from ldm.pointcloud import CloudStatistics, PointCloudSpace
+from ldm.jets.data import JetNet, kind_of
+from ldm.jets.files import read_jets, write_jets
+from ldm.jets.kinematics import jet_kinematics
+from ldm.jets.network import SetTransformer
+from ldm.jets.space import CloudStatistics, PointCloudSpace
 
 REAL = Path(__file__).parent / "fixtures/gluon30_400.hdf5"  # 400 gluon jets made with Pythia 8
 SHARED = Path(__file__).parents[2] / "shared/data/jets"  # beside a developer's checkout

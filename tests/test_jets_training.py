@@ -9,22 +9,25 @@ import numpy as np
 import pytest
 import torch
 from helpers import ROOT, TINY, largest_difference, load, overrides, run_config, script
+from ldm.sampling.run import run
 from solver_models import ALL
 
-from ldm import config, evaluation
-from ldm.clouds import asked_for, told
-from ldm.data.jet_files import by_pt, read_jets, write_jets
-from ldm.data.jets import JetNet
+from ldm import config
 from ldm.errors import Refusal
-from ldm.jet_evaluation import available, cloud, fpnd_by_type, generate_like, load_jets
-from ldm.metrics.jets import Comparison
-from ldm.metrics.particlenet import ParticleNet, fpnd
-from ldm.model import restore, without
-from ldm.pointcloud import PointCloudSpace
-from ldm.sampling import generate, run, settings_from
-from ldm.training.jets import JetPanels
+from ldm.evaluation import pictures as evaluation
+from ldm.evaluation.jets import available, cloud, fpnd_by_type, generate_like, load_jets
+from ldm.jets.data import JetNet
+from ldm.jets.files import by_pt, read_jets, write_jets
+from ldm.jets.metrics import Comparison
+from ldm.jets.particlenet import ParticleNet, fpnd
+from ldm.jets.space import PointCloudSpace
+from ldm.sampling.generate import generate
+from ldm.sampling.jets import asked_for, told
+from ldm.sampling.model import restore, without
+from ldm.sampling.settings import settings_from
+from ldm.tasks.run import run_task
+from ldm.training.panels.jets import JetPanels
 from ldm.training.run import train
-from ldm.uses.run import run_task
 
 REAL = ROOT / "tests/fixtures/gluon30_400.hdf5"
 

@@ -13,13 +13,13 @@ import pytest
 import torch
 from helpers import ROOT, TINY, largest_difference, load, overrides, run_config, script
 
-from ldm.data import latents as data_latents
 from ldm.data.batches import as_images, loader
-from ldm.data.images import Digits
-from ldm.data.latents import LatentCache, Writer, cache_folder, checksums, open_cache
 from ldm.errors import Refusal
-from ldm.model import load_autoencoder, restore
-from ldm.randomness import generator
+from ldm.pictures import latents as data_latents
+from ldm.pictures.images import Digits
+from ldm.pictures.latents import LatentCache, Writer, cache_folder, checksums, open_cache
+from ldm.sampling.model import load_autoencoder, restore
+from ldm.system.randomness import generator
 from ldm.training import latents
 from ldm.training.run import train
 

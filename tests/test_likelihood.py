@@ -7,7 +7,6 @@ import torch
 from torch.distributions import Normal, SigmoidTransform, TransformedDistribution
 
 from benchmarks.exact import Gaussian, Mixture
-from ldm.clouds import log_density
 from ldm.config import SampleConfig
 from ldm.diffusion.denoiser import Denoiser, Loss
 from ldm.diffusion.likelihood import Ode, bits_per_dim, decode, dequantise, encode, gaussian, latent_bound, log_likelihood, slerp
@@ -15,9 +14,10 @@ from ldm.diffusion.schedules import VE, VP, Cosine, Discrete, Linear, SubVP
 from ldm.diffusion.solvers import AdaptiveODE, Counted, Unreached, sample
 from ldm.diffusion.tasks import cfg
 from ldm.errors import Refusal
-from ldm.model import Model
-from ldm.networks.set_transformer import SetTransformer
-from ldm.pointcloud import PointCloudSpace
+from ldm.jets.network import SetTransformer
+from ldm.jets.space import PointCloudSpace
+from ldm.sampling.jets import log_density
+from ldm.sampling.model import Model
 
 TIGHT = Ode(1e-7, 1e-7)
 

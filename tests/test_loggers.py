@@ -14,8 +14,8 @@ from PIL import Image
 from test_faults import table_of
 
 from ldm.errors import NotFinite, Refusal, Stopped
-from ldm.training import callbacks
-from ldm.training.loggers import where_shown
+from ldm.training.boards.loggers import where_shown
+from ldm.training.panels import base as callbacks
 from ldm.training.run import train
 
 AXIS = "trainer/global_step"

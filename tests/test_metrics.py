@@ -10,14 +10,14 @@ from safetensors.torch import load_file, save_file
 from scipy.linalg import sqrtm
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
-from ldm.data.folders import ImageFolder
-from ldm.data.images import Digits, ImageTensor
 from ldm.errors import Refusal
 from ldm.metrics import distances
 from ldm.metrics.classifier import accuracy, load
 from ldm.metrics.distances import Moments, density_coverage, frechet_distance, kernel_distance, precision_recall
 from ldm.metrics.features import CLASSIFIERS, WEIGHTS, choose
 from ldm.metrics.reference import fingerprint, reference
+from ldm.pictures.folders import ImageFolder
+from ldm.pictures.images import Digits, ImageTensor
 
 
 def randn(*shape, seed=0):

@@ -10,9 +10,9 @@ import pytest
 import torch
 from helpers import ROOT, run_config
 
-from ldm import clouds
-from ldm.errors import Refusal, say
-from ldm.names import LONGEST, file_name, file_names, plain, printable
+from ldm.errors import Refusal, printable, say
+from ldm.sampling import jets as clouds
+from ldm.system.names import LONGEST, file_name, file_names, plain
 
 HOSTILE = ["/etc/passwd", "../../up", "..", ".", "", "   ", "a/b", "a\\b", "C:\\x", "-rf", "~root", ".hidden", "nul", "CON.txt"]
 HOSTILE += ["a\0b", "a\nb", "\x1b[2Jcleared", "‮gnp.exe", "\udcff", "ü" * 300, "x" * 300, "a. ", "com1", "a:b", "?*", "a\u2028b"]

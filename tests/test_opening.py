@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
-from ldm.data.opening import PIXELS, Head, TooLarge, Unreadable, View, extensions, finite_range
 from ldm.errors import Refusal
+from ldm.pictures.opening import PIXELS, Head, TooLarge, Unreadable, View, extensions, finite_range
 
 GREY, COLOUR = View((1, 8, 8)), View((3, 8, 8))
 UPRIGHT = np.full((8, 8), 40, np.uint8)

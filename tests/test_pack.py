@@ -12,15 +12,15 @@ from helpers import ROOT, grey, largest_difference, run_config, script
 from safetensors import safe_open
 from safetensors.torch import save
 
-from ldm import checkpoint, packed
+from ldm.checkpoints import checkpoint, packed
 from ldm.errors import Refusal
-from ldm.model import load_autoencoder, restore
-from ldm.pack import pack
-from ldm.sampling import generate
+from ldm.export.pack import pack
+from ldm.sampling.generate import generate
+from ldm.sampling.model import load_autoencoder, restore
 from ldm.training.run import train
 
 CHANGES = ["-hash", "-global_step", 'ldm.version="2"', "ldm.version=99", 'ldm.stage="foo"', "ldm.stage=[1]", "ldm.config=[1]"]
-CHANGES += ["ldm.shape=3", "ldm.classes=null", "ldm.trained=1", "ldm.ema=1", "ldm.autoencoder=[2]", "ldm.config={}"]
+CHANGES += ["ldm.shape=3", "ldm.classes=null", "ldm.pictures.trained=1", "ldm.ema=1", "ldm.autoencoder=[2]", "ldm.config={}"]
 
 
 @pytest.mark.parametrize("kind", ["pixel_run", "latent_run"])

@@ -10,11 +10,11 @@ import pytest
 from helpers import ROOT, TINY, largest_difference, load, overrides, run_config, script
 from test_training import one_line, snapshot
 
-from ldm import files
 from ldm.errors import Refusal
-from ldm.training import callbacks
+from ldm.system import files
+from ldm.training.boards.metrics_file import MetricsFile
 from ldm.training.folder import taken
-from ldm.training.metrics_file import MetricsFile
+from ldm.training.panels import base as callbacks
 from ldm.training.run import train
 
 HOLD = """

@@ -21,7 +21,7 @@ from ldm.diffusion.solvers import (
     sample,
     start,
 )
-from ldm.randomness import SampleNoise
+from ldm.system.randomness import SampleNoise
 
 VARIANCE_PRESERVING = ("VP", "Cosine", "Discrete")
 

@@ -4,11 +4,13 @@ import pytest
 import torch
 from solver_models import ALL
 
-from ldm.config import SampleConfig, to_dict
+from ldm.config import SampleConfig
+from ldm.config.runs import to_dict
 from ldm.diffusion.solvers import EulerMaruyama
 from ldm.errors import Refusal
-from ldm.model import restore
-from ldm.sampling import generate, settings_from
+from ldm.sampling.generate import generate
+from ldm.sampling.model import restore
+from ldm.sampling.settings import settings_from
 
 
 def settings(name, *options, eta=None, **given):

@@ -17,8 +17,8 @@ from test_faults import children, wait_for
 
 from ldm.data.batches import loader
 from ldm.errors import Stopped, ending
-from ldm.stops import STOPS, heard_stops, stops_held_back
-from ldm.training import callbacks
+from ldm.system.stops import STOPS, heard_stops, stops_held_back
+from ldm.training.panels import base as callbacks
 from ldm.training.run import train
 
 LONG = ("trainer.max_steps=100000", "trainer.validate=100000", "sample.every=100000", "trainer.save=3", "data.workers=2")
@@ -147,7 +147,7 @@ def test_a_signal_while_latents_are_encoded(stage1, tmp_path):
 
 def test_a_second_ctrl_c_stops_at_once(tmp_path, monkeypatch):
     """In the middle of a panel, say; status 130, and what was saved before is whole. One that is handed on twice is one."""
-    monkeypatch.setattr("ldm.stops.AGAIN", 0.0)
+    monkeypatch.setattr("ldm.system.stops.AGAIN", 0.0)
 
     def press(*_):
         os.kill(os.getpid(), signal.SIGINT)

@@ -16,13 +16,13 @@ pytest.importorskip("transformers")
 from ldm import config
 from ldm.diffusion.tasks import cfg
 from ldm.errors import Refusal, Stopped
-from ldm.model import restore, without
 from ldm.networks.text import CLIPText
 from ldm.networks.unet import UNet
-from ldm.prompts import prompts_from
-from ldm.sampling import generate
+from ldm.sampling.generate import generate
+from ldm.sampling.model import restore, without
+from ldm.sampling.prompts import prompts_from
+from ldm.tasks.solve import Prior
 from ldm.training.run import train
-from ldm.uses.solve import Prior
 
 
 def test_a_trained_model_paints_what_the_caption_says(text_run):
@@ -79,7 +79,7 @@ def test_guidance_of_one_is_the_conditional_model(text_run):
 
 def test_a_resumed_run_ends_with_the_same_bits(clip, captioned_pictures, tmp_path, monkeypatch):
     """Captions and classes both, the panels' prompts encoded in inference mode before training hears them."""
-    from ldm.training import callbacks
+    from ldm.training.panels import base as callbacks
 
     given = captioned(clip, captioned_pictures, "condition=both", data=", label: half")
     whole = load(train(run_config("pixel", tmp_path / "whole", *given)) / "last.ckpt")
@@ -108,7 +108,7 @@ def test_each_caption_is_encoded_once(clip):
 
 
 def test_the_latent_cache_keeps_captions_with_their_pictures(tmp_path):
-    from ldm.data.latents import Writer, open_cache
+    from ldm.pictures.latents import Writer, open_cache
 
     writer = Writer(tmp_path / "cache", tmp_path / "partial")
     writer.begin(3, (1, 2, 1, 1))

@@ -8,8 +8,8 @@ import pytest
 import torch
 from helpers import ROOT, TINY, load, overrides, run_config
 
-from ldm import threads
-from ldm.threads import Chooser, rates
+from ldm.system import threads
+from ldm.system.threads import Chooser, rates
 from ldm.training.run import train
 
 

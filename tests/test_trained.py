@@ -10,20 +10,20 @@ from PIL import Image
 
 from ldm import config
 from ldm.config import SampleConfig
-from ldm.data import masks
 from ldm.data.batches import Slots, as_images, batch_indices, places
-from ldm.data.images import Digits
 from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.schedules import VP
 from ldm.diffusion.solvers import DDIM
 from ldm.errors import Refusal
-from ldm.evaluation import run as evaluate
-from ldm.model import restore
+from ldm.evaluation.pictures import run as evaluate
 from ldm.networks.unet import UNet
-from ldm.spaces import PixelSpace
-from ldm.trained import Generate, Inpaint, SuperResolve
+from ldm.pictures import masks
+from ldm.pictures.images import Digits
+from ldm.pictures.space import PixelSpace
+from ldm.pictures.trained import Generate, Inpaint, SuperResolve
+from ldm.sampling.model import restore
+from ldm.tasks.solve import Prior, trained
 from ldm.training.run import train
-from ldm.uses.solve import Prior, trained
 
 FILL, LARGE = "task=Inpaint", "task={name: SuperResolve, factor: 2}"
 

@@ -15,8 +15,8 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from ldm.errors import NotFinite, Refusal, Stopped
-from ldm.model import restore
-from ldm.sampling import generate
+from ldm.sampling.generate import generate
+from ldm.sampling.model import restore
 from ldm.training.ema import EMA
 from ldm.training.run import train
 from ldm.training.stage import learning_rate
@@ -61,7 +61,7 @@ STOPS = [
 @pytest.mark.parametrize("kind, more, stop", STOPS)
 def test_resume_ends_with_the_same_bits(tmp_path, monkeypatch, kind, more, stop):
     """Stopped at a step inside an epoch and resumed: weights, average, optimisers and every logged loss are equal."""
-    from ldm.training import callbacks
+    from ldm.training.panels import base as callbacks
 
     whole = load(train(run_config(kind, tmp_path / "whole", *more)) / "last.ckpt")
     original = callbacks.Throughput.on_train_batch_end
@@ -315,7 +315,7 @@ def snapshot(folder):
 
 
 def test_bad_input_to_sample(pixel_run, stage1, tmp_path):
-    from ldm.sampling import run
+    from ldm.sampling.run import run
 
     good = dict(checkpoint=str(pixel_run), output=str(tmp_path / "o"), count=2, seed=0, label=None, weights="ema", device="cpu")
     good |= dict(solver=None, eta=None, steps=None, guidance=None, batch_size=None)
@@ -516,7 +516,7 @@ def test_every_shipped_config_trains_two_steps(path, tmp_path):
         run.data.hold, run.data.skip = [], {}
     if isinstance(getattr(run, "space", None), config.Latents):
         # a stage 1 that is good enough to be accepted in two steps does not exist: build it, and skip the check alone
-        from ldm.model import load_autoencoder
+        from ldm.sampling.model import load_autoencoder
         from ldm.training.diffusion import DiffusionModule
         from ldm.training.plan import text_of
 

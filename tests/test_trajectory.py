@@ -8,10 +8,10 @@ from PIL import Image
 from ldm.diffusion.schedules import VE, VP, Cosine, Discrete, Linear, SubVP
 from ldm.diffusion.simulate import noising
 from ldm.diffusion.solvers import start
-from ldm.model import restore
-from ldm.randomness import SampleNoise
-from ldm.sampling import generate
-from ldm.trajectory import Recorder
+from ldm.sampling.generate import generate
+from ldm.sampling.model import restore
+from ldm.sampling.trajectory import Recorder
+from ldm.system.randomness import SampleNoise
 
 
 @pytest.mark.parametrize("schedule", [VP(), SubVP(), Cosine(), VE(), Linear(), Discrete()])

@@ -10,11 +10,11 @@ from helpers import grey, script, task
 from PIL import Image
 
 from ldm.config import SampleConfig
-from ldm.data.images import Digits
-from ldm.data.opening import View
 from ldm.errors import Refusal
-from ldm.model import restore
-from ldm.uses.inputs import read_mask
+from ldm.pictures.images import Digits
+from ldm.pictures.opening import View
+from ldm.sampling.model import restore
+from ldm.tasks.inputs import read_mask
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,10 @@ from helpers import ROOT, TINY, largest_difference, load, overrides, script
 from PIL import Image
 
 from ldm.data.batches import loader
-from ldm.data.folders import ImageFolder
-from ldm.data.images import Digits
 from ldm.data.rows import RowFile
 from ldm.errors import Refusal
+from ldm.pictures.folders import ImageFolder
+from ldm.pictures.images import Digits
 
 READ_ALL = """
 import torch

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from ldm.errors import Refusal, say
-from ldm.randomness import permutation
-from ldm.stops import end_workers_at_exit, ignore_stops, stops_held_back
+from ldm.system.randomness import permutation
+from ldm.system.stops import end_workers_at_exit, ignore_stops, stops_held_back
 
 Batch = dict[str, Any]
 

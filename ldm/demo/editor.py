@@ -12,8 +12,8 @@ from ldm.demo.guarded import bounded
 from ldm.demo.limits import Limits, apart, whole
 from ldm.diffusion.solvers import DPMpp2MSDE
 from ldm.errors import Refusal
-from ldm.model import Model
-from ldm.uses.cases import image_shape
+from ldm.sampling.model import Model
+from ldm.tasks.cases import image_shape
 
 NO_CLASS = "not told"
 WORDS = {

@@ -10,17 +10,17 @@ from PIL import Image
 from torch import Tensor
 
 from ldm.data.batches import as_bytes
-from ldm.data.opening import TooLarge, Unreadable, View, fitted
 from ldm.demo.limits import Asked, Limits, class_of, describe, number, whole
 from ldm.demo.live import Done, live
 from ldm.demo.samples import Shown, grid
 from ldm.errors import Refusal, one_of
-from ldm.model import Model
-from ldm.sampling import Watch
-from ldm.uses import solve
-from ldm.uses.cases import Case, Task, build, image_shape, ready
-from ldm.uses.output import panel
-from ldm.uses.run import result, samples, settings_of
+from ldm.pictures.opening import TooLarge, Unreadable, View, fitted
+from ldm.sampling.generate import Watch
+from ldm.sampling.model import Model
+from ldm.tasks import solve
+from ldm.tasks.cases import Case, Task, build, image_shape, ready
+from ldm.tasks.output import panel
+from ldm.tasks.run import result, samples, settings_of
 
 TASKS = ("inpaint", "super-resolve", "denoise", "edit")
 CANVAS = 448  # px of the picture that is drawn on, about

@@ -5,16 +5,17 @@ from typing import Any
 
 from torch import Tensor
 
-from ldm import clouds
 from ldm.demo.limits import Asked, Limits, class_of, describe, whole
 from ldm.demo.live import Done, live
 from ldm.demo.samples import STATE, Shown, command, step_of
-from ldm.metrics.jet_plots import distributions
-from ldm.metrics.jet_plots import jets as drawn
-from ldm.metrics.jets import Cloud
-from ldm.model import Model
-from ldm.sampling import Watch, generate, settings_from
-from ldm.trajectory import in_view
+from ldm.jets.metrics import Cloud
+from ldm.jets.plots import distributions
+from ldm.jets.plots import jets as drawn
+from ldm.sampling import jets as clouds
+from ldm.sampling.generate import Watch, generate
+from ldm.sampling.model import Model
+from ldm.sampling.settings import settings_from
+from ldm.sampling.trajectory import in_view
 
 FEW = 8  # jets that are drawn one by one
 

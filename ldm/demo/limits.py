@@ -7,7 +7,7 @@ from typing import Any
 
 from ldm.config import SampleConfig
 from ldm.errors import Refusal
-from ldm.model import Model
+from ldm.sampling.model import Model
 
 PICTURES, JETS = 16, 500  # samples at once, where nothing is said
 LARGEST_SEED = 2**53 - 1  # of the whole numbers that a browser knows

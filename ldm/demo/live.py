@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ldm.errors import Refusal
-from ldm.sampling import Watch
+from ldm.sampling.generate import Watch
 
 Draw = Callable[[int, Tensor, Tensor], Any]
 

@@ -14,12 +14,11 @@ from ldm.demo.guarded import Page
 from ldm.demo.jets import jets
 from ldm.demo.limits import Limits, apart
 from ldm.demo.samples import GUESS, STATE, Shown, pictures
-from ldm.errors import Refusal
-from ldm.model import Model
-from ldm.names import printable
-from ldm.pointcloud import PointCloudSpace
-from ldm.uses import solve
-from ldm.uses.cases import image_shape
+from ldm.errors import Refusal, printable
+from ldm.jets.space import PointCloudSpace
+from ldm.sampling.model import Model
+from ldm.tasks import solve
+from ldm.tasks.cases import image_shape
 
 # fonts of the reader's own machine: Gradio's themes would fetch theirs
 FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}

@@ -12,11 +12,12 @@ from torch import Tensor
 from ldm.config import SampleConfig
 from ldm.demo.limits import Asked, Limits, class_of, describe, prompt_of
 from ldm.demo.live import Done, live
-from ldm.model import Model
-from ldm.pictures import to_picture
-from ldm.prompts import prompts_from
-from ldm.sampling import Watch, generate, settings_from
-from ldm.trajectory import Recorder, in_view
+from ldm.pictures.grid import to_picture
+from ldm.sampling.generate import Watch, generate
+from ldm.sampling.model import Model
+from ldm.sampling.prompts import prompts_from
+from ldm.sampling.settings import settings_from
+from ldm.sampling.trajectory import Recorder, in_view
 
 GUESS, STATE = "x̂₀, the model's guess", "x_t, what is still noisy"
 STRIP = 2  # samples whose way is drawn at the end

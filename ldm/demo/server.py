@@ -14,9 +14,9 @@ from PIL import Image
 
 from ldm.demo.limits import JETS, PICTURES, Limits
 from ldm.errors import Refusal, say
-from ldm.model import Model, restore
-from ldm.pointcloud import PointCloudSpace
-from ldm.sampling import pick_device
+from ldm.jets.space import PointCloudSpace
+from ldm.sampling.model import Model, restore
+from ldm.sampling.run import pick_device
 
 
 def prepare(folder: str, limits: Limits) -> None:
@@ -87,7 +87,7 @@ def run(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory(prefix="ldm-demo-") as folder:
         prepare(folder, limits)
-        from ldm.checkpoint import find
+        from ldm.checkpoints.checkpoint import find
 
         file = find(checkpoint)
         page = serve(model, file.resolve().parent.name, limits, host, port, file)

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ldm import threads
-from ldm.checkpoint import expect_dense, expect_plain_zip, fingerprint, load_strict
+from ldm.checkpoints.checkpoint import expect_dense, expect_plain_zip, fingerprint, load_strict
 from ldm.errors import Refusal, nearest
 from ldm.metrics import classifier
 from ldm.metrics.efficientnet import EfficientNetLite0
+from ldm.system import threads
 
 WEIGHTS = Path(__file__).parent / "weights"
 CLASSIFIERS = tuple(sorted(path.stem for path in WEIGHTS.glob("*.safetensors")))

@@ -7,7 +7,7 @@ from torch import Tensor
 from ldm.errors import Refusal, one_of, say
 from ldm.metrics.distances import NEEDED, Moments, density_coverage, frechet_distance, kernel_distance, precision_recall
 from ldm.metrics.features import Features
-from ldm.metrics.records import Figure, short
+from ldm.metrics.records import Figure, thousands
 from ldm.metrics.reference import Reference
 
 SUBSET = 1000  # rows in each of KID's subsets
@@ -64,7 +64,9 @@ def compare(
         figures[named(key, len(fake), features)] = Figure(value, len(fake), floor, len(truth), std, floor_std)
     if labels is not None and features.head is not None and "class_share" in metrics:
         share = (features.verdict(fake) == labels).float().mean().item()
-        figures[f"class_share_{short(len(fake))}"] = Figure(share, len(fake), features.accuracy, note="floor: accuracy on real")
+        figures[f"class_share_{thousands(len(fake))}"] = Figure(
+            share, len(fake), features.accuracy, note="floor: accuracy on real"
+        )
     return figures
 
 
@@ -72,7 +74,7 @@ def named(key: str, n: int, features: Features, prefix: str = "") -> str:
     """fid_5k and kid_5k by Inception alone; fd_fashion_5k and kd_fashion_5k by other features."""
     if key in ("fd", "kd"):
         key = {"fd": "fid", "kd": "kid"}[key] if features.name == "inception" else f"{key}_{features.name}"
-    return f"{prefix}{key}_{short(n)}"
+    return f"{prefix}{key}_{thousands(n)}"
 
 
 def check_count(count: int, real: int, what: str) -> None:

@@ -28,7 +28,7 @@ class Figure:
     note: str = ""
 
 
-def short(n: int) -> str:
+def thousands(n: int) -> str:
     """5000 -> 5k, 1500 -> 1500: in a metric's name, because fid_2k is not fid_50k."""
     return f"{n // 1000}k" if n >= 1000 and n % 1000 == 0 else str(n)
 

@@ -24,8 +24,8 @@ from ldm.data.batches import Shard, loader
 from ldm.errors import say
 from ldm.metrics.distances import Moments
 from ldm.metrics.features import Features
-from ldm.names import file_name
-from ldm.randomness import permutation
+from ldm.system.names import file_name
+from ldm.system.randomness import permutation
 
 VERSION = 2  # of what a file holds and how it was computed
 KEPT = 50_000  # rows kept for kernels and neighbours, drawn by chance; the moments are of all

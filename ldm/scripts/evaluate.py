@@ -44,7 +44,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     args = parse()
-    from ldm.evaluation import run
+    from ldm.evaluation.pictures import run
 
     run(**vars(args))
 

@@ -54,7 +54,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     args = parse()
-    from ldm.uses.run import run
+    from ldm.tasks.run import run
 
     run(**vars(args))
 

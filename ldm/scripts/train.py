@@ -10,7 +10,7 @@ import argparse
 
 from ldm.errors import command, guard
 from ldm.scripts.flags import Parser
-from ldm.stops import heard_stops
+from ldm.system.stops import heard_stops
 
 
 def parse() -> argparse.Namespace:

@@ -5,7 +5,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ldm.config import RunConfig
 from ldm.data.batches import Shard, Slots, loader
-from ldm.data.images import Images
+from ldm.pictures.images import Images
 
 
 class RunData(pl.LightningDataModule):

@@ -9,16 +9,18 @@ from torch import Tensor
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from ldm import checkpoint, randomness, schema
-from ldm.config import AutoencoderConfig, DiffusionConfig
+from ldm.checkpoints import checkpoint
+from ldm.config import AutoencoderConfig, DiffusionConfig, schema
 from ldm.data.batches import Batch, as_images, places
-from ldm.data.masks import Key
+from ldm.diffusion.space import listed
 from ldm.errors import Refusal
 from ldm.metrics.images import psnr
-from ldm.model import Model, build_denoiser, build_space, without
 from ldm.networks.autoencoder import Autoencoder
 from ldm.networks.text import TextEncoder
-from ldm.spaces import LatentSpace, lost_channels, percent, short
+from ldm.pictures.masks import Key
+from ldm.pictures.space import LatentSpace, lost_channels, percent
+from ldm.sampling.model import Model, build_denoiser, build_space, without
+from ldm.system import randomness
 from ldm.training.latents import use_cache
 from ldm.training.stage import Stage, say
 
@@ -99,7 +101,7 @@ class DiffusionModule(Stage):
             self.expect_latents("" if trained else f"its {reached}: it is not trained on this data; or ")
         if not trained:
             raise Refusal(
-                f"space.autoencoder: its {reached}, latent std {short(std)}: it is not trained on this data; train stage 1 first"
+                f"space.autoencoder: its {reached}, latent std {listed(std)}: it is not trained on this data; train stage 1 first"
             )
 
     def expect_latents(self, otherwise: str) -> None:

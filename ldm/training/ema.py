@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ldm.averaging import Weights, device_of, exponential_share, power_share
+from ldm.checkpoints.averaging import Weights, device_of, exponential_share, power_share
 
 
 class EMA:

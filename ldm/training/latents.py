@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ldm import threads
 from ldm.data.batches import Shard, as_images, loader
-from ldm.data.latents import LatentCache, Writer, cache_folder, open_cache
 from ldm.errors import Refusal
+from ldm.pictures.latents import LatentCache, Writer, cache_folder, open_cache
+from ldm.system import threads
 from ldm.training.stage import say
 
 if TYPE_CHECKING:

@@ -13,21 +13,21 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
-from ldm import checkpoint, config, schema
-from ldm.config import AutoencoderConfig, Config, DiffusionConfig
-from ldm.data.images import Images
-from ldm.data.jets import JetNet, Jets
-from ldm.errors import Refusal, say
-from ldm.model import load_autoencoder, load_text
-from ldm.names import printable
+from ldm import config
+from ldm.checkpoints import checkpoint
+from ldm.config import AutoencoderConfig, Config, DiffusionConfig, schema
+from ldm.errors import Refusal, printable, say
+from ldm.jets.data import JetNet, Jets
 from ldm.networks import imported
 from ldm.networks.autoencoder import Autoencoder
-from ldm.randomness import permutation
-from ldm.spaces import Latents
+from ldm.pictures.images import Images
+from ldm.pictures.space import Latents
+from ldm.sampling.model import load_autoencoder, load_text
+from ldm.system.randomness import permutation
 from ldm.training.autoencoder import AutoencoderModule
+from ldm.training.boards.loggers import where_shown
 from ldm.training.diffusion import DiffusionModule
 from ldm.training.estimate import work
-from ldm.training.loggers import where_shown
 from ldm.training.resume import about_data, changed, expect_same_data, keep_global_batch, named, other_data, resume_point
 from ldm.training.stage import Stage
 from ldm.training.trainer import check_trainer, precision, strategy, world_size
@@ -232,7 +232,7 @@ def _check(leg: Leg) -> None:
     if not isinstance(run.data, JetNet):
         _try_once(leg)
     if run.evaluate.every:
-        from ldm.training.evaluation import Evaluation  # slow to import
+        from ldm.training.panels.evaluation import Evaluation  # slow to import
 
         Evaluation(run, images, quiet=True)
     check_trainer(run)

@@ -6,12 +6,12 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
 
-from ldm import checkpoint, config, schema
-from ldm.config import Config
-from ldm.data.images import Images
-from ldm.data.jets import Jets
-from ldm.errors import Refusal, say
-from ldm.names import printable
+from ldm import config
+from ldm.checkpoints import checkpoint
+from ldm.config import Config, schema
+from ldm.errors import Refusal, printable, say
+from ldm.jets.data import Jets
+from ldm.pictures.images import Images
 from ldm.training.trainer import world_size
 
 LISTED = 20  # names of a long list that are shown

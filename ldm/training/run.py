@@ -9,14 +9,14 @@ from pathlib import Path
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_only
 
-from ldm import threads
 from ldm.config import AutoencoderConfig, Config
 from ldm.errors import Refusal, command, ending
-from ldm.stops import Stops, heard_stops
+from ldm.system import threads
+from ldm.system.stops import Stops, heard_stops
+from ldm.training.boards.loggers import check_loggers, close_loggers, discard_loggers
 from ldm.training.data import RunData
 from ldm.training.estimate import TimeLeft
 from ldm.training.folder import taken, wandb_id
-from ldm.training.loggers import check_loggers, close_loggers, discard_loggers
 from ldm.training.partners import lost_partner, partner_lost
 from ldm.training.plan import Leg, in_words, make_plan, worth
 from ldm.training.stage import Stage, say

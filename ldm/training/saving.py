@@ -9,12 +9,12 @@ import torch
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from ldm.averaging import write_snapshot
-from ldm.checkpoint import write
+from ldm.checkpoints.averaging import write_snapshot
+from ldm.checkpoints.checkpoint import write
 from ldm.config import save
 from ldm.errors import NotFinite
-from ldm.files import whole
-from ldm.stops import Stops
+from ldm.system.files import whole
+from ldm.system.stops import Stops
 from ldm.training.stage import Stage
 
 

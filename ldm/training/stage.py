@@ -10,13 +10,15 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
-from ldm import checkpoint, errors, randomness, schema, threads
-from ldm.averaging import WIDTHS
-from ldm.config import Optim, RunConfig
+from ldm import errors
+from ldm.checkpoints import checkpoint
+from ldm.checkpoints.averaging import WIDTHS
+from ldm.config import Optim, RunConfig, schema
 from ldm.data.batches import Batch
 from ldm.errors import NotFinite
-from ldm.model import Space
-from ldm.spaces import ChannelStatistics
+from ldm.pictures.space import ChannelStatistics
+from ldm.sampling.model import Space
+from ldm.system import randomness, threads
 from ldm.training.ema import EMA
 
 

@@ -11,15 +11,16 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 from torch import nn
 
 from ldm.config import AutoencoderConfig, Config, DiffusionConfig, TrainerConfig
-from ldm.data.images import Images
-from ldm.data.jets import JetNet, Jets
 from ldm.errors import Refusal
-from ldm.stops import Stops
-from ldm.training.callbacks import DiscriminatorBalance, Reconstructions, Samples, Throughput
-from ldm.training.loggers import build_loggers
+from ldm.jets.data import JetNet, Jets
+from ldm.pictures.images import Images
+from ldm.system.stops import Stops
+from ldm.training.boards.loggers import build_loggers
+from ldm.training.panels.pictures import Reconstructions, Samples
 from ldm.training.partners import Partners
 from ldm.training.saving import AtomicIO, Checkpoints, RunFiles, Snapshots, StopSignals
 from ldm.training.stage import Stage
+from ldm.training.watching import DiscriminatorBalance, Throughput
 
 SHOWN = 8  # held-out pictures in the panel of a trained task
 
@@ -89,7 +90,7 @@ def build_trainer(
     if isinstance(run, AutoencoderConfig) and run.discriminator.weight:
         extra.append(DiscriminatorBalance(settings.log))
     if run.evaluate.every:
-        from ldm.training.evaluation import Evaluation  # slow to import
+        from ldm.training.panels.evaluation import Evaluation  # slow to import
 
         extra.append(Evaluation(run, images))
     # a log file is no terminal: one line a hundred steps is enough there
@@ -152,12 +153,12 @@ def _lightning(**arguments: Any) -> pl.Trainer:
 
 def _sample_panels(run: DiffusionConfig, images: Images | Jets) -> pl.Callback:
     if run.task.use is not None:
-        from ldm.training.tasks import TaskPanel
+        from ldm.training.panels.tasks import TaskPanel
 
         return TaskPanel(run.folder / "samples", run.sample.every, images.shown(SHOWN))
     if not isinstance(run.data, JetNet):
         return Samples(run.folder / "samples", run.sample.every)
-    from ldm.training.jets import JetPanels  # matplotlib is slow to import
+    from ldm.training.panels.jets import JetPanels  # matplotlib is slow to import
 
     return JetPanels(run.folder / "samples", run.sample.every, run.sample.count, images.held_out)
 

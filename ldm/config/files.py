@@ -1,0 +1,51 @@
+"""A config's file: read with its overrides, written resolved."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from ldm.config.options import check_options
+from ldm.config.plain import from_pair
+from ldm.config.runs import Config, from_dict
+from ldm.config.schema import merge, read, to_dict
+from ldm.config.shipped import shipped
+from ldm.config.stage1 import stage1_of
+from ldm.errors import Refusal
+from ldm.system.files import whole
+
+
+def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Config:
+    """The config in a file, its `base:` files under it and `key=value` overrides over it. Refusal if anything is off."""
+    for text in overrides:
+        if "=" not in text:
+            raise Refusal(f"'{text}' is not an override; write key=value, for example trainer.max_steps=100")
+    raw = read(shipped(Path(path)))
+    for text in overrides:
+        raw = merge(raw, from_pair(text), top=True)
+    run = from_dict(_at_home(raw), str(path))
+    check_options(run.trainer.options, str(path))
+    stage1_of(run)  # refused now rather than when its turn comes
+    return run
+
+
+PATHS = ("output", "data.root", "space.autoencoder", "text.model", "evaluate.features")
+
+
+def _at_home(raw: dict[str, Any]) -> dict[str, Any]:
+    """The tree with `~` in its paths being the user's home: no shell has filled it in behind a `key=`."""
+    for path in PATHS:
+        *above, last = path.split(".")
+        node = raw
+        for key in above:
+            node = node.get(key) if isinstance(node, dict) else None
+        if isinstance(node, dict) and isinstance(node.get(last), str):
+            node[last] = os.path.expanduser(node[last])
+    return raw
+
+
+def save(config: Config, path: Path) -> None:
+    """Write the resolved config, loadable again by `load`."""
+    with whole(path) as file:
+        file.write(OmegaConf.to_yaml(OmegaConf.create(to_dict(config))))

@@ -1,0 +1,22 @@
+"""The configs that come with ldm."""
+
+from pathlib import Path
+
+from ldm.config.schema import missing
+from ldm.errors import Refusal
+
+# the configs that come with ldm: inside the installed package, or at the top of a checkout
+SHIPPED = tuple(filter(Path.is_dir, (Path(__file__).parents[1] / "configs", Path(__file__).parents[2] / "configs")))
+
+
+def shipped(path: Path) -> Path:
+    """The path, or, where no such file is, the config of that name that comes with ldm: with `configs/` before it or not."""
+    path = path.expanduser()
+    if path.is_file() or path.is_absolute():
+        return path
+    inside = Path(*path.parts[1:]) if path.parts[:1] == ("configs",) else path
+    for folder in SHIPPED:
+        if (folder / inside).is_file():
+            return folder / inside
+    known = (str(p.relative_to(folder)) for folder in SHIPPED for p in folder.rglob("*.yaml"))
+    raise Refusal(f"config: {missing(path, known, ', nor does ldm ship one of that name')}")

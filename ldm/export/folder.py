@@ -1,0 +1,215 @@
+"""A checkpoint as a folder that diffusers loads: pictures of classes, of captions or of nothing, in pixels or in latents.
+
+python -m ldm.export --checkpoint checkpoints/digits-latent --output exported/digits
+    >>> pipe = DiffusionPipeline.from_pretrained("exported/digits", trust_remote_code=True)
+    >>> pipe(class_labels=[3, 7], num_inference_steps=25, guidance_scale=1.5, generator=torch.Generator().manual_seed(0)).images
+
+U-Net, scheduler, autoencoder and text encoder are diffusers' and transformers' own, in safetensors and JSON. What ours do
+besides is folded into their weights. A model of nothing, whose sizes the network's levels divide, is a stock DDIMPipeline or
+LDMPipeline; else the folder has a pipeline.py (hence trust_remote_code), which needs diffusers alone: it pads and crops, and
+guides by the null class and the untold caption.
+"""
+
+import copy
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from ldm.errors import Refusal, printable
+
+TABLE = 1000  # entry i of the scheduler is t = (i + 1) / TABLE
+PREDICTIONS = {"eps": "epsilon", "v": "v_prediction", "x0": "sample"}
+# schedulers of diffusers that make our data on the exported table, by tests on exact networks for every law and prediction
+SCHEDULERS = ["DDIM", "DDPM", "DPMSolverMultistep", "UniPCMultistep", "EulerDiscrete"]  # whatever the law
+FINITE = ["DPMSolverSinglestep", "DEISMultistep", "LMSDiscrete", "SASolver"]  # divide by alpha_1: not with zero terminal SNR
+NOISY = ["EulerAncestralDiscrete"]  # knows no predict = x0
+WHY = """`pipeline.py` is in the folder, and needs no package but diffusers (and transformers for captions), because no stock
+pipeline pads and crops odd sizes, or guides by a null class or an untold caption."""
+PIPELINE = Path(__file__).with_name("pipeline.py")
+
+
+def export(checkpoint: str, output: str, weights: str = "ema") -> Path:
+    """Write the folder, whole or not at all; Refusal for what diffusers cannot be told."""
+    from ldm.sampling.model import restore
+
+    folder, model = Path(output), restore(checkpoint, weights)
+    expect_exportable(model)
+    if folder.exists():
+        raise Refusal(f"--output: {folder} is there already; name a new folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
+    try:
+        write(model, partial)
+        (partial / "README.md").write_text(card(model, checkpoint, weights, folder))
+        partial.chmod(0o755)
+        partial.rename(folder)
+    except SafetensorError as error:  # its word for a full disk
+        raise Refusal(f"--output: {folder} could not be written ({error})") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def expect_exportable(model: "Model") -> None:  # noqa: F821 - torch is imported once the arguments are right
+    """Refusal with the reason."""
+    from ldm.diffusion.schedules import VariancePreserving
+    from ldm.networks.autoencoder import VQAutoencoder
+    from ldm.networks.unet import PaddedUNet
+
+    predict = model.denoiser.loss_config.predict
+    wrong = {
+        "clouds have no pipeline in diffusers": not isinstance(model.denoiser.net, PaddedUNet),
+        f"a model trained for {model.task.use} is not exported yet": model.task.use is not None,
+        "a VQ autoencoder is not exported yet": isinstance(getattr(model.space, "autoencoder", None), VQAutoencoder),
+        f"diffusers' schedulers know {', '.join(PREDICTIONS)}, not predict = {predict}": predict not in PREDICTIONS,
+        f"diffusers' tables want alpha^2 + sigma^2 = 1, not {type(model.denoiser.schedule).__name__}": not isinstance(
+            model.denoiser.schedule, VariancePreserving
+        ),
+    }
+    for reason, holds in wrong.items():
+        if holds:
+            raise Refusal(f"export: {reason}")
+
+
+def write(model: "Model", folder: Path) -> None:  # noqa: F821
+    """A folder a part, pipeline.py where no stock pipeline does, and model_index.json."""
+    import diffusers
+
+    name = stock(model)
+    parts = {"unet": unet(model), "scheduler": scheduler(model)}
+    if autoencoder := getattr(model.space, "autoencoder", None):
+        parts["vqvae" if name else "vae"] = whitened(autoencoder.net, model.space.mean, model.space.std)
+    if model.text:
+        parts |= {"text_encoder": model.text.model, "tokenizer": model.text.pretrained}
+    for part, value in parts.items():
+        value.save_pretrained(folder / part)
+    index = {"_class_name": name or ["pipeline", "LDMPipeline"], "_diffusers_version": diffusers.__version__}
+    if name is None:
+        shutil.copy(PIPELINE, folder / "pipeline.py")
+        index |= {"about": json.dumps(about(model))} | {part: [None, None] for part in ("vae", "text_encoder", "tokenizer")}
+    index |= {part: [type(value).__module__.split(".")[0], type(value).__name__] for part, value in parts.items()}
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2))
+
+
+def stock(model: "Model") -> str | None:  # noqa: F821
+    """The pipeline of diffusers that needs no code of ours: nothing told, a square that needs no padding."""
+    x, autoencoder = model.space.shape, getattr(model.space, "autoencoder", None)
+    picture = autoencoder.shape if autoencoder else x
+    cut = autoencoder is not None and any(side % autoencoder.multiple for side in picture[1:])
+    if model.classes or model.text or cut or x[1] != x[2] or x[1] % model.denoiser.net.factor:
+        return None
+    return "LDMPipeline" if autoencoder else "DDIMPipeline"
+
+
+def about(model: "Model") -> dict[str, Any]:  # noqa: F821
+    """What pipeline.py is told of the model."""
+    return {
+        "classes": list(model.classes),
+        "shape": list(model.space.shape),
+        "factor": model.denoiser.net.factor,
+        "picture": list(getattr(model.space, "autoencoder", model.space).shape),
+        "steps": model.settings.steps,
+        "guidance": model.settings.guidance,
+        "prompts": list(model.prompts),
+        "length": model.text.length if model.text else 0,
+    }
+
+
+def unet(model: "Model") -> "UNet2DModel":  # noqa: F821
+    """Our U-Net, told entry i of the table where ours is told i + 1.
+
+    The first layer of the time's embedding takes the shift: cos(f (i + 1)) and sin(f (i + 1)) are the rotation of
+    cos(f i) and sin(f i) by the angle f.
+    """
+    import torch
+
+    net = copy.deepcopy(model.denoiser.net.unet)
+    weight = net.time_embedding.linear_1.weight.data
+    cos, sin = net.time_proj(torch.ones(1)).chunk(2, -1)  # diffusers' flip_sin_to_cos: cosines first
+    by_cos, by_sin = weight.chunk(2, 1)
+    weight.copy_(torch.cat([by_cos * cos + by_sin * sin, by_sin * cos - by_cos * sin], 1))
+    return net
+
+
+def whitened(net: "AutoencoderKL", mean: "Tensor", std: "Tensor") -> "AutoencoderKL":  # noqa: F821
+    """The autoencoder of (z - mean) / std: the 1 x 1 convolutions at either side of the latents take it."""
+    import torch
+
+    net = copy.deepcopy(net)
+    before, after = net.quant_conv, net.post_quant_conv
+    shift, scale = torch.cat([mean, 2 * std.log()]), torch.cat([std, torch.ones_like(std)])  # of means and log-variances
+    before.weight.data.div_(scale[:, None, None, None])
+    before.bias.data.sub_(shift).div_(scale)
+    after.bias.data.add_(after.weight.data[:, :, 0, 0] @ mean)
+    after.weight.data.mul_(std[None, :, None, None])
+    net.register_to_config(scaling_factor=1.0)
+    return net
+
+
+def scheduler(model: "Model") -> "DDIMScheduler":  # noqa: F821
+    """DDIM on the table of the model's own law, its betas in float64: 1 - beta_i = (alpha_i / alpha_{i-1})^2."""
+    import torch
+    from diffusers import DDIMScheduler
+
+    alpha2 = model.denoiser.schedule(torch.arange(TABLE + 1, dtype=torch.float64) / TABLE)[0].square()
+    betas = (1 - alpha2[1:] / alpha2[:-1]).tolist()
+    return DDIMScheduler(
+        num_train_timesteps=TABLE,
+        trained_betas=betas,
+        prediction_type=PREDICTIONS[model.denoiser.loss_config.predict],
+        timestep_spacing="trailing",
+        clip_sample=False,
+        set_alpha_to_one=True,
+        # leaves our table as it is; those made of this config then know that its last sigma / alpha is infinite
+        rescale_betas_zero_snr=bool(alpha2[-1] == 0),
+    )
+
+
+def schedulers(model: "Model") -> list[str]:  # noqa: F821
+    """Names of diffusers' schedulers that the exported pipeline can be given in place of DDIM, the class less `Scheduler`."""
+    if stock(model) == "DDIMPipeline":  # makes a DDIMScheduler of whatever it is given
+        return ["DDIM"]
+    forgets = bool(scheduler(model).config.rescale_betas_zero_snr)
+    return SCHEDULERS + ([] if forgets else FINITE) + ([] if model.denoiser.loss_config.predict == "x0" else NOISY)
+
+
+def others(model: "Model") -> str:  # noqa: F821
+    """What the card says of schedulers."""
+    names = schedulers(model)
+    if len(names) == 1:
+        return "This pipeline knows no scheduler but DDIM."
+    table = "with zero terminal SNR " if scheduler(model).config.rescale_betas_zero_snr else ""
+    listed = ", ".join(f"`{name}Scheduler`" for name in names[1:])
+    return f"""In place of DDIM it takes, as tested for its noise law {table}and prediction, {listed}:
+`pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)`. No other, and keep the settings of that config:
+`trained_betas`, `prediction_type`, `timestep_spacing="trailing"`, `rescale_betas_zero_snr`."""
+
+
+def card(model: "Model", checkpoint: str, weights: str, folder: Path) -> str:  # noqa: F821
+    """The model card."""
+    kind, name = "latent" if hasattr(model.space, "autoencoder") else "pixel", stock(model)
+    told = "class_labels=[0, 1], guidance_scale=2" if model.classes else "num_images_per_prompt=2"
+    told = 'prompt=["a red heart"], guidance_scale=3' if model.text else told
+    call = "batch_size=2, num_inference_steps=25" if name else told
+    why = f"A stock {name}: no code of ours is in the folder." if name else WHY
+    return f"""---
+library_name: diffusers
+tags: [diffusion, {kind}]
+---
+A {kind} diffusion model of pictures {tuple(model.space.shape)}, exported from `{Path(checkpoint).name}` at step {model.step}
+({weights} weights) by `python -m ldm.export`. Classes: {printable(", ".join(model.classes)) or "none"}.
+
+```python
+from diffusers import DiffusionPipeline
+
+pipe = DiffusionPipeline.from_pretrained("{folder.name}"{"" if name else ", trust_remote_code=True"})
+pipe({call}).images[0].show()
+```
+
+{why} {others(model)}
+Say here what it was trained on and under which licence.
+"""

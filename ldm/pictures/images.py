@@ -1,0 +1,235 @@
+"""Pictures with classes: data sets held in memory as uint8. `ImageFolder`, which is not, is in folders.py."""
+
+import gzip
+import hashlib
+import math
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ldm.data.batches import Batch
+from ldm.data.identity import hash_of
+from ldm.errors import Refusal, say
+from ldm.pictures.opening import View
+from ldm.system.randomness import permutation
+
+GREY = tuple(str(i) for i in range(10))
+CLOTHES = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+class ImageTensor(Dataset):
+    """Pictures in memory: uint8 (N, C, H, W) and labels (N,)."""
+
+    def __init__(self, images: Tensor, labels: Tensor):
+        self.images, self.labels = images, labels.long()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i: int) -> Batch:
+        return self.__getitems__([i])
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        rows = torch.tensor(indices)
+        return {"image": self.images[rows], "label": self.labels[rows], "index": rows}
+
+    def shown(self, count: int) -> list[int]:
+        """Rows for a panel: the first, which lie in no order."""
+        return list(range(min(count, len(self))))
+
+    def fingerprint(self) -> str:
+        """Of every picture and label."""
+        digest = hashlib.sha256(repr(tuple(self.images.shape)).encode())
+        for tensor in (self.images, self.labels):
+            digest.update(tensor.contiguous().numpy())
+        return digest.hexdigest()[:16]
+
+    def identity(self) -> dict[str, str]:
+        """Hashes of the pictures, and of what is said of them: what a checkpoint keeps of the data it was trained on."""
+        return {"content": hash_of(self.images), "labels": hash_of(self.labels)}
+
+
+@dataclass
+class Images:
+    """What a data set is to the rest: two sets, the classes' names, the shape (C, H, W), and how files were read."""
+
+    train: Dataset
+    test: Dataset
+    classes: tuple[str, ...]
+    shape: tuple[int, int, int]
+    view: View | None = None
+
+    def about(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it, so that what is given later is read as it was in training."""
+        return self.view.to_dict() if self.view else {}
+
+    def shown(self, count: int) -> Tensor:
+        """Held-out pictures for a panel, uint8 (N, C, H, W)."""
+        return self.held_out.__getitems__(self.held_out.shown(count))["image"]
+
+    @property
+    def held_out(self) -> Dataset:
+        """What training measures itself on."""
+        return self.test
+
+
+@dataclass
+class ImageData:
+    """Settings of every data set. `batch_size` is per device."""
+
+    batch_size: int = 128
+    workers: int = 0
+    flip: bool = False  # mirror half of the training pictures
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.workers < 0:
+            raise ValueError(f"batch_size must be at least 1 and workers at least 0, got {self.batch_size}, {self.workers}")
+
+    def load(self) -> Images:
+        """Read the data set; Refusal where it cannot be had."""
+        raise NotImplementedError
+
+
+@dataclass
+class Digits(ImageData):
+    """scikit-learn's 1,797 real handwritten digits, 8 x 8, grey: embedded, no download. 297 are held out."""
+
+    def load(self) -> Images:
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        images = torch.from_numpy(digits.images / 16 * 255).round().to(torch.uint8)[:, None]
+        labels = torch.from_numpy(digits.target)
+        order = permutation(len(images), "digits", "split")
+        train, test = order[297:], order[:297]
+        sets = ImageTensor(images[train], labels[train]), ImageTensor(images[test], labels[test])
+        return Images(*sets, GREY, (1, 8, 8))
+
+
+LARGEST = 2_000_000_000  # bytes of an idx file, which is held in memory
+
+
+def read_idx(path: Path) -> Tensor:
+    """An idx file, gz or not (LeCun's format: 2 zero bytes, type 8 = uint8, rank, sizes, data), as a uint8 tensor."""
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+            start = file.read(4)
+            if start[:3] != b"\0\0\x08":
+                raise ValueError("the first bytes are not those of an idx file of bytes")
+            shape = struct.unpack(f">{start[3]}I", file.read(4 * start[3]))
+            room = path.stat().st_size * (1032 if path.suffix == ".gz" else 1)  # the most that gzip can pack
+            if (size := math.prod(shape)) > min(room, LARGEST):
+                raise ValueError(f"it claims {size / 1e6:.1f} MB")
+            raw = bytearray(file.read(size))
+            if file.read(1):
+                raise ValueError("it holds more than its header says")
+        return torch.from_numpy(np.frombuffer(raw, np.uint8).reshape(shape))
+    except (OSError, EOFError, ValueError, IndexError, struct.error, zlib.error) as error:
+        raise Refusal(f"{path} cannot be read as an idx file ({error}); get it again") from None
+
+
+@dataclass
+class MNIST(ImageData):
+    """MNIST, 28 x 28, grey. `root` holds the four idx files, gz or not, or receives torchvision's download."""
+
+    root: str = "data"
+    download: bool = True
+
+    classes: ClassVar[tuple[str, ...]] = GREY
+    folders: ClassVar[tuple[str, ...]] = ("", "MNIST/raw")
+    parts: ClassVar[tuple[str, ...]] = (
+        "train-images-idx3-ubyte",
+        "train-labels-idx1-ubyte",
+        "t10k-images-idx3-ubyte",
+        "t10k-labels-idx1-ubyte",
+    )
+
+    def find(self) -> list[Path] | None:
+        """The four files in the first folder that has them all."""
+        for folder in self.folders:
+            found = [
+                next((p for p in (Path(self.root, folder, part + end) for end in ("", ".gz")) if p.is_file()), None)
+                for part in self.parts
+            ]
+            if all(found):
+                return found
+        return None
+
+    def load(self) -> Images:
+        files = self.find()
+        if files is None and self.download:
+            _download(type(self).__name__, self.root)
+            files = self.find()
+        if files is None:
+            raise Refusal(
+                f"data.root: no {type(self).__name__} in '{self.root}' (looked for {self.parts[0]}[.gz] and three more, "
+                f"in {', '.join(repr(f or '.') for f in self.folders)}); set data.root=DIR or data.download=true"
+            )
+        x, y, x_test, y_test = (read_idx(path) for path in files)
+        for images, labels, path in ((x, y, files[0]), (x_test, y_test, files[2])):
+            if len(images) != len(labels) or images.ndim != 3 or not len(images):
+                raise Refusal(f"{path}: {tuple(images.shape)} pictures and {len(labels)} labels do not belong together")
+        sets = ImageTensor(x[:, None], y), ImageTensor(x_test[:, None], y_test)
+        return Images(*sets, self.classes, (1, *x.shape[1:]))
+
+
+@dataclass
+class FashionMNIST(MNIST):
+    """Fashion-MNIST (Xiao et al. 2017), 28 x 28, grey; Debian's package `dataset-fashion-mnist` is found by itself."""
+
+    classes: ClassVar[tuple[str, ...]] = CLOTHES
+    folders: ClassVar[tuple[str, ...]] = ("", "FashionMNIST/raw", "/usr/share/datasets/fashion-mnist")
+
+
+@dataclass
+class CIFAR10(ImageData):
+    """CIFAR-10, 32 x 32, RGB, in its binary form (no pickle): `root` holds cifar-10-batches-bin, or receives it."""
+
+    root: str = "data"
+    download: bool = True
+
+    def load(self) -> Images:
+        folder = Path(self.root, "cifar-10-batches-bin")
+        if not folder.is_dir() and self.download:
+            _download("CIFAR10", self.root)
+        if not folder.is_dir():
+            raise Refusal(f"data.root: no folder cifar-10-batches-bin in '{self.root}'; set data.root=DIR or data.download=true")
+        train = [self.read(folder / f"data_batch_{i}.bin") for i in range(1, 6)]
+        sets = ImageTensor(*map(torch.cat, zip(*train, strict=True))), ImageTensor(*self.read(folder / "test_batch.bin"))
+        return Images(*sets, CIFAR, (3, 32, 32))
+
+    @staticmethod
+    def read(path: Path) -> tuple[Tensor, Tensor]:
+        """Records of one label byte and 3 x 32 x 32 pixels."""
+        try:
+            records = torch.from_numpy(np.fromfile(path, np.uint8).reshape(-1, 3073))
+        except (OSError, ValueError) as error:
+            raise Refusal(f"{path} cannot be read as CIFAR-10's binary records ({error}); get it again") from None
+        return records[:, 1:].reshape(-1, 3, 32, 32).clone(), records[:, 0].long()
+
+
+CIFAR_BINARY = ("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530")
+
+
+def _download(name: str, root: str) -> None:
+    """torchvision's downloads, with their checksums; one line when there is no network."""
+    from torchvision import datasets
+
+    say(f"data: downloading {name} into {root}")
+    try:
+        if name == "CIFAR10":
+            url, md5 = CIFAR_BINARY
+            datasets.utils.download_and_extract_archive(url, root, md5=md5)
+        else:
+            getattr(datasets, name)(root, download=True)
+    except (OSError, RuntimeError) as error:
+        line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise Refusal(f"data: {name} is not in '{root}' and cannot be downloaded ({line}); set data.root=DIR") from None

@@ -1,0 +1,210 @@
+"""Spaces: where the diffusion happens. `encode(image, randn) -> x_0` and `decode(x) -> image`, images in [-1, 1].
+
+The pixel baseline, latent diffusion and point clouds (pointcloud.py) are one training module with another space, which
+also knows what a batch holds, what the denoiser is told of it, and what a finished sample is.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_max_pool2d
+
+from ldm.data.batches import Batch, as_bytes, as_images
+from ldm.diffusion.space import Randn, Reduce, Shape, Told, listed
+from ldm.errors import Refusal
+from ldm.networks.autoencoder import Autoencoder, sample_posterior
+
+CARRIES = 0.1  # the least share of a latent channel's variance that the picture explains, or it is lost
+
+
+@dataclass
+class Pixels:
+    """Diffuse the pixels themselves."""
+
+
+@dataclass
+class Latents:
+    """Diffuse the latents of a frozen autoencoder, whitened a channel at a time.
+
+    `autoencoder`: stage 1's config (trained first when its checkpoint is missing), its run folder, a checkpoint file, or the
+    folder of a diffusers AutoencoderKL.
+    """
+
+    autoencoder: str
+    chunk: int = 256  # pictures decoded at once when sampling
+    cache: bool = True  # encode the training set once, into output/latents/
+
+
+class PictureSpace(nn.Module):
+    """What pixels and latents share."""
+
+    measured = False  # whether anything of the training set is measured before the first step
+
+    def expect_measured(self, where: str) -> None:
+        """Refusal if what a checkpoint says was measured cannot have been."""
+
+    def read(self, batch: Batch) -> Tensor:
+        """The batch's pictures in [-1, 1]."""
+        return as_images(batch)
+
+    def mirror(self, image: Tensor, generator: torch.Generator) -> Tensor:
+        """Half of the pictures, left to right."""
+        mirror = torch.rand(len(image), generator=generator, device=image.device) < 0.5
+        return torch.where(mirror[:, None, None, None], image.flip(-1), image)
+
+    def told(self, batch: Batch) -> Told:
+        return {}
+
+    def features(self, batch: Batch) -> Told:
+        """What it may be told and may be left untold, beside the class."""
+        return {}
+
+    def draw(self, seeds: Sequence[int], labels: Sequence[int] | None = None) -> Told:
+        """What the denoiser is told when sampling, a row for each seed."""
+        return {}
+
+    def encode_mean(self, image: Tensor) -> Tensor:
+        """Pictures -> x_0, in latents the posterior's mean."""
+        return self.encode(image, image.new_zeros)
+
+    def on_grid(self, hole: Tensor) -> Tensor:
+        """Holes (B, 1, H, W) of 0 and 1 on the grid of x."""
+        return hole
+
+    def finish(self, x: Tensor, told: Told) -> Tensor:
+        """Finished samples as uint8 (B, C, H, W) on the CPU."""
+        return as_bytes(self.decode(x)).cpu()
+
+
+class PixelSpace(PictureSpace):
+    """x_0 = image; decode clips to the grey levels that exist."""
+
+    def __init__(self, shape: Shape):
+        super().__init__()
+        self.shape = tuple(shape)
+
+    def encode(self, image: Tensor, randn: Randn) -> Tensor:
+        return image
+
+    def decode(self, x: Tensor) -> Tensor:
+        return x.clamp(-1, 1)
+
+    def picture(self, x: Tensor) -> Tensor:
+        """`decode` with its gradient, not clipped."""
+        return x
+
+
+class LatentSpace(PictureSpace):
+    """x_0 = (z - mean) / std, z ~ q(z | image): latents of zero mean and unit variance in every channel.
+
+    mean and std (z,) are measured over the data set, travel in the checkpoint, and are 0 and 1 until then.
+    """
+
+    mean: Tensor
+    std: Tensor
+    measured = True
+
+    def __init__(self, autoencoder: Autoencoder, chunk: int = 256):
+        super().__init__()
+        # frozen: without this DDP stops at unused parameters
+        self.autoencoder = autoencoder.requires_grad_(False).eval()
+        self.shape, self.chunk = autoencoder.latent_shape, chunk
+        self.table: Tensor | None = None  # a latent cache that lies on the device
+        self.explained: Tensor | None = None  # (z,), once measured here; no part of a checkpoint
+        self.register_buffer("mean", torch.zeros(self.shape[0]))
+        self.register_buffer("std", torch.ones(self.shape[0]))
+
+    def expect_measured(self, where: str) -> None:
+        if not (self.std > 0).all():
+            raise Refusal(f"{where}: the latents' std {listed(self.std)} is not above 0; it is of no model")
+
+    def train(self, mode: bool = True) -> "LatentSpace":
+        """The autoencoder stays in evaluation mode whatever its owner does."""
+        return super().train(False)
+
+    def read(self, batch: Batch) -> Tensor:
+        """The batch's pictures; or, from a latent cache, their moments in each orientation, (B, orientations, 2 z, h, w)."""
+        if "image" in batch:
+            return as_images(batch)
+        moments = batch["moments"] if self.table is None else self.table[batch["index"]]
+        return moments.float()
+
+    def mirror(self, data: Tensor, generator: torch.Generator) -> Tensor:
+        """Half of the pictures, left to right; of cached moments, the other orientation's."""
+        if data.dim() == 4:
+            return super().mirror(data, generator)
+        mirror = torch.rand(len(data), generator=generator, device=data.device) < 0.5
+        return data[torch.arange(len(data), device=data.device), mirror.long()][:, None]
+
+    def on_grid(self, hole: Tensor) -> Tensor:
+        """A cell is in the hole if any of its pixels is."""
+        return adaptive_max_pool2d(self.autoencoder.pad(hole), self.shape[1:])
+
+    def moments(self, data: Tensor) -> Tensor:
+        """Posterior (B, 2 z, h, w) of what `read` gives."""
+        return self.autoencoder.encode(data) if data.dim() == 4 else data[:, 0]
+
+    @torch.no_grad()
+    def encode(self, data: Tensor, randn: Randn) -> Tensor:
+        z = sample_posterior(self.moments(data), randn((len(data), *self.shape)))
+        return (z - self.mean[:, None, None]) / self.std[:, None, None]
+
+    @torch.no_grad()
+    def measure(self, batches: Iterable[Batch], all_reduce: Reduce, device: torch.device | str) -> str:
+        """Mean, std and share explained of each channel over the batches of every rank; says what they are."""
+        statistics = ChannelStatistics(self.shape[0], device)
+        for batch in batches:
+            statistics.add(self.moments(self.read(batch).to(device)))
+        mean, std, self.explained = statistics.result(all_reduce)
+        self.mean.copy_(mean)
+        self.std.copy_(std)
+        shares = f"explained by the picture {percent(self.explained.tolist())}"
+        return f"latents: mean {listed(mean)}, std {listed(std)}, {shares} (a channel)"
+
+    @torch.no_grad()
+    def decode(self, x: Tensor) -> Tensor:
+        return torch.cat([self.picture(part) for part in x.split(self.chunk)]).clamp(-1, 1)
+
+    def picture(self, x: Tensor) -> Tensor:
+        """`decode` with its gradient, not clipped, all at once."""
+        return self.autoencoder.decode(x * self.std[:, None, None] + self.mean[:, None, None])
+
+
+def percent(shares: Iterable[float]) -> str:
+    """Shares of 1 for a person."""
+    return ", ".join(f"{100 * share:.2g} %" for share in shares)
+
+
+def lost_channels(explained: Tensor) -> dict[int, float]:
+    """The channels (of z shares) that carry next to nothing of the picture, and their shares."""
+    return {i: share for i, share in enumerate(explained.tolist()) if not share >= CARRIES}
+
+
+class ChannelStatistics:
+    """Running sums for the mean and standard deviation of each latent channel, posterior variance included.
+
+    Of that variance, what the picture explains is the variance of the posteriors' means; the rest is their noise. A
+    collapsed posterior is N(0, 1) whatever the picture: its std is a healthy 1, its share explained 0.
+    Sums in float64 add up over batches and, by `all_reduce`, over ranks: the result does not depend on either.
+    """
+
+    def __init__(self, channels: int, device: torch.device | str):
+        # float64 is missing on Apple's GPUs: sums live on the CPU
+        self.sums, self.device = torch.zeros(3 * channels + 1, dtype=torch.float64), device
+
+    def add(self, moments: Tensor) -> None:
+        """Add a batch of posteriors (B, 2 z, h, w): E[z] = mean, E[z^2] = mean^2 + var."""
+        mean, logvar = moments.double().cpu().chunk(2, 1)
+        count = mean.new_tensor([mean.numel() / mean.shape[1]])
+        parts = mean, mean.square(), logvar.exp()
+        self.sums += torch.cat([*(part.sum((0, 2, 3)) for part in parts), count])
+
+    def result(self, all_reduce: Reduce = lambda sums: sums) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean, std, and share of the variance explained (z,), of everything added on every rank, float32."""
+        sums = all_reduce(self.sums.to(self.device) if str(self.device) != "mps" else self.sums).cpu()
+        mean, square, noise = (sums[:-1] / sums[-1]).chunk(3)
+        signal = (square - mean.square()).clamp(min=0)
+        variance = (signal + noise).clamp(min=1e-12)
+        return mean.float(), variance.sqrt().float(), (signal / variance).float()

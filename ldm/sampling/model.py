@@ -1,0 +1,197 @@
+"""What a checkpoint holds, made whole again: a denoiser, its space, the classes and the settings to sample with."""
+
+import dataclasses
+import math
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from ldm.checkpoints import checkpoint
+from ldm.config import AutoencoderConfig, Data, DiffusionConfig, SampleConfig, from_dict
+from ldm.diffusion.denoiser import Denoiser
+from ldm.diffusion.schedules import expand
+from ldm.errors import Refusal
+from ldm.jets.space import PointCloud, PointCloudSpace
+from ldm.networks.autoencoder import Autoencoder
+from ldm.networks.text import TextEncoder
+from ldm.pictures.opening import View
+from ldm.pictures.space import Latents, LatentSpace, PixelSpace
+from ldm.pictures.trained import AnyTask, Generate
+from ldm.system import threads
+
+Space = PixelSpace | LatentSpace | PointCloudSpace
+KEPT = ("mask", "concat")  # of what a denoiser is told, what guidance never leaves untold
+
+
+@dataclass
+class Model:
+    """What sampling needs: the denoiser, its space, the classes' names and the defaults for settings."""
+
+    denoiser: Denoiser
+    space: Space
+    classes: tuple[str, ...]
+    settings: SampleConfig
+    step: int = 0
+    text: TextEncoder | None = None
+    prompts: tuple[str, ...] = ()  # captions of held-out pictures, for samples that are given none
+    task: AnyTask = field(default_factory=Generate)
+    view: View | None = None  # how pictures are read, of a model of pictures
+
+    def label(self, name: str) -> int:
+        """The class that a name means; or a number, unless one of the names is a number too."""
+        if not self.classes:
+            raise Refusal("--label: this checkpoint is of a model without classes")
+        if name in self.classes:
+            return self.classes.index(name)
+        numbers = any(is_number(one) for one in self.classes)
+        if name.isdecimal() and len(name) < 10 and not numbers and int(name) < len(self.classes):
+            return int(name)
+        if numbers:
+            named = ", ".join(self.classes)
+            raise Refusal(f"--label: '{name}' is not one of the {len(self.classes)} classes, told by their names: {named}")
+        listed = ", ".join(f"{i} {c}" if c != str(i) else c for i, c in enumerate(self.classes))
+        raise Refusal(f"--label: '{name}' is not one of the {len(self.classes)} classes: {listed}")
+
+
+def is_number(name: str) -> bool:
+    """Whether a class is called by a number: 3, 03, -1, 2.5."""
+    return bool(re.fullmatch(r"\s*[+-]?\d+([.,]\d+)?\s*", name))
+
+
+def build_space(config: DiffusionConfig, shape: tuple[int, ...], autoencoder: Autoencoder | None, classes: int = 0) -> Space:
+    """The space of a config for pictures or clouds of `shape`."""
+    if isinstance(config.space, Latents):
+        return LatentSpace(autoencoder, config.space.chunk)
+    if isinstance(config.space, PointCloud):
+        return PointCloudSpace(shape, classes, config.network.jet)
+    return PixelSpace(shape)
+
+
+def build_net(config: DiffusionConfig, shape: tuple[int, ...], classes: int, text: TextEncoder | None = None) -> nn.Module:
+    """The network of a config for x of `shape`."""
+    more = {"text": text.dim} if text else {}
+    more |= {"concat": channels} if (channels := config.task.channels(shape[0])) else {}
+    return config.network.build(shape, classes, **more)
+
+
+def build_denoiser(config: DiffusionConfig, shape: tuple[int, ...], classes: int, text: TextEncoder | None = None) -> Denoiser:
+    """The denoiser of a config for x of `shape`."""
+    denoiser = Denoiser(build_net(config, shape, classes, text), config.schedule, config.loss)
+    denoiser.register_forward_pre_hook(threads.tick)
+    return denoiser
+
+
+def without(cond: dict[str, Tensor], rows: Tensor, classes: int) -> dict[str, Tensor]:
+    """The condition with these rows (B,) not told: the class after the last, NaN for a jet's features, no caption."""
+    nothing = {"label": classes, "jet": float("nan"), "text": 0.0, "text_mask": False}
+    return {k: v if k in KEPT else v.masked_fill(expand(rows, v), nothing[k]) for k, v in cond.items()}
+
+
+def restore(path: str | Path, weights: str = "ema", device: str = "cpu") -> Model:
+    """A model from a checkpoint alone: strict, with stage 1 inside the file checked against its hash.
+
+    Whatever is wrong with the file is one line; nothing of a size that its weights do not have is allocated, nothing is
+    downloaded, and nothing written.
+    """
+    file = checkpoint.find(path)
+    state = checkpoint.read(file)
+    checkpoint.expect_stage(state, "diffusion", file)
+    with checkpoint.malformed(file):
+        return _restored(state, file, weights, device)
+
+
+def _restored(state: dict[str, Any], file: Path, weights: str, device: str) -> Model:
+    meta = state["ldm"]
+    config, classes = from_dict(meta["config"], str(file)), class_names(meta, file)
+    shape = data_shape(meta, config.data, file)
+    stage1 = from_dict(meta["autoencoder"]["config"], str(file)) if meta["autoencoder"] else None
+
+    def space() -> Space:
+        return build_space(config, shape, stage1 and stage1.network.build(shape), len(classes))
+
+    found = checkpoint.under(state["state_dict"], "space.")
+    built = checkpoint.build_fitting(space, found, str(file))
+    built.expect_measured(str(file))
+    if stage1 and fingerprint(built.autoencoder) != meta["autoencoder"]["hash"]:
+        raise Refusal(f"checkpoint: the autoencoder inside {file} is not the one it was trained with; the file is damaged")
+    about_text = meta.get("text") or {}
+    text = load_text(config, about_text.get("hash"), str(file), download=False)
+    net = checkpoint.build_fitting(
+        lambda: build_net(config, built.shape, len(classes), text), checkpoint.weights(state, weights, file), str(file)
+    )
+    denoiser = Denoiser(net, config.schedule, config.loss).eval().requires_grad_(False).to(device)
+    view = None if isinstance(built, PointCloudSpace) else View.of(shape, meta.get("view"), str(file))
+    told = text, tuple(map(str, about_text.get("prompts", ()))), config.task, view
+    return Model(denoiser, built.eval().to(device), classes, config.sample, state["global_step"], *told)
+
+
+def fingerprint(module: nn.Module) -> str:
+    """A hash of a module's weights."""
+    return checkpoint.fingerprint(module.state_dict().items())
+
+
+LARGEST = 2**26  # numbers of one picture: 8,192 x 8,192 grey
+SIDES = {"Digits": 8, "CIFAR10": 32}  # of data that come in one size
+
+
+def data_shape(meta: dict[str, Any], data: Data, file: Path) -> tuple[int, ...]:
+    """The shape of the data that a checkpoint is of; Refusal where there is no such data, or it is not its config's."""
+    shape, kind = tuple(meta["shape"]), type(data).__name__
+    places = 2 if kind == "JetNet" else 3
+    whole = len(shape) == places and all(type(size) is int and size > 0 for size in shape)
+    if not whole or math.prod(shape) > LARGEST:
+        raise Refusal(f"checkpoint: {file} is of data of shape {shape}, which no picture or cloud has")
+    side = SIDES.get(kind) or getattr(data, "size", None)
+    if places == 3 and side is not None and max(shape[1:]) > side:
+        raise Refusal(f"checkpoint: {file} says {shape} of its data, and {side} pixels in its config")
+    return shape
+
+
+def class_names(meta: dict[str, Any], file: Path) -> tuple[str, ...]:
+    """The classes' names; Refusal where they are no names."""
+    names = tuple(meta["classes"])
+    if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        raise Refusal(f"checkpoint: {file} has classes that are not names, each of its own: {names!r:.100}")
+    return names
+
+
+def load_text(config: DiffusionConfig, expected: str | None = None, where: str = "", download: bool = True) -> TextEncoder | None:
+    """The text encoder that a config names, if it is of captions; Refusal if it is not the one that was trained with.
+
+    Without `download` only what lies on this machine: a checkpoint's own word is no reason to fetch anything.
+    """
+    if config.condition not in ("text", "both"):
+        return None
+    text = config.text.load(download)
+    if expected is not None and text.hash != expected:
+        raise Refusal(f"{where}: text encoder {type(config.text).__name__} is {text.hash} here, it was trained with {expected}")
+    return text
+
+
+def load_autoencoder(path: Path, which: str = "ema") -> tuple[Autoencoder, AutoencoderConfig, dict[str, Any]]:
+    """Stage 1 from its checkpoint, averaged weights where it kept them, or `raw`; and what the checkpoint says of itself."""
+    state = checkpoint.read(path)
+    checkpoint.expect_stage(state, "autoencoder", path)
+    with checkpoint.malformed(path):
+        meta = state["ldm"]
+        config = from_dict(meta["config"], str(path))
+        shape = data_shape(meta, config.data, path)
+        found = checkpoint.weights(state, which, path)
+        autoencoder = checkpoint.build_fitting(lambda: config.network.build(shape), found, str(path))
+        class_names(meta, path)
+        return autoencoder.eval(), config, meta
+
+
+def recorded_data(config: Data, root: str | None = None) -> Data:
+    """The data settings of a checkpoint, to read from `root` or from where they lay: never to be downloaded."""
+    if root is not None and not hasattr(config, "root"):
+        raise Refusal(f"--data-root: {type(config).__name__} are embedded and read from no folder; leave it out")
+    if root is not None and not Path(root).exists():
+        raise Refusal(f"--data-root: '{root}' is not a folder, nor a file")
+    given = {"root": root} if root is not None else {}
+    kept = {"download": False} if hasattr(config, "download") else {}
+    return dataclasses.replace(config, **given, **kept, workers=min(config.workers, os.cpu_count() or 1))

@@ -1,0 +1,101 @@
+"""Data to noise and back, to look at: the forward chain and the reverse process of a few samples, as a strip and a GIF."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from ldm.config import SampleConfig
+from ldm.data.batches import as_bytes
+from ldm.diffusion import solvers
+from ldm.diffusion.schedules import Schedule
+from ldm.diffusion.simulate import noising
+from ldm.pictures.grid import to_picture
+from ldm.sampling.model import Model
+from ldm.system.randomness import SampleNoise
+
+COLUMNS, FRAMES = 11, 40  # of the strip; of the GIF each way, at most
+HEADER = 26  # px above the strip, for the times
+
+
+@dataclass
+class Recorder:
+    """What the first `count` samples of a batch went through: give it to `generate` as `watch`, then take the pictures."""
+
+    model: Model
+    settings: SampleConfig
+    seeds: Sequence[int]
+    count: int = 4
+    states: list[Tensor] = field(default_factory=list)  # x_t at each of the times but the first
+    guesses: list[Tensor] = field(default_factory=list)  # x0_hat at each of the times but the last
+
+    def __call__(self, step: int, x_s: Tensor, x0_hat: Tensor) -> None:
+        self.states.append(x_s[: self.count].clone())
+        self.guesses.append(x0_hat[: self.count].clone())
+
+    @property
+    def times(self) -> Tensor:
+        return self.model.denoiser.schedule.grid(self.settings.steps, self.settings.grid)
+
+    @torch.inference_mode()
+    def rows(self, most: int) -> tuple[Tensor, Tensor]:
+        """uint8 pictures (3, frames, N, C, H, W) and the frames' times, from noise (t = 1) to data.
+
+        The forward chain x_t from the samples' own x_0, with noise of its own (it runs against this order); the reverse
+        x_t; and x0_hat.
+        """
+        schedule, times, device = self.model.denoiser.schedule, self.times, self.states[0].device
+        noise = SampleNoise(self.seeds[: self.count], self.model.space.shape, device)
+        reverse = [solvers.start(schedule, times[0], noise()), *self.states]
+        keep = torch.linspace(0, len(times) - 1, min(most, len(times))).round().long().tolist()
+        there = noising(schedule, self.states[-1], times.flip(0)[[len(times) - 1 - i for i in keep[::-1]]], noise).flip(0)
+        guesses = [*self.guesses, self.states[-1]]
+        states = zip([*there, *(reverse[i] for i in keep)], times[[*keep, *keep]], strict=True)
+        shown = [in_view(schedule, x, t) for x, t in states]
+        shown += [guesses[i] for i in keep]
+        images = torch.stack([as_bytes(self.model.space.decode(x)).cpu() for x in shown])
+        return images.unflatten(0, (3, len(keep))), times[keep]
+
+    def strip(self) -> Image.Image:
+        """For each sample three rows over time: the forward chain, x_t on its way back, x0_hat below it."""
+        rows, times = self.rows(COLUMNS)
+        # the forward row reads from left to right, from data to noise; the reverse rows from noise to data
+        pictures = torch.stack([rows[0].flip(0), rows[1], rows[2]])  # (3, frames, N, C, H, W)
+        return _with_header(to_picture(pictures.permute(2, 0, 1, 3, 4, 5).flatten(0, 2), len(times)), times.tolist())
+
+    def gif(self, path: Path) -> None:
+        """There and back again, x0_hat below x_t."""
+        rows, _ = self.rows(FRAMES)
+        data = rows[2][-1:].expand_as(rows[2])
+        frames = [*zip(rows[0].flip(0), data, strict=True), *zip(rows[1], rows[2], strict=True)]
+        drawn = [to_picture(torch.cat(pair), self.count).convert("P", palette=Image.Palette.ADAPTIVE) for pair in frames]
+        lengths = [80] * len(drawn)
+        lengths[0] = lengths[-1] = 1200
+        drawn[0].save(path, save_all=True, append_images=drawn[1:], duration=lengths, loop=0)
+
+    def write(self, folder: Path, name: str = "trajectory") -> tuple[Image.Image, Path]:
+        """<name>.png and <name>.gif in the folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        strip, path = self.strip(), folder / f"{name}.gif"
+        strip.save(folder / f"{name}.png")
+        self.gif(path)
+        return strip, path
+
+
+def in_view(schedule: Schedule, x_t: Tensor, t: Tensor) -> Tensor:
+    """x_t / sqrt(alpha_t^2 + sigma_t^2), to be shown: so noise of any schedule can be seen."""
+    alpha, sigma = schedule(t)
+    return x_t / (alpha.square() + sigma.square()).sqrt().to(x_t)
+
+
+def _with_header(grid: Image.Image, times: list[float]) -> Image.Image:
+    """Over each column its times: of the forward chain, and of the way back."""
+    whole = Image.new("RGB", (grid.width, grid.height + HEADER), "white")
+    whole.paste(grid, (0, HEADER))
+    for i, (there, back) in enumerate(zip(times[::-1], times, strict=True)):
+        text = f"to {there:.2f}\nback {back:.2f}"
+        ImageDraw.Draw(whole).multiline_text((4 + i * grid.width / len(times), 0), text, fill="black", spacing=1)
+    return whole

@@ -1,0 +1,24 @@
+"""A run's checkpoint as a small folder to give away: model.safetensors in half precision, and a model card.
+
+python -m ldm.pack --checkpoint checkpoints/fashion-latent-cpu --output checkpoints/fashion-latent
+python sample.py --checkpoint checkpoints/fashion-latent
+"""
+
+from ldm.errors import guard, say
+from ldm.scripts.flags import to_folder
+
+
+def main() -> None:
+    args = to_folder("ldm.pack", __doc__, "where model.safetensors and README.md go")
+    from ldm.export.pack import pack  # slow imports only once the arguments are right
+
+    file = pack(**vars(args))
+    say(f"packed to {file} ({file.stat().st_size / 1e6:.1f} MB); its card is {file.with_name('README.md')}")
+
+
+def entry() -> None:
+    guard(main)
+
+
+if __name__ == "__main__":
+    entry()

@@ -1,0 +1,91 @@
+"""What a task writes: each result as a PNG, panels of input, results and spread, samples.jsonl, settings.json."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from ldm.data.batches import as_bytes
+from ldm.pictures.grid import to_picture
+
+SHOWN = 4  # samples in a panel's row
+ROWS = 10  # inputs in panel.png
+
+
+@dataclass
+class Result:
+    """One input's results: `before` are the panel's first columns by their heading, `samples` (K, C, H, W) with their
+    seeds or a frame each, `mean` their middle, `raw` the samples before known pixels were put back. Pictures in [-1, 1]."""
+
+    name: str
+    before: dict[str, Tensor]
+    samples: Tensor
+    seeds: list[int]
+    mean: Tensor | None = None
+    raw: Tensor | None = None
+    notes: dict[str, Any] = field(default_factory=dict)
+    prompts: list[str] | None = None  # a sample's
+    frames: bool = False
+
+    def columns(self) -> dict[str, Tensor]:
+        """Headings and pictures of the panel's row; the spread's white is a standard deviation of 1, of range -1 ... 1."""
+        if self.frames:
+            return self.before | {f"{i + 1}": frame for i, frame in enumerate(self.samples)}
+        shown = {f"seed {seed}": sample for seed, sample in zip(self.seeds[:SHOWN], self.samples, strict=False)}
+        rest = {} if self.mean is None else {"mean": self.mean}
+        if self.raw is not None:
+            rest["unpasted"] = self.raw[0]
+        if len(self.samples) > 1:
+            rest["spread"] = 2 * self.samples.std(0, correction=0) - 1
+        return self.before | shown | rest
+
+
+def panel(results: list[Result], side: int = 84) -> Image.Image:
+    """A row an input, a column a thing, the headings above."""
+    rows = [result.columns() for result in results]
+    headings = list(rows[0])
+    size = max((picture.shape[-2:] for picture in rows[0].values()), key=max)
+    cells = [fit(row[heading], size) for row in rows for heading in headings]
+    grid = to_picture(as_bytes(torch.stack(cells)), len(headings), side).convert("RGB")
+    canvas = Image.new("RGB", (grid.width, grid.height + 14), "white")
+    canvas.paste(grid, (0, 14))
+    for i, heading in enumerate(headings):
+        ImageDraw.Draw(canvas).text((4 + i * (grid.width - 2) / len(headings), 1), heading, fill="black")
+    return canvas
+
+
+def fit(picture: Tensor, size: tuple[int, int]) -> Tensor:
+    """A smaller picture with its pixels repeated, to stand beside the others."""
+    up, across = size[0] // picture.shape[1], size[1] // picture.shape[2]
+    return picture.repeat_interleave(up, 1).repeat_interleave(across, 2)
+
+
+def save(picture: Tensor, path: Path) -> None:
+    pixels = as_bytes(picture)
+    Image.fromarray((pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)).numpy()).save(path)
+
+
+def write(folder: Path, results: list[Result], settings: dict[str, Any]) -> None:
+    """<input>-<seed>.png, -unpasted where known pixels were put back, -mean and -spread; panels; the two lists."""
+    lines = []
+    for result in results:
+        for i, (sample, seed) in enumerate(zip(result.samples, result.seeds, strict=True)):
+            name = f"{result.name}-{seed:08d}"
+            save(sample, folder / f"{name}.png")
+            heard = {"prompt": result.prompts[i]} if result.prompts else {}
+            what = {"frame": i} if result.frames else {"seed": seed}
+            lines.append({"file": f"{name}.png", "input": result.name} | what | heard | result.notes)
+            if result.raw is not None:
+                save(result.raw[i], folder / f"{name}-unpasted.png")
+        columns = result.columns()
+        for key in ("mean", "spread"):
+            if key in columns:
+                save(columns[key], folder / f"{result.name}-{key}.png")
+        panel([result]).save(folder / f"{result.name}-panel.png")
+    panel(results[:ROWS]).save(folder / "panel.png")
+    (folder / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "settings.json").write_text(json.dumps(settings, indent=2) + "\n")

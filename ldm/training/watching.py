@@ -1,0 +1,87 @@
+"""How fast a run is, and whether its discriminator is well."""
+
+import sys
+import time
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+
+from ldm.training.autoencoder import AutoencoderModule
+from ldm.training.boards.loggers import alert
+from ldm.training.stage import Stage
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
+
+class DiscriminatorBalance(pl.Callback):
+    """Alert once when the discriminator has won or given up.
+
+    Its loss is 1 by chance and 0 once every logit is beyond its margin; then its gradient is 0 or of no use. Read
+    every n steps, as a mean over the last `window` readings.
+    """
+
+    low, high = 0.025, 0.975
+
+    def __init__(self, every: int, window: int = 20):
+        self.every, self.window, self.said = every, window, False
+        self.readings: list[float] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"readings": self.readings, "said": self.said}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.readings, self.said = state["readings"], state["said"]
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: AutoencoderModule, *_: Any) -> None:
+        value = trainer.callback_metrics.get("discriminator/loss")
+        if value is None or trainer.global_step % self.every:
+            return
+        self.readings = [*self.readings[1 - self.window :], float(value)]
+        mean = sum(self.readings) / len(self.readings)
+        saturated = len(self.readings) == self.window and not self.low < mean < self.high
+        module.log("discriminator/saturated", float(saturated))
+        if saturated and not self.said:
+            self.said = True
+            advice = "lower discriminator.lr or weight" if mean < self.low else "raise discriminator.lr, or start it later"
+            text = f"its hinge loss is {mean:.3g} over {self.window * self.every} steps (0: it has won, 1: chance); {advice}"
+            alert(trainer, "discriminator saturated", text)
+
+
+class Throughput(pl.Callback):
+    """Pictures a second over all processes, the share of time spent waiting for data, memory. Never waits for the device."""
+
+    def __init__(self, every: int):
+        self.every, self.since, self.ended, self.waited = every, (0, 0.0), 0.0, 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, module: Stage) -> None:
+        self.ended = time.perf_counter()
+        self.since = (module.images_seen, self.ended)
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: Stage, batch: Any, batch_idx: int) -> None:
+        self.waited += time.perf_counter() - self.ended
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Stage, *_: Any) -> None:
+        self.ended = now = time.perf_counter()
+        seen, span = module.images_seen, now - self.since[1]
+        if trainer.global_step % self.every or seen == self.since[0]:
+            return
+        module.log("speed/images_per_second", (seen - self.since[0]) / span, prog_bar=True)
+        module.log("speed/images_seen", float(seen))
+        module.log("speed/waiting_share", self.waited / span)
+        self.since, self.waited = (seen, now), 0.0
+        if (held := peak_memory(module.device)) is not None:
+            module.log("speed/memory_gb", held)
+
+
+def peak_memory(device: torch.device) -> float | None:
+    """The most that was held so far, in GB: of the GPU's memory, or this process' resident set; None on Windows."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    if resource is None:
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS reports bytes, Linux kilobytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
