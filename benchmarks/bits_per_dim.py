@@ -23,13 +23,13 @@ from tqdm import tqdm
 
 from ldm.checkpoints import checkpoint
 from ldm.config import from_dict
-from ldm.data.batches import as_images
 from ldm.diffusion.likelihood import Likelihood, Ode, bits_per_dim, dequantise, latent_bound, log_likelihood
 from ldm.diffusion.tasks import cfg
 from ldm.errors import guard
 from ldm.pictures.images import ImageTensor
 from ldm.pictures.space import LatentSpace, PixelSpace
 from ldm.sampling.model import Model, restore
+from ldm.system.batches import as_images
 from ldm.system.randomness import generator, permutation
 
 

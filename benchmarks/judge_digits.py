@@ -14,7 +14,7 @@ from sklearn.svm import SVC
 from ldm.pictures.images import Digits
 from ldm.sampling.generate import generate
 from ldm.sampling.model import restore
-from ldm.sampling.settings import settings_from
+from ldm.sampling.settings import Overrides
 
 
 def flat(images: torch.Tensor) -> torch.Tensor:
@@ -38,7 +38,7 @@ def main() -> None:
     x, y = flat(data.train.images), data.train.labels
     judge = SVC(gamma=0.001, C=10).fit(x, y)
     model = restore(args.checkpoint)
-    settings = settings_from(model.settings, None, None, guidance=args.guidance, steps=args.steps)
+    settings = Overrides(guidance=args.guidance, steps=args.steps).over(model.settings)
     seeds = range(args.seed, args.seed + args.count)
     samples = flat(generate(model, settings, list(seeds)))
     labels = torch.tensor([s % 10 for s in seeds])

@@ -15,11 +15,11 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from ldm.data.batches import as_images
 from ldm.pictures.images import FashionMNIST, ImageTensor
 from ldm.sampling.generate import generate
 from ldm.sampling.model import restore
-from ldm.sampling.settings import settings_from
+from ldm.sampling.settings import Overrides
+from ldm.system.batches import as_images
 from ldm.system.randomness import permutation
 
 
@@ -70,7 +70,7 @@ def main() -> None:
         judge = train(data.train)
         torch.save(judge.state_dict(), kept)
     model = restore(args.checkpoint)
-    settings = settings_from(model.settings, None, None, guidance=args.guidance, steps=args.steps)
+    settings = Overrides(guidance=args.guidance, steps=args.steps).over(model.settings)
     seeds = list(range(args.seed, args.seed + args.count))
     with tqdm(total=args.count, desc="sampling", mininterval=10) as bar:
         images = generate(model, settings, seeds, progress=bar.update)

@@ -27,7 +27,7 @@ from ldm.jets.metrics import ALL, CHEAP, Cloud, Comparison, Sample
 from ldm.jets.plots import histograms, jet_images, picture
 from ldm.metrics.records import Figure
 from ldm.sampling.model import Model, restore
-from ldm.sampling.settings import settings_from
+from ldm.sampling.settings import Overrides
 
 SCALES = {"w1m": 1e3, "w1p": 1e3, "w1efp": 1e5, "fpd": 1e3, "kpd": 1e6}
 BUDGETS = (10, 20, 50, 100, 200)
@@ -189,7 +189,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     args.output.mkdir(parents=True, exist_ok=True)
     jets, model = load_jets(args.checkpoint, args.data_root), restore(args.checkpoint)
-    settings = settings_from(model.settings, args.solver, None, steps=args.steps, batch_size=args.batch_size)
+    settings = Overrides(args.solver, steps=args.steps, batch_size=args.batch_size).over(model.settings)
     if args.solvers:
         args.count = args.count or 1000
         solver_table(model, settings, args, jets)

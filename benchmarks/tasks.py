@@ -24,7 +24,6 @@ from torch import Tensor
 
 from ldm.checkpoints import checkpoint
 from ldm.config import from_dict
-from ldm.data.batches import as_bytes, as_images
 from ldm.diffusion import tasks
 from ldm.diffusion.solvers import DPMpp2MSDE
 from ldm.errors import Refusal, guard
@@ -33,6 +32,7 @@ from ldm.metrics.features import choose
 from ldm.metrics.images import psnr, ssim
 from ldm.pictures.trained import SuperResolve
 from ldm.sampling.model import Model, restore
+from ldm.system.batches import as_bytes, as_images
 from ldm.system.randomness import generator, permutation
 from ldm.tasks import solve
 from ldm.tasks.output import Result, panel

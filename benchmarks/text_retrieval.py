@@ -27,9 +27,10 @@ from ldm.errors import Refusal, guard
 from ldm.evaluation.pictures import load_data
 from ldm.metrics.features import Features, choose
 from ldm.pictures.folders import FolderSet, Picture
+from ldm.sampling.conditions import Condition
 from ldm.sampling.generate import generate
 from ldm.sampling.model import restore
-from ldm.sampling.settings import settings_from
+from ldm.sampling.settings import Overrides
 from ldm.system.randomness import permutation
 
 OTHERS = 9
@@ -147,9 +148,9 @@ def main() -> None:
         found[name] = {"captions": len(asked), "samples": len(prompts), "chance": 1 / (1 + OTHERS)}
         found[name]["real pictures"] = gallery.ceiling(asked)
         for guidance in args.guidance:
-            settings = settings_from(model.settings, None, None, guidance=guidance)
+            settings = Overrides(guidance=guidance).over(model.settings)
             if (guidance, *prompts) not in drawn:
-                drawn[guidance, *prompts] = generate(model, settings, range(len(prompts)), prompts=prompts)
+                drawn[guidance, *prompts] = generate(model, settings, range(len(prompts)), Condition(prompts=prompts))
             made = gallery.look(drawn[guidance, *prompts])
             right = [gallery.guess(query, asked[c]) == asked[c][0] for query, c in zip(made, prompts, strict=True)]
             found[name][f"guidance {guidance:g}"] = sum(right) / len(right)

@@ -9,10 +9,10 @@ from helpers import ROOT, write_idx
 from PIL import Image
 
 from ldm import config
-from ldm.data.batches import Shard, Slots, as_bytes, as_images, batch_indices
 from ldm.errors import Refusal
 from ldm.pictures.folders import ImageFolder
 from ldm.pictures.images import CIFAR10, MNIST, Digits, FashionMNIST
+from ldm.system.batches import Shard, Slots, as_bytes, as_images, batch_indices
 
 
 def test_batches_are_a_function_of_seed_and_k():

@@ -22,9 +22,10 @@ from ldm.errors import Refusal
 from ldm.export.folder import card, expect_exportable, export, scheduler, schedulers, whitened
 from ldm.export.pipeline import LDMPipeline
 from ldm.pictures.space import PixelSpace
+from ldm.sampling.conditions import Condition
 from ldm.sampling.generate import generate
 from ldm.sampling.model import Model, restore
-from ldm.sampling.settings import settings_from
+from ldm.sampling.settings import Overrides
 from ldm.system.randomness import SampleNoise
 from ldm.training.run import train
 
@@ -60,7 +61,7 @@ def test_diffusers_draws_what_we_draw(kind, request, tmp_path):
     for solver in STOCK:
         with_scheduler(pipe, solver)
         given = dict(solver=solver.__name__, eta=None, steps=20, guidance=2.0, batch_size=4, grid="uniform")
-        ours = generate(model, settings_from(model.settings, **given), SEEDS, **told).numpy()
+        ours = generate(model, Overrides(**given).over(model.settings), SEEDS, Condition(**told)).numpy()
         theirs = pictures(pipe, model, 20, guidance=2.0, **told)
         assert ours.std() > 10 and np.abs(theirs - ours).max() <= 1
         others = pictures(pipe, model, 20, guidance=1.0, **told)

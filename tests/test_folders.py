@@ -12,9 +12,9 @@ from helpers import ROOT, overrides, script
 from PIL import Image
 from test_opening import RAMP, bad_files, tiff
 
-from ldm.data.batches import loader
 from ldm.errors import Refusal
 from ldm.pictures.folders import ImageFolder
+from ldm.system.batches import loader
 
 
 def picture(path, value=100, mode="L", side=8, **more):
@@ -126,8 +126,8 @@ def test_nothing_but_bad_pictures_is_a_refusal(tmp_path, late):
 
 
 GONE = """
-from ldm.data.batches import loader
-from ldm.data.folders import ImageFolder
+from ldm.system.batches import loader
+from ldm.pictures.folders import ImageFolder
 from ldm.errors import guard
 from pathlib import Path
 images = ImageFolder(root="{0}", size=8).load()

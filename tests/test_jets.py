@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from ldm.data.batches import ResumableLoader, Shard, loader
 from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.schedules import Cosine
 from ldm.diffusion.solvers import DDIM, DDPM, DPMpp2M, sample
@@ -19,6 +18,7 @@ from ldm.jets.files import read_jets, write_jets
 from ldm.jets.kinematics import jet_kinematics
 from ldm.jets.network import SetTransformer
 from ldm.jets.space import CloudStatistics, PointCloudSpace
+from ldm.system.batches import ResumableLoader, Shard, loader
 
 REAL = Path(__file__).parent / "fixtures/gluon30_400.hdf5"  # 400 gluon jets made with Pythia 8
 SHARED = Path(__file__).parents[2] / "shared/data/jets"  # beside a developer's checkout

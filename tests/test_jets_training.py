@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from helpers import ROOT, TINY, largest_difference, load, overrides, run_config, script
-from ldm.sampling.run import run
 from solver_models import ALL
 
 from ldm import config
@@ -21,10 +20,12 @@ from ldm.jets.files import by_pt, read_jets, write_jets
 from ldm.jets.metrics import Comparison
 from ldm.jets.particlenet import ParticleNet, fpnd
 from ldm.jets.space import PointCloudSpace
+from ldm.sampling.conditions import Condition, without
 from ldm.sampling.generate import generate
 from ldm.sampling.jets import asked_for, told
-from ldm.sampling.model import restore, without
-from ldm.sampling.settings import settings_from
+from ldm.sampling.model import restore
+from ldm.sampling.run import run
+from ldm.sampling.settings import Overrides
 from ldm.tasks.run import run_task
 from ldm.training.panels.jets import JetPanels
 from ldm.training.run import train
@@ -113,15 +114,15 @@ def test_padding_is_zero_at_every_step_of_every_solver(model, name):
         assert (x_s[padding] == 0).all() and (x0_hat[padding] == 0).all() and x_s[~padding].abs().min() > 0
 
     settings = dataclasses.replace(model.settings, solver=ALL[name], steps=3, batch_size=3)
-    together = generate(model, settings, [7, 8, 9], told=rows, watch=watch)
+    together = generate(model, settings, [7, 8, 9], Condition(told=rows), watch=watch)
     assert (together[padding] == 0).all() and torch.isfinite(together).all()
     if name != "AdaptiveODE":
-        alone = generate(model, settings, [9], told={"mask": rows["mask"][2:]})
+        alone = generate(model, settings, [9], Condition(told={"mask": rows["mask"][2:]}))
         assert torch.equal(alone[0], together[2])
 
 
 def test_a_jet_depends_on_its_seed_alone(model):
-    settings = settings_from(model.settings, "EulerMaruyama", None, steps=4, batch_size=8)
+    settings = Overrides("EulerMaruyama", steps=4, batch_size=8).over(model.settings)
     together = generate(model, settings, range(20))
     apart = torch.cat([generate(model, settings, part) for part in (range(3), range(3, 4), range(4, 20))])
     assert torch.equal(together, apart) and torch.equal(generate(model, settings, range(19, -1, -1)).flip(0), together)
@@ -213,7 +214,7 @@ def test_pt_and_mass_are_told_by_value(two_types, tmp_path):
     assert heavy[2][:, :3].tolist() == [[1000, 0, 300]] * 4
     model = restore(run)
     told = model.space.draw(range(4), [0] * 4) | {"jet": model.space.condition(torch.tensor([[1e3, 0, 300]])).expand(4, 2)}
-    made, mask = by_pt(generate(model, model.settings, range(4), [0] * 4, told=told), told["mask"])
+    made, mask = by_pt(generate(model, model.settings, range(4), Condition([0] * 4, told=told)), told["mask"])
     assert (made - torch.from_numpy(heavy[0])).abs().max() < 1e-5 and (mask == torch.from_numpy(heavy[1])).all()
 
 
@@ -381,7 +382,7 @@ def test_evaluate_py_measures_jets_with_the_floor_beside(jets_run, tmp_path):
 
 # -- refusals ---------------------------------------------------------------------------------------------------------------
 KINDS = [
-    (["space=Pixels"], r"jets need data JetNet, space PointCloud .*; got data JetNet, space Pixels, network SetTransformer"),
+    (["space=Pixels"], r"do not fit: data JetNet is for jets, space Pixels is for pictures, network SetTransformer is for jets"),
     (["network=UNet"], r"got data JetNet, space PointCloud, network UNet"),
     (["data=Digits"], r"got data Digits, space PointCloud, network SetTransformer"),
     (["stage=autoencoder", "network=AutoencoderKL"], r"no key 'space'|stage autoencoder is for pictures"),

@@ -13,12 +13,12 @@ import pytest
 import torch
 from helpers import ROOT, TINY, largest_difference, load, overrides, run_config, script
 
-from ldm.data.batches import as_images, loader
 from ldm.errors import Refusal
 from ldm.pictures import latents as data_latents
 from ldm.pictures.images import Digits
 from ldm.pictures.latents import LatentCache, Writer, cache_folder, checksums, open_cache
 from ldm.sampling.model import load_autoencoder, restore
+from ldm.system.batches import as_images, loader
 from ldm.system.randomness import generator
 from ldm.training import latents
 from ldm.training.run import train
@@ -189,7 +189,7 @@ def test_what_a_killed_writer_left_is_taken_away_and_a_live_ones_is_not(tmp_path
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from ldm.data.latents import Writer
+from ldm.pictures.latents import Writer
 writer = Writer(Path(sys.argv[1]), Path(Writer.beside(sys.argv[1])))
 writer.begin(4, (1, 4, 2, 2))
 os.kill(os.getpid(), signal.SIGKILL)

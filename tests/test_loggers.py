@@ -235,7 +235,7 @@ import os, runpy, signal, sys
 sys.path.insert(0, "tests")
 from test_faults import children
 from pathlib import Path
-from ldm.training import callbacks
+from ldm.training.panels import base as callbacks
 original = callbacks.Throughput.on_train_batch_end
 def then(self, trainer, module, *rest):
     original(self, trainer, module, *rest)

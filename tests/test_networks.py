@@ -10,8 +10,7 @@ from ldm.errors import Refusal
 from ldm.networks.autoencoder import AutoencoderKL, VQModel, kl_divergence, sample_posterior
 from ldm.networks.discriminator import PatchGAN
 from ldm.networks.unet import UNet
-from ldm.pictures.space import ChannelStatistics, Latents, LatentSpace, PixelSpace
-from ldm.training.diffusion import against_flat
+from ldm.pictures.space import ChannelStatistics, Latents, LatentSpace, PixelSpace, against_flat
 
 torch.manual_seed(0)
 

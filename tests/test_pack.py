@@ -20,7 +20,7 @@ from ldm.sampling.model import load_autoencoder, restore
 from ldm.training.run import train
 
 CHANGES = ["-hash", "-global_step", 'ldm.version="2"', "ldm.version=99", 'ldm.stage="foo"', "ldm.stage=[1]", "ldm.config=[1]"]
-CHANGES += ["ldm.shape=3", "ldm.classes=null", "ldm.pictures.trained=1", "ldm.ema=1", "ldm.autoencoder=[2]", "ldm.config={}"]
+CHANGES += ["ldm.shape=3", "ldm.classes=null", "ldm.trained=1", "ldm.ema=1", "ldm.autoencoder=[2]", "ldm.config={}"]
 
 
 @pytest.mark.parametrize("kind", ["pixel_run", "latent_run"])

@@ -5,16 +5,16 @@ import torch
 from solver_models import ALL
 
 from ldm.config import SampleConfig
-from ldm.config.runs import to_dict
+from ldm.config.schema import to_dict
 from ldm.diffusion.solvers import EulerMaruyama
 from ldm.errors import Refusal
 from ldm.sampling.generate import generate
 from ldm.sampling.model import restore
-from ldm.sampling.settings import settings_from
+from ldm.sampling.settings import Overrides
 
 
 def settings(name, *options, eta=None, **given):
-    return settings_from(SampleConfig(batch_size=2), name, eta, options, **given)
+    return Overrides(name, options, eta, **given).over(SampleConfig(batch_size=2))
 
 
 @pytest.mark.parametrize("name", ALL)

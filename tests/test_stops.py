@@ -15,8 +15,8 @@ import torch
 from helpers import ROOT, TINY, load, overrides, run_config
 from test_faults import children, wait_for
 
-from ldm.data.batches import loader
 from ldm.errors import Stopped, ending
+from ldm.system.batches import loader
 from ldm.system.stops import STOPS, heard_stops, stops_held_back
 from ldm.training.panels import base as callbacks
 from ldm.training.run import train

@@ -18,8 +18,9 @@ from ldm.diffusion.tasks import cfg
 from ldm.errors import Refusal, Stopped
 from ldm.networks.text import CLIPText
 from ldm.networks.unet import UNet
+from ldm.sampling.conditions import Condition, without
 from ldm.sampling.generate import generate
-from ldm.sampling.model import restore, without
+from ldm.sampling.model import restore
 from ldm.sampling.prompts import prompts_from
 from ldm.tasks.solve import Prior
 from ldm.training.run import train
@@ -27,14 +28,14 @@ from ldm.training.run import train
 
 def test_a_trained_model_paints_what_the_caption_says(text_run):
     model = restore(text_run)
-    made = generate(model, model.settings, [0, 1, 2], prompts=list(COLOURS)).float().mean((2, 3))
+    made = generate(model, model.settings, [0, 1, 2], Condition(prompts=list(COLOURS))).float().mean((2, 3))
     assert made.argmax(1).tolist() == [0, 1, 2]
-    same = generate(model, model.settings, [0, 1, 2], prompts=["red"] * 3)
-    assert not torch.equal(same, generate(model, model.settings, [0, 1, 2], prompts=["blue"] * 3))
+    same = generate(model, model.settings, [0, 1, 2], Condition(prompts=["red"] * 3))
+    assert not torch.equal(same, generate(model, model.settings, [0, 1, 2], Condition(prompts=["blue"] * 3)))
     assert set(model.prompts) <= set(COLOURS) and model.prompts
     own = generate(model, model.settings, [0, 1])
     assert torch.equal(
-        own, generate(model, model.settings, [0, 1], prompts=[model.prompts[i % len(model.prompts)] for i in (0, 1)])
+        own, generate(model, model.settings, [0, 1], Condition(prompts=[model.prompts[i % len(model.prompts)] for i in (0, 1)]))
     )
 
 

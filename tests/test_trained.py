@@ -10,7 +10,6 @@ from PIL import Image
 
 from ldm import config
 from ldm.config import SampleConfig
-from ldm.data.batches import Slots, as_images, batch_indices, places
 from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.schedules import VP
 from ldm.diffusion.solvers import DDIM
@@ -22,6 +21,7 @@ from ldm.pictures.images import Digits
 from ldm.pictures.space import PixelSpace
 from ldm.pictures.trained import Generate, Inpaint, SuperResolve
 from ldm.sampling.model import restore
+from ldm.system.batches import Slots, as_images, batch_indices, places
 from ldm.tasks.solve import Prior, trained
 from ldm.training.run import train
 

@@ -12,16 +12,16 @@ import torch
 from helpers import ROOT, TINY, largest_difference, load, overrides, script
 from PIL import Image
 
-from ldm.data.batches import loader
-from ldm.data.rows import RowFile
 from ldm.errors import Refusal
 from ldm.pictures.folders import ImageFolder
 from ldm.pictures.images import Digits
+from ldm.system.batches import loader
+from ldm.system.rows import RowFile
 
 READ_ALL = """
 import torch
-from ldm.data.batches import loader
-from ldm.data.images import ImageTensor
+from ldm.system.batches import loader
+from ldm.pictures.images import ImageTensor
 from ldm.errors import guard
 
 def main():
@@ -131,8 +131,8 @@ def test_a_spawned_worker_brings_what_is_asked_for(what, pictures):
 
 ABANDONED = """
 import torch
-from ldm.data.batches import loader
-from ldm.data.images import ImageTensor
+from ldm.system.batches import loader
+from ldm.pictures.images import ImageTensor
 
 pictures = ImageTensor(torch.zeros(12, 3, 8, 8, dtype=torch.uint8), torch.arange(12))
 kept = iter(loader(pictures, [[i] for i in range(12)], 2, pin=False))

@@ -7,7 +7,7 @@ built, and says in one line the key's path and the nearest name.
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from ldm.config.plain import check
 from ldm.config.schema import typed
@@ -29,6 +29,9 @@ from ldm.pictures.trained import Generate, Inpaint, SuperResolve
 from ldm.system.names import file_name, plain
 
 Data = Digits | MNIST | FashionMNIST | CIFAR10 | ImageFolder | JetNet
+
+
+Network = UNet | SetTransformer
 
 
 @dataclass
@@ -65,7 +68,8 @@ class AutoencoderConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(not isinstance(self.data, JetNet), "stage autoencoder is for pictures; data JetNet is of stage diffusion")
+        name = type(self.data).__name__
+        require(self.data.modality == "pictures", f"stage autoencoder is for pictures; data {name} is of stage diffusion")
 
 
 @dataclass
@@ -74,7 +78,7 @@ class DiffusionConfig(RunConfig):
 
     space: Pixels | Latents | PointCloud = field(default_factory=Pixels)
     task: Generate | Inpaint | SuperResolve = field(default_factory=Generate)  # what the model is trained for
-    network: UNet | SetTransformer = field(default_factory=UNet)
+    network: Network = field(default_factory=UNet)
     schedule: VP | SubVP | Cosine | VE | Linear | Discrete = field(default_factory=VP)
     loss: Loss = field(default_factory=Loss)
     # auto: the label, where the data has classes; text: the captions; both: the two of them
@@ -89,8 +93,8 @@ class DiffusionConfig(RunConfig):
         super().__post_init__()
         require(0 <= self.drop <= 1, f"drop must be in [0, 1], got {self.drop}")
         self._check_kinds()
-        captions = self.condition in ("text", "both") and not isinstance(self.network, UNet)
-        require(not captions, f"condition={self.condition}: captions are heard by network UNet alone")
+        for hears, wanted in (("text", self.condition in ("text", "both")), ("concat", self.task.use is not None)):
+            require(not wanted or hears in self.network.hears, self._unheard(hears))
         predict, table = self.loss.predict, isinstance(self.schedule, Discrete)
         empty = isinstance(self.schedule, Linear) or (table and self.schedule.zero_snr)
         what = "zero_snr" if table else "schedule Linear"
@@ -106,20 +110,25 @@ class DiffusionConfig(RunConfig):
             require(self.sample.steps <= self.schedule.steps, f"sample.steps is more than the table's {self.schedule.steps}")
 
     def _check_kinds(self) -> None:
-        """Data, space and network are for jets all three, or none."""
-        parts = {"data": (self.data, JetNet), "space": (self.space, PointCloud), "network": (self.network, SetTransformer)}
-        jets = {isinstance(part, kind) for part, kind in parts.values()}
-        got = ", ".join(f"{key} {type(part).__name__}" for key, (part, _) in parts.items())
-        wanted = "jets need data JetNet, space PointCloud and network SetTransformer, pictures none of them"
-        require(len(jets) == 1, f"{wanted}; got {got}")
-        apart = isinstance(self.data, JetNet) and self.evaluate.every
-        require(not apart, "evaluate.every is for pictures; jets are measured with their panels, sample.every")
-        trained = type(self.task).__name__
-        require(self.task.use is None or isinstance(self.network, UNet), f"task {trained} is of pictures, and of network UNet")
+        """Data, space and network are of one modality, and the task and the figures too."""
+        parts = {"data": self.data, "space": self.space, "network": self.network}
+        got = ", ".join(f"{key} {type(part).__name__} is for {part.modality}" for key, part in parts.items())
+        require(len({part.modality for part in parts.values()}) == 1, f"data, space and network do not fit: {got}")
+        trained, modality = type(self.task).__name__, self.data.modality
+        require(self.task.use is None or modality == "pictures", f"task {trained} is for pictures, the data are {modality}")
+        measured = modality == "pictures" or not self.evaluate.every
+        require(measured, f"evaluate.every is for pictures; {modality} are measured with their panels, sample.every")
         require(
             self.task.use is None or not self.evaluate.every,
-            f"evaluate.every measures samples of nothing; task {trained} makes none: evaluate.every=0",
+            f"evaluate.every measures unconditional samples; a model trained for {trained} makes none: evaluate.every=0",
         )
+
+    def _unheard(self, what: str) -> str:
+        """What is said of a network that does not take captions, or channels beside x_t."""
+        name, able = type(self.network).__name__, " or ".join(c.__name__ for c in get_args(Network) if what in c.hears)
+        if what == "text":
+            return f"condition={self.condition}: network {name} does not support captions; {able} does"
+        return f"task {type(self.task).__name__}: network {name} takes no channels beside x_t; {able} does"
 
 
 STAGES: dict[str, type[RunConfig]] = {"autoencoder": AutoencoderConfig, "diffusion": DiffusionConfig}

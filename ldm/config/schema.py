@@ -100,7 +100,8 @@ def merge(base: Any, new: Any, top: bool = False) -> Any:
 
 
 def _hints(cls: type) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
+    found = typing.get_type_hints(cls)
+    return {f.name: found[f.name] for f in fields(cls)}
 
 
 def _members(annotation: Any) -> dict[str, type]:

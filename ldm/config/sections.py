@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ldm.config.schema import to_dict
 from ldm.diffusion.solvers import (
     DDIM,
     DDPM,
@@ -143,6 +144,15 @@ class SampleConfig:
     count: int = 64
     batch_size: int = 64
     trajectory: int = 4  # samples whose way from data to noise and back is drawn with each grid
+
+    def record(self) -> dict[str, Any]:
+        """How a sample was made, for the files and records that are kept of it."""
+        keys = ("solver", "steps", "grid", "guidance", "interval", "rescale", "batch_size")
+        return {key: value for key, value in to_dict(self).items() if key in keys}
+
+    def describe(self) -> str:
+        """The same in a few words."""
+        return f"{type(self.solver).__name__}, {self.steps} steps, guidance {self.guidance:g}"
 
     def __post_init__(self) -> None:
         require(self.trajectory >= 0, f"trajectory must be at least 0, got {self.trajectory}")

@@ -9,14 +9,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ldm.data.batches import as_bytes
-from ldm.demo.limits import Asked, Limits, class_of, describe, number, whole
+from ldm.demo.limits import Asked, Limits, class_of, number, whole
 from ldm.demo.live import Done, live
 from ldm.demo.samples import Shown, grid
 from ldm.errors import Refusal, one_of
 from ldm.pictures.opening import TooLarge, Unreadable, View, fitted
 from ldm.sampling.generate import Watch
 from ldm.sampling.model import Model
+from ldm.system.batches import as_bytes
 from ldm.tasks import solve
 from ldm.tasks.cases import Case, Task, build, image_shape, ready
 from ldm.tasks.output import panel
@@ -113,7 +113,7 @@ def change(
         raise Refusal("picture: none yet; take a sample or upload one")
     asked = Asked.of(limits, *numbers)
     chosen = asked_of(model, picture, task, method, options)
-    settings, kind = settings_of(model, chosen, asked.given), class_of(model, label)
+    settings, kind = settings_of(model, chosen, asked.overrides), class_of(model, label)
     case = case_of(model, chosen, picture, layers, asked.seed)
 
     def work(watch: Watch) -> Tensor:
@@ -128,7 +128,7 @@ def change(
             yield item
             continue
         made = result(chosen, model, settings, case, item.value[0], asked.seeds, kind)
-        status = f"**Done** in {item.seconds:.1f} s: {task} by {chosen.method}, {describe(settings)}{noise_of(case, chosen)}"
+        status = f"**Done** in {item.seconds:.1f} s: {task} by {chosen.method}, {settings.describe()}{noise_of(case, chosen)}"
         status += scaled_to(picture, case)
         yield Shown(panel([made], side=140), status, samples=as_bytes(made.samples))
 

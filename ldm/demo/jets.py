@@ -5,16 +5,16 @@ from typing import Any
 
 from torch import Tensor
 
-from ldm.demo.limits import Asked, Limits, class_of, describe, whole
+from ldm.demo.limits import Asked, Limits, class_of, whole
 from ldm.demo.live import Done, live
 from ldm.demo.samples import STATE, Shown, command, step_of
 from ldm.jets.metrics import Cloud
 from ldm.jets.plots import distributions
 from ldm.jets.plots import jets as drawn
 from ldm.sampling import jets as clouds
+from ldm.sampling.conditions import Condition
 from ldm.sampling.generate import Watch, generate
 from ldm.sampling.model import Model
-from ldm.sampling.settings import settings_from
 from ldm.sampling.trajectory import in_view
 
 FEW = 8  # jets that are drawn one by one
@@ -26,7 +26,7 @@ def jets(
     """`constituents` of every jet, 0: drawn as in training; `numbers`: solver, steps, guidance, seed, count."""
     asked, schedule = Asked.of(limits, *numbers), model.denoiser.schedule
     most = whole("constituents", constituents, 0, model.space.shape[0])
-    settings = settings_from(model.settings, schedule=schedule, **asked.given)
+    settings = asked.overrides.over(model.settings, schedule)
     kind = class_of(model, label)
     labels = [kind if kind is not None else seed % max(1, len(model.classes)) for seed in asked.seeds]
     told = clouds.told(model, [most] * asked.count) if most else model.space.draw(asked.seeds, labels)
@@ -34,7 +34,7 @@ def jets(
     names = [f"seed {seed}" for seed in asked.seeds[:FEW]]
 
     def work(watch: Watch) -> Tensor:
-        return generate(model, settings, asked.seeds, labels, told=told, watch=watch)
+        return generate(model, settings, asked.seeds, Condition(labels, told=told), watch=watch)
 
     def draw(step: int, x_s: Tensor, x0_hat: Tensor) -> Shown:
         x = in_view(schedule, x_s, times[step + 1]) if shown == STATE else x0_hat
@@ -46,7 +46,7 @@ def jets(
             yield item
             continue
         mean = told["mask"].sum(1).float().mean()
-        status = f"**Done** in {item.seconds:.1f} s: {asked.count} jets of {mean:.1f} constituents, by {describe(settings)}"
+        status = f"**Done** in {item.seconds:.1f} s: {asked.count} jets of {mean:.1f} constituents, by {settings.describe()}"
         given = {"label": label, "constituents": most or None}
         made = Shown(drawn(item.value[:FEW], mask, names), status, samples=item.value, command=command(name, asked, **given))
         yield made

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ldm.config import SampleConfig
 from ldm.errors import Refusal
 from ldm.sampling.model import Model
+from ldm.sampling.settings import Overrides
 
 PICTURES, JETS = 16, 500  # samples at once, where nothing is said
 LARGEST_SEED = 2**53 - 1  # of the whole numbers that a browser knows
@@ -67,9 +67,9 @@ class Asked:
         return list(range(self.seed, self.seed + self.count))
 
     @property
-    def given(self) -> dict[str, Any]:
-        """For `settings_from`. A batch is no larger than what is asked for: no time goes into filling it up."""
-        return {"solver": self.solver, "eta": None, "steps": self.steps, "guidance": self.guidance, "batch_size": self.count}
+    def overrides(self) -> Overrides:
+        """A batch is no larger than what is asked for: no time goes into filling it up."""
+        return Overrides(solver=self.solver, steps=self.steps, guidance=self.guidance, batch_size=self.count)
 
 
 def number(name: str, value: Any, low: float, high: float) -> float:
@@ -105,8 +105,3 @@ def prompt_of(limits: Limits, text: Any) -> str | None:
     if len(line) > limits.prompt:
         raise Refusal(f"prompt: {len(line)} characters, at most {limits.prompt} are taken")
     return line or None
-
-
-def describe(settings: SampleConfig) -> str:
-    """How samples are made, for a person."""
-    return f"{type(settings.solver).__name__}, {settings.steps} steps, guidance {settings.guidance:g}"

@@ -15,7 +15,6 @@ from ldm.demo.jets import jets
 from ldm.demo.limits import Limits, apart
 from ldm.demo.samples import GUESS, STATE, Shown, pictures
 from ldm.errors import Refusal, printable
-from ldm.jets.space import PointCloudSpace
 from ldm.sampling.model import Model
 from ldm.tasks import solve
 from ldm.tasks.cases import image_shape
@@ -63,7 +62,7 @@ def refusing(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def build(model: Model, name: str, limits: Limits) -> gr.Blocks:
     """The page for one checkpoint."""
-    clouds = isinstance(model.space, PointCloudSpace)
+    clouds = model.space.modality == "jets"
     with Page(limits, title=f"ldm: {printable(name)}", analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gr.Markdown(f"# {html.escape(printable(name))}\n{about(model)}")
         if clouds:
@@ -81,7 +80,7 @@ def about(model: Model) -> str:
     trained = f"trained for {model.step:,} steps"
     told = f", told one of {len(model.classes)} classes" if model.classes else ""
     told += ", told what to show in words" if model.text is not None else ""
-    if isinstance(model.space, PointCloudSpace):
+    if model.space.modality == "jets":
         return f"A diffusion model of jets with up to {model.space.shape[0]} constituents, {trained}{told}."
     channels, height, width = image_shape(model)
     colour = "grey" if channels == 1 else "colour"

@@ -10,13 +10,13 @@ from PIL import Image
 from torch import Tensor
 
 from ldm.config import SampleConfig
-from ldm.demo.limits import Asked, Limits, class_of, describe, prompt_of
+from ldm.demo.limits import Asked, Limits, class_of, prompt_of
 from ldm.demo.live import Done, live
 from ldm.pictures.grid import to_picture
+from ldm.sampling.conditions import Condition
 from ldm.sampling.generate import Watch, generate
 from ldm.sampling.model import Model
 from ldm.sampling.prompts import prompts_from
-from ldm.sampling.settings import settings_from
 from ldm.sampling.trajectory import Recorder, in_view
 
 GUESS, STATE = "x̂₀, the model's guess", "x_t, what is still noisy"
@@ -42,7 +42,7 @@ def grid(images: Tensor) -> Image.Image:
 
 
 def step_of(settings: SampleConfig, times: Tensor, step: int) -> str:
-    return f"step **{step + 1}** of {len(times) - 1}, t = {times[step + 1]:.2f}, by {describe(settings)}"
+    return f"step **{step + 1}** of {len(times) - 1}, t = {times[step + 1]:.2f}, by {settings.describe()}"
 
 
 def command(name: str, asked: Asked, **given: Any) -> str:
@@ -59,7 +59,7 @@ def pictures(
     """`numbers`: solver, steps, guidance, seed, count. Refusal, one line, if anything of it cannot be."""
     asked = Asked.of(limits, *numbers)
     schedule, text = model.denoiser.schedule, prompt_of(limits, prompt)
-    settings = settings_from(model.settings, schedule=schedule, **asked.given)
+    settings = asked.overrides.over(model.settings, schedule)
     labels = None if class_of(model, label) is None else [model.label(str(label))] * asked.count
     prompts = prompts_from(model, text, None, asked.seeds)
     recorder = Recorder(model, settings, asked.seeds, min(STRIP, asked.count))
@@ -70,7 +70,7 @@ def pictures(
             recorder(step, x_s, x0_hat)
             watch(step, x_s, x0_hat)
 
-        return generate(model, settings, asked.seeds, labels, watch=both, prompts=prompts)
+        return generate(model, settings, asked.seeds, Condition(labels, prompts), watch=both)
 
     def draw(step: int, x_s: Tensor, x0_hat: Tensor) -> Shown:
         x = x0_hat if shown != STATE else in_view(schedule, x_s, times[step + 1])
@@ -91,7 +91,7 @@ def pictures(
 def finished(asked: Asked, settings: SampleConfig, done: Done, prompts: list[str] | None, cut: str) -> Shown:
     """The samples, and what was asked for."""
     seeds = f"seed {asked.seed}" if asked.count == 1 else f"seeds {asked.seed} to {asked.seed + asked.count - 1}, row by row"
-    status = f"**Done** in {done.seconds:.1f} s: {seeds}, by {describe(settings)}"
+    status = f"**Done** in {done.seconds:.1f} s: {seeds}, by {settings.describe()}"
     if cut:
         status += f". The prompt is too long for the text encoder; not heard: {cut}"
     if prompts is not None and len(set(prompts)) > 1:

@@ -14,7 +14,6 @@ from PIL import Image
 
 from ldm.demo.limits import JETS, PICTURES, Limits
 from ldm.errors import Refusal, say
-from ldm.jets.space import PointCloudSpace
 from ldm.sampling.model import Model, restore
 from ldm.sampling.run import pick_device
 
@@ -82,7 +81,7 @@ def run(
     rest = {"steps": max_steps, "seconds": max_seconds, "upload": max_upload * 1_000_000}
     Limits(**rest)  # what is wrong is said before the model is loaded
     model = restore(checkpoint, weights, pick_device(device))
-    usual = JETS if isinstance(model.space, PointCloudSpace) else PICTURES
+    usual = JETS if model.space.modality == "jets" else PICTURES
     limits = Limits(count=usual if max_count is None else max_count, **rest)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory(prefix="ldm-demo-") as folder:

@@ -1,13 +1,80 @@
-"""The space: where the diffusion happens. The fourth of the five words, and what its parts are called."""
+"""The space: where the diffusion happens. `encode(data, randn) -> x_0` and `decode(x) -> data`.
 
-from collections.abc import Callable
+The pixel baseline, latent diffusion and point clouds are one training module with another space. A space knows what a
+batch holds, what the denoiser is given of it, and what a finished sample is.
+"""
 
-from torch import Tensor
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
 
 Shape = tuple[int, ...]
 Randn = Callable[[Shape], Tensor]
 Reduce = Callable[[Tensor], Tensor]
-Told = dict[str, Tensor]  # what the denoiser is told beside the class: nothing of pictures, the mask of clouds
+Told = dict[str, Tensor]  # what the denoiser is given beside the class: nothing of pictures, the mask of clouds
+
+
+class Space(nn.Module, ABC):
+    """What all spaces have. `shape` is x_0's and `data_shape` the data's, without the batch.
+
+    `modality` says which data, networks and panels belong to it ("pictures", "jets"), `kind` which tasks it can do.
+    """
+
+    modality: ClassVar[str]
+    kind: ClassVar[str]
+    measured: ClassVar[bool] = False  # whether anything of the training set is measured before the first step
+    shape: Shape
+    data_shape: Shape
+
+    @abstractmethod
+    def read(self, batch: Mapping[str, Any]) -> Tensor:
+        """The data of a batch, (B, ...), as `encode` takes them."""
+
+    @abstractmethod
+    def mirror(self, data: Tensor, generator: torch.Generator) -> Tensor:
+        """Half of the data mirrored, each row or not by the generator."""
+
+    @abstractmethod
+    def encode(self, data: Tensor, randn: Randn, **told: Tensor) -> Tensor:
+        """Data -> x_0, (B, *shape)."""
+
+    @abstractmethod
+    def finish(self, x: Tensor, told: Told) -> Tensor:
+        """Finished samples, on the CPU: what is written and shown."""
+
+    def told(self, batch: Mapping[str, Any]) -> Told:
+        """What the denoiser is always given of a batch."""
+        return {}
+
+    def features(self, batch: Mapping[str, Any]) -> Told:
+        """What it may be given, and may be left without, beside the class."""
+        return {}
+
+    def draw(self, seeds: Sequence[int], labels: Sequence[int] | None = None) -> Told:
+        """What the denoiser is given when sampling, a row for each seed."""
+        return {}
+
+    def measure(self, batches: Iterable[Mapping[str, Any]], all_reduce: Reduce, device: torch.device | str) -> str:
+        """Take statistics over the batches of every rank; says in one line what they are."""
+        return ""
+
+    def expect_measured(self, where: str) -> None:
+        """Refusal if what a checkpoint says was measured cannot have been."""
+
+    def verify(self, data: Tensor, all_reduce: Reduce) -> list[str]:
+        """Lines about a batch of training data that went through the space; Refusal if nothing can be learnt there."""
+        return []
+
+    def posterior(self, data: Tensor) -> Tensor | None:
+        """Moments (B, 2 z, h, w) of q(z | data), of a space of latents."""
+        return None
+
+    def statistics(self, x_0: Tensor) -> dict[str, Tensor]:
+        """What validation logs of encoded data, by name."""
+        return {}
 
 
 def listed(values: Tensor) -> str:

@@ -11,7 +11,6 @@ from tqdm import tqdm
 
 from ldm.checkpoints import checkpoint
 from ldm.config import SampleConfig, from_dict
-from ldm.config.schema import to_dict
 from ldm.diffusion.space import Told
 from ldm.errors import Refusal, say
 from ldm.jets import particlenet
@@ -20,9 +19,10 @@ from ldm.jets.emd import transport
 from ldm.jets.metrics import ALL, Cloud, Comparison, Sample, Value, known, said_of_clipping
 from ldm.metrics.progress import shown
 from ldm.metrics.records import Figure, append, file_hash, open_log, records, table, thousands
+from ldm.sampling.conditions import Condition
 from ldm.sampling.generate import generate
 from ldm.sampling.model import Model, recorded_data, restore
-from ldm.sampling.settings import settings_from
+from ldm.sampling.settings import Overrides
 from ldm.system.processes import ALONE, Ranks, launch
 
 
@@ -99,8 +99,9 @@ def generate_like(
     """
     told, mine = told_of(model, jets), ranks.share(range(len(jets)))
     labels = jets.types[mine].tolist() if model.classes else None
+    condition = Condition(labels, told={k: v[mine] for k, v in told.items()})
     start = time.perf_counter()
-    here = generate(model, settings, [seed + i for i in mine], labels, progress, {k: v[mine] for k, v in told.items()})
+    here = generate(model, settings, [seed + i for i in mine], condition, progress)
     return Cloud(ranks.collect(here, len(jets)), told["mask"]), time.perf_counter() - start
 
 
@@ -200,7 +201,7 @@ def run(
     wanted = available(jets, wanted)
     ranks = Ranks.of(fabric := launch(devices, device))
     model = restore(file, weights, str(fabric.device) if ranks.world > 1 else device)
-    settings = settings_from(model.settings, schedule=model.denoiser.schedule, **given)
+    settings = Overrides(**given).over(model.settings, model.schedule)
     log = open_log(output)
     with tqdm(total=len(few), desc="sampling", unit="jet", disable=ranks.rank > 0, mininterval=1) as bar:
         features, seconds = generate_like(model, settings, few, seed, bar.update, ranks)
@@ -216,8 +217,7 @@ def run(
 
 def made(settings: SampleConfig, seed: int, count: int, split: str, clip: float | None) -> dict[str, Any]:
     """What a record says of how the jets were made and compared."""
-    how = {key: to_dict(settings)[key] for key in ("solver", "steps", "grid", "guidance", "batch_size")}
-    return how | {"seeds": {"first": seed, "count": count}, "constituents": f"as {split} jets", "clip": clip}
+    return settings.record() | {"seeds": {"first": seed, "count": count}, "constituents": f"as {split} jets", "clip": clip}
 
 
 def write_each(log: Path, parts: Iterable[dict[str, Figure]], how: dict[str, Any], said: str) -> None:

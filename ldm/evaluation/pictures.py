@@ -18,8 +18,6 @@ from tqdm import tqdm
 
 from ldm.checkpoints import checkpoint
 from ldm.config import Data, SampleConfig, from_dict
-from ldm.config.schema import to_dict
-from ldm.data.batches import as_bytes, as_images
 from ldm.errors import Refusal, one_of, say
 from ldm.jets.data import JetNet
 from ldm.metrics import features as feature_networks
@@ -36,7 +34,8 @@ from ldm.pictures.trained import expect_plain
 from ldm.sampling.generate import generate
 from ldm.sampling.model import Model, load_autoencoder, recorded_data, restore
 from ldm.sampling.run import expect_numbers, pick_device
-from ldm.sampling.settings import settings_from
+from ldm.sampling.settings import Overrides
+from ldm.system.batches import as_bytes, as_images
 from ldm.system.processes import ALONE, Ranks, launch
 from ldm.system.randomness import permutation
 
@@ -203,7 +202,7 @@ def run(
     else:
         model = restore(file, weights, device)
         expect_plain(model.task, "evaluate.py")
-        settings = settings_from(model.settings, schedule=model.denoiser.schedule, **given)
+        settings = Overrides(**given).over(model.settings, model.schedule)
     log = open_log(Path(output))  # once nothing is left to refuse
     network, real = network.to(device), None
     if ranks.rank == 0:
@@ -213,7 +212,7 @@ def run(
         rows, size = permutation(len(dataset), "reference")[:count].tolist(), given["batch_size"] or 64
         figures = evaluate_autoencoder(autoencoder, dataset, rows, real, network, size, ranks=ranks, metrics=wanted)
     else:
-        made |= {key: to_dict(settings)[key] for key in ("solver", "steps", "grid", "guidance", "batch_size")}
+        made |= settings.record()
         made |= {"seeds": {"first": seed, "count": count}, "labels": "seed modulo classes" if model.classes else None}
         made |= {"prompts": list(model.prompts)} if model.text is not None else {}
         figures = evaluate(model, settings, count, real, network, seed, ranks=ranks, metrics=wanted)

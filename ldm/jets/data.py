@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from ldm.data.batches import Batch
-from ldm.data.identity import hash_of
 from ldm.errors import Refusal, one_of, require, say
 from ldm.jets.files import places, read_jets
+from ldm.system.batches import Batch
+from ldm.system.identity import hash_of
 
 TYPES = ("g", "q", "t", "w", "z")
 NAMES = {"g": "gluon", "q": "light quark", "t": "top", "w": "W", "z": "Z"}
@@ -126,6 +126,7 @@ class JetNet:
     batch_size: int = 256  # per device
     workers: int = 0
     flip: bool = True  # mirror half of the training jets in eta, and half in phi
+    modality: ClassVar[str] = "jets"
     root: str = "data"
     types: tuple[str, ...] = ("g",)
     constituents: int = 30

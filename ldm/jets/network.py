@@ -2,16 +2,18 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.errors import require
+from ldm.networks.base import NetworkConfig
 
 
 @dataclass
-class SetTransformer:
+class SetTransformer(NetworkConfig):
     """Width, blocks and heads. `jet`: how many of the jet's own features it is told (2: log pt and log mass / pt)."""
 
     dim: int = 64
@@ -19,6 +21,11 @@ class SetTransformer:
     heads: int = 4
     widen: int = 2  # of the feed-forward layer
     jet: int = 0
+    modality: ClassVar[str] = "jets"
+
+    @property
+    def features(self) -> int:
+        return self.jet
 
     def __post_init__(self) -> None:
         require(min(self.dim, self.layers, self.heads, self.widen) >= 1, "dim, layers, heads and widen must be at least 1")

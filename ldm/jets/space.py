@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ldm.data.batches import Batch
-from ldm.diffusion.space import Randn, Reduce, Told, listed
+from ldm.diffusion.space import Randn, Reduce, Shape, Space, Told, listed
 from ldm.errors import Refusal
+from ldm.system.batches import Batch
 from ldm.system.randomness import generator
 
 SMALLEST, LARGEST = 1e-6, 1 - 1e-4  # of pt_rel, so that its logit is finite; below and above a decode is off by as much
@@ -22,8 +23,15 @@ CONSTANT, CONSTANT_JET = 1e-5, 1e-3
 class PointCloud:
     """Diffuse the constituents of a jet: angles over their spread, pt_rel as a standardised logit."""
 
+    modality: ClassVar[str] = "jets"
+    cached: ClassVar[bool] = False
 
-class PointCloudSpace(nn.Module):
+    def build(self, shape: Shape, autoencoder: None, classes: int, features: int) -> "PointCloudSpace":
+        """The space of clouds of `shape`; `features`: how many of the jet's own the denoiser is given."""
+        return PointCloudSpace(shape, classes, features)
+
+
+class PointCloudSpace(Space):
     """x_0 = (eta / s_eta, phi / s_phi, (logit pt - m) / s_pt) for real constituents, 0 for padding; shape (P, 3).
 
     The logit keeps 0 < pt_rel < 1 whatever is generated. The angles are divided by their root mean square, not shifted,
@@ -38,10 +46,12 @@ class PointCloudSpace(nn.Module):
     jet_scale: Tensor
     numbers: Tensor
     measured = True
+    modality, kind = "jets", "cloud"
 
-    def __init__(self, shape: tuple[int, int], classes: int = 0, jet: int = 0):
+    def __init__(self, shape: Shape, classes: int = 0, jet: int = 0):
         super().__init__()
-        self.shape, self.jet = tuple(shape), jet
+        self.shape = self.data_shape = tuple(shape)
+        self.jet = jet
         for name, size in (("", 3), ("jet_", 2)):
             self.register_buffer(f"{name}shift", torch.zeros(size))
             self.register_buffer(f"{name}scale", torch.ones(size))
@@ -112,7 +122,7 @@ class PointCloudSpace(nn.Module):
         there = self.numbers[min(row, len(self.numbers) - 1)].nonzero()[:, 0]
         return (int(there[0]), int(there[-1])) if len(there) else (0, self.shape[0])
 
-    def encode(self, features: Tensor, randn: Randn | None = None, *, mask: Tensor) -> Tensor:
+    def encode(self, features: Tensor, randn: Randn | None = None, *, mask: Tensor, **_: Tensor) -> Tensor:
         """features (B, P, 3) = eta_rel, phi_rel, pt_rel and mask (B, P) -> x_0 (B, P, 3)."""
         x = (raw_features(features) - self.shift) / self.scale
         return x.masked_fill(~mask[..., None], 0)

@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ldm.data.batches import as_images
 from ldm.errors import Refusal
+from ldm.system.batches import as_images
 
 FORMAT = "ldm-classifier-1"
 CHANNELS, WIDTH = (32, 64, 64), 128

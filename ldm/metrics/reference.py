@@ -20,10 +20,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from ldm.data.batches import Shard, loader
 from ldm.errors import say
 from ldm.metrics.distances import Moments
 from ldm.metrics.features import Features
+from ldm.system.batches import Shard, loader
 from ldm.system.names import file_name
 from ldm.system.randomness import permutation
 

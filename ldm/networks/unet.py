@@ -1,12 +1,13 @@
 """The U-Net that denoises, in pixel or in latent space: diffusers' UNet2DModel, or UNet2DConditionModel for captions."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ldm.errors import Refusal, require
+from ldm.networks.base import NetworkConfig
 from ldm.networks.padding import crop_to, pad_to_multiple
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class UNet:
+class UNet(NetworkConfig):
     """Channels of each level, residual layers a level, and where there is attention.
 
     `attention` names resolutions (in pixels of x) or, below 0, levels counted from the last: -1 is the one of fewest pixels.
@@ -27,6 +28,7 @@ class UNet:
     head_dim: int = 8
     norm_groups: int = 8
     dropout: float = 0.0
+    hears: ClassVar[frozenset[str]] = frozenset({"label", "text", "concat"})
 
     def __post_init__(self) -> None:
         require(min(self.layers, self.head_dim, self.norm_groups) >= 1, "layers, head_dim and norm_groups must be at least 1")

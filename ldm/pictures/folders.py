@@ -16,14 +16,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from ldm.data.batches import Batch
-from ldm.data.identity import hash_of, hash_of_files
-from ldm.data.rows import row_file
 from ldm.errors import Refusal, nearest, one_of, printable, require, say
 from ldm.pictures.images import ImageData, Images
 from ldm.pictures.listing import Listing, Notes, listing, tell
 from ldm.pictures.metadata import Metadata, captions_beside, read_metadata
 from ldm.pictures.opening import Fit, Head, Range, Unreadable, View, extensions, finite_range, is_range
+from ldm.system.batches import Batch
+from ldm.system.identity import hash_of, hash_of_files
+from ldm.system.rows import row_file
 
 PLACES = ("folder", "path", "top")  # labels that are of where a picture lies
 NAMED = 20  # unreadable pictures that are named at the start, beside their number

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ldm.data.batches import Batch
-from ldm.data.identity import hash_of
 from ldm.errors import Refusal, say
 from ldm.pictures.opening import View
+from ldm.system.batches import Batch
+from ldm.system.identity import hash_of
 from ldm.system.randomness import permutation
 
 GREY = tuple(str(i) for i in range(10))
@@ -88,6 +88,7 @@ class ImageData:
     batch_size: int = 128
     workers: int = 0
     flip: bool = False  # mirror half of the training pictures
+    modality: ClassVar[str] = "pictures"
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.workers < 0:

@@ -24,9 +24,9 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ldm.data.batches import Batch
-from ldm.data.rows import row_file
 from ldm.errors import Refusal
+from ldm.system.batches import Batch
+from ldm.system.rows import row_file
 
 VERSION = 1  # of the parts, in the folder's name
 PARTS = {"moments": np.float16, "label": np.int64, "index": np.int64, "sums": np.uint32}

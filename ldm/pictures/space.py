@@ -4,17 +4,20 @@ The pixel baseline, latent diffusion and point clouds (pointcloud.py) are one tr
 also knows what a batch holds, what the denoiser is told of it, and what a finished sample is.
 """
 
-from collections.abc import Iterable, Sequence
+from abc import abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import adaptive_max_pool2d
 
-from ldm.data.batches import Batch, as_bytes, as_images
-from ldm.diffusion.space import Randn, Reduce, Shape, Told, listed
+from ldm.diffusion.space import Randn, Reduce, Shape, Space, Told, listed
 from ldm.errors import Refusal
+from ldm.metrics.images import psnr
 from ldm.networks.autoencoder import Autoencoder, sample_posterior
+from ldm.system.batches import Batch, as_bytes, as_images
 
 CARRIES = 0.1  # the least share of a latent channel's variance that the picture explains, or it is lost
 
@@ -22,6 +25,13 @@ CARRIES = 0.1  # the least share of a latent channel's variance that the picture
 @dataclass
 class Pixels:
     """Diffuse the pixels themselves."""
+
+    modality: ClassVar[str] = "pictures"
+    cached: ClassVar[bool] = False
+
+    def build(self, shape: Shape, autoencoder: Autoencoder | None, classes: int, features: int) -> "PixelSpace":
+        """The space of pictures of `shape`."""
+        return PixelSpace(shape)
 
 
 @dataclass
@@ -35,15 +45,31 @@ class Latents:
     autoencoder: str
     chunk: int = 256  # pictures decoded at once when sampling
     cache: bool = True  # encode the training set once, into output/latents/
+    modality: ClassVar[str] = "pictures"
+
+    @property
+    def cached(self) -> bool:
+        """Whether the training set is encoded once."""
+        return self.cache
+
+    def build(self, shape: Shape, autoencoder: Autoencoder | None, classes: int, features: int) -> "LatentSpace":
+        """The space of an autoencoder's latents, of pictures of `shape`."""
+        assert autoencoder is not None, "stage 1 comes first"
+        return LatentSpace(autoencoder, self.chunk)
 
 
-class PictureSpace(nn.Module):
+class PictureSpace(Space):
     """What pixels and latents share."""
 
-    measured = False  # whether anything of the training set is measured before the first step
+    modality = "pictures"
 
-    def expect_measured(self, where: str) -> None:
-        """Refusal if what a checkpoint says was measured cannot have been."""
+    @abstractmethod
+    def decode(self, x: Tensor) -> Tensor:
+        """x -> pictures in [-1, 1], (B, C, H, W)."""
+
+    @abstractmethod
+    def picture(self, x: Tensor) -> Tensor:
+        """`decode` with its gradient, not clipped."""
 
     def read(self, batch: Batch) -> Tensor:
         """The batch's pictures in [-1, 1]."""
@@ -53,17 +79,6 @@ class PictureSpace(nn.Module):
         """Half of the pictures, left to right."""
         mirror = torch.rand(len(image), generator=generator, device=image.device) < 0.5
         return torch.where(mirror[:, None, None, None], image.flip(-1), image)
-
-    def told(self, batch: Batch) -> Told:
-        return {}
-
-    def features(self, batch: Batch) -> Told:
-        """What it may be told and may be left untold, beside the class."""
-        return {}
-
-    def draw(self, seeds: Sequence[int], labels: Sequence[int] | None = None) -> Told:
-        """What the denoiser is told when sampling, a row for each seed."""
-        return {}
 
     def encode_mean(self, image: Tensor) -> Tensor:
         """Pictures -> x_0, in latents the posterior's mean."""
@@ -81,18 +96,19 @@ class PictureSpace(nn.Module):
 class PixelSpace(PictureSpace):
     """x_0 = image; decode clips to the grey levels that exist."""
 
+    kind = "pixel"
+
     def __init__(self, shape: Shape):
         super().__init__()
-        self.shape = tuple(shape)
+        self.shape = self.data_shape = tuple(shape)
 
-    def encode(self, image: Tensor, randn: Randn) -> Tensor:
+    def encode(self, image: Tensor, randn: Randn, **told: Tensor) -> Tensor:
         return image
 
     def decode(self, x: Tensor) -> Tensor:
         return x.clamp(-1, 1)
 
     def picture(self, x: Tensor) -> Tensor:
-        """`decode` with its gradient, not clipped."""
         return x
 
 
@@ -105,12 +121,13 @@ class LatentSpace(PictureSpace):
     mean: Tensor
     std: Tensor
     measured = True
+    kind = "latent"
 
     def __init__(self, autoencoder: Autoencoder, chunk: int = 256):
         super().__init__()
         # frozen: without this DDP stops at unused parameters
         self.autoencoder = autoencoder.requires_grad_(False).eval()
-        self.shape, self.chunk = autoencoder.latent_shape, chunk
+        self.shape, self.data_shape, self.chunk = autoencoder.latent_shape, autoencoder.shape, chunk
         self.table: Tensor | None = None  # a latent cache that lies on the device
         self.explained: Tensor | None = None  # (z,), once measured here; no part of a checkpoint
         self.register_buffer("mean", torch.zeros(self.shape[0]))
@@ -147,7 +164,44 @@ class LatentSpace(PictureSpace):
         return self.autoencoder.encode(data) if data.dim() == 4 else data[:, 0]
 
     @torch.no_grad()
-    def encode(self, data: Tensor, randn: Randn) -> Tensor:
+    def verify(self, data: Tensor, all_reduce: Reduce) -> list[str]:
+        """Refusal of a stage 1 that was never trained or has collapsed: dead, exploding or empty latents, a flat picture."""
+        quality, flat = all_reduce(against_flat(self, data)).tolist()  # every rank decides alike
+        said = [f"{quality:.1f} dB on a batch (a flat picture: {flat:.1f} dB)"]
+        reached = f"reconstructions reach {quality:.1f} dB where a flat picture has {flat:.1f} dB"
+        finite = bool(torch.isfinite(self.std).all())
+        trained = finite and self.std.max() < 100 and self.std.min() > 1e-3 and quality > flat + 1
+        if finite:
+            said += self._expect_latents("" if trained else f"its {reached}: it is not trained on this data; or ")
+        if not trained:
+            std = listed(self.std)
+            raise Refusal(
+                f"space.autoencoder: its {reached}, latent std {std}: it is not trained on this data; train stage 1 first"
+            )
+        return said
+
+    def _expect_latents(self, otherwise: str) -> list[str]:
+        """Refusal of latents of which no channel carries the picture; names those that do not. The std cannot tell: it is 1."""
+        lost = lost_channels(self.explained)
+        channels = f"latent channels {', '.join(map(str, lost))}"
+        shares = f"the picture explains {percent(lost.values())} of the variance of {channels}, the rest is posterior noise"
+        if len(lost) == self.shape[0]:
+            raise Refusal(
+                f"space.autoencoder: {otherwise}{shares}: stage 1 has collapsed, its kl_weight is too large; "
+                "train it again with a smaller network.kl_weight and another name"
+            )
+        more = "a smaller kl_weight of stage 1 would fill them, fewer latent_channels would do as well"
+        return [f"latents: {shares}: {more}"] if lost else []
+
+    def posterior(self, data: Tensor) -> Tensor:
+        return self.moments(data)
+
+    def statistics(self, x_0: Tensor) -> dict[str, Tensor]:
+        """Whitened: 0 and 1, or the autoencoder is not the one that was measured."""
+        return {"latent_mean": x_0.mean(), "latent_std": x_0.std()}
+
+    @torch.no_grad()
+    def encode(self, data: Tensor, randn: Randn, **told: Tensor) -> Tensor:
         z = sample_posterior(self.moments(data), randn((len(data), *self.shape)))
         return (z - self.mean[:, None, None]) / self.std[:, None, None]
 
@@ -170,6 +224,13 @@ class LatentSpace(PictureSpace):
     def picture(self, x: Tensor) -> Tensor:
         """`decode` with its gradient, not clipped, all at once."""
         return self.autoencoder.decode(x * self.std[:, None, None] + self.mean[:, None, None])
+
+
+def against_flat(space: PictureSpace, image: Tensor) -> Tensor:
+    """PSNR in dB of what the space makes of pictures (B, C, H, W), and of their mean colour: (2,)."""
+    decoded = space.decode(space.encode_mean(image)).to(image)
+    flat = image.mean((0, 2, 3), keepdim=True).expand_as(image)
+    return torch.stack([psnr(image, decoded).mean(), psnr(image, flat).mean()])
 
 
 def percent(shares: Iterable[float]) -> str:

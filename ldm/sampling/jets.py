@@ -18,7 +18,7 @@ from ldm.diffusion.tasks import cfg
 from ldm.errors import Refusal, one_of
 from ldm.jets.data import NAMES, kind_of
 from ldm.jets.files import attribute, read_jets, write_jets
-from ldm.jets.space import PointCloudSpace
+from ldm.sampling.conditions import Condition
 from ldm.sampling.model import Model
 from ldm.system.names import file_names
 from ldm.system.randomness import generator
@@ -111,7 +111,7 @@ def labels_of(model: Model, label: str | None, asked: Asked, seeds: Sequence[int
     classes, kind = model.classes, asked.type
     if label is not None:
         return [model.label(label)] * len(seeds)
-    if not classes or asked.source is None or not isinstance(model.space, PointCloudSpace):
+    if not classes or asked.source is None or model.space.modality != "jets":
         return [seed % max(1, len(classes)) for seed in seeds]
     if kind in classes:
         return [classes.index(kind)] * len(seeds)
@@ -122,7 +122,7 @@ def labels_of(model: Model, label: str | None, asked: Asked, seeds: Sequence[int
 def told(model: Model, numbers: Sequence[int], jet: Tensor | None = None) -> Told:
     """The masks of so many constituents, and the jets' features for a denoiser that takes them."""
     space = model.space
-    if not isinstance(space, PointCloudSpace):
+    if space.modality != "jets":
         raise Refusal("--constituents: this checkpoint makes pictures, not clouds")
     if bad := [n for n in numbers if not 1 <= n <= space.shape[0]]:
         raise Refusal(f"--constituents: {bad[0]} is not in 1 ... {space.shape[0]}, what this checkpoint makes")
@@ -145,12 +145,12 @@ def log_density(
     given `labels` (types) and `jet` (B, 3 or more: pt, eta, mass) where the model is told them. (Of the set without an order
     it is n! times as much.) Divide by `dimensions` to compare jets of different n. Refusal where the tolerance is not reached.
     """
-    space, device = model.space, next(model.denoiser.parameters()).device
-    if not isinstance(space, PointCloudSpace):
+    space, device = model.space, model.device
+    if space.modality != "jets":
         raise Refusal("this checkpoint makes pictures, not clouds")
-    features, cond = features.to(device), {"mask": mask.to(device)}
-    cond |= {"label": torch.tensor(labels, device=device)} if labels is not None and model.classes else {}
-    cond |= {"jet": space.condition(jet.to(device))} if jet is not None and space.jet else {}
+    features = features.to(device)
+    told = {"mask": mask} | ({"jet": space.condition(jet.to(device))} if jet is not None and space.jet else {})
+    cond = Condition(labels, told=told).tensors(model, len(features))
     x_0 = space.encode(features, mask=cond["mask"])
     try:
         found = log_likelihood(cfg(model.denoiser, cond), x_0, generator("likelihood", seed), probes, ode)
@@ -163,7 +163,7 @@ def told_as_asked(model: Model, asked: Asked, seeds: Sequence[int], labels: Sequ
     """What the denoiser is told of each sample: of pictures nothing; of jets what is asked, and else numbers as in training."""
     space = model.space
     flag = "--jet" if asked.by_hand else "--constituents"
-    if not isinstance(space, PointCloudSpace):
+    if space.modality != "jets":
         if asked.numbers is None and asked.jet is None:
             return space.draw(seeds, labels)
         raise Refusal(f"{flag}: this checkpoint makes pictures, not clouds")
@@ -177,7 +177,7 @@ def told_as_asked(model: Model, asked: Asked, seeds: Sequence[int], labels: Sequ
 
 def warnings(model: Model, asked: Asked, labels: Sequence[int], told: Told) -> list[str]:
     """What the user should know of what is asked: where it lies outside what training saw, and what is not told."""
-    if not isinstance(model.space, PointCloudSpace):
+    if model.space.modality != "jets":
         return []
     found = [_outside(model, row, told["mask"][torch.tensor(labels) == row].sum(1)) for row in range(max(1, len(model.classes)))]
     other = model.classes and asked.type and {asked.type} != {model.classes[label] for label in labels}

@@ -4,27 +4,25 @@ import dataclasses
 import math
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import nn
 
 from ldm.checkpoints import checkpoint
 from ldm.config import AutoencoderConfig, Data, DiffusionConfig, SampleConfig, from_dict
 from ldm.diffusion.denoiser import Denoiser
-from ldm.diffusion.schedules import expand
+from ldm.diffusion.schedules import Schedule
+from ldm.diffusion.space import Space
 from ldm.errors import Refusal
-from ldm.jets.space import PointCloud, PointCloudSpace
 from ldm.networks.autoencoder import Autoencoder
 from ldm.networks.text import TextEncoder
 from ldm.pictures.opening import View
-from ldm.pictures.space import Latents, LatentSpace, PixelSpace
 from ldm.pictures.trained import AnyTask, Generate
 from ldm.system import threads
-
-Space = PixelSpace | LatentSpace | PointCloudSpace
-KEPT = ("mask", "concat")  # of what a denoiser is told, what guidance never leaves untold
 
 
 @dataclass
@@ -40,6 +38,20 @@ class Model:
     prompts: tuple[str, ...] = ()  # captions of held-out pictures, for samples that are given none
     task: AnyTask = field(default_factory=Generate)
     view: View | None = None  # how pictures are read, of a model of pictures
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights lie."""
+        return next(self.denoiser.parameters()).device
+
+    @property
+    def schedule(self) -> Schedule:
+        """The law of its noise."""
+        return self.denoiser.schedule
+
+    def prompts_of(self, seeds: Sequence[int]) -> list[str]:
+        """The captions that the checkpoint keeps, by seed; empty ones if it keeps none."""
+        return [self.prompts[seed % len(self.prompts)] if self.prompts else "" for seed in seeds]
 
     def label(self, name: str) -> int:
         """The class that a name means; or a number, unless one of the names is a number too."""
@@ -62,15 +74,6 @@ def is_number(name: str) -> bool:
     return bool(re.fullmatch(r"\s*[+-]?\d+([.,]\d+)?\s*", name))
 
 
-def build_space(config: DiffusionConfig, shape: tuple[int, ...], autoencoder: Autoencoder | None, classes: int = 0) -> Space:
-    """The space of a config for pictures or clouds of `shape`."""
-    if isinstance(config.space, Latents):
-        return LatentSpace(autoencoder, config.space.chunk)
-    if isinstance(config.space, PointCloud):
-        return PointCloudSpace(shape, classes, config.network.jet)
-    return PixelSpace(shape)
-
-
 def build_net(config: DiffusionConfig, shape: tuple[int, ...], classes: int, text: TextEncoder | None = None) -> nn.Module:
     """The network of a config for x of `shape`."""
     more = {"text": text.dim} if text else {}
@@ -83,12 +86,6 @@ def build_denoiser(config: DiffusionConfig, shape: tuple[int, ...], classes: int
     denoiser = Denoiser(build_net(config, shape, classes, text), config.schedule, config.loss)
     denoiser.register_forward_pre_hook(threads.tick)
     return denoiser
-
-
-def without(cond: dict[str, Tensor], rows: Tensor, classes: int) -> dict[str, Tensor]:
-    """The condition with these rows (B,) not told: the class after the last, NaN for a jet's features, no caption."""
-    nothing = {"label": classes, "jet": float("nan"), "text": 0.0, "text_mask": False}
-    return {k: v if k in KEPT else v.masked_fill(expand(rows, v), nothing[k]) for k, v in cond.items()}
 
 
 def restore(path: str | Path, weights: str = "ema", device: str = "cpu") -> Model:
@@ -111,7 +108,8 @@ def _restored(state: dict[str, Any], file: Path, weights: str, device: str) -> M
     stage1 = from_dict(meta["autoencoder"]["config"], str(file)) if meta["autoencoder"] else None
 
     def space() -> Space:
-        return build_space(config, shape, stage1 and stage1.network.build(shape), len(classes))
+        autoencoder = stage1.network.build(shape) if stage1 else None
+        return config.space.build(shape, autoencoder, len(classes), config.network.features)
 
     found = checkpoint.under(state["state_dict"], "space.")
     built = checkpoint.build_fitting(space, found, str(file))
@@ -124,7 +122,7 @@ def _restored(state: dict[str, Any], file: Path, weights: str, device: str) -> M
         lambda: build_net(config, built.shape, len(classes), text), checkpoint.weights(state, weights, file), str(file)
     )
     denoiser = Denoiser(net, config.schedule, config.loss).eval().requires_grad_(False).to(device)
-    view = None if isinstance(built, PointCloudSpace) else View.of(shape, meta.get("view"), str(file))
+    view = View.of(shape, meta.get("view"), str(file)) if built.modality == "pictures" else None
     told = text, tuple(map(str, about_text.get("prompts", ()))), config.task, view
     return Model(denoiser, built.eval().to(device), classes, config.sample, state["global_step"], *told)
 

@@ -9,15 +9,10 @@ from ldm.sampling.model import Model
 LARGEST = 10_000_000  # bytes of a file of prompts
 
 
-def prompts_of(model: Model, seeds: Sequence[int]) -> list[str]:
-    """The captions that the checkpoint keeps, by seed; untold ones if it keeps none."""
-    return [model.prompts[seed % len(model.prompts)] if model.prompts else "" for seed in seeds]
-
-
 def prompts_from(model: Model, prompt: str | None, file: str | None, seeds: Sequence[int]) -> list[str] | None:
     """What --prompt or --prompt-file says for each seed, the file's lines in turn; None for a model without text."""
     if prompt is None and file is None:
-        return prompts_of(model, seeds) if model.text is not None else None
+        return model.prompts_of(seeds) if model.text is not None else None
     flag = "--prompt" if file is None else "--prompt-file"
     if prompt is not None and file is not None:
         raise Refusal("--prompt and --prompt-file: give one of them")

@@ -10,17 +10,16 @@ from tqdm import tqdm
 
 from ldm.checkpoints.checkpoint import find
 from ldm.config import SampleConfig
-from ldm.config.schema import to_dict
 from ldm.diffusion.space import Told
 from ldm.errors import Refusal, say
-from ldm.jets.space import PointCloudSpace
 from ldm.pictures.trained import expect_plain
 from ldm.sampling import jets as clouds
+from ldm.sampling.conditions import Condition
 from ldm.sampling.generate import generate, reverse
 from ldm.sampling.model import Model, restore
 from ldm.sampling.pictures import write
 from ldm.sampling.prompts import prompts_from
-from ldm.sampling.settings import settings_from
+from ldm.sampling.settings import Overrides
 from ldm.system import threads
 
 
@@ -107,30 +106,28 @@ def _run(
     ranks = Ranks.of(fabric)
     model = restore(checkpoint, weights, str(fabric.device) if ranks.world > 1 else device)
     expect_plain(model.task, "sample.py without --task")
-    settings = settings_from(model.settings, schedule=model.denoiser.schedule, **given)
+    settings = Overrides(**given).over(model.settings, model.schedule)
     seeds = list(range(seed, seed + count))
     labels = clouds.labels_of(model, label, asked, seeds)
     prompts = prompts_from(model, prompt, prompt_file, seeds)
-    name = type(settings.solver).__name__
-    how = f"{name}, {settings.steps} steps, guidance {settings.guidance:g}, {device}"
+    how = f"{settings.describe()}, {device}"
     told = clouds.told_as_asked(model, asked, seeds, labels)
     mine = ranks.share(range(count))
     if fabric.is_global_zero:
         say(f"{checkpoint}: step {model.step}, {weights} weights, {how}")
         for warning in clouds.warnings(model, asked, labels, told):
             say(f"warning: {warning}")
-    jets = isinstance(model.space, PointCloudSpace)
-    own = [[rows[i] for i in mine] if rows else None for rows in (seeds, labels, prompts)]
-    recorder = Recorder(model, settings, own[0], min(trajectory, settings.batch_size)) if trajectory and not jets else None
+    jets = model.space.modality == "jets"
+    own, condition = [seeds[i] for i in mine], Condition(labels, prompts, told)
+    recorder = Recorder(model, settings, own, min(trajectory, settings.batch_size)) if trajectory and not jets else None
     with tqdm(total=len(mine), desc="sampling", unit="sample", disable=not fabric.is_global_zero) as bar:
-        told_mine = {k: v[mine] for k, v in told.items()}
-        here = generate(model, settings, *own[:2], bar.update, told_mine, recorder, prompts=own[2])
+        here = generate(model, settings, own, condition.rows(mine), bar.update, recorder)
         samples = ranks.collect(here, count)
     if not fabric.is_global_zero:
         return
     record = {"checkpoint": str(find(checkpoint)), "step": model.step, "weights": weights, "count": count, "seed": seed}
     names = [model.classes[i] for i in labels] if model.classes else None
-    how = {key: to_dict(settings)[key] for key in ("solver", "steps", "grid", "guidance", "interval", "rescale", "batch_size")}
+    how = settings.record()
     if jets:
         features = asked.jet if "jet" in told else None
         names = clouds.write_clouds(folder, samples, told["mask"], seeds, names, record | how | {"jet": jet}, features)
@@ -149,5 +146,5 @@ def _draw_jets(
 ) -> None:
     from ldm.jets.plots import reverse_process  # matplotlib is slow to import
 
-    shown = reverse(model, settings, seeds, told, labels=labels[: len(seeds)])
+    shown = reverse(model, settings, seeds, Condition(labels[: len(seeds)], told=told))
     reverse_process(*shown, jets=len(seeds)).save(folder / "trajectory.png")

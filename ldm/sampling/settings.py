@@ -2,36 +2,46 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from ldm.config import SampleConfig, from_dict
+from ldm.config import DiffusionConfig, SampleConfig, from_dict
 from ldm.config.schema import to_dict
 from ldm.diffusion.schedules import Schedule
 from ldm.errors import Refusal
 
 
-def settings_from(
-    defaults: SampleConfig,
-    solver: str | None,
-    eta: float | None,
-    solver_option: Sequence[str] | None = None,
-    schedule: Schedule | None = None,
-    **given: float | str | None,
-) -> SampleConfig:
-    """The checkpoint's settings with what the command line says over them, checked; with the schedule, against it too.
+@dataclass(frozen=True)
+class Overrides:
+    """What is asked for over a checkpoint's own settings; None leaves one as it is. `solver_option`: texts key=value."""
 
-    `solver_option` is a list of key=value.
-    """
-    plain = to_dict(defaults) | {key: value for key, value in given.items() if value is not None}
-    if solver is not None and solver != plain["solver"]["name"]:
-        plain["solver"] = {"name": solver}
-    if eta is not None:
-        plain["solver"]["eta"] = eta
-    plain["solver"] |= solver_options(solver_option or ())
-    law = {"schedule": {"name": type(schedule).__name__} | to_dict(schedule)} if schedule is not None else {}
-    return from_dict({"name": "sample", "sample": plain, "loss": {"predict": "v"}} | law, "sample.py").sample
+    solver: str | None = None
+    solver_option: Sequence[str] | None = None
+    eta: float | None = None
+    steps: int | None = None
+    grid: str | None = None
+    guidance: float | None = None
+    interval: Sequence[float] | None = None
+    rescale: float | None = None
+    batch_size: int | None = None
+
+    def over(self, defaults: SampleConfig, schedule: Schedule | None = None) -> SampleConfig:
+        """The settings, checked as a config's are; with the schedule, against it too. Refusal if they cannot be."""
+        plain = to_dict(defaults)
+        for key in ("steps", "grid", "guidance", "interval", "rescale", "batch_size"):
+            if (value := getattr(self, key)) is not None:
+                plain[key] = value
+        if self.solver is not None and self.solver != plain["solver"]["name"]:
+            plain["solver"] = {"name": self.solver}
+        if self.eta is not None:
+            plain["solver"]["eta"] = self.eta
+        plain["solver"] |= solver_options(self.solver_option or ())
+        law = {"schedule": {"name": type(schedule).__name__} | to_dict(schedule)} if schedule is not None else {}
+        whole = from_dict({"name": "sample", "sample": plain, "loss": {"predict": "v"}} | law, "sample.py")
+        assert isinstance(whole, DiffusionConfig)
+        return whole.sample
 
 
 def solver_options(pairs: Sequence[str]) -> dict[str, Any]:

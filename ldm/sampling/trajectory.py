@@ -9,12 +9,12 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from ldm.config import SampleConfig
-from ldm.data.batches import as_bytes
 from ldm.diffusion import solvers
 from ldm.diffusion.schedules import Schedule
 from ldm.diffusion.simulate import noising
 from ldm.pictures.grid import to_picture
 from ldm.sampling.model import Model
+from ldm.system.batches import as_bytes
 from ldm.system.randomness import SampleNoise
 
 COLUMNS, FRAMES = 11, 40  # of the strip; of the GIF each way, at most

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from ldm.diffusion import tasks
 from ldm.errors import Refusal, one_of
-from ldm.jets.space import PointCloudSpace
 from ldm.pictures.opening import View
 from ldm.pictures.trained import SuperResolve
 from ldm.sampling.model import Model
@@ -45,7 +44,7 @@ class Case:
 
 def build(model: Model, task: str, method: str | None, **options: Any) -> Task:
     """The task with its defaults, checked against the model."""
-    if isinstance(model.space, PointCloudSpace):
+    if model.space.modality == "jets":
         raise Refusal(f"--task {task} is of pictures; this checkpoint makes jets")
     offered = solve.methods(model, task)
     if not offered:

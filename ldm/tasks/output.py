@@ -9,8 +9,8 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ldm.data.batches import as_bytes
 from ldm.pictures.grid import to_picture
+from ldm.system.batches import as_bytes
 
 SHOWN = 4  # samples in a panel's row
 ROWS = 10  # inputs in panel.png

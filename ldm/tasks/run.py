@@ -15,13 +15,12 @@ from ldm.config.schema import to_dict
 from ldm.diffusion import tasks
 from ldm.diffusion.solvers import DPMpp2MSDE
 from ldm.errors import Refusal, say
-from ldm.jets.space import PointCloudSpace
 from ldm.sampling.generate import Watch
 from ldm.sampling.model import Model, restore
 from ldm.sampling.prompts import prompts_from
 from ldm.sampling.run import expect_numbers, new_folder, pick_device
 from ldm.sampling.run import run as sample
-from ldm.sampling.settings import settings_from
+from ldm.sampling.settings import Overrides
 from ldm.tasks import solve
 from ldm.tasks.cases import Case, Task, build, read
 from ldm.tasks.output import Result, write
@@ -169,10 +168,10 @@ def run_task(
         raise Refusal(f"--task {task} needs --image FILE or --image FOLDER")
     device = pick_device(device)
     model = restore(checkpoint, weights, device)
-    if isinstance(model.space, PointCloudSpace):
+    if model.space.modality == "jets":
         raise Refusal("--task: tasks are of pictures, this checkpoint makes clouds")
     asked = build(model, task, method, **{key: given.pop(key) for key in OPTIONS})
-    settings = settings_of(model, asked, given)
+    settings = settings_of(model, asked, Overrides(**given))
     chosen = model.label(label) if label is not None else None
     seeds, told = list(range(seed, seed + count)), prompt is not None or prompt_file is not None
     prompts = prompts_from(model, prompt, prompt_file, seeds) if told else None  # untold otherwise, as the class is
@@ -212,12 +211,12 @@ def expect_flow(count: int, prompt_file: str | None, given: dict[str, Any]) -> N
         say(f"{flags}: not heard, --task interpolate follows the flow by an adaptive solver of its own")
 
 
-def settings_of(model: Model, task: Task, given: dict[str, Any]) -> SampleConfig:
+def settings_of(model: Model, task: Task, given: Overrides) -> SampleConfig:
     """The checkpoint's settings, with a stochastic solver unless one is named: by a deterministic one all seeds of a noisy
     picture would give the same. Refusal if the solver cannot run on the schedule or be taken twice."""
     schedule = model.denoiser.schedule
     defaults = dataclasses.replace(model.settings, solver=DPMpp2MSDE())
-    settings = settings_from(defaults, schedule=schedule, **given)
+    settings = given.over(defaults, schedule)
     try:
         if task.method == "repaint":
             tasks.Repaint(settings.solver, task.resamples)

@@ -14,8 +14,8 @@ from ldm.diffusion import likelihood, solvers, tasks
 from ldm.diffusion.solvers import Solver
 from ldm.diffusion.space import Told
 from ldm.errors import Refusal
-from ldm.pictures.space import LatentSpace
-from ldm.sampling.model import Model, without
+from ldm.sampling.conditions import Condition, bind
+from ldm.sampling.model import Model
 from ldm.system.randomness import SampleNoise
 
 METHODS = {
@@ -30,7 +30,7 @@ DECODER_STD = 0.05  # of a decoder's own error: no latent decodes to a picture e
 
 
 def kind(model: Model) -> str:
-    return "latent" if isinstance(model.space, LatentSpace) else "pixel"
+    return model.space.kind
 
 
 def methods(model: Model, task: str) -> tuple[str, ...]:
@@ -55,7 +55,7 @@ class Prior:
     watch: Callable[[int, Tensor, Tensor], None] | None = None
 
     def __post_init__(self) -> None:
-        self.device = next(self.model.denoiser.parameters()).device
+        self.device = self.model.device
         self.schedule = self.model.denoiser.schedule
         self.randn = SampleNoise(self.seeds, self.model.space.shape, self.device)
         try:
@@ -68,16 +68,10 @@ class Prior:
 
         For so many rows; `told` is what a trained task tells it, guided or not.
         """
-        how, rows, classes = self.settings, rows or len(self.seeds), len(self.model.classes)
-        cond = dict(told)
-        if classes:
-            cond["label"] = torch.full((rows,), classes if self.label is None else self.label, device=self.device)
-        if self.prompts is not None:
-            cond |= self.model.text.condition((list(self.prompts) * rows)[:rows], self.device)
-        if self.label is None and self.prompts is None:
-            return tasks.cfg(self.model.denoiser, cond)
-        null = without(cond, torch.ones(rows, dtype=torch.bool, device=self.device), classes)
-        return tasks.cfg(self.model.denoiser, cond, null, how.guidance, tuple(how.interval), how.rescale)
+        count = rows or len(self.seeds)
+        labels = None if self.label is None else [self.label] * count
+        prompts = None if self.prompts is None else (list(self.prompts) * count)[:count]
+        return bind(self.model, self.settings, Condition(labels, prompts, told), count)
 
     def begin(self) -> Tensor:
         return solvers.start(self.schedule, self.times[0], self.randn())

@@ -14,13 +14,13 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from ldm.config import AutoencoderConfig, Discriminator, Perceptual
-from ldm.data.batches import Batch, as_images
 from ldm.errors import Refusal
 from ldm.metrics.images import psnr, ssim
 from ldm.networks.autoencoder import VQAutoencoder, kl_divergence, sample_posterior
 from ldm.networks.discriminator import PatchGAN, hinge_loss
 from ldm.pictures.space import PixelSpace, lost_channels, percent
 from ldm.system import randomness
+from ldm.system.batches import Batch, as_images
 from ldm.training.stage import Stage, say
 
 

@@ -4,8 +4,8 @@ import lightning.pytorch as pl
 from torch.utils.data import DataLoader, Dataset
 
 from ldm.config import RunConfig
-from ldm.data.batches import Shard, Slots, loader
 from ldm.pictures.images import Images
+from ldm.system.batches import Shard, Slots, loader
 
 
 class RunData(pl.LightningDataModule):

@@ -11,24 +11,16 @@ from tqdm import tqdm
 
 from ldm.checkpoints import checkpoint
 from ldm.config import AutoencoderConfig, DiffusionConfig, schema
-from ldm.data.batches import Batch, as_images, places
-from ldm.diffusion.space import listed
 from ldm.errors import Refusal
-from ldm.metrics.images import psnr
 from ldm.networks.autoencoder import Autoencoder
 from ldm.networks.text import TextEncoder
 from ldm.pictures.masks import Key
-from ldm.pictures.space import LatentSpace, lost_channels, percent
-from ldm.sampling.model import Model, build_denoiser, build_space, without
+from ldm.sampling.conditions import without
+from ldm.sampling.model import Model, build_denoiser
 from ldm.system import randomness
+from ldm.system.batches import Batch, places
 from ldm.training.latents import use_cache
 from ldm.training.stage import Stage, say
-
-
-def against_flat(space: LatentSpace, image: Tensor) -> Tensor:
-    """PSNR in dB of what the space makes of pictures (B, C, H, W), and of their mean colour: (2,)."""
-    decoded, flat = space.decode(space.encode_mean(image)).to(image), image.mean((0, 2, 3), keepdim=True).expand_as(image)
-    return torch.stack([psnr(image, decoded).mean(), psnr(image, flat).mean()])
 
 
 class DiffusionModule(Stage):
@@ -49,7 +41,7 @@ class DiffusionModule(Stage):
         super().__init__(config, shape, classes)
         config.task.check(self.shape)
         self.text, self.prompts = text, prompts
-        self.space = build_space(config, self.shape, autoencoder, len(classes))
+        self.space = config.space.build(self.shape, autoencoder, len(classes), config.network.features)
         self.denoiser = build_denoiser(config, self.space.shape, len(classes), text)
         self.autoencoder_config = autoencoder_config
         self.autoencoder_hash = _hash(autoencoder)
@@ -72,14 +64,13 @@ class DiffusionModule(Stage):
     # -- hand-off ---------------------------------------------------------------------------------------------------
     def on_fit_start(self) -> None:
         """Cache latents; measure the space and verify stage 1, unless both come from a checkpoint that is being resumed."""
-        image = next(iter(self.trainer.datamodule.whole_training_set()))
+        batch = next(iter(self.trainer.datamodule.whole_training_set()))  # of data, not of cached latents
         # a trained task needs the pictures
-        if isinstance(self.space, LatentSpace) and self.config.space.cache and self.config.task.use is None:
+        if self.config.space.cached and self.config.task.use is None:
             use_cache(self)
         if self.space.measured and self.trainer.ckpt_path is None:
             self.measure()
-            if isinstance(self.space, LatentSpace):
-                self.verify_autoencoder(as_images(image).to(self.device))
+            self.verify(batch)
 
     def measure(self) -> None:
         """The space's statistics (whitening; scales and numbers of clouds) over the training set, every rank its share."""
@@ -88,34 +79,11 @@ class DiffusionModule(Stage):
         bar = tqdm(batches, desc="measuring the data", disable=quiet, leave=False, mininterval=pause)
         say(self.space.measure(bar, lambda sums: self.trainer.strategy.reduce(sums, reduce_op="sum"), self.device))
 
-    @torch.no_grad()
-    def verify_autoencoder(self, image: Tensor) -> None:
-        """Refuse a stage 1 that was never trained or has collapsed: dead, exploding or empty latents, a flat picture."""
-        both = against_flat(self.space, image)
-        quality, flat = self.trainer.strategy.reduce(both).tolist()  # every rank decides alike
-        say(f"autoencoder {self.autoencoder_hash}: {quality:.1f} dB on a batch (a flat picture: {flat:.1f} dB)")
-        std, reached = self.space.std, f"reconstructions reach {quality:.1f} dB where a flat picture has {flat:.1f} dB"
-        finite = bool(torch.isfinite(std).all())
-        trained = finite and std.max() < 100 and std.min() > 1e-3 and quality > flat + 1
-        if finite:
-            self.expect_latents("" if trained else f"its {reached}: it is not trained on this data; or ")
-        if not trained:
-            raise Refusal(
-                f"space.autoencoder: its {reached}, latent std {listed(std)}: it is not trained on this data; train stage 1 first"
-            )
-
-    def expect_latents(self, otherwise: str) -> None:
-        """Refuse latents of which no channel carries the picture, name those that do not. The std cannot tell: it is 1."""
-        lost = lost_channels(self.space.explained)
-        channels = f"latent channels {', '.join(map(str, lost))}"
-        shares = f"the picture explains {percent(lost.values())} of the variance of {channels}, the rest is posterior noise"
-        if len(lost) == self.space.shape[0]:
-            raise Refusal(
-                f"space.autoencoder: {otherwise}{shares}: stage 1 has collapsed, its kl_weight is too large; "
-                "train it again with a smaller network.kl_weight and another name"
-            )
-        if lost:
-            say(f"latents: {shares}: a smaller kl_weight of stage 1 would fill them, fewer latent_channels would do as well")
+    def verify(self, batch: Batch) -> None:
+        """A batch through the space and back: Refusal of a stage 1 in whose latents nothing can be learnt."""
+        lines = self.space.verify(self.space.read(batch).to(self.device), self.trainer.strategy.reduce)
+        for i, line in enumerate(lines):
+            say(line if i else f"autoencoder {self.autoencoder_hash}: {line}")
 
     # -- training ---------------------------------------------------------------------------------------------------
     def condition(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
@@ -168,15 +136,14 @@ class DiffusionModule(Stage):
         with self.averaged():
             loss = self.denoiser.loss(x_0, self.denoiser.times(u), draw(x_0.shape), **told, **self.condition(batch))
         self.log("val/loss", loss.mean(), sync_dist=True, batch_size=len(x_0))
-        if isinstance(self.space, LatentSpace):  # whitened: 0 and 1, or the autoencoder is not the one measured
-            self.log("val/latent_mean", x_0.mean(), sync_dist=True, batch_size=len(x_0))
-            self.log("val/latent_std", x_0.std(), sync_dist=True, batch_size=len(x_0))
+        for name, value in self.space.statistics(x_0).items():
+            self.log(f"val/{name}", value, sync_dist=True, batch_size=len(x_0))
 
     def watch_posterior(self, data: Tensor) -> Tensor:
         """Latents' moments in place of pictures, taken note of for `val/latent_explained`; other data as they are."""
-        if not isinstance(self.space, LatentSpace):
+        moments = self.space.posterior(data)
+        if moments is None:
             return data
-        moments = self.space.moments(data)
         self.note_posterior(moments)
         return moments[:, None]
 

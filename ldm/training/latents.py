@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ldm.data.batches import Shard, as_images, loader
 from ldm.errors import Refusal
 from ldm.pictures.latents import LatentCache, Writer, cache_folder, open_cache
 from ldm.system import threads
+from ldm.system.batches import Shard, as_images, loader
 from ldm.training.stage import say
 
 if TYPE_CHECKING:

@@ -14,11 +14,11 @@ from ldm import errors
 from ldm.checkpoints import checkpoint
 from ldm.checkpoints.averaging import WIDTHS
 from ldm.config import Optim, RunConfig, schema
-from ldm.data.batches import Batch
 from ldm.errors import NotFinite
 from ldm.pictures.space import ChannelStatistics
 from ldm.sampling.model import Space
 from ldm.system import randomness, threads
+from ldm.system.batches import Batch
 from ldm.training.ema import EMA
 
 

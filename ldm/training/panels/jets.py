@@ -11,6 +11,7 @@ from ldm.jets.data import JetSet, spread
 from ldm.jets.metrics import Cloud, evaluate_jets
 from ldm.jets.plots import histograms, jet_images, reverse_process
 from ldm.metrics.records import thousands
+from ldm.sampling.conditions import Condition
 from ldm.sampling.generate import reverse
 from ldm.system.processes import Ranks
 from ldm.training.diffusion import DiffusionModule
@@ -70,5 +71,5 @@ class JetPanels(EverySteps):
         model, few = module.model(), self.asked.first(4)
         labels = few.types.tolist() if model.classes else None
         seeds = range(len(few))
-        frames, mask, times = reverse(model, replace(settings, batch_size=4), seeds, told_of(model, few), labels=labels)
+        frames, mask, times = reverse(model, replace(settings, batch_size=4), seeds, Condition(labels, told=told_of(model, few)))
         panel(trainer, self.folder, "reverse-process", reverse_process(frames, mask, times), "seeds 0-3, noise to data")

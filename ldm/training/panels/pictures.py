@@ -7,12 +7,11 @@ import torch
 from torch import Tensor
 
 from ldm.config import SampleConfig
-from ldm.data.batches import as_bytes, as_images
 from ldm.pictures.grid import to_picture
 from ldm.sampling.generate import generate
 from ldm.sampling.model import Model
-from ldm.sampling.prompts import prompts_of
 from ldm.sampling.trajectory import Recorder
+from ldm.system.batches import as_bytes, as_images
 from ldm.system.processes import Ranks
 from ldm.training.autoencoder import AutoencoderModule
 from ldm.training.boards.board import Rows
@@ -54,7 +53,7 @@ def sample_rows(model: Model, settings: SampleConfig, images: Tensor) -> Rows:
     seeds = range(len(images))
     labels = [model.classes[seed % len(model.classes)] if model.classes else "" for seed in seeds]
     how = {"solver": type(settings.solver).__name__, "steps": settings.steps, "guidance": settings.guidance}
-    told = zip(seeds, labels, prompts_of(model, seeds), strict=True)
+    told = zip(seeds, labels, model.prompts_of(seeds), strict=True)
     return [{"picture": to_picture(images[s : s + 1]), "seed": s, "label": name, "prompt": text} | how for s, name, text in told]
 
 

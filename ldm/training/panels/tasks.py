@@ -5,7 +5,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 from torch import Tensor
 
-from ldm.data.batches import as_images
+from ldm.system.batches import as_images
 from ldm.system.processes import Ranks
 from ldm.tasks import output
 from ldm.tasks.cases import Case, build
