@@ -23,7 +23,14 @@ from tqdm import tqdm
 
 from ldm.checkpoints import checkpoint
 from ldm.config import from_dict
-from ldm.diffusion.likelihood import Likelihood, Ode, bits_per_dim, dequantise, latent_bound, log_likelihood
+from ldm.diffusion.likelihood import (
+    Likelihood,
+    Ode,
+    bits_per_dim,
+    dequantise,
+    latent_bound,
+    log_likelihood,
+)
 from ldm.diffusion.tasks import cfg
 from ldm.errors import guard
 from ldm.pictures.images import ImageTensor
@@ -34,15 +41,27 @@ from ldm.system.randomness import generator, permutation
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("checkpoint")
     parser.add_argument("--root", help="where the data are (default: the checkpoint's data.root)")
-    parser.add_argument("--count", type=int, default=32, help="held-out pictures, drawn by the seed")
+    parser.add_argument(
+        "--count", type=int, default=32, help="held-out pictures, drawn by the seed"
+    )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--tolerance", type=float, nargs="+", default=[1e-3, 1e-4, 1e-5], help="rtol = atol of dopri5")
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        nargs="+",
+        default=[1e-3, 1e-4, 1e-5],
+        help="rtol = atol of dopri5",
+    )
     parser.add_argument("--t-min", type=float, default=1e-5, help="where the path starts")
     parser.add_argument("--probes", type=int, default=1, help="of Hutchinson's estimate")
-    parser.add_argument("--levels", type=int, default=256, help="grey levels of the data: 17 for digits")
+    parser.add_argument(
+        "--levels", type=int, default=256, help="grey levels of the data: 17 for digits"
+    )
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", metavar="FILE", help="write the figures as JSON")
@@ -96,7 +115,12 @@ def reconstruction_error(space: LatentSpace, data: ImageTensor, count: int, seed
 
 
 def measure(
-    model: Model, images: torch.Tensor, labels: torch.Tensor, ode: Ode, decoder_std: float, args: argparse.Namespace
+    model: Model,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    ode: Ode,
+    decoder_std: float,
+    args: argparse.Namespace,
 ) -> dict:
     """Bits a dimension of every picture at one tolerance, summed up."""
     began, bits, probe_error, calls = time.perf_counter(), [], [], 0
@@ -104,22 +128,39 @@ def measure(
         # k / 255 of the file is level k (levels - 1) / 255: digits keep 17 of them
         levels = (images[i : i + args.batch_size].double() * (args.levels - 1) / 255).round()
         x = dequantise(levels, args.levels, generator(args.seed, "dequantise", i)).float()
-        denoise = cfg(model.denoiser, {"label": torch.as_tensor(labels[i : i + args.batch_size])} if model.classes else {})
-        with tqdm(total=100, desc=f"tolerance {ode.rtol:g}", unit="%", leave=False, mininterval=5) as bar:
-            told = dataclasses.replace(ode, progress=lambda t, bar=bar: bar.update(max(0, int(100 * t) - bar.n)))
+        denoise = cfg(
+            model.denoiser,
+            {"label": torch.as_tensor(labels[i : i + args.batch_size])} if model.classes else {},
+        )
+        with tqdm(
+            total=100, desc=f"tolerance {ode.rtol:g}", unit="%", leave=False, mininterval=5
+        ) as bar:
+            told = dataclasses.replace(
+                ode, progress=lambda t, bar=bar: bar.update(max(0, int(100 * t) - bar.n))
+            )
             log_p = lambda x_0, i=i, denoise=denoise, ode=told: log_likelihood(
                 denoise, x_0, generator(args.seed, "probes", i), args.probes, ode
             )
-            found, nats = bounded(model.space, x, log_p, decoder_std, generator(args.seed, "posterior", i))
+            found, nats = bounded(
+                model.space, x, log_p, decoder_std, generator(args.seed, "posterior", i)
+            )
         bits.append(bits_per_dim(nats, x[0].numel(), args.levels))
         probe_error.append(bits_per_dim(-found.error, x[0].numel(), 3))  # levels = 3: no offset
         calls += found.calls
     bits = torch.cat(bits)
-    figure = {"tolerance": ode.rtol, "bits_per_dim": bits.mean().item(), "error": (bits.std() / len(bits) ** 0.5).item()}
+    figure = {
+        "tolerance": ode.rtol,
+        "bits_per_dim": bits.mean().item(),
+        "error": (bits.std() / len(bits) ** 0.5).item(),
+    }
     if args.probes > 1:
         figure["probe_error"] = (torch.cat(probe_error).square().sum().sqrt() / len(bits)).item()
     batches = -(-len(images) // args.batch_size)
-    return figure | {"calls": calls / batches, "seconds": round(time.perf_counter() - began, 1), "each": bits.tolist()}
+    return figure | {
+        "calls": calls / batches,
+        "seconds": round(time.perf_counter() - began, 1),
+        "each": bits.tolist(),
+    }
 
 
 def main() -> None:
@@ -134,17 +175,34 @@ def main() -> None:
     images, labels = held_out(loaded.test, args.count, args.seed)
     latent = isinstance(model.space, LatentSpace)
     decoder_std = reconstruction_error(model.space, loaded.train, 512, args.seed) if latent else 0.0
-    record = {"checkpoint": args.checkpoint, "step": model.step, "count": len(images), "seed": args.seed, "t_min": args.t_min}
-    record |= {"probes": args.probes, "levels": args.levels, "given": "label" if model.classes else "nothing", "figures": []}
-    record |= {"what": "upper bound", "decoder_std": decoder_std} if latent else {"what": "likelihood"}
+    record = {
+        "checkpoint": args.checkpoint,
+        "step": model.step,
+        "count": len(images),
+        "seed": args.seed,
+        "t_min": args.t_min,
+    }
+    record |= {
+        "probes": args.probes,
+        "levels": args.levels,
+        "given": "label" if model.classes else "nothing",
+        "figures": [],
+    }
+    record |= (
+        {"what": "upper bound", "decoder_std": decoder_std} if latent else {"what": "likelihood"}
+    )
     for tolerance in args.tolerance:
-        figure = measure(model, images, labels, Ode(tolerance, tolerance, args.t_min), decoder_std, args)
+        figure = measure(
+            model, images, labels, Ode(tolerance, tolerance, args.t_min), decoder_std, args
+        )
         record["figures"].append(figure)
         print(json.dumps({k: v for k, v in figure.items() if k != "each"}), flush=True)
     each = torch.tensor([figure["each"] for figure in record["figures"]])
     record["largest_change_of_a_picture"] = (each[1:] - each[:-1]).abs().amax(1).tolist()
     print(f"{record['what']}; p(x|z) of width {decoder_std:.4f}" if latent else record["what"])
-    print(f"largest change of a picture from one tolerance to the next: {record['largest_change_of_a_picture']}")
+    print(
+        f"largest change of a picture from one tolerance to the next: {record['largest_change_of_a_picture']}"
+    )
     if args.output:
         Path(args.output).write_text(json.dumps(record, indent=2) + "\n")
 

@@ -26,7 +26,9 @@ Work = Callable[[], object]
 
 def arguments(doc: str, rounds: int, steps: int) -> argparse.ArgumentParser:
     """The flags that every benchmark has."""
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--output", type=Path, metavar="JSON")
     parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--steps", type=int, default=steps)
@@ -77,7 +79,10 @@ def ratio(over: list[float], under: list[float]) -> dict[str, Any]:
 def line(name: str, found: dict[str, Any], asked: str = "", digits: int = 3) -> None:
     """A ratio for the person who watches, with the span of its rounds."""
     span = f"{min(found['ratios']):.{digits}f} ... {max(found['ratios']):.{digits}f}"
-    print(f"{name:58} {found['median']:.{digits}f}  ({span}){f'  asked: {asked}' if asked else ''}", flush=True)
+    print(
+        f"{name:58} {found['median']:.{digits}f}  ({span}){f'  asked: {asked}' if asked else ''}",
+        flush=True,
+    )
 
 
 def write(args: argparse.Namespace, **found: Any) -> None:
@@ -85,8 +90,14 @@ def write(args: argparse.Namespace, **found: Any) -> None:
     if args.output is None:
         return
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    flags = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
-    record = {"flags": flags, "machine": machine(args.device), "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())}
+    flags = {
+        key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()
+    }
+    record = {
+        "flags": flags,
+        "machine": machine(args.device),
+        "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+    }
     args.output.write_text(json.dumps(record | found, indent=1) + "\n")
 
 

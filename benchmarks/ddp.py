@@ -49,27 +49,51 @@ def own() -> float:
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, 0)[0]:
             pass
-    return sum(u.ru_utime + u.ru_stime for u in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
+    return sum(
+        u.ru_utime + u.ru_stime
+        for u in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    )
 
 
 def train(args: argparse.Namespace, devices: int) -> dict[str, float]:
     """One run: its images/s, and the cores that others took meanwhile."""
     with tempfile.TemporaryDirectory() as output:
         accelerator = "cpu" if args.device == "cpu" else "gpu"
-        settings = [f"output={output}", "name=run", f"trainer.accelerator={accelerator}", f"trainer.devices={devices}"]
-        settings += [f"trainer.max_steps={ROWS * args.steps}", f"trainer.log={args.steps}", "trainer.options.limit_val_batches=0"]
-        settings += ["sample.every=0", "sample.count=1", "sample.steps=1", "sample.trajectory=0", "logger.mode=disabled"]
+        settings = [
+            f"output={output}",
+            "name=run",
+            f"trainer.accelerator={accelerator}",
+            f"trainer.devices={devices}",
+        ]
+        settings += [
+            f"trainer.max_steps={ROWS * args.steps}",
+            f"trainer.log={args.steps}",
+            "trainer.options.limit_val_batches=0",
+        ]
+        settings += [
+            "sample.every=0",
+            "sample.count=1",
+            "sample.steps=1",
+            "sample.trajectory=0",
+            "logger.mode=disabled",
+        ]
         settings += ["trainer.threads=1"] if args.device == "cpu" else []
         settings += [f"data.root={args.data_root}"] if args.data_root else []
         began, others = time.perf_counter(), busy() - own()
         command = [sys.executable, "train.py", "--config", args.config, *settings]
         env = os.environ | ({"OMP_NUM_THREADS": "1"} if args.device == "cpu" else {})
-        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, cwd=ROOT, env=env, capture_output=True, text=True, check=False
+        )
         if done.returncode:
             raise SystemExit(done.stderr[-2000:])
         others = (busy() - own() - others) / (time.perf_counter() - began)
         with open(Path(output, "run", "metrics.csv"), newline="") as file:
-            rates = [float(row["speed/images_per_second"]) for row in csv.DictReader(file) if row["speed/images_per_second"]]
+            rates = [
+                float(row["speed/images_per_second"])
+                for row in csv.DictReader(file)
+                if row["speed/images_per_second"]
+            ]
     return {"images_per_second": fmean(rates[1:]), "others": others}
 
 
@@ -85,11 +109,17 @@ def main() -> None:
         for devices in list(runs)[:: 1 if i % 2 else -1]:
             runs[devices].append(one := train(args, devices))
             mark = "" if one["others"] < IDLE else "  NOT IDLE"
-            print(f"{devices} processes: {one['images_per_second']:.1f} images/s, others {one['others']:.2f} cores{mark}")
+            print(
+                f"{devices} processes: {one['images_per_second']:.1f} images/s, others {one['others']:.2f} cores{mark}"
+            )
     rates = {devices: [r["images_per_second"] for r in found] for devices, found in runs.items()}
     found: dict[str, Any] = ratio(rates[args.devices], rates[1])
     idle = all(r["others"] < IDLE for each in runs.values() for r in each)
-    line(f"{args.devices} processes over one, images/s", found, "1.8" if idle else "1.8, but the machine was NOT IDLE")
+    line(
+        f"{args.devices} processes over one, images/s",
+        found,
+        "1.8" if idle else "1.8, but the machine was NOT IDLE",
+    )
     write(args, ratios={f"{args.devices} processes over one": found}, runs=runs, idle=idle)
 
 

@@ -53,7 +53,9 @@ class Mixture:
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """Samples of the data."""
         pick = torch.randint(len(self.means), (count,), generator=generator)
-        return self.means[pick] + self.std * torch.randn(count, 2, generator=generator, dtype=torch.float64)
+        return self.means[pick] + self.std * torch.randn(
+            count, 2, generator=generator, dtype=torch.float64
+        )
 
     def flow(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """The probability flow from t to s, within 1e-12."""
@@ -78,7 +80,9 @@ def even_time(schedule: Schedule, steps: int) -> Tensor:
 def even_ratio(schedule: Schedule, steps: int, first: float = 0.2) -> Tensor:
     """Times even in u = sigma / alpha down to u = 0."""
     u = torch.exp(-schedule.log_snr(torch.tensor(first, dtype=torch.float64)))
-    inner = schedule.inverse_log_snr(-torch.linspace(1, 0, steps + 1, dtype=torch.float64)[:-1].mul(u).log())
+    inner = schedule.inverse_log_snr(
+        -torch.linspace(1, 0, steps + 1, dtype=torch.float64)[:-1].mul(u).log()
+    )
     return torch.cat([inner, inner.new_zeros(1)])
 
 
@@ -91,7 +95,11 @@ Grid = Callable[[Schedule, int], Tensor]
 
 
 def flow_errors(
-    solver: Solver, denoise: Gaussian | Mixture, counts: Sequence[int], grid: Grid = even_log_snr, end: bool = False
+    solver: Solver,
+    denoise: Gaussian | Mixture,
+    counts: Sequence[int],
+    grid: Grid = even_log_snr,
+    end: bool = False,
 ) -> list[float]:
     """Largest error over a few points of the flow for each number of steps."""
     generator, errors = torch.Generator().manual_seed(0), []
@@ -100,11 +108,18 @@ def flow_errors(
         times = grid(denoise.schedule, count)
         alpha, sigma = denoise.schedule(times[0])
         x = alpha * 0.3 + sigma * noise
-        errors.append((sample(solver, denoise, x, times, no_noise) - denoise.flow(x, times[0], times[-1])).abs().max().item())
+        errors.append(
+            (sample(solver, denoise, x, times, no_noise) - denoise.flow(x, times[0], times[-1]))
+            .abs()
+            .max()
+            .item()
+        )
     return errors
 
 
-def law_errors(solver: Solver, denoise: Gaussian, counts: Sequence[int], grid: Grid = even_log_snr) -> list[tuple[float, float]]:
+def law_errors(
+    solver: Solver, denoise: Gaussian, counts: Sequence[int], grid: Grid = even_log_snr
+) -> list[tuple[float, float]]:
     """Errors of the mean and of the variance for each number of steps."""
     errors = []
     for count in counts:

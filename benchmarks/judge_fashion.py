@@ -24,8 +24,20 @@ from ldm.system.randomness import permutation
 
 
 def network() -> nn.Sequential:
-    block = lambda i, o: [nn.Conv2d(i, o, 3, padding=1), nn.BatchNorm2d(o), nn.ReLU(), nn.MaxPool2d(2)]
-    return nn.Sequential(*block(1, 32), *block(32, 64), *block(64, 64), nn.Flatten(), nn.Dropout(0.3), nn.Linear(576, 10))
+    block = lambda i, o: [
+        nn.Conv2d(i, o, 3, padding=1),
+        nn.BatchNorm2d(o),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+    ]
+    return nn.Sequential(
+        *block(1, 32),
+        *block(32, 64),
+        *block(64, 64),
+        nn.Flatten(),
+        nn.Dropout(0.3),
+        nn.Linear(576, 10),
+    )
 
 
 def train(data: ImageTensor, epochs: int = 6, batch: int = 128) -> nn.Sequential:
@@ -51,7 +63,9 @@ def verdict(net: nn.Sequential, images: torch.Tensor) -> torch.Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("checkpoint")
     parser.add_argument("--root", default="data")
     parser.add_argument("--count", type=int, default=1000)
@@ -84,9 +98,15 @@ def main() -> None:
         "steps": settings.steps,
         "guidance": settings.guidance,
         "count": args.count,
-        "judge_accuracy_test_set": (verdict(judge, data.test.images) == data.test.labels).float().mean().item(),
+        "judge_accuracy_test_set": (verdict(judge, data.test.images) == data.test.labels)
+        .float()
+        .mean()
+        .item(),
         "samples_are_their_label": right.float().mean().item(),
-        "by_class": {name: round(right[labels == i].float().mean().item(), 3) for i, name in enumerate(data.classes)},
+        "by_class": {
+            name: round(right[labels == i].float().mean().item(), 3)
+            for i, name in enumerate(data.classes)
+        },
         "spread_ratio": (images.float().std(0).mean() / real.std(0).mean()).item(),
     }
     print(json.dumps(record, indent=1))

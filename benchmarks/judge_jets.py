@@ -51,7 +51,10 @@ def markdown(figures: dict[str, Figure]) -> str:
     lines = ["| metric | generated | truth vs. truth |", "|---|---|---|"]
     for name, f in figures.items():
         title, scale = scaled(name)
-        cells = [f"{v * scale:.3g}" + (f" +- {s * scale:.2g}" if s is not None else "") for v, s in spread(f)]
+        cells = [
+            f"{v * scale:.3g}" + (f" +- {s * scale:.2g}" if s is not None else "")
+            for v, s in spread(f)
+        ]
         lines.append(f"| {title} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -98,14 +101,28 @@ def main_table(model: Model, settings: SampleConfig, args: argparse.Namespace, j
 # -- solvers ------------------------------------------------------------------------------------------------------------------
 def plan(settings: SampleConfig) -> list[tuple[str, SampleConfig]]:
     """Each solver at each budget of evaluations; Heun takes two a step, the adaptive one what its tolerance needs."""
-    rows = [("adaptive ODE", replace(settings, solver=AdaptiveODE(rtol=e, atol=e), steps=1)) for e in TOLERANCES]
+    rows = [
+        ("adaptive ODE", replace(settings, solver=AdaptiveODE(rtol=e, atol=e), steps=1))
+        for e in TOLERANCES
+    ]
     for budget in BUDGETS:
         for name, solver in FIXED.items():
-            rows.append((name, replace(settings, solver=solver, steps=budget // 2 if isinstance(solver, Heun) else budget)))
+            rows.append(
+                (
+                    name,
+                    replace(
+                        settings,
+                        solver=solver,
+                        steps=budget // 2 if isinstance(solver, Heun) else budget,
+                    ),
+                )
+            )
     return rows
 
 
-def solver_table(model: Model, settings: SampleConfig, args: argparse.Namespace, jets: Jets) -> None:
+def solver_table(
+    model: Model, settings: SampleConfig, args: argparse.Namespace, jets: Jets
+) -> None:
     test, few, valid = sides(jets, "test", args.count)
     real, calls = Sample("test", cloud(test), args.clip), [0]
     model.denoiser.net.register_forward_hook(lambda *_: calls.__setitem__(0, calls[0] + 1))
@@ -117,17 +134,34 @@ def solver_table(model: Model, settings: SampleConfig, args: argparse.Namespace,
         generated, _ = generate_like(model, chosen, few, args.seed)
         seconds = time.process_time() - start
         batches = -(-len(few) // chosen.batch_size)
-        row = {"solver": name, "evaluations": calls[0] / batches, "ms_per_jet": 1e3 * seconds / len(few)}
+        row = {
+            "solver": name,
+            "evaluations": calls[0] / batches,
+            "ms_per_jet": 1e3 * seconds / len(few),
+        }
         masses = jet_kinematics(*generated)["mass"]
         exact = masses if exact is None else exact
-        row["mass_error"] = None if name == "Euler-Maruyama" else (masses - exact).abs().mean().item()
+        row["mass_error"] = (
+            None if name == "Euler-Maruyama" else (masses - exact).abs().mean().item()
+        )
         rows.append(row | measure(real, generated, args.clip))
         print(rows[-1], flush=True)
-    record = {"checkpoint": args.checkpoint, "step": model.step, "jets": len(few), "real": len(test), "floor": floor}
+    record = {
+        "checkpoint": args.checkpoint,
+        "step": model.step,
+        "jets": len(few),
+        "real": len(test),
+        "floor": floor,
+    }
     save(args.output / "solvers.json", record | {"rows": rows, "threads": torch.get_num_threads()})
     text = solver_markdown(rows, floor, f"{len(few)} jets against {len(test)}")
     (args.output / "solvers.md").write_text(text + "\n")
-    draw(rows, floor, args.output / "solvers.png", f"{len(few)} generated against {len(test)} test jets")
+    draw(
+        rows,
+        floor,
+        args.output / "solvers.png",
+        f"{len(few)} generated against {len(test)} test jets",
+    )
     print(text, f"\n{time.perf_counter() - began:.0f} s in all")
 
 
@@ -139,12 +173,22 @@ def measure(real: Sample, generated: Cloud, clip: float | None) -> dict[str, flo
 
 def solver_markdown(rows: list[dict], floor: dict[str, float], title: str) -> str:
     heads = [scaled(name) for name in floor]
-    columns = [title, "evaluations", "ms a jet", "mass off the flow's (1e-3)", *(head for head, _ in heads)]
+    columns = [
+        title,
+        "evaluations",
+        "ms a jet",
+        "mass off the flow's (1e-3)",
+        *(head for head, _ in heads),
+    ]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    numbers = lambda row: " | ".join(f"{row[n] * s:.2f}" for n, (_, s) in zip(floor, heads, strict=True))
+    numbers = lambda row: " | ".join(
+        f"{row[n] * s:.2f}" for n, (_, s) in zip(floor, heads, strict=True)
+    )
     for row in sorted(rows, key=lambda row: row["solver"]):
         off = "" if row["mass_error"] is None else f"{row['mass_error'] * 1e3:.2f}"
-        lines.append(f"| {row['solver']} | {row['evaluations']:.0f} | {row['ms_per_jet']:.1f} | {off} | {numbers(row)} |")
+        lines.append(
+            f"| {row['solver']} | {row['evaluations']:.0f} | {row['ms_per_jet']:.1f} | {off} | {numbers(row)} |"
+        )
     return "\n".join([*lines, f"| truth vs. truth | | | | {numbers(floor)} |"])
 
 
@@ -155,9 +199,13 @@ def draw(rows: list[dict], floor: dict[str, float], path: Path, title: str) -> N
 
     drawing = Drawing(figsize=(10, 7.2), layout="constrained")
     axes = drawing.subplots(2, 2, sharey="row")
-    mass, physics = (next(name for name in floor if name.startswith(kind)) for kind in ("w1m", "fpd"))
+    mass, physics = (
+        next(name for name in floor if name.startswith(kind)) for kind in ("w1m", "fpd")
+    )
     for line, name in zip(axes, (mass, physics), strict=True):
-        for ax, key, label in zip(line, ("evaluations", "ms_per_jet"), ("evaluations", "ms a jet"), strict=True):
+        for ax, key, label in zip(
+            line, ("evaluations", "ms_per_jet"), ("evaluations", "ms a jet"), strict=True
+        ):
             for solver in dict.fromkeys(row["solver"] for row in rows):
                 points = sorted((row[key], row[name]) for row in rows if row["solver"] == solver)
                 ax.plot(*zip(*points, strict=True), "o-", label=solver, markersize=4)
@@ -172,15 +220,25 @@ def draw(rows: list[dict], floor: dict[str, float], path: Path, title: str) -> N
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--checkpoint", required=True)
-    parser.add_argument("--data-root", help="the file or folder of the jets (default: where they lay in training)")
-    parser.add_argument("--count", type=int, help="jets (default: as many as there are test jets; with --solvers 1000)")
+    parser.add_argument(
+        "--data-root", help="the file or folder of the jets (default: where they lay in training)"
+    )
+    parser.add_argument(
+        "--count",
+        type=int,
+        help="jets (default: as many as there are test jets; with --solvers 1000)",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--solver", default="Heun")
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--metrics", help=f"some of {','.join(ALL)}")
-    parser.add_argument("--clip", type=float, help="cut |eta| and |phi| to it (default: as they are)")
+    parser.add_argument(
+        "--clip", type=float, help="cut |eta| and |phi| to it (default: as they are)"
+    )
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, default=Path("evaluations/jets"))
@@ -189,7 +247,9 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     args.output.mkdir(parents=True, exist_ok=True)
     jets, model = load_jets(args.checkpoint, args.data_root), restore(args.checkpoint)
-    settings = Overrides(args.solver, steps=args.steps, batch_size=args.batch_size).over(model.settings)
+    settings = Overrides(args.solver, steps=args.steps, batch_size=args.batch_size).over(
+        model.settings
+    )
     if args.solvers:
         args.count = args.count or 1000
         solver_table(model, settings, args, jets)

@@ -36,7 +36,10 @@ KINDS = {
     "latent": ("latent", DRAWN),
     "autoencoder": ("autoencoder", LONG),
     "gan": ("autoencoder", [*LONG, GAN]),
-    "vq": ("autoencoder", [*LONG, "network={name: VQModel, channels: [8, 16], latent_channels: 2, codes: 16}"]),
+    "vq": (
+        "autoencoder",
+        [*LONG, "network={name: VQModel, channels: [8, 16], latent_channels: 2, codes: 16}"],
+    ),
     "jets": ("jets", DRAWN),
     "in-painting": ("pixel", [*DRAWN, "task=Inpaint"]),
     "pixel, 2 processes": ("pixel", [*DRAWN, "trainer.devices=2"]),
@@ -45,20 +48,41 @@ KINDS = {
 
 def command(kind: str, output: Path, stage1: Path | None, resume: bool = False) -> list[str]:
     config, more = KINDS[kind]
-    common = [f"output={output}", "trainer.accelerator=cpu", "logger.mode=disabled", "trainer.threads=1"]
+    common = [
+        f"output={output}",
+        "trainer.accelerator=cpu",
+        "logger.mode=disabled",
+        "trainer.threads=1",
+    ]
     space = [f"space.autoencoder={stage1}"] if config == "latent" else []
     flags = ["--resume"] if resume else []
     path = ROOT / "tests" / "configs" / f"{config}.yaml"
-    return [sys.executable, str(ROOT / "train.py"), "--config", str(path), *flags, *common, *more, *space]
+    return [
+        sys.executable,
+        str(ROOT / "train.py"),
+        "--config",
+        str(path),
+        *flags,
+        *common,
+        *more,
+        *space,
+    ]
 
 
-def run(arguments: list[str], folder: Path, kill_after: float | None = None, number: int = 0) -> tuple[int, str, float]:
+def run(
+    arguments: list[str], folder: Path, kill_after: float | None = None, number: int = 0
+) -> tuple[int, str, float]:
     """Start in a process group of its own; a signal goes to the whole group, as a terminal's and a job system's do.
 
     `kill_after` counts from the first save in `folder`. Returns the status, what was said, and the seconds since that save.
     """
     process = subprocess.Popen(
-        arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        arguments,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     )
     while not (folder / "last.ckpt").exists() and process.poll() is None:
         time.sleep(0.01)
@@ -73,10 +97,14 @@ def run(arguments: list[str], folder: Path, kill_after: float | None = None, num
 
 def results(folder: Path) -> dict[str, Any]:
     """All that must be equal, by a name of its own: tensors, and text."""
-    state, best = (torch.load(folder / f"{name}.ckpt", weights_only=True) for name in ("last", "best"))
+    state, best = (
+        torch.load(folder / f"{name}.ckpt", weights_only=True) for name in ("last", "best")
+    )
     found: dict[str, Any] = {f"raw {k}": v for k, v in state["state_dict"].items()}
     found |= {f"ema {k}": v for k, v in state["ldm"]["ema"]["weights"].items()}
-    found |= {f"best {k}": v for k, v in best["state_dict"].items()} | {"best step": str(best["global_step"])}
+    found |= {f"best {k}": v for k, v in best["state_dict"].items()} | {
+        "best step": str(best["global_step"])
+    }
     for i, optimiser in enumerate(state["optimizer_states"]):
         for j, moments in optimiser["state"].items():
             found |= {f"optimiser {i} {j} {k}": torch.as_tensor(v) for k, v in moments.items()}
@@ -86,31 +114,47 @@ def results(folder: Path) -> dict[str, Any]:
 def rows(folder: Path) -> list[dict[str, str]]:
     """Of metrics.csv, without what the clock says."""
     with open(folder / "metrics.csv", newline="") as file:
-        return [{k: v for k, v in row.items() if not k.startswith("speed/")} for row in csv.DictReader(file)]
+        return [
+            {k: v for k, v in row.items() if not k.startswith("speed/")}
+            for row in csv.DictReader(file)
+        ]
 
 
 def different(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
     """Names of what is not equal to the last bit."""
-    equal = lambda x, y: torch.equal(x, y) if isinstance(x, torch.Tensor) and isinstance(y, torch.Tensor) else x == y
+    equal = lambda x, y: (
+        torch.equal(x, y) if isinstance(x, torch.Tensor) and isinstance(y, torch.Tensor) else x == y
+    )
     return [key for key in {**a, **b} if key not in a or key not in b or not equal(a[key], b[key])]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=24)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     os.environ |= {"OMP_NUM_THREADS": "1", "WANDB_SILENT": "true"}
     chance = random.Random(args.seed)
     folder = Path(tempfile.mkdtemp())
-    stage1, wholes, equal, lost, inside, together = folder / "stage1" / "tiny-autoencoder", {}, 0, 0, 0, 0
+    stage1, wholes, equal, lost, inside, together = (
+        folder / "stage1" / "tiny-autoencoder",
+        {},
+        0,
+        0,
+        0,
+        0,
+    )
     status, said, _ = run(command("autoencoder", folder / "stage1", None), stage1)
     assert status == 0, said
     for i in range(args.kills):
         kind = list(KINDS)[i % len(KINDS)]
         name = f"tiny-{KINDS[kind][0]}"
         if kind not in wholes:
-            status, said, took = run(command(kind, folder / f"whole-{kind}", stage1), folder / f"whole-{kind}" / name)
+            status, said, took = run(
+                command(kind, folder / f"whole-{kind}", stage1), folder / f"whole-{kind}" / name
+            )
             assert status == 0, said
             wholes[kind] = (results(folder / f"whole-{kind}" / name), took)
         truth, length = wholes[kind]
@@ -124,14 +168,21 @@ def main() -> None:
         at = torch.load(path, weights_only=True)["global_step"] if path else 0
         inside += 0 < at < STEPS
         together += 0 < at < STEPS and at % 10 == 0
-        status, said = (0, "") if first == 0 else run(command(kind, out, stage1, resume=True), out / name)[:2]
+        status, said = (
+            (0, "") if first == 0 else run(command(kind, out, stage1, resume=True), out / name)[:2]
+        )
         done = status == 0 or "is finished" in said  # killed after its last save
         wrong = different(results(out / name), truth) if done else ["it did not end"]
         equal += not wrong
         what = f"{signal.Signals(number).name} after {after:.1f} s, status {first}, resumed from step {at}"
-        print(f"{i + 1:2} {kind:20} {what}: {f'DIFFERENT {wrong[:5]} {said[-500:]}' if wrong else 'equal'}", flush=True)
+        print(
+            f"{i + 1:2} {kind:20} {what}: {f'DIFFERENT {wrong[:5]} {said[-500:]}' if wrong else 'equal'}",
+            flush=True,
+        )
     where = f"{inside} went on between the first step and the last, {together} of them at a step that was saved and validated"
-    print(f"{equal} of {args.kills} end with the same bits and rows; {lost} files lost; {where} (seed {args.seed})")
+    print(
+        f"{equal} of {args.kills} end with the same bits and rows; {lost} files lost; {where} (seed {args.seed})"
+    )
 
 
 if __name__ == "__main__":

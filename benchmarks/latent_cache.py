@@ -33,11 +33,20 @@ from ldm.sampling.model import build_denoiser
 from ldm.training import latents, run
 
 IMAGENET = 1_281_167
-SHIPPED = [f"configs/{name}.yaml" for name in ("digits/latent", "fashion/latent-cpu", "fashion/latent", "folder/latent")]
+SHIPPED = [
+    f"configs/{name}.yaml"
+    for name in ("digits/latent", "fashion/latent-cpu", "fashion/latent", "folder/latent")
+]
 WARM = 4  # steps of a segment that are not timed
 # nothing but training steps; a sample of one step at a segment's ends is outside the clock
 PLAIN = ["logger.mode=disabled", "trainer.options.limit_val_batches=0"]
-PLAIN += ["sample.every=0", "sample.count=1", "sample.steps=1", "sample.trajectory=0", "trainer.devices=1"]
+PLAIN += [
+    "sample.every=0",
+    "sample.count=1",
+    "sample.steps=1",
+    "sample.trajectory=0",
+    "trainer.devices=1",
+]
 
 
 class Segment(pl.Callback):
@@ -86,7 +95,11 @@ class Clocked:
 
     def settings(self, cache: bool) -> list[str]:
         accelerator = "cpu" if self.args.device == "cpu" else "gpu"
-        own = [f"name={'cached' if cache else 'encoding'}", f"space.cache={str(cache).lower()}", f"output={self.output}"]
+        own = [
+            f"name={'cached' if cache else 'encoding'}",
+            f"space.cache={str(cache).lower()}",
+            f"output={self.output}",
+        ]
         own += [f"trainer.max_steps={self.steps[cache]}", f"trainer.accelerator={accelerator}"]
         own += [f"data.root={self.args.data_root}"] if self.args.data_root else []
         return [*own, f"space.autoencoder={self.args.autoencoder}", *PLAIN]
@@ -111,13 +124,25 @@ def main() -> None:
         count, size = len(written), sum(part.nbytes for part in written.parts.values())
     found = {"cached over encoding, images/s": ratio(times[False], times[True])}
     rates = {name: 1 / min(times[key]) for name, key in (("cached", True), ("encoding", False))}
-    print("images/s, best round: " + ", ".join(f"{name} {rate:.1f}" for name, rate in rates.items()))
+    print(
+        "images/s, best round: " + ", ".join(f"{name} {rate:.1f}" for name, rate in rates.items())
+    )
     line("cached over encoding, images/s", found["cached over encoding, images/s"], "1.5")
     cache = {"images": count, "bytes_an_image": size // count, "seconds": clocked.filling}
     cache["images_per_second"] = count / clocked.filling
-    print("cache: {images} pictures at {images_per_second:.0f}/s, {bytes_an_image} bytes each".format(**cache))
+    print(
+        "cache: {images} pictures at {images_per_second:.0f}/s, {bytes_an_image} bytes each".format(
+            **cache
+        )
+    )
     write(
-        args, ratios=found, seconds_an_image=times, images_per_second=rates, cache=cache, bounds=bounds(args), large=large(args)
+        args,
+        ratios=found,
+        seconds_an_image=times,
+        images_per_second=rates,
+        cache=cache,
+        bounds=bounds(args),
+        large=large(args),
     )
 
 
@@ -129,15 +154,26 @@ def bounds(args: argparse.Namespace) -> dict[str, dict[str, float]]:
         stage1, shape = config.load(settings.space.autoencoder), shape_of(settings)
         autoencoder = stage1.network.build(shape).to(args.device).eval()
         denoiser = build_denoiser(settings, autoencoder.latent_shape, 10).to(args.device)
-        image, x_0 = (torch.randn(args.bound, *s, device=args.device) for s in (shape, autoencoder.latent_shape))
+        image, x_0 = (
+            torch.randn(args.bound, *s, device=args.device)
+            for s in (shape, autoencoder.latent_shape)
+        )
         t = torch.rand(args.bound, device=args.device)
         label = torch.zeros(args.bound, dtype=torch.long, device=args.device)
         encode = torch.no_grad()(lambda e=autoencoder, i=image: e.encode(i))
-        step = lambda d=denoiser, x=x_0, t=t, y=label: d.loss(x, t, torch.randn_like(x), label=y).mean().backward()
+        step = lambda d=denoiser, x=x_0, t=t, y=label: (
+            d.loss(x, t, torch.randn_like(x), label=y).mean().backward()
+        )
         times = in_turn({"encoding": encode, "step": step}, args.rounds, args.device)
         share = ratio(times["encoding"], times["step"])["median"]
-        found[path] = {"bound": 1 + share} | {name: min(spans) / args.bound for name, spans in times.items()}
-        print("{}: at most {bound:.2f} ({encoding:.5f} s an image to encode, {step:.5f} s to train)".format(path, **found[path]))
+        found[path] = {"bound": 1 + share} | {
+            name: min(spans) / args.bound for name, spans in times.items()
+        }
+        print(
+            "{}: at most {bound:.2f} ({encoding:.5f} s an image to encode, {step:.5f} s to train)".format(
+                path, **found[path]
+            )
+        )
     return found
 
 
@@ -154,9 +190,18 @@ def large(args: argparse.Namespace) -> dict[str, float]:
     autoencoder = stage1.network.build(shape).to(args.device).eval()
     orientations, batch = 1 + stage1.data.flip, 4 if args.device == "cpu" else 64
     image = torch.rand(batch, *shape, device=args.device) * 2 - 1
-    work: dict[str, Work] = {"encode": lambda: latents.encode(autoencoder.encode, image, orientations)}
+    work: dict[str, Work] = {
+        "encode": lambda: latents.encode(autoencoder.encode, image, orientations)
+    }
     rate = batch / min(in_turn(work, 3, args.device)["encode"])
-    size = 2 * orientations * 2 * autoencoder.latent_shape[0] * autoencoder.latent_shape[1] * autoencoder.latent_shape[2]
+    size = (
+        2
+        * orientations
+        * 2
+        * autoencoder.latent_shape[0]
+        * autoencoder.latent_shape[1]
+        * autoencoder.latent_shape[2]
+    )
     found = {"orientations": orientations, "images_per_second": rate, "bytes_an_image": size}
     found |= {"gigabytes": size * IMAGENET / 1e9, "hours": IMAGENET / rate / 3600}
     print(

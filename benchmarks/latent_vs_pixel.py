@@ -65,16 +65,34 @@ class Side:
         self.record: dict[str, Any] = {"side": name, "curve": [], "sampling": [], "steps": {}}
 
     def load(self, file: str, *more: str) -> Config:
-        where = [f"output={self.args.output / self.name}", f"data.root={self.args.data_root}", "logger.mode=disabled"]
+        where = [
+            f"output={self.args.output / self.name}",
+            f"data.root={self.args.data_root}",
+            "logger.mode=disabled",
+        ]
         kind = "cuda" if self.args.device.startswith("cuda") else "cpu"
-        long = ["trainer.max_steps=10000000", "trainer.save=10000000", "trainer.validate=10000000", "optim.decay=constant"]
-        long += ["trainer.options.limit_val_batches=0", f"trainer.accelerator={kind}", "trainer.devices=1"]
-        return config.load(clock.ROOT / "configs" / self.args.family / f"{file}{self.args.suffix}.yaml", [*where, *long, *more])
+        long = [
+            "trainer.max_steps=10000000",
+            "trainer.save=10000000",
+            "trainer.validate=10000000",
+            "optim.decay=constant",
+        ]
+        long += [
+            "trainer.options.limit_val_batches=0",
+            f"trainer.accelerator={kind}",
+            "trainer.devices=1",
+        ]
+        return config.load(
+            clock.ROOT / "configs" / self.args.family / f"{file}{self.args.suffix}.yaml",
+            [*where, *long, *more],
+        )
 
     def fit(self, run: Config, module: Stage, images: Images, budget: Budget) -> None:
         trainer = build_trainer(run, module, images, None)
         panels = ("Samples", "Reconstructions")
-        trainer.callbacks = [c for c in trainer.callbacks if type(c).__name__ not in panels] + [budget]
+        trainer.callbacks = [c for c in trainer.callbacks if type(c).__name__ not in panels] + [
+            budget
+        ]
         trainer.fit(module, datamodule=RunData(run, images), weights_only=True)
         self.record["steps"][run.name] = module.global_step
 
@@ -99,7 +117,9 @@ class Side:
             found = self.judge(module.model(), self.args.count, self.args.sample_steps)
         self.record["curve"].append({"spent": spent} | found)
         self.save()
-        print(f"{self.name}: after {spent:.0f} s {found['metric']} {found['value']:.3f}", flush=True)
+        print(
+            f"{self.name}: after {spent:.0f} s {found['metric']} {found['value']:.3f}", flush=True
+        )
 
     def save(self) -> None:
         self.file.write_text(json.dumps(self.record, indent=1) + "\n")
@@ -118,7 +138,9 @@ class Side:
             self.fit(first, AutoencoderModule(first, images.shape, images.classes), images, budget)
             spent = budget.spent
             run = self.load("latent", *QUIET, f"space.autoencoder={first.folder}")
-            budget = Budget(total - spent, args.device, [m * total - spent for m in args.marks], None)
+            budget = Budget(
+                total - spent, args.device, [m * total - spent for m in args.marks], None
+            )
             autoencoder, trained_as, _ = load_autoencoder(first.folder / "last.ckpt")
             module = DiffusionModule(run, images.shape, images.classes, autoencoder, trained_as)
         else:
@@ -148,12 +170,21 @@ def draw(sides: dict[str, dict[str, Any]], path: Path) -> None:
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 2)
     for side, record in sides.items():
-        axes[0].plot([p["spent"] for p in record["curve"]], [p["value"] for p in record["curve"]], "o-", label=side)
+        axes[0].plot(
+            [p["spent"] for p in record["curve"]],
+            [p["value"] for p in record["curve"]],
+            "o-",
+            label=side,
+        )
         axes[1].plot(
-            [1000 * p["seconds"] / p["count"] for p in record["sampling"]], [p["value"] for p in record["sampling"]], "o-"
+            [1000 * p["seconds"] / p["count"] for p in record["sampling"]],
+            [p["value"] for p in record["sampling"]],
+            "o-",
         )
         for p in record["sampling"]:
-            axes[1].annotate(f" {p['steps']}", (1000 * p["seconds"] / p["count"], p["value"]), fontsize=8)
+            axes[1].annotate(
+                f" {p['steps']}", (1000 * p["seconds"] / p["count"], p["value"]), fontsize=8
+            )
     metric = record["curve"][0]["metric"]
     axes[0].set(xlabel="training seconds, stage 1 included", ylabel=metric, yscale="log")
     axes[1].set(xlabel="ms for a sample (number: steps)", xscale="log", yscale="log")
@@ -166,12 +197,20 @@ def draw(sides: dict[str, dict[str, Any]], path: Path) -> None:
 def table(sides: dict[str, dict[str, Any]]) -> str:
     rows = ["| | latent | pixel | ratio |", "|---|---|---|---|"]
     latent, pixel = (sides[name]["final"] for name in ("latent", "pixel"))
-    rows.append(f"| {pixel['metric']} | {latent['value']:.3f} | {pixel['value']:.3f} | {latent['value'] / pixel['value']:.3f} |")
+    rows.append(
+        f"| {pixel['metric']} | {latent['value']:.3f} | {pixel['value']:.3f} | {latent['value'] / pixel['value']:.3f} |"
+    )
     rates = [final["count"] / final["seconds"] for final in (latent, pixel)]
-    rows.append(f"| samples/s, {pixel['steps']} steps | {rates[0]:.1f} | {rates[1]:.1f} | {rates[0] / rates[1]:.2f} |")
+    rows.append(
+        f"| samples/s, {pixel['steps']} steps | {rates[0]:.1f} | {rates[1]:.1f} | {rates[0] / rates[1]:.2f} |"
+    )
     key = f"class_share_{thousands(pixel['count'])}"
     return "\n".join(
-        [*rows, f"| {key} | {latent[key]:.3f} | {pixel[key]:.3f} | |", f"| truth-vs-truth | {pixel['floor']:.3f} | | |"]
+        [
+            *rows,
+            f"| {key} | {latent[key]:.3f} | {pixel[key]:.3f} | |",
+            f"| truth-vs-truth | {pixel['floor']:.3f} | | |",
+        ]
     )
 
 
@@ -183,7 +222,12 @@ def log_to_wandb(sides: dict[str, dict[str, Any]], picture: Path, mode: str) -> 
         run.define_metric("*", step_metric="training_seconds")
         for side, record in sides.items():
             for point in record["curve"]:
-                run.log({"training_seconds": point["spent"], f"{side}/{point['metric']}": point["value"]})
+                run.log(
+                    {
+                        "training_seconds": point["spent"],
+                        f"{side}/{point['metric']}": point["value"],
+                    }
+                )
         run.log({"latent-vs-pixel": wandb.Image(str(picture))})
 
 
@@ -195,8 +239,16 @@ def main() -> None:
     parser.add_argument("--suffix", default="-cpu", help="of its configs: '' for those of a GPU")
     parser.add_argument("--side", default="both", choices=["both", "none", *SIDES])
     parser.add_argument("--minutes", type=float, default=15.0)
-    parser.add_argument("--stage1", type=float, default=0.4, help="share of the time that stage 1 gets")
-    parser.add_argument("--marks", type=float, nargs="+", default=[0.55, 0.7, 0.85, 0.999], help="shares at which to measure")
+    parser.add_argument(
+        "--stage1", type=float, default=0.4, help="share of the time that stage 1 gets"
+    )
+    parser.add_argument(
+        "--marks",
+        type=float,
+        nargs="+",
+        default=[0.55, 0.7, 0.85, 0.999],
+        help="shares at which to measure",
+    )
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--final", type=int, default=10_000)
     parser.add_argument("--sample-steps", type=int, default=10)

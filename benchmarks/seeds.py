@@ -25,18 +25,33 @@ def pictures(folder: Path) -> np.ndarray:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("checkpoint")
     parser.add_argument("--count", type=int, default=64)
     parser.add_argument("--steps", type=int, default=10)
     args = parser.parse_args()
     folder = Path(tempfile.mkdtemp())
-    print("| solver | batch | processes | equal pictures | largest difference (of 255) |\n|---|---|---|---|---|")
+    print(
+        "| solver | batch | processes | equal pictures | largest difference (of 255) |\n|---|---|---|---|---|"
+    )
     for solver in ("DDPM", "DDIM", "EulerMaruyama"):
         reference = None
         for batch, devices in product((64, 1, 7), (1, 2)):
             out = folder / f"{solver}-{batch}-{devices}"
-            how = ["--solver", solver, "--steps", args.steps, "--batch-size", batch, "--devices", devices, "--count", args.count]
+            how = [
+                "--solver",
+                solver,
+                "--steps",
+                args.steps,
+                "--batch-size",
+                batch,
+                "--devices",
+                devices,
+                "--count",
+                args.count,
+            ]
             command = [
                 sys.executable,
                 ROOT / "sample.py",
@@ -53,7 +68,8 @@ def main() -> None:
             reference = found if reference is None else reference
             difference = np.abs(found - reference).reshape(len(found), -1).max(1)
             print(
-                f"| {solver} | {batch} | {devices} | {(difference == 0).sum()} of {len(found)} | {difference.max()} |", flush=True
+                f"| {solver} | {batch} | {devices} | {(difference == 0).sum()} of {len(found)} | {difference.max()} |",
+                flush=True,
             )
 
 

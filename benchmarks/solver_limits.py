@@ -45,7 +45,10 @@ LAWS: dict[str, Schedule] = {
 STOCHASTIC: list[Solver] = [
     DDPM("large"),
     *(EulerMaruyama(churn) for churn in (0.0, 1e-3, 0.1, 0.5, 1.0, 2.0, 100.0)),
-    *(PredictorCorrector(steps, snr) for steps, snr in ((0, 0.16), (1, 1e-3), (1, 0.16), (1, 0.5), (20, 0.5))),
+    *(
+        PredictorCorrector(steps, snr)
+        for steps, snr in ((0, 0.16), (1, 1e-3), (1, 0.16), (1, 0.5), (20, 0.5))
+    ),
     *(EDMStochastic(churn) for churn in (0.0, 3.0, 40.0, 1e6)),
     *(EDMStochastic(40.0, 0.0, float("inf"), noise) for noise in (0.98, 1.0, 1.05)),
     EDMStochastic(40.0, 1.0, 1.0),
@@ -60,7 +63,10 @@ DETERMINISTIC: list[Solver] = [
     Heun("angle"),
     DPMpp2M(),
     DPMpp3M(),
-    *(Diffusers(name) for name in ("DEIS", "DPMSolverMultistep", "DPMSolverSinglestep", "Euler", "LMS")),
+    *(
+        Diffusers(name)
+        for name in ("DEIS", "DPMSolverMultistep", "DPMSolverSinglestep", "Euler", "LMS")
+    ),
 ]
 GROUPS = {"stochastic": STOCHASTIC, "of first order": FIRST_ORDER, "deterministic": DETERMINISTIC}
 STEPS = (10, 25, 50)
@@ -85,13 +91,17 @@ def table(group: list[Solver]) -> tuple[str, list[dict]]:
             found = [spread(solver, schedule, steps) for steps in STEPS]
             refused = None in found
             cells.append("refused" if refused else " ".join(f"{std:.2f}" for _, std in found))
-            record.append({"solver": repr(solver), "law": name, "mean and spread": found, "steps": STEPS})
+            record.append(
+                {"solver": repr(solver), "law": name, "mean and spread": found, "steps": STEPS}
+            )
         rows.append([f"`{solver}`", *cells])
     return markdown(["solver", *LAWS], rows), record
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--output", type=Path, metavar="JSON")
     args = parser.parse_args()
     torch.set_num_threads(1)

@@ -18,7 +18,17 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from torch import Tensor
 
-from benchmarks.exact import Exploding, Gaussian, Mixture, Straight, even_log_snr, flow_errors, law_errors, no_noise, slopes
+from benchmarks.exact import (
+    Exploding,
+    Gaussian,
+    Mixture,
+    Straight,
+    even_log_snr,
+    flow_errors,
+    law_errors,
+    no_noise,
+    slopes,
+)
 from ldm.diffusion.schedules import VP, Cosine, Discrete, Schedule
 from ldm.diffusion.solvers import (
     DDIM,
@@ -36,7 +46,12 @@ from ldm.diffusion.solvers import (
     sample,
 )
 
-SCHEDULES: dict[str, Schedule] = {"VP": VP(), "Cosine": Cosine(), "VE": Exploding(), "Linear": Straight()}
+SCHEDULES: dict[str, Schedule] = {
+    "VP": VP(),
+    "Cosine": Cosine(),
+    "VE": Exploding(),
+    "Linear": Straight(),
+}
 ODES: list[tuple[Solver, float]] = [
     (DDIM(), 0.95),
     (Euler(), 0.95),
@@ -55,7 +70,12 @@ SDES: list[tuple[Solver, float]] = [
     (DPMpp2MSDE(1.0), 1.9),
 ]
 COUNTS = (128, 256, 512)
-TABLE = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear", "timestep_spacing": "trailing"}
+TABLE = {
+    "beta_start": 1e-4,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "timestep_spacing": "trailing",
+}
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:
@@ -72,7 +92,14 @@ def orders() -> tuple[str, list[dict]]:
             for name, schedule in SCHEDULES.items():
                 errors = flow_errors(solver, data(schedule), COUNTS)
                 cells.append(slopes(errors)[-1])
-                record.append({"solver": repr(solver), "data": data.__name__, "schedule": name, "errors": errors})
+                record.append(
+                    {
+                        "solver": repr(solver),
+                        "data": data.__name__,
+                        "schedule": name,
+                        "errors": errors,
+                    }
+                )
                 record[-1] |= {"order": cells[-1], "target": target}
         rows.append([f"`{solver}`", f"{target}", *(f"{c:.3f}" for c in cells)])
     names = [f"{data}, {name}" for data in ("Gaussian", "mixture") for name in SCHEDULES]
@@ -88,7 +115,15 @@ def laws() -> tuple[str, list[dict]]:
             errors = law_errors(solver, Gaussian(schedule), COUNTS)
             (mean, variance), order = errors[-1], slopes([e[1] for e in errors])[-1]
             cells.append(f"{mean:.0e}, {variance:.1e}, {order:.2f}")
-            record.append({"solver": repr(solver), "schedule": name, "errors": errors, "order": order, "target": target})
+            record.append(
+                {
+                    "solver": repr(solver),
+                    "schedule": name,
+                    "errors": errors,
+                    "order": order,
+                    "target": target,
+                }
+            )
         rows.append([f"`{solver}`", f"{target}", *cells])
     return markdown(["solver", "wanted", *SCHEDULES], rows), record
 
@@ -120,7 +155,9 @@ class Fake:
         return (x_t - sigma * self.eps(x_t, (t * 1000 - 1).round())) / alpha
 
 
-def theirs(scheduler: diffusers.SchedulerMixin, steps: int, x: Tensor, exact_table: bool, **step: object) -> Tensor:
+def theirs(
+    scheduler: diffusers.SchedulerMixin, steps: int, x: Tensor, exact_table: bool, **step: object
+) -> Tensor:
     """Their loop; exact_table puts our float64 table in place of their float32 one."""
     if exact_table:
         scheduler.alphas_cumprod = Discrete().alphas[1:] ** 2
@@ -135,22 +172,35 @@ def differences() -> tuple[str, list[dict]]:
     """Our loops against diffusers', n dividing T."""
     x = torch.randn(16, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     small = {"clip_sample": False, "variance_type": "fixed_small"}
-    multi = lambda order: DPMSolverMultistepScheduler(1000, solver_order=order, final_sigmas_type="zero", **TABLE)
+    multi = lambda order: DPMSolverMultistepScheduler(
+        1000, solver_order=order, final_sigmas_type="zero", **TABLE
+    )
     noise = lambda: torch.Generator().manual_seed(3)
     rows, record = [], []
     for steps in (10, 50, 250, 1000):
         randn = lambda g=noise(): torch.randn(16, 2, generator=g, dtype=torch.float64)
         grid = Discrete().grid(steps)
         ddim = DDIMScheduler(1000, clip_sample=False, **TABLE)
-        ddpm = sample(DDPM(), Fake(), x, grid, randn) + (1e-10 * randn() if steps < 1000 else 0)  # their clamp
+        ddpm = sample(DDPM(), Fake(), x, grid, randn) + (
+            1e-10 * randn() if steps < 1000 else 0
+        )  # their clamp
         pairs = {
             "DDIM": (
                 sample(DDIM(), Fake(), x, grid, randn),
                 theirs(ddim, steps, x, True),
             ),
-            "DDPM": (ddpm, theirs(DDPMScheduler(1000, **small, **TABLE), steps, x, True, generator=noise())),
-            "DPMpp2M": (sample(DPMpp2M(), Fake(), x, grid, randn), theirs(multi(2), steps, x, False)),
-            "DPMpp3M": (sample(DPMpp3M(), Fake(), x, grid, randn), theirs(multi(3), steps, x, False)),
+            "DDPM": (
+                ddpm,
+                theirs(DDPMScheduler(1000, **small, **TABLE), steps, x, True, generator=noise()),
+            ),
+            "DPMpp2M": (
+                sample(DPMpp2M(), Fake(), x, grid, randn),
+                theirs(multi(2), steps, x, False),
+            ),
+            "DPMpp3M": (
+                sample(DPMpp3M(), Fake(), x, grid, randn),
+                theirs(multi(3), steps, x, False),
+            ),
         }
         found = {name: (a - b).abs().max().item() for name, (a, b) in pairs.items()}
         rows.append([str(steps), *(f"{d:.1e}" for d in found.values())])
@@ -163,7 +213,14 @@ def third_order() -> tuple[str, list[dict]]:
     rows, record = [], []
     for factor, whose in ((2, "ours"), (1, "as in diffusers")):
         errors = [one_formula(factor, count) for count in COUNTS]
-        rows.append([whose, f"{factor} phi_3 d2", *(f"{e:.1e}" for e in errors), f"{slopes(errors)[-1]:.2f}"])
+        rows.append(
+            [
+                whose,
+                f"{factor} phi_3 d2",
+                *(f"{e:.1e}" for e in errors),
+                f"{slopes(errors)[-1]:.2f}",
+            ]
+        )
         record.append({"factor": factor, "errors": errors, "order": slopes(errors)[-1]})
     return markdown(["whose", "last term", *(f"{c} steps" for c in COUNTS), "order"], rows), record
 
@@ -199,7 +256,9 @@ PARTS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--output", type=Path, metavar="JSON")
     args = parser.parse_args()
     logging.getLogger("diffusers").setLevel(logging.ERROR)
@@ -210,7 +269,11 @@ def main() -> None:
         print(f"### {title}\n\n{text}", flush=True)
     if args.output:
         args.output.parent.mkdir(parents=True, exist_ok=True)
-        about = {"torch": torch.__version__, "diffusers": diffusers.__version__, "seconds": round(time.time() - began, 1)}
+        about = {
+            "torch": torch.__version__,
+            "diffusers": diffusers.__version__,
+            "seconds": round(time.time() - began, 1),
+        }
         args.output.write_text(json.dumps(about | found, indent=1) + "\n")
 
 

@@ -16,7 +16,17 @@ import torch
 from benchmarks.clock import arguments, in_turn, line, ratio, start, write
 from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.schedules import VP
-from ldm.diffusion.solvers import DDIM, DDPM, Counted, DPMpp2M, DPMpp3M, Euler, EulerMaruyama, Heun, sample
+from ldm.diffusion.solvers import (
+    DDIM,
+    DDPM,
+    Counted,
+    DPMpp2M,
+    DPMpp3M,
+    Euler,
+    EulerMaruyama,
+    Heun,
+    sample,
+)
 from ldm.diffusion.tasks import cfg
 from ldm.networks.unet import UNet
 from ldm.system.randomness import SampleNoise
@@ -36,7 +46,12 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     args = start(parser)
     shape = (1, 28, 28)
-    net = UNet(channels=(32, 64, 128), layers=1, attention=(7,)).build(shape, 10).to(args.device).eval()
+    net = (
+        UNet(channels=(32, 64, 128), layers=1, attention=(7,))
+        .build(shape, 10)
+        .to(args.device)
+        .eval()
+    )
     label = torch.arange(args.batch, device=args.device) % 10
     bound, free = (cfg(Denoiser(n, VP()), {"label": label}) for n in (net, Free()))
     x = torch.randn(args.batch, *shape, device=args.device)
@@ -51,11 +66,19 @@ def main() -> None:
         noise = SampleNoise(range(args.batch), shape, args.device)
         for solver in [None, *SOLVERS]:
             counted = Counted(bound)
-            loop = bare(args.steps) if solver is None else lambda s=solver, d=counted: sample(s, d, x, grid, noise)
+            loop = (
+                bare(args.steps)
+                if solver is None
+                else lambda s=solver, d=counted: sample(s, d, x, grid, noise)
+            )
             loop()
             calls = counted.calls or args.steps
             times = in_turn({"bare": bare(calls), "loop": loop}, args.rounds, args.device)
-            empty = in_turn({"loop": lambda s=solver: sample(s, free, x, grid, noise) if s else None}, args.rounds, args.device)
+            empty = in_turn(
+                {"loop": lambda s=solver: sample(s, free, x, grid, noise) if s else None},
+                args.rounds,
+                args.device,
+            )
             found[name := repr(solver) if solver else "floor"] = {
                 "evaluations": calls,
                 "loop_over_bare": ratio(times["loop"], times["bare"]),

@@ -20,7 +20,18 @@ from matplotlib.figure import Figure
 from ldm.checkpoints import checkpoint
 from ldm.config import SampleConfig, from_dict
 from ldm.diffusion.schedules import Schedule
-from ldm.diffusion.solvers import DDIM, DDPM, Counted, DPMpp2M, DPMpp2MSDE, DPMpp3M, EulerMaruyama, Heun, Solver, sample
+from ldm.diffusion.solvers import (
+    DDIM,
+    DDPM,
+    Counted,
+    DPMpp2M,
+    DPMpp2MSDE,
+    DPMpp3M,
+    EulerMaruyama,
+    Heun,
+    Solver,
+    sample,
+)
 from ldm.evaluation.pictures import evaluate, load_data
 from ldm.metrics.features import choose
 from ldm.metrics.reference import reference
@@ -49,7 +60,9 @@ class Free:
 def evaluations(solver: Solver, model: Model, steps: int) -> int:
     """How often a solver asks the network in so many steps: counted, not claimed."""
     counted = Counted(Free(model.denoiser.schedule))
-    sample(solver, counted, torch.zeros(1, 1), counted.schedule.grid(steps), lambda: torch.zeros(1, 1))
+    sample(
+        solver, counted, torch.zeros(1, 1), counted.schedule.grid(steps), lambda: torch.zeros(1, 1)
+    )
     return counted.calls
 
 
@@ -58,7 +71,9 @@ def steps_within(solver: Solver, model: Model, budget: int) -> int:
     return max(n for n in range(1, budget + 1) if evaluations(solver, model, n) <= budget)
 
 
-def measure(model: Model, name: str, solver: Solver, steps: int, count: int, batch: int, judge: Any) -> dict[str, Any]:
+def measure(
+    model: Model, name: str, solver: Solver, steps: int, count: int, batch: int, judge: Any
+) -> dict[str, Any]:
     settings = SampleConfig(solver=solver, steps=steps, batch_size=batch)
     began = time.perf_counter()
     figures = evaluate(model, settings, count, *judge)
@@ -71,12 +86,23 @@ def measure(model: Model, name: str, solver: Solver, steps: int, count: int, bat
 def markdown(rows: list[dict[str, Any]]) -> str:
     keys = list(rows[0]["figures"])
     best = min(row["figures"][keys[0]]["value"] for row in rows)
-    lines = [f"| solver | evaluations | {' | '.join(keys)} | {keys[0]} over the best |", "|---" * (len(keys) + 3) + "|"]
+    lines = [
+        f"| solver | evaluations | {' | '.join(keys)} | {keys[0]} over the best |",
+        "|---" * (len(keys) + 3) + "|",
+    ]
     for row in rows:
         values = [row["figures"][key]["value"] for key in keys]
-        cells = [row["solver"], str(row["evaluations"]), *(f"{v:.4g}" for v in values), f"{values[0] / best:.3f}"]
+        cells = [
+            row["solver"],
+            str(row["evaluations"]),
+            *(f"{v:.4g}" for v in values),
+            f"{values[0] / best:.3f}",
+        ]
         lines.append(f"| {' | '.join(cells)} |")
-    floors = [f"{f['floor']:.4g}" if (f := rows[0]["figures"][key])["floor"] is not None else "-" for key in keys]
+    floors = [
+        f"{f['floor']:.4g}" if (f := rows[0]["figures"][key])["floor"] is not None else "-"
+        for key in keys
+    ]
     return "\n".join([*lines, f"| truth-vs-truth | - | {' | '.join(floors)} | |"])
 
 
@@ -86,16 +112,28 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     axes, key = figure.subplots(), next(iter(rows[0]["figures"]))
     for name in dict.fromkeys(row["solver"] for row in rows):
         mine = [row for row in rows if row["solver"] == name]
-        points = [row["evaluations"] for row in mine], [row["figures"][key]["value"] for row in mine]
-        axes.plot(*points, "k*" if name == "DDPM" else "o-", label=name, markersize=10 if name == "DDPM" else 5)
-    axes.axhline(rows[0]["figures"][key]["floor"], color="grey", linestyle=":", label="truth-vs-truth")
+        points = (
+            [row["evaluations"] for row in mine],
+            [row["figures"][key]["value"] for row in mine],
+        )
+        axes.plot(
+            *points,
+            "k*" if name == "DDPM" else "o-",
+            label=name,
+            markersize=10 if name == "DDPM" else 5,
+        )
+    axes.axhline(
+        rows[0]["figures"][key]["floor"], color="grey", linestyle=":", label="truth-vs-truth"
+    )
     axes.set(xscale="log", yscale="log", xlabel="evaluations of the network", ylabel=key)
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=110)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--checkpoint", required=True)
     parser.add_argument("--data-root")
     parser.add_argument("--features", default="auto")
@@ -111,16 +149,28 @@ def main() -> None:
     meta = checkpoint.read(file)["ldm"]
     config = from_dict(meta["config"], str(file))
     features = choose(args.features, type(config.data).__name__).to(args.device)
-    real = reference(load_data(config.data, args.data_root, meta).train, features, f"{type(config.data).__name__} train")
+    real = reference(
+        load_data(config.data, args.data_root, meta).train,
+        features,
+        f"{type(config.data).__name__} train",
+    )
     model, log = restore(file, device=args.device), args.output / "solver_quality.json"
-    jobs = [(n, s, steps_within(s, model, budget)) for budget in args.evaluations for n, s in SOLVERS.items()]
+    jobs = [
+        (n, s, steps_within(s, model, budget))
+        for budget in args.evaluations
+        for n, s in SOLVERS.items()
+    ]
     jobs += [("DDPM", DDPM(), args.ddpm)] if args.ddpm else []
     rows = json.loads(log.read_text()) if log.exists() else []
     for name, solver, steps in jobs:
-        if any((row["solver"], row["steps"], row["count"]) == (name, steps, args.count) for row in rows):
+        if any(
+            (row["solver"], row["steps"], row["count"]) == (name, steps, args.count) for row in rows
+        ):
             continue
         print(f"{name}, {steps} steps", flush=True)
-        rows.append(measure(model, name, solver, steps, args.count, args.batch_size, (real, features)))
+        rows.append(
+            measure(model, name, solver, steps, args.count, args.batch_size, (real, features))
+        )
         log.write_text(json.dumps(rows, indent=1) + "\n")
     text = markdown(rows)
     (args.output / "solver_quality.md").write_text(text + "\n")

@@ -49,18 +49,29 @@ def with_stop(*parts, build=run.build_trainer):
 run.build_trainer = with_stop
 runpy.run_path("train.py", run_name="__main__")
 """
-Took = tuple[float, float, str]  # seconds of the wall, of the processor, and what was said on stderr
+Took = tuple[
+    float, float, str
+]  # seconds of the wall, of the processor, and what was said on stderr
 
 
 def launch(*command: str) -> Took:
     """Run Python to its end."""
-    env = os.environ | {"WANDB_MODE": "offline", "WANDB_SILENT": "true", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    env = os.environ | {
+        "WANDB_MODE": "offline",
+        "WANDB_SILENT": "true",
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+    }
     before, began = os.times(), time.time()
-    done = subprocess.run([sys.executable, *command], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, env=env, capture_output=True, text=True, check=False
+    )
     after, wall = os.times(), time.time() - began
     if done.returncode:
         raise SystemExit(f"{' '.join(command)[:80]}: {done.stderr[-2000:]}")
-    processor = after.children_user + after.children_system - before.children_user - before.children_system
+    processor = (
+        after.children_user + after.children_system - before.children_user - before.children_system
+    )
     return wall, processor, done.stderr
 
 
@@ -83,7 +94,9 @@ def import_times(report: str) -> dict[str, float]:
     """Seconds of `-X importtime`'s report spent in each package's own modules, the dearest first."""
     seconds: Counter[str] = Counter()
     for row in report.splitlines():
-        own, _, name = (part.strip() for part in (row.removeprefix("import time:") + "||").split("|")[:3])
+        own, _, name = (
+            part.strip() for part in (row.removeprefix("import time:") + "||").split("|")[:3]
+        )
         if row.startswith("import time:") and own.isdigit():
             seconds[name.split(".")[0]] += int(own) / 1e6
     return dict(seconds.most_common())
@@ -111,19 +124,33 @@ def main() -> None:
         for name in list(works)[:: 1 if i % 2 else -1]:
             took[name].append(works[name]())
     asked = {"first step": "asked: under 12 s"}
-    seconds = {name: {"wall": [t[0] for t in all_], "processor": [t[1] for t in all_]} for name, all_ in took.items()}
+    seconds = {
+        name: {"wall": [t[0] for t in all_], "processor": [t[1] for t in all_]}
+        for name, all_ in took.items()
+    }
     for name, found in seconds.items():
         wall, processor = median(found["wall"]), median(found["processor"])
         best = min(found["wall"])
-        print(f"{name:26} wall {wall:6.2f} s ({best:.2f} at best), processor {processor:6.2f} s  {asked.get(name, '')}")
+        print(
+            f"{name:26} wall {wall:6.2f} s ({best:.2f} at best), processor {processor:6.2f} s  {asked.get(name, '')}"
+        )
     each = {name: [median(p[name][k] for p in parts) for k in (0, 1)] for name in parts[0]}
     for name, (wall, processor) in each.items():
         print(f"    {name:22} wall {wall:6.2f} s, processor {processor:6.2f} s")
     over = ratio(seconds["first step"]["processor"], seconds["imports"]["processor"])
     line("first step over bare imports, processor's time", over)
     packages = import_times(first_step(args, "-X", "importtime")[0][2])
-    print("imports by package, s: " + ", ".join(f"{name} {spent:.2f}" for name, spent in list(packages.items())[:12]))
-    write(args, seconds=seconds, parts=each, ratios={"first step over bare imports": over}, imports=packages)
+    print(
+        "imports by package, s: "
+        + ", ".join(f"{name} {spent:.2f}" for name, spent in list(packages.items())[:12])
+    )
+    write(
+        args,
+        seconds=seconds,
+        parts=each,
+        ratios={"first step over bare imports": over},
+        imports=packages,
+    )
 
 
 if __name__ == "__main__":

@@ -41,13 +41,23 @@ HOLE, FACTOR, NOISES, SHOWN = 16, 4, (0.25, 0.5), 8
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--checkpoint", required=True)
-    parser.add_argument("--data-root", help="where the data are (default: the checkpoint's data.root)")
-    parser.add_argument("--count", type=int, default=200, help="held-out pictures, drawn by the seed")
-    parser.add_argument("--samples", type=int, default=2, help="for de-noising in latents: the mean of so many")
+    parser.add_argument(
+        "--data-root", help="where the data are (default: the checkpoint's data.root)"
+    )
+    parser.add_argument(
+        "--count", type=int, default=200, help="held-out pictures, drawn by the seed"
+    )
+    parser.add_argument(
+        "--samples", type=int, default=2, help="for de-noising in latents: the mean of so many"
+    )
     parser.add_argument("--steps", type=int, default=15)
-    parser.add_argument("--denoise-steps", type=int, default=6, help="they start lower down than t = 1")
+    parser.add_argument(
+        "--denoise-steps", type=int, default=6, help="they start lower down than t = 1"
+    )
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
@@ -59,7 +69,10 @@ def parse() -> argparse.Namespace:
 
 def each(function: Callable, pictures: Tensor) -> Tensor:
     """A function of one grey or colour picture (H, W[, C]), as scikit-image has them, for a batch."""
-    made = [torch.as_tensor(function(picture.permute(1, 2, 0).numpy())).reshape(*picture.shape[1:], -1) for picture in pictures]
+    made = [
+        torch.as_tensor(function(picture.permute(1, 2, 0).numpy())).reshape(*picture.shape[1:], -1)
+        for picture in pictures
+    ]
     return torch.stack(made).permute(0, 3, 1, 2).float().clamp(-1, 1)
 
 
@@ -93,9 +106,13 @@ class Bench:
         figures = "{psnr:.2f} dB | {ssim:.3f} | {feature:.4f} | {fd:.2f} | {seconds}".format(**row)
         print(f"| {task} | {how} | {figures} |", flush=True)
 
-    def batches(self, function: Callable[[solve.Prior, slice], Tensor], sample: int = 0, steps: int = 0) -> Tensor:
+    def batches(
+        self, function: Callable[[solve.Prior, slice], Tensor], sample: int = 0, steps: int = 0
+    ) -> Tensor:
         """`function(prior, rows)` over all pictures; a picture's seed is its row and the number of its sample."""
-        settings = dataclasses.replace(self.model.settings, solver=DPMpp2MSDE(), steps=steps or self.args.steps)
+        settings = dataclasses.replace(
+            self.model.settings, solver=DPMpp2MSDE(), steps=steps or self.args.steps
+        )
         done, n = [], len(self.truth)
         for start in range(0, n, self.args.batch_size):
             rows = slice(start, min(start + self.args.batch_size, n))
@@ -103,10 +120,15 @@ class Bench:
             done.append(function(solve.Prior(self.model, settings, seeds), rows))
         return torch.cat(done)
 
-    def show(self, name: str, given: Tensor, plain: tuple[str, Tensor], made: dict[str, Tensor]) -> None:
+    def show(
+        self, name: str, given: Tensor, plain: tuple[str, Tensor], made: dict[str, Tensor]
+    ) -> None:
         if self.args.panels:
             columns = {"truth": self.truth, "input": given, plain[0]: plain[1]} | made
-            results = [Result("", {k: v[i] for k, v in columns.items()}, self.truth[:0], []) for i in range(SHOWN)]
+            results = [
+                Result("", {k: v[i] for k, v in columns.items()}, self.truth[:0], [])
+                for i in range(SHOWN)
+            ]
             how = "trained" if self.model.task.use else solve.kind(self.model)
             file = Path(self.args.panels, f"task-{name}-{how}.png")
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -119,17 +141,23 @@ def inpainting(bench: Bench, model: Model) -> None:
     top, left = ((side - HOLE) // 2 for side in truth.shape[2:])
     known[..., top : top + HOLE, left : left + HOLE] = 0
     hole, axis = (known[0, 0] == 0).numpy(), -1
-    plain = each(lambda picture: inpaint_biharmonic(picture, hole, channel_axis=axis), truth * known)
+    plain = each(
+        lambda picture: inpaint_biharmonic(picture, hole, channel_axis=axis), truth * known
+    )
     bench.measure("in-painting", "biharmonic", plain, began)
     made = {}
     for method in solve.methods(model, "inpaint")[:2]:
         began = time.perf_counter()
         if method == "trained":
             drawn = bench.batches(
-                lambda prior, rows: solve.trained(prior, truth[rows], known.expand(len(truth[rows]), -1, -1, -1))
+                lambda prior, rows: solve.trained(
+                    prior, truth[rows], known.expand(len(truth[rows]), -1, -1, -1)
+                )
             )
         else:
-            drawn = bench.batches(lambda prior, rows, method=method: solve.inpaint(prior, truth[rows], known, method))
+            drawn = bench.batches(
+                lambda prior, rows, method=method: solve.inpaint(prior, truth[rows], known, method)
+            )
         made[method] = solve.paste(drawn, truth, known)
         bench.measure("in-painting", method, made[method], began)
     bench.show("inpaint", torch.where(known > 0, truth, 1), ("biharmonic", plain), made)
@@ -137,7 +165,9 @@ def inpainting(bench: Bench, model: Model) -> None:
 
 def super_resolution(bench: Bench, model: Model) -> None:
     if isinstance(model.task, SuperResolve) and model.task != SuperResolve(FACTOR):
-        raise Refusal(f"{bench.args.checkpoint} is trained for {model.task}, here it is {SuperResolve(FACTOR)}")
+        raise Refusal(
+            f"{bench.args.checkpoint} is trained for {model.task}, here it is {SuperResolve(FACTOR)}"
+        )
     small, began = tasks.AveragePool(FACTOR)(bench.truth), time.perf_counter()
     plain = torch.nn.functional.interpolate(small, scale_factor=FACTOR, mode="bicubic").clamp(-1, 1)
     bench.measure("super-resolution", "bicubic", plain, began)
@@ -147,33 +177,47 @@ def super_resolution(bench: Bench, model: Model) -> None:
         if method == "trained":
             made[method] = bench.batches(lambda prior, rows: solve.trained(prior, small[rows]))
         else:
-            made[method] = bench.batches(lambda p, rows, method=method: solve.super_resolve(p, small[rows], FACTOR, method))
+            made[method] = bench.batches(
+                lambda p, rows, method=method: solve.super_resolve(p, small[rows], FACTOR, method)
+            )
         bench.measure("super-resolution", method, made[method], began)
     bench.show("super-resolve", tasks.AveragePool(FACTOR).pinv(small), ("bicubic", plain), made)
 
 
 def denoising(bench: Bench, model: Model, std: float) -> None:
     name, latent = f"de-noising, {std:g}", solve.kind(model) == "latent"
-    noisy = bench.truth + std * torch.randn(bench.truth.shape, generator=generator(bench.args.seed, "noise", str(std)))
+    noisy = bench.truth + std * torch.randn(
+        bench.truth.shape, generator=generator(bench.args.seed, "noise", str(std))
+    )
     bench.measure(name, "nothing", noisy.clamp(-1, 1), time.perf_counter())
-    settings, began = dict(patch_size=3, patch_distance=9, h=0.6 * std, sigma=std, channel_axis=-1), time.perf_counter()
+    settings, began = (
+        dict(patch_size=3, patch_distance=9, h=0.6 * std, sigma=std, channel_axis=-1),
+        time.perf_counter(),
+    )
     plain = each(lambda picture: denoise_nl_means(picture, **settings), noisy)
     bench.measure(name, "non-local means", plain, began)
     began = time.perf_counter()
     method = solve.METHODS["denoise"][solve.kind(model)][0]
     draw = lambda i: bench.batches(
-        lambda prior, rows: solve.denoise(prior, noisy[rows], std, method), i, bench.args.denoise_steps
+        lambda prior, rows: solve.denoise(prior, noisy[rows], std, method),
+        i,
+        bench.args.denoise_steps,
     )
     samples = [draw(i) for i in range(bench.args.samples if latent else 1)]
     bench.measure(
-        name, f"{method}, mean of {len(samples)}" if latent else f"{method}, a sample", sum(samples) / len(samples), began
+        name,
+        f"{method}, mean of {len(samples)}" if latent else f"{method}, a sample",
+        sum(samples) / len(samples),
+        began,
     )
     made = {"a sample": samples[0], "mean": sum(samples) / len(samples)}
     if latent:
         bench.measure(name, f"{method}, a sample", samples[0], began)
     else:
         began = time.perf_counter()
-        made["mean"] = bench.batches(lambda prior, rows: solve.denoised_mean(prior, noisy[rows], std))
+        made["mean"] = bench.batches(
+            lambda prior, rows: solve.denoised_mean(prior, noisy[rows], std)
+        )
         bench.measure(name, "posterior mean, one call", made["mean"], began)
     bench.show(f"denoise-{std:g}", noisy, ("NLM", plain), made)
 
@@ -195,8 +239,14 @@ def main() -> None:
     if solve.methods(bench.model, "inpaint"):
         inpainting(bench, bench.model)
     if args.output:
-        record = {"checkpoint": args.checkpoint, "step": bench.model.step, "features": bench.features.hash}
-        Path(args.output).write_text(json.dumps(record | vars(args) | {"figures": bench.rows}, indent=2) + "\n")
+        record = {
+            "checkpoint": args.checkpoint,
+            "step": bench.model.step,
+            "features": bench.features.hash,
+        }
+        Path(args.output).write_text(
+            json.dumps(record | vars(args) | {"figures": bench.rows}, indent=2) + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -35,16 +35,37 @@ from ldm.system.randomness import permutation
 
 OTHERS = 9
 BACKGROUND = 235  # every channel of it is brighter
-COLOURS = ["light blue", "black", "blue", "brown", "green", "grey", "orange", "pink", "purple", "red", "white", "yellow"]
+COLOURS = [
+    "light blue",
+    "black",
+    "blue",
+    "brown",
+    "green",
+    "grey",
+    "orange",
+    "pink",
+    "purple",
+    "red",
+    "white",
+    "yellow",
+]
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--checkpoint", required=True)
-    parser.add_argument("--data-root", help="where the pictures are (default: the checkpoint's data.root)")
+    parser.add_argument(
+        "--data-root", help="where the pictures are (default: the checkpoint's data.root)"
+    )
     parser.add_argument("--captions", type=int, default=100, help="so many that training saw")
     parser.add_argument("--samples", type=int, default=2, help="of each caption")
-    parser.add_argument("--held", nargs="*", help="captions that training did not see (default: the config's data.hold)")
+    parser.add_argument(
+        "--held",
+        nargs="*",
+        help="captions that training did not see (default: the config's data.hold)",
+    )
     parser.add_argument("--guidance", type=float, nargs="+", default=[1.0, 3.0])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", metavar="FILE", help="write the figures as JSON")
@@ -60,7 +81,9 @@ class Gallery:
     def __init__(self, pictures: list[Picture], look: Features, read: FolderSet):
         images = [read.read(i)[1] for i in range(len(pictures))]
         self.look = look
-        self.features = torch.cat([look(torch.stack(images[i : i + 64])) for i in range(0, len(images), 64)])
+        self.features = torch.cat(
+            [look(torch.stack(images[i : i + 64])) for i in range(0, len(images), 64)]
+        )
         self.rows: dict[str, list[int]] = {}
         for i, picture in enumerate(pictures):
             self.rows.setdefault(picture.text, []).append(i)
@@ -70,13 +93,17 @@ class Gallery:
 
     def guess(self, query: Tensor, captions: list[str], without: int = -1) -> str:
         """The caption whose most similar picture is nearest to the query."""
-        best = {c: max(self.similar(query, i) for i in self.rows[c] if i != without) for c in captions}
+        best = {
+            c: max(self.similar(query, i) for i in self.rows[c] if i != without) for c in captions
+        }
         return max(best, key=best.__getitem__)
 
     def ceiling(self, candidates: dict[str, list[str]]) -> float:
         """Share of real pictures that find the first of their candidates by another rendering of it."""
         asked = [(caption, i) for caption in candidates for i in self.rows[caption]]
-        return sum(self.guess(self.features[i], candidates[c], i) == candidates[c][0] for c, i in asked) / len(asked)
+        return sum(
+            self.guess(self.features[i], candidates[c], i) == candidates[c][0] for c, i in asked
+        ) / len(asked)
 
 
 class Directions(Gallery):
@@ -96,7 +123,11 @@ def colours(images: Tensor) -> Tensor:
     for image in images:
         shown = image.amin(0) < BACKGROUND
         lab = torch.from_numpy(rgb2lab(image.permute(1, 2, 0).numpy() / 255))[shown]
-        found.append(lab.median(0).values if len(lab) > 20 else torch.tensor([100.0, 0.0, 0.0], dtype=lab.dtype))
+        found.append(
+            lab.median(0).values
+            if len(lab) > 20
+            else torch.tensor([100.0, 0.0, 0.0], dtype=lab.dtype)
+        )
     return torch.stack(found).float()
 
 
@@ -111,16 +142,22 @@ def others(caption: str, among: list[str]) -> list[str]:
     return [c for c in drawn if c != caption][:OTHERS]
 
 
-def questions(args: argparse.Namespace, held: list[str], seen: set[str], look: Gallery, colour: Gallery) -> dict[str, Question]:
+def questions(
+    args: argparse.Namespace, held: list[str], seen: set[str], look: Gallery, colour: Gallery
+) -> dict[str, Question]:
     """What is asked: a gallery, and for each prompt ten candidates of which the first is right."""
-    several = sorted(c for c, rows in look.rows.items() if c and len(rows) > 1)  # a ceiling needs another rendering
+    several = sorted(
+        c for c, rows in look.rows.items() if c and len(rows) > 1
+    )  # a ceiling needs another rendering
     known = [c for c in several if c in seen]
     chosen = [known[i] for i in permutation(len(known), "retrieval")[: args.captions].tolist()]
     asked = {"seen": (look, {c: [c, *others(c, several)] for c in chosen})}
     if not held:
         return asked
     if wrong := [c for c in held if not thing(c) or c not in several]:
-        raise Refusal(f"--held: '{wrong[0]}' is not a colour and a thing of which there are two pictures")
+        raise Refusal(
+            f"--held: '{wrong[0]}' is not a colour and a thing of which there are two pictures"
+        )
     for what in {thing(c) for c in held}:
         look.rows[what] = [i for c in several if thing(c) == what for i in look.rows[c]]
     elsewhere = [c for c in several if thing(c) not in look.rows]
@@ -139,10 +176,15 @@ def main() -> None:
     real = load_data(config.data, args.data_root, state)
     pictures = [*real.train.pictures, *real.held_out.pictures]
     read = FolderSet(pictures, real.shape[1], real.shape[0])
-    galleries = Directions(pictures, choose("efficientnet-lite0"), read), Gallery(pictures, colours, read)
+    galleries = (
+        Directions(pictures, choose("efficientnet-lite0"), read),
+        Gallery(pictures, colours, read),
+    )
     held = config.data.hold if args.held is None else args.held
     found, drawn = {}, {}
-    for name, (gallery, asked) in questions(args, held, {p.text for p in real.train.pictures} - {*held}, *galleries).items():
+    for name, (gallery, asked) in questions(
+        args, held, {p.text for p in real.train.pictures} - {*held}, *galleries
+    ).items():
         share = max(args.samples, 50 // len(asked))  # of few captions more samples
         prompts = [c for c in asked for _ in range(share)]
         found[name] = {"captions": len(asked), "samples": len(prompts), "chance": 1 / (1 + OTHERS)}
@@ -150,13 +192,20 @@ def main() -> None:
         for guidance in args.guidance:
             settings = Overrides(guidance=guidance).over(model.settings)
             if (guidance, *prompts) not in drawn:
-                drawn[guidance, *prompts] = generate(model, settings, range(len(prompts)), Condition(prompts=prompts))
+                drawn[guidance, *prompts] = generate(
+                    model, settings, range(len(prompts)), Condition(prompts=prompts)
+                )
             made = gallery.look(drawn[guidance, *prompts])
-            right = [gallery.guess(query, asked[c]) == asked[c][0] for query, c in zip(made, prompts, strict=True)]
+            right = [
+                gallery.guess(query, asked[c]) == asked[c][0]
+                for query, c in zip(made, prompts, strict=True)
+            ]
             found[name][f"guidance {guidance:g}"] = sum(right) / len(right)
         print(name, {key: round(value, 3) for key, value in found[name].items()}, flush=True)
     if args.output:
-        Path(args.output).write_text(json.dumps({"checkpoint": str(path), "step": model.step, **found}, indent=2) + "\n")
+        Path(args.output).write_text(
+            json.dumps({"checkpoint": str(path), "step": model.step, **found}, indent=2) + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -33,17 +33,42 @@ def first() -> None:
 
 def rate(threads: str, seconds: int, before: Callable[[], None] | None) -> float:
     """Steps a second of a fresh run."""
-    env = {key: value for key, value in os.environ.items() if not key.startswith(("OMP_", "MKL_", "LDM_THREADS"))}
+    env = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("OMP_", "MKL_", "LDM_THREADS"))
+    }
     with tempfile.TemporaryDirectory() as folder:
-        settings = [f"output={folder}", f"trainer.threads={threads}", "trainer.log=1", "trainer.accelerator=cpu"]
-        settings += [f"trainer.options.max_time={{seconds: {seconds}}}", "sample.every=0", "sample.count=1", "sample.steps=1"]
-        settings += ["sample.trajectory=0", "sample.batch_size=1", "trainer.validate=100000", "logger.mode=disabled"]
+        settings = [
+            f"output={folder}",
+            f"trainer.threads={threads}",
+            "trainer.log=1",
+            "trainer.accelerator=cpu",
+        ]
+        settings += [
+            f"trainer.options.max_time={{seconds: {seconds}}}",
+            "sample.every=0",
+            "sample.count=1",
+            "sample.steps=1",
+        ]
+        settings += [
+            "sample.trajectory=0",
+            "sample.batch_size=1",
+            "trainer.validate=100000",
+            "logger.mode=disabled",
+        ]
         command = [sys.executable, "train.py", "--config", "configs/digits/pixel.yaml", *settings]
-        done = subprocess.run(command, cwd=ROOT, env=env, preexec_fn=before, capture_output=True, text=True)
+        done = subprocess.run(
+            command, cwd=ROOT, env=env, preexec_fn=before, capture_output=True, text=True
+        )
         if done.returncode:
             sys.exit(done.stderr)
         with open(Path(folder, "digits-pixel", "metrics.csv"), newline="") as file:
-            speeds = [float(row["speed/images_per_second"]) for row in csv.DictReader(file) if row["speed/images_per_second"]]
+            speeds = [
+                float(row["speed/images_per_second"])
+                for row in csv.DictReader(file)
+                if row["speed/images_per_second"]
+            ]
     return len(speeds) / sum(128 / speed for speed in speeds)
 
 
@@ -69,7 +94,9 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     args = parse()
     before = first if args.first else None
-    found: dict[str, dict[str, list[float]]] = {place: {way: [] for way in WAYS} for place in args.places}
+    found: dict[str, dict[str, list[float]]] = {
+        place: {way: [] for way in WAYS} for place in args.places
+    }
     for i in range(args.rounds):
         for place in args.places:
             for way in list(WAYS)[:: 1 if i % 2 else -1]:
@@ -78,8 +105,14 @@ def main() -> None:
                         found[place][way].append(rate(WAYS[way], args.seconds, before))
                 else:
                     found[place][way].append(rate(WAYS[way], args.seconds, before))
-                print(f"{place:5} {way:7} {found[place][way][-1]:6.2f} steps/s  load {os.getloadavg()[0]:.1f}", flush=True)
-    rates = {place: {way: statistics.median(values) for way, values in ways.items()} for place, ways in found.items()}
+                print(
+                    f"{place:5} {way:7} {found[place][way][-1]:6.2f} steps/s  load {os.getloadavg()[0]:.1f}",
+                    flush=True,
+                )
+    rates = {
+        place: {way: statistics.median(values) for way, values in ways.items()}
+        for place, ways in found.items()
+    }
     if "busy" in rates:
         print(
             f"beside one busy process, time over one thread's: {rates['busy']['one'] / rates['busy']['chosen']:.2f}  asked: 1.3"

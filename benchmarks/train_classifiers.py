@@ -45,7 +45,9 @@ def train(net: Classifier, data: ImageTensor, epochs: int, mirror: bool, batch: 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("name", choices=DATA)
     parser.add_argument("--root", default="data")
     parser.add_argument("--epochs", type=int)
@@ -59,10 +61,20 @@ def main() -> None:
     net.eval().load_state_dict(rounded(net), strict=False)  # what is measured is what is kept
     right = accuracy(net, images.test.images, images.test.labels)
     made = f"python benchmarks/train_classifiers.py {args.name}, torch {torch.__version__}"
-    facts = Facts(type(config).__name__, images.classes, net.size, net.channels, round(right, 4), len(images.test), made)
+    facts = Facts(
+        type(config).__name__,
+        images.classes,
+        net.size,
+        net.channels,
+        round(right, 4),
+        len(images.test),
+        made,
+    )
     path = args.output / f"{args.name}.safetensors"
     save(net, facts, path)
-    print(f"{path}: {path.stat().st_size / 1000:.0f} kB, right on {right:.2%} of {len(images.test)} held-out pictures")
+    print(
+        f"{path}: {path.stat().st_size / 1000:.0f} kB, right on {right:.2%} of {len(images.test)} held-out pictures"
+    )
 
 
 if __name__ == "__main__":

@@ -69,8 +69,13 @@ def ours(args: Any, images: Images) -> Contestant:
         with tempfile.TemporaryDirectory() as folder:
             run = settings(args, f"output={folder}", f"trainer.max_steps={WARM + steps + 1}")
             module = DiffusionModule(run, images.shape, ())
-            trainer, timer = build_trainer(run, module, images, None), Timer(WARM + steps, args.device)
-            trainer.callbacks = [c for c in trainer.callbacks if type(c).__name__ != "Samples"] + [timer]
+            trainer, timer = (
+                build_trainer(run, module, images, None),
+                Timer(WARM + steps, args.device),
+            )
+            trainer.callbacks = [c for c in trainer.callbacks if type(c).__name__ != "Samples"] + [
+                timer
+            ]
             trainer.fit(module, datamodule=RunData(run, images))
         return timer.seconds
 
@@ -101,7 +106,11 @@ def bare(args: Any, images: Images, compiled: bool = False) -> Contestant:
     kind, half = torch.device(args.device).type, args.device.startswith("cuda")
 
     def step() -> None:
-        x_0 = pictures[torch.randint(len(pictures), (args.batch,), device=args.device)].float() / 127.5 - 1
+        x_0 = (
+            pictures[torch.randint(len(pictures), (args.batch,), device=args.device)].float()
+            / 127.5
+            - 1
+        )
         t = torch.rand(args.batch, device=args.device)
         alpha = torch.exp(-0.5 * (0.1 * t + 9.95 * t**2))[:, None, None, None]
         sigma = (1 - alpha**2).sqrt()
@@ -146,13 +155,21 @@ def diffusers_example(args: Any, images: Images) -> Contestant:
     from diffusers.training_utils import EMAModel
     from tqdm import tqdm
 
-    accelerator = Accelerator(cpu=args.device == "cpu", mixed_precision="bf16" if args.device.startswith("cuda") else "no")
+    accelerator = Accelerator(
+        cpu=args.device == "cpu", mixed_precision="bf16" if args.device.startswith("cuda") else "no"
+    )
     scheduler, net = DDPMScheduler(1000), network(args).unet
-    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8)
-    loader = torch.utils.data.DataLoader(Pictures(images.train.images[:5000]), args.batch, shuffle=True)
+    optimizer = torch.optim.AdamW(
+        net.parameters(), lr=1e-4, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8
+    )
+    loader = torch.utils.data.DataLoader(
+        Pictures(images.train.images[:5000]), args.batch, shuffle=True
+    )
     rate = get_scheduler("cosine", optimizer, num_warmup_steps=500, num_training_steps=100_000)
     net, optimizer, loader, rate = accelerator.prepare(net, optimizer, loader, rate)
-    average = EMAModel(net.parameters(), decay=0.9999, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
+    average = EMAModel(
+        net.parameters(), decay=0.9999, use_ema_warmup=True, inv_gamma=1.0, power=0.75
+    )
     average.to(accelerator.device)
     batches, bar = endless(loader), tqdm(disable=True)
 
@@ -194,7 +211,9 @@ def lucidrains(args: Any, images: Images, folder: Path) -> Contestant:
     model = GaussianDiffusion(Wrapped(network(args)), image_size=28, timesteps=1000)
     options = dict(amp=True, mixed_precision_type="bf16") if args.device.startswith("cuda") else {}
     options |= dict(train_batch_size=args.batch, calculate_fid=False, save_and_sample_every=10**9)
-    trainer = Trainer(model, str(folder), results_folder=str(folder / "results"), train_num_steps=0, **options)
+    trainer = Trainer(
+        model, str(folder), results_folder=str(folder / "results"), train_num_steps=0, **options
+    )
 
     def advance(steps: int) -> None:
         trainer.train_num_steps += steps
@@ -213,7 +232,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     args = clock.start(parser)
     images = FashionMNIST(root=args.data_root).load()
-    images = SimpleNamespace(train=images.train, test=images.test, held_out=images.test, shape=images.shape, classes=())
+    images = SimpleNamespace(
+        train=images.train, test=images.test, held_out=images.test, shape=images.shape, classes=()
+    )
     with tempfile.TemporaryDirectory() as folder:
         contestants = {"ours": ours(args, images), "bare loop": bare(args, images)}
         if args.device.startswith("cuda"):
@@ -224,7 +245,10 @@ def main() -> None:
         for i in range(args.rounds):
             for name in list(contestants)[:: 1 if i % 2 else -1]:
                 times[name].append(contestants[name](args.steps))
-                print(f"round {i}  {name:24} {args.batch * args.steps / times[name][-1]:8.1f} images/s", flush=True)
+                print(
+                    f"round {i}  {name:24} {args.batch * args.steps / times[name][-1]:8.1f} images/s",
+                    flush=True,
+                )
     asked = {"bare loop": "0.97, a GPU 0.95"}
     found = {name: clock.ratio(v, times["ours"]) for name, v in times.items() if name != "ours"}
     for name, ratio in found.items():

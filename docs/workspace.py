@@ -11,7 +11,12 @@ import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 
 AXIS = "trainer/global_step"
-PICTURES = ("pictures/samples", "pictures/reconstructions", "pictures/trajectory", "pictures/trajectory-animation")
+PICTURES = (
+    "pictures/samples",
+    "pictures/reconstructions",
+    "pictures/trajectory",
+    "pictures/trajectory-animation",
+)
 LINES: dict[str, dict[str, tuple[str, ...]]] = {  # section -> title of a plot -> what is in it
     "Loss": {
         "held out": ("val/loss",),
@@ -19,7 +24,11 @@ LINES: dict[str, dict[str, tuple[str, ...]]] = {  # section -> title of a plot -
         "by time, 0 nearest the data": tuple(f"loss_by_time/{i}" for i in range(8)),
     },
     "Reconstruction": {"PSNR, dB": ("val/psnr",), "SSIM": ("val/ssim",), "KL": ("val/kl",)},
-    "Optimiser": {"learning rate": ("train/lr",), "gradient norm": ("train/grad_norm",), "clipped": ("train/grad_norm_clipped",)},
+    "Optimiser": {
+        "learning rate": ("train/lr",),
+        "gradient norm": ("train/grad_norm",),
+        "clipped": ("train/grad_norm_clipped",),
+    },
     "Speed": {
         "pictures a second": ("speed/images_per_second",),
         "share of time waiting for data": ("speed/waiting_share",),
@@ -29,19 +38,31 @@ LINES: dict[str, dict[str, tuple[str, ...]]] = {  # section -> title of a plot -
 
 
 def workspace(entity: str, project: str) -> ws.Workspace:
-    media = [wr.MediaBrowser(title=key.partition("/")[2], media_keys=[key], num_columns=1) for key in PICTURES]
+    media = [
+        wr.MediaBrowser(title=key.partition("/")[2], media_keys=[key], num_columns=1)
+        for key in PICTURES
+    ]
     sections = [ws.Section(name="Pictures", panels=media, is_open=True)]
     for name, plots in LINES.items():
         panels = [wr.LinePlot(title=title, x=AXIS, y=list(keys)) for title, keys in plots.items()]
-        sections.append(ws.Section(name=name, panels=panels, is_open=name in ("Loss", "Reconstruction")))
+        sections.append(
+            ws.Section(name=name, panels=panels, is_open=name in ("Loss", "Reconstruction"))
+        )
     settings = ws.WorkspaceSettings(x_axis=AXIS, group_by_prefix="first")
     return ws.Workspace(
-        entity=entity, project=project, name="ldm", sections=sections, settings=settings, auto_generate_panels=True
+        entity=entity,
+        project=project,
+        name="ldm",
+        sections=sections,
+        settings=settings,
+        auto_generate_panels=True,
     )
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("project", metavar="ENTITY/PROJECT")
     entity, _, project = parser.parse_args().project.partition("/")
     print("saved:", workspace(entity, project).save().url)

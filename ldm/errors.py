@@ -34,17 +34,27 @@ class Stopped(BaseException):
 
 def unseen(char: str) -> bool:
     """Control, format (bidirectional marks too), surrogate, private and separator characters, and those not assigned."""
-    return (unicodedata.category(char)[0] == "C" or unicodedata.category(char) in ("Zl", "Zp")) and char not in JOINERS
+    return (
+        unicodedata.category(char)[0] == "C" or unicodedata.category(char) in ("Zl", "Zp")
+    ) and char not in JOINERS
 
 
 def printable(text: object, keep: str = "") -> str:
     """The text with what a terminal would obey written out (\\x1b, \\u202e); the characters `keep` stay."""
-    return "".join(_written(char) if unseen(char) and char not in keep else char for char in str(text))
+    return "".join(
+        _written(char) if unseen(char) and char not in keep else char for char in str(text)
+    )
 
 
 def _written(char: str) -> str:
     code = ord(char)
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+    return (
+        f"\\x{code:02x}"
+        if code < 0x100
+        else f"\\u{code:04x}"
+        if code < 0x10000
+        else f"\\U{code:08x}"
+    )
 
 
 def nearest(word: str, choices: Iterable[str], cutoff: float = 0.5) -> str:
@@ -58,7 +68,9 @@ def nearest(word: str, choices: Iterable[str], cutoff: float = 0.5) -> str:
 def one_of(what: str, word: str, choices: Iterable[str]) -> str:
     """`what: 'word' is not one of a, b, c; did you mean 'a'?`"""
     choices = list(choices)
-    listed = ", ".join(choices[:MANY]) + (f" and {len(choices) - MANY} more" if len(choices) > MANY else "")
+    listed = ", ".join(choices[:MANY]) + (
+        f" and {len(choices) - MANY} more" if len(choices) > MANY else ""
+    )
     return f"{what}: '{word:.100}' is not one of {listed}{nearest(word[:100], choices)}"
 
 
@@ -104,19 +116,30 @@ def out_of_memory(error: BaseException) -> bool:
 def guard(main: Callable[[], None]) -> None:
     """Run a script's main: a Refusal, a full disk or a full memory is one line and status 2, Ctrl-C is status 130."""
     if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal has no letters for
+        sys.stdout.reconfigure(
+            errors="backslashreplace"
+        )  # a name that the terminal has no letters for
     try:
         main()
     except (Refusal, Stopped, KeyboardInterrupt, OSError, MemoryError, RuntimeError) as error:
         status, line = ending(error)
         if status == 1:
             raise
-        _leave(line, status, "stopped" if isinstance(error, Stopped) else "error", isinstance(error, PartnerLost))
+        _leave(
+            line,
+            status,
+            "stopped" if isinstance(error, Stopped) else "error",
+            isinstance(error, PartnerLost),
+        )
 
 
 def _own_words(text: str) -> str:
     """What a Refusal said, without the traceback that torch puts before it where it comes from a data worker."""
-    return text.rpartition(f"{Refusal.__name__}: ")[2] if text.startswith(f"Caught {Refusal.__name__} in ") else text
+    return (
+        text.rpartition(f"{Refusal.__name__}: ")[2]
+        if text.startswith(f"Caught {Refusal.__name__} in ")
+        else text
+    )
 
 
 def _end_bars() -> None:
@@ -132,6 +155,10 @@ def _leave(message: str, status: int, word: str, orphan: bool) -> None:
     if rank == "0" or (orphan and rank == "1" and os.getppid() != PARENT):
         _end_bars()
         line = printable(" ".join(message.split()))
-        print(f"{word}: {line[:LONGEST]}{'...' if len(line) > LONGEST else ''}", file=sys.stderr, flush=True)
+        print(
+            f"{word}: {line[:LONGEST]}{'...' if len(line) > LONGEST else ''}",
+            file=sys.stderr,
+            flush=True,
+        )
     sys.stdout.flush()
     sys.exit(status)

@@ -5,10 +5,17 @@ import os
 import sys
 from pathlib import Path
 
-if os.environ.get("LDM_TEST_SYSTEM"):  # macos or windows: without what they lack, in the scripts that tests start too
+if os.environ.get(
+    "LDM_TEST_SYSTEM"
+):  # macos or windows: without what they lack, in the scripts that tests start too
     elsewhere = str(Path(__file__).parent / "elsewhere")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (elsewhere, os.environ.get("PYTHONPATH"))))
-    if not any(getattr(module, "__file__", "") == f"{elsewhere}/sitecustomize.py" for module in [*sys.modules.values()]):
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        filter(None, (elsewhere, os.environ.get("PYTHONPATH")))
+    )
+    if not any(
+        getattr(module, "__file__", "") == f"{elsewhere}/sitecustomize.py"
+        for module in [*sys.modules.values()]
+    ):
         sys.path.insert(0, elsewhere)
         sys.modules.pop("sitecustomize", None)
         import sitecustomize  # noqa: F401
@@ -37,7 +44,12 @@ def stage1(tmp_path_factory):
 @pytest.fixture(scope="session")
 def latent_run(stage1, tmp_path_factory):
     """The folder of a trained tiny latent model, W&B offline."""
-    run = run_config("latent", tmp_path_factory.mktemp("latent"), f"space.autoencoder={stage1}", "logger.mode=offline")
+    run = run_config(
+        "latent",
+        tmp_path_factory.mktemp("latent"),
+        f"space.autoencoder={stage1}",
+        "logger.mode=offline",
+    )
     return train(run)
 
 
@@ -69,5 +81,7 @@ def captioned_pictures(tmp_path_factory):
 def text_run(clip, captioned_pictures, tmp_path_factory):
     """A pixel model that has seen captions for 150 steps."""
     length = "trainer.max_steps=150", "trainer.validate=150", "trainer.save=150", "sample.every=0"
-    given = captioned(clip, captioned_pictures, "optim.lr=4e-3", "network.channels=[16,32]", *length)
+    given = captioned(
+        clip, captioned_pictures, "optim.lr=4e-3", "network.channels=[16,32]", *length
+    )
     return train(run_config("pixel", tmp_path_factory.mktemp("text"), *given))

@@ -31,9 +31,21 @@ def run_config(kind, output, *more):
 def script(name, *arguments, timeout=300, **environment):
     """Run train.py or sample.py as a user does; returns the finished process."""
     inherited = {k: v for k, v in os.environ.items() if k not in ("WANDB_MODE", "WANDB_API_KEY")}
-    env = inherited | {"OMP_NUM_THREADS": "1", "WANDB_SILENT": "true", "NETRC": "/nonexistent"} | environment
+    env = (
+        inherited
+        | {"OMP_NUM_THREADS": "1", "WANDB_SILENT": "true", "NETRC": "/nonexistent"}
+        | environment
+    )
     command = [sys.executable, str(ROOT / name), *map(str, arguments)]
-    return subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL)
+    return subprocess.run(
+        command,
+        env=env,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        stdin=subprocess.DEVNULL,
+    )
 
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
@@ -51,7 +63,9 @@ def make_clip(folder, seed=0):
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "CLIPTokenizer"}))
     torch.manual_seed(seed)
     sizes = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
-    ends = dict(bos_token_id=len(words) - 2, eos_token_id=len(words) - 1, pad_token_id=len(words) - 1)
+    ends = dict(
+        bos_token_id=len(words) - 2, eos_token_id=len(words) - 1, pad_token_id=len(words) - 1
+    )
     CLIPTextModel(CLIPTextConfig(vocab_size=len(words), **sizes, **ends)).save_pretrained(folder)
     return folder
 
@@ -63,7 +77,12 @@ def captioned(clip, pictures, *rest, data=""):
 
 
 def write_idx(path, array):
-    raw = b"\0\0\x08" + bytes([array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+    raw = (
+        b"\0\0\x08"
+        + bytes([array.ndim])
+        + struct.pack(f">{array.ndim}I", *array.shape)
+        + array.tobytes()
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(gzip.compress(raw) if path.suffix == ".gz" else raw)
 
@@ -73,8 +92,20 @@ def load(path):
 
 
 # what sample.py's parser gives a task beside what is asked
-FLAGS = dict(seed=0, label=None, weights="ema", device="cpu", devices=1, mask=None, method=None, factor=None, noise_std=None)
-FLAGS |= dict(strength=None, resamples=None, degrade=None, solver=None, eta=None, steps=3, image=None, count=2)
+FLAGS = dict(
+    seed=0,
+    label=None,
+    weights="ema",
+    device="cpu",
+    devices=1,
+    mask=None,
+    method=None,
+    factor=None,
+    noise_std=None,
+)
+FLAGS |= dict(
+    strength=None, resamples=None, degrade=None, solver=None, eta=None, steps=3, image=None, count=2
+)
 
 
 def task(checkpoint, output, name, **given):

@@ -50,7 +50,11 @@ def test_steps_are_the_generators_and_both_learn(tmp_path):
     torch.manual_seed(run.seed)
     fresh = AutoencoderModule(run, (1, 8, 8), ())
     for part in ("autoencoder", "discriminator"):
-        moved = [not torch.equal(v, state["state_dict"][k]) for k, v in fresh.state_dict().items() if k.startswith(part)]
+        moved = [
+            not torch.equal(v, state["state_dict"][k])
+            for k, v in fresh.state_dict().items()
+            if k.startswith(part)
+        ]
         assert sum(moved) > 0.9 * len(moved)
 
 
@@ -67,7 +71,9 @@ def test_perceptual_distance_has_a_gradient(channels):
 
 def test_perceptual_weights_that_cannot_be_had_name_the_way_out(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr("urllib.request._opener", None)  # it would keep the proxy for the tests after this one
+    monkeypatch.setattr(
+        "urllib.request._opener", None
+    )  # it would keep the proxy for the tests after this one
     for scheme in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(scheme, "http://127.0.0.1:9")
     with pytest.raises(Refusal, match=r"perceptual: .* cannot be had .*perceptual.weight=0"):
@@ -86,7 +92,10 @@ def test_vq_trains_and_logs_its_perplexity(tmp_path):
 def test_vq_autoencoder_carries_a_latent_model(tmp_path):
     net = "network={name: VQModel, channels: [8, 16], latent_channels: 2, codes: 32, attention: false}"
     stage1 = train(run_config("autoencoder", tmp_path, net, "trainer.max_steps=150"))
-    state = load(train(run_config("latent", tmp_path, f"space.autoencoder={stage1}", "trainer.max_steps=2")) / "last.ckpt")
+    state = load(
+        train(run_config("latent", tmp_path, f"space.autoencoder={stage1}", "trainer.max_steps=2"))
+        / "last.ckpt"
+    )
     assert (state["state_dict"]["space.std"] > 1e-3).all()
 
 
@@ -96,6 +105,13 @@ def test_stage_1_learns(stage1):
     names = rows[0].split(",")
     psnr = [float(v) for r in rows[1:] if (v := r.split(",")[names.index("val/psnr")])]
     assert psnr[-1] > 13 and psnr == sorted(psnr)
-    assert {"val/ssim", "val/latent_mean/0", "val/latent_std/1", "train/kl", "train/grad_norm", "train/lr"} <= set(names)
+    assert {
+        "val/ssim",
+        "val/latent_mean/0",
+        "val/latent_std/1",
+        "train/kl",
+        "train/grad_norm",
+        "train/lr",
+    } <= set(names)
     assert state["ldm"]["stage"] == "autoencoder"
     assert len(list((stage1 / "samples").glob("reconstructions-*.png"))) >= 3

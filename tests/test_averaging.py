@@ -47,7 +47,9 @@ def test_post_hoc_average_of_a_width_never_kept(tmp_path):
         truth = tracked[width]["weight"]
         found = reconstruct(tmp_path, 600, averages, width)["weight"]
         assert (found - truth).norm() < 0.1 * (tracked[neighbour]["weight"] - truth).norm()
-    assert torch.allclose(reconstruct(tmp_path, 600, averages, 0.05)["weight"], tracked[0.05]["weight"], atol=1e-5)
+    assert torch.allclose(
+        reconstruct(tmp_path, 600, averages, 0.05)["weight"], tracked[0.05]["weight"], atol=1e-5
+    )
 
 
 def test_post_hoc_average_of_an_earlier_step(tmp_path):
@@ -64,9 +66,15 @@ def test_coefficients_of_a_kept_profile_are_one_hot():
 
 def test_every_average_of_a_run_samples(tmp_path):
     """Two decays and the post-hoc widths, in one run that was stopped and resumed: each loads, all differ, bits are kept."""
-    more = ("optim={ema: 0.9, ema_more: [0.5], posthoc: 2}", "trainer.save=4", "trainer.max_steps=14")
+    more = (
+        "optim={ema: 0.9, ema_more: [0.5], posthoc: 2}",
+        "trainer.save=4",
+        "trainer.max_steps=14",
+    )
     whole = train(run_config("pixel", tmp_path / "whole", *more))
-    train(run_config("pixel", tmp_path / "parts", *more, "trainer.max_steps=12"))  # from step 9 on the decays differ
+    train(
+        run_config("pixel", tmp_path / "parts", *more, "trainer.max_steps=12")
+    )  # from step 9 on the decays differ
     parts = train(run_config("pixel", tmp_path / "parts", *more), resume=True)
     names = ("raw", "ema", "ema:0.9", "ema:0.5", "ema:0.05", "ema:0.1", "ema:0.2")
     nets = {name: restore(whole, name).denoiser.net.state_dict() for name in names}

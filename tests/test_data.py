@@ -47,14 +47,19 @@ def test_bytes_survive_the_round_trip():
 
 def test_digits_split_is_fixed_and_disjoint():
     a, b = Digits().load(), Digits().load()
-    assert len(a.train) == 1500 and len(a.test) == 297 and torch.equal(a.train.images, b.train.images)
+    assert (
+        len(a.train) == 1500 and len(a.test) == 297 and torch.equal(a.train.images, b.train.images)
+    )
     train = {x.numpy().tobytes() for x in a.train.images}
     assert sum(x.numpy().tobytes() in train for x in a.test.images) == 0
 
 
 def write_mnist(folder, ends=("", "", "", "")):
     rng = np.random.default_rng(0)
-    x, y = rng.integers(0, 256, (12, 28, 28), dtype=np.uint8), rng.integers(0, 10, 12, dtype=np.uint8)
+    x, y = (
+        rng.integers(0, 256, (12, 28, 28), dtype=np.uint8),
+        rng.integers(0, 10, 12, dtype=np.uint8),
+    )
     for part, array, end in zip(MNIST.parts, (x, y, x[:4], y[:4]), ends, strict=True):
         write_idx(folder / (part + end), array)
     return x, y
@@ -65,8 +70,13 @@ def write_mnist(folder, ends=("", "", "", "")):
 def test_idx_files_as_they_lie(tmp_path, ends, folder):
     x, y = write_mnist(tmp_path / folder, ends)
     images = FashionMNIST(root=str(tmp_path), download=False).load()
-    assert torch.equal(images.train.images[:, 0], torch.from_numpy(x)) and images.train.labels.tolist() == y.tolist()
-    assert images.shape == (1, 28, 28) and len(images.test) == 4 and images.classes[9] == "Ankle boot"
+    assert (
+        torch.equal(images.train.images[:, 0], torch.from_numpy(x))
+        and images.train.labels.tolist() == y.tolist()
+    )
+    assert (
+        images.shape == (1, 28, 28) and len(images.test) == 4 and images.classes[9] == "Ankle boot"
+    )
 
 
 def test_idx_truncated_or_foreign(tmp_path):
@@ -103,7 +113,9 @@ def test_download_code_is_torchvisions(tmp_path, monkeypatch):
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setattr(Theirs, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
-    monkeypatch.setattr(Theirs, "resources", [(f.name, hashlib.md5(f.read_bytes()).hexdigest()) for f in files])
+    monkeypatch.setattr(
+        Theirs, "resources", [(f.name, hashlib.md5(f.read_bytes()).hexdigest()) for f in files]
+    )
     images = MNIST(root=str(tmp_path / "here")).load()
     server.shutdown()
     assert torch.equal(images.train.images[:, 0], torch.from_numpy(x))
@@ -127,7 +139,9 @@ def test_cifar_binary_records(tmp_path):
 def picture(path, mode="RGB", size=(40, 30)):
     path.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(len(path.name))
-    Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)).convert(mode).save(path)
+    Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)).convert(mode).save(
+        path
+    )
 
 
 def test_folder_of_any_pictures(tmp_path):
@@ -135,7 +149,9 @@ def test_folder_of_any_pictures(tmp_path):
     picture(tmp_path / "cats" / "deep" / "b.PNG", "P")
     picture(tmp_path / "dogs" / "c.jpg", "L", (5, 9))
     picture(tmp_path / "dogs" / "d.png", "1")
-    Image.fromarray(np.arange(400, dtype=np.uint16).reshape(20, 20) * 100).save(tmp_path / "dogs" / "sixteen.png")
+    Image.fromarray(np.arange(400, dtype=np.uint16).reshape(20, 20) * 100).save(
+        tmp_path / "dogs" / "sixteen.png"
+    )
     images = ImageFolder(root=str(tmp_path), size=16).load()
     assert images.classes == ("cats", "deep", "dogs") and images.shape == (3, 16, 16)
     batch = images.train.__getitems__(list(range(len(images.train))))
@@ -150,7 +166,9 @@ def test_transparency_lies_on_white(tmp_path):
 
 
 def test_grey_folder_is_grey_and_sixteen_bits_keep_their_range(tmp_path):
-    Image.fromarray(np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)).save(tmp_path / "a.png")
+    Image.fromarray(np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)).save(
+        tmp_path / "a.png"
+    )
     picture(tmp_path / "b.png", "L")
     images = ImageFolder(root=str(tmp_path), size=8).load()
     assert images.shape == (1, 8, 8) and images.classes == ()
@@ -180,14 +198,17 @@ def test_corrupt_picture_is_named_once_and_skipped(tmp_path, capsys):
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv"])
 def test_captions_and_labels_from_metadata(tmp_path, kind):
-    rows = [{"file_name": f"{i}.png", "text": f"picture, {i}", "style": "ab"[i % 2]} for i in range(4)]
+    rows = [
+        {"file_name": f"{i}.png", "text": f"picture, {i}", "style": "ab"[i % 2]} for i in range(4)
+    ]
     for row in rows:
         picture(tmp_path / row["file_name"])
     if kind == "jsonl":
         (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     else:
         (tmp_path / "metadata.csv").write_text(
-            "file_name,text,style\n" + "".join(f'{i}.png,"picture, {i}",{"ab"[i % 2]}\n' for i in range(4))
+            "file_name,text,style\n"
+            + "".join(f'{i}.png,"picture, {i}",{"ab"[i % 2]}\n' for i in range(4))
         )
     images = ImageFolder(root=str(tmp_path), size=8, label="style", holdout=10**6).load()
     batch = images.train.__getitems__([0, 1, 2, 3])
@@ -201,7 +222,10 @@ def test_captions_and_labels_from_metadata(tmp_path, kind):
 
 
 def test_captions_are_held_out_and_columns_skipped(tmp_path):
-    rows = [{"file_name": f"{i}.png", "text": ["a heart", "a star"][i % 2], "kind": "xyz"[i % 3]} for i in range(12)]
+    rows = [
+        {"file_name": f"{i}.png", "text": ["a heart", "a star"][i % 2], "kind": "xyz"[i % 3]}
+        for i in range(12)
+    ]
     for row in rows:
         picture(tmp_path / row["file_name"])
     (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
@@ -218,7 +242,9 @@ def test_captions_are_held_out_and_columns_skipped(tmp_path):
             ImageFolder(**given, **wrong).load()
 
 
-@pytest.mark.parametrize("columns", [{"text": "a thing"}, {"caption": "red hat", "kind": "x"}, None])
+@pytest.mark.parametrize(
+    "columns", [{"text": "a thing"}, {"caption": "red hat", "kind": "x"}, None]
+)
 def test_a_config_of_other_data_takes_a_folder_of_captions(columns, tmp_path, capsys):
     """README's text command with `data.root=DIR` on pictures of one's own: what it leaves out of the emoji is not there."""
     for i in range(6):
@@ -226,12 +252,19 @@ def test_a_config_of_other_data_takes_a_folder_of_captions(columns, tmp_path, ca
         if columns is None:
             (tmp_path / f"{i}.txt").write_text(f"thing {i}")
     if columns:
-        rows = [{"file_name": f"{i}.png"} | {k: f"{v} {i}" for k, v in columns.items()} for i in range(6)]
+        rows = [
+            {"file_name": f"{i}.png"} | {k: f"{v} {i}" for k, v in columns.items()}
+            for i in range(6)
+        ]
         (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    images = config.load(ROOT / "configs/emoji/latent-cpu.yaml", [f"data.root={tmp_path}", "data.size=8"]).data.load()
+    images = config.load(
+        ROOT / "configs/emoji/latent-cpu.yaml", [f"data.root={tmp_path}", "data.size=8"]
+    ).data.load()
     said = capsys.readouterr().out
     assert len({*images.train.captions, *images.test.captions} - {""}) == 6
-    assert "no column 'category'" in said and "has a caption of data.hold, first: 'blue heart'" in said
+    assert (
+        "no column 'category'" in said and "has a caption of data.hold, first: 'blue heart'" in said
+    )
 
 
 def test_no_pictures_is_refused_with_the_extensions_tried(tmp_path):

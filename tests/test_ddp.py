@@ -29,7 +29,9 @@ def trained(kind, output, *more):
     [
         pytest.param("pixel", ("trainer.max_steps=20", "sample.count=5"), id="pixel"),
         pytest.param("pixel", ("trainer.max_steps=20", "task=Inpaint"), id="inpaint"),
-        pytest.param("jets", ("trainer.max_steps=20", "sample.every=0", "sample.count=5"), id="jets"),
+        pytest.param(
+            "jets", ("trainer.max_steps=20", "sample.every=0", "sample.count=5"), id="jets"
+        ),
         pytest.param("autoencoder", ("trainer.max_steps=20",), id="autoencoder"),
         pytest.param("autoencoder", ("trainer.max_steps=20", GAN), id="gan"),
         pytest.param("autoencoder", ("trainer.max_steps=20", VQ), id="vq"),
@@ -43,7 +45,10 @@ def test_two_processes_equal_one_on_the_union_batch(tmp_path, kind, more):
     assert largest_difference(two["state_dict"], one["state_dict"]) < 1e-6
     assert largest_difference(two["ldm"]["ema"]["weights"], one["ldm"]["ema"]["weights"]) < 1e-6
     assert two["ldm"]["images_seen"] == one["ldm"]["images_seen"]
-    pictures = [sorted(p.name for p in (tmp_path / n / f"tiny-{kind}" / "samples").iterdir()) for n in ("one", "two")]
+    pictures = [
+        sorted(p.name for p in (tmp_path / n / f"tiny-{kind}" / "samples").iterdir())
+        for n in ("one", "two")
+    ]
     assert pictures[0] == pictures[1]
 
 
@@ -59,10 +64,24 @@ def test_latent_stage_on_two_processes(stage1, tmp_path):
 
 def test_torchrun(tmp_path):
     """`torchrun --nproc-per-node 2 train.py`, as Lightning takes it."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port()), "train.py"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--master-port",
+        str(port()),
+        "train.py",
+    ]
     more = overrides("pixel", tmp_path, "trainer.devices=2", "trainer.max_steps=4")
     done = subprocess.run(
-        [*command, "--config", TINY / "pixel.yaml", *more], cwd=ROOT, capture_output=True, text=True, timeout=200, env=quiet()
+        [*command, "--config", TINY / "pixel.yaml", *more],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env=quiet(),
     )
     assert done.returncode == 0, done.stderr
     state = load(tmp_path / "tiny-pixel" / "last.ckpt")
@@ -71,19 +90,36 @@ def test_torchrun(tmp_path):
 
 def test_slurm_two_nodes(tmp_path):
     """srun's environment for two nodes with a task each, both on this machine."""
-    slurm = {"SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "ldm", "SLURM_NTASKS": "2", "SLURM_NNODES": "2", "SLURM_NTASKS_PER_NODE": "1"}
+    slurm = {
+        "SLURM_JOB_ID": "1",
+        "SLURM_JOB_NAME": "ldm",
+        "SLURM_NTASKS": "2",
+        "SLURM_NNODES": "2",
+        "SLURM_NTASKS_PER_NODE": "1",
+    }
     slurm |= {
         "SLURM_NODELIST": "127.0.0.1",
         "SLURM_STEP_NODELIST": "127.0.0.1",
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port()),
     }
-    more = overrides("pixel", tmp_path, "trainer.devices=1", "trainer.num_nodes=2", "trainer.max_steps=4")
+    more = overrides(
+        "pixel", tmp_path, "trainer.devices=1", "trainer.num_nodes=2", "trainer.max_steps=4"
+    )
     tasks = []
     for rank in "01":
         env = quiet() | slurm | {"SLURM_PROCID": rank, "SLURM_NODEID": rank, "SLURM_LOCALID": "0"}
         command = [sys.executable, "train.py", "--config", TINY / "pixel.yaml", *more]
-        tasks.append(subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+        tasks.append(
+            subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=env,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
     said = [task.communicate(timeout=200)[0] for task in tasks]
     assert [task.returncode for task in tasks] == [0, 0], said
     assert load(tmp_path / "tiny-pixel" / "last.ckpt")["ldm"]["images_seen"] == 4 * 2 * 16
@@ -100,7 +136,13 @@ def port():
         return s.getsockname()[1]
 
 
-LONG = ("trainer.devices=2", "trainer.max_steps=100000", "sample.every=100000", "trainer.validate=100000", "trainer.save=3")
+LONG = (
+    "trainer.devices=2",
+    "trainer.max_steps=100000",
+    "sample.every=100000",
+    "trainer.validate=100000",
+    "trainer.save=3",
+)
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -118,7 +160,9 @@ def test_a_process_that_dies_ends_the_whole_job(tmp_path, rank):
             os.killpg(job.pid, signal.SIGKILL)
     lines = [line for line in said.splitlines() if "error" in line]
     assert job.returncode == (2 if rank else -signal.SIGKILL) and "Traceback" not in said, said
-    assert len(lines) == 1 and re.search("one of the 2 processes of the run was lost at step .*--resume", lines[0]), said
+    assert len(lines) == 1 and re.search(
+        "one of the 2 processes of the run was lost at step .*--resume", lines[0]
+    ), said
     assert load(last)["global_step"] > 0
 
 
@@ -131,7 +175,9 @@ def test_a_signal_to_the_group_of_two_processes_loses_nothing(tmp_path, number):
     os.killpg(job.pid, number)
     line = ended(job, number, "stopped at step")
     assert f"stopped at step {load(last)['global_step']} " in line
-    (end,) = [record["exit"] for record in inspect(tmp_path / "tiny-pixel")[1] if record["type"] == "exit"]
+    (end,) = [
+        record["exit"] for record in inspect(tmp_path / "tiny-pixel")[1] if record["type"] == "exit"
+    ]
     assert end["exit_code"] == 128 + number
 
 
@@ -142,12 +188,18 @@ def test_a_process_that_hangs_because_another_was_lost_is_ended(capsys):
     from ldm.training import partners
 
     killed, left = [], []
-    trainer = SimpleNamespace(global_step=7, world_size=2, strategy=SimpleNamespace(launcher=SimpleNamespace(kill=killed.append)))
+    trainer = SimpleNamespace(
+        global_step=7,
+        world_size=2,
+        strategy=SimpleNamespace(launcher=SimpleNamespace(kill=killed.append)),
+    )
     watch = partners.Partners()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(partners, "PATIENCE", 0.01)
         watch.lost(trainer, left.append)
-    assert left == [2] and killed == [9] and capsys.readouterr().err.count("was lost at step 7") == 1
+    assert (
+        left == [2] and killed == [9] and capsys.readouterr().err.count("was lost at step 7") == 1
+    )
     watch.on_exception(trainer, None, RuntimeError())
     watch.lost(trainer, left.append)
     assert left == [2]
@@ -156,8 +208,30 @@ def test_a_process_that_hangs_because_another_was_lost_is_ended(capsys):
 def test_samples_do_not_depend_on_the_number_of_processes(pixel_run, tmp_path):
     """7 seeds on one process and on two, which share them 4 and 3: the same files, bit for bit, none lost or repeated."""
     for devices in (1, 2):
-        more = ("--count", 7, "--seed", 3, "--steps", 5, "--solver", "DDPM", "--batch-size", 4, "--device", "cpu")
-        done = script("sample.py", "--checkpoint", pixel_run, "--output", tmp_path / f"{devices}", "--devices", devices, *more)
+        more = (
+            "--count",
+            7,
+            "--seed",
+            3,
+            "--steps",
+            5,
+            "--solver",
+            "DDPM",
+            "--batch-size",
+            4,
+            "--device",
+            "cpu",
+        )
+        done = script(
+            "sample.py",
+            "--checkpoint",
+            pixel_run,
+            "--output",
+            tmp_path / f"{devices}",
+            "--devices",
+            devices,
+            *more,
+        )
         assert done.returncode == 0, done.stderr
     one, two = ({p.name: p.read_bytes() for p in (tmp_path / n).iterdir()} for n in ("1", "2"))
     assert one == two and len([name for name in one if name[0] == "0"]) == 7

@@ -31,7 +31,18 @@ def model(pixel_run):
 
 
 @pytest.mark.parametrize(
-    "place, bad", [(1, 999), (1, 2.5), (1, "25"), (1, None), (2, float("nan")), (2, 99), (3, -1), (4, 17), (4, 0)]
+    "place, bad",
+    [
+        (1, 999),
+        (1, 2.5),
+        (1, "25"),
+        (1, None),
+        (2, float("nan")),
+        (2, 99),
+        (3, -1),
+        (4, 17),
+        (4, 0),
+    ],
 )
 def test_numbers_beyond_the_limits_are_refused(place, bad):
     given = [*NUMBERS]
@@ -43,11 +54,16 @@ def test_numbers_beyond_the_limits_are_refused(place, bad):
 
 
 def test_no_class_is_never_the_name_of_one():
-    assert apart("not told", ("a", "b")) == "not told" and apart("not told", ("not told", "(not told)")) == "((not told))"
+    assert (
+        apart("not told", ("a", "b")) == "not told"
+        and apart("not told", ("not told", "(not told)")) == "((not told))"
+    )
 
 
 def test_prompts_are_one_line_of_limited_length():
-    assert prompt_of(Limits(), " a\nred  heart ") == "a red heart" and prompt_of(Limits(), " ") is None
+    assert (
+        prompt_of(Limits(), " a\nred  heart ") == "a red heart" and prompt_of(Limits(), " ") is None
+    )
     with pytest.raises(Refusal, match="301 characters, at most 300"):
         prompt_of(Limits(), "x" * 301)
 
@@ -63,8 +79,12 @@ def test_uploads_are_cropped_and_shrunk_and_their_size_is_read_first(model, tmp_
     assert upload(model, Limits(), tmp_path / "small.png").shape == (1, 4, 4)
     exif = Image.Exif()
     exif[274] = 3
-    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(tmp_path / "turned.png", exif=exif)
-    assert upload(model, Limits(), tmp_path / "turned.png").flatten().tolist() == list(range(63, -1, -1))
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(
+        tmp_path / "turned.png", exif=exif
+    )
+    assert upload(model, Limits(), tmp_path / "turned.png").flatten().tolist() == list(
+        range(63, -1, -1)
+    )
     whole = (tmp_path / "wide.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(whole[:-30])
     (tmp_path / "text.png").write_text("not a picture")
@@ -88,7 +108,10 @@ def test_a_stroke_is_the_pixels_of_which_it_covers_half():
     other[140:, 140:, 3] = 255
     hole = drawn([layer, other], (8, 8))[0] == 0
     assert [tuple(p) for p in hole.nonzero().tolist()] == [(2, 2), (2, 3), (3, 2), (3, 3), (7, 7)]
-    for layers, message in (([], "nothing is drawn"), ([np.full((80, 80, 4), 255, np.uint8)], "nothing is left")):
+    for layers, message in (
+        ([], "nothing is drawn"),
+        ([np.full((80, 80, 4), 255, np.uint8)], "nothing is left"),
+    ):
         with pytest.raises(Refusal, match=message):
             drawn(layers, (8, 8))
 
@@ -138,13 +161,19 @@ def test_a_slow_viewer_misses_steps_and_gets_the_end():
 
 
 @pytest.mark.parametrize("shown", [GUESS, STATE])
-def test_the_last_picture_is_the_samples_and_the_command_makes_them(model, pixel_run, tmp_path, monkeypatch, shown):
+def test_the_last_picture_is_the_samples_and_the_command_makes_them(
+    model, pixel_run, tmp_path, monkeypatch, shown
+):
     """Frames differ on the way; the samples are sample.py's within a grey level."""
     frames = list(pictures(model, Limits(), "NAME", "3", None, shown, "DDIM", 30, 1.5, 5, 3))
     assert len({frame.picture.tobytes() for frame in frames}) > 2 and frames[-1].more is not None
     line = frames[-1].command.split()
     assert line[:4] == ["python", "sample.py", "--checkpoint", "NAME"]
-    monkeypatch.setattr(sys, "argv", ["sample.py", "--checkpoint", str(pixel_run), *line[4:], "--output", str(tmp_path / "o")])
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["sample.py", "--checkpoint", str(pixel_run), *line[4:], "--output", str(tmp_path / "o")],
+    )
     sample.main()
     for i in range(3):
         file = np.asarray(Image.open(tmp_path / "o" / f"{5 + i:08d}.png")).astype(int)
@@ -169,7 +198,10 @@ def test_tasks(run_of, task, request):
 
 
 def test_what_a_task_cannot_do_is_one_line(model):
-    picture, small = torch.zeros(1, 8, 8, dtype=torch.uint8), torch.zeros(1, 4, 4, dtype=torch.uint8)
+    picture, small = (
+        torch.zeros(1, 8, 8, dtype=torch.uint8),
+        torch.zeros(1, 4, 4, dtype=torch.uint8),
+    )
     for pixels, task, options, message in (
         (None, "edit", {}, "none yet"),
         (picture, "nonsense", {}, "is not one of inpaint"),
@@ -183,7 +215,9 @@ def test_what_a_task_cannot_do_is_one_line(model):
             list(change(model, Limits(), pixels, [], task, None, None, OPTIONS | options, *NUMBERS))
         assert "\n" not in str(error.value)
     assert enlarged(picture).size == (448, 448)
-    made = list(change(model, Limits(), small, [], "super-resolve", None, None, OPTIONS, *NUMBERS))[-1]
+    made = list(change(model, Limits(), small, [], "super-resolve", None, None, OPTIONS, *NUMBERS))[
+        -1
+    ]
     assert made.samples.shape == (2, 1, 8, 8)
     made = list(change(model, Limits(), small, [], "edit", None, None, OPTIONS, *NUMBERS))[-1]
     assert made.samples.shape == (2, 1, 8, 8) and "scaled from 4 x 4 to 8 x 8" in made.status
@@ -205,4 +239,7 @@ def test_without_gradio_it_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setattr(server, "os", SimpleNamespace(environ={"GRADIO_SHARE": "True"}))
     with pytest.raises(Refusal, match=r"pip install 'ldm\[demo\]'"):
         server.prepare(str(tmp_path), Limits())
-    assert server.os.environ == {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": str(tmp_path)}
+    assert server.os.environ == {
+        "GRADIO_ANALYTICS_ENABLED": "False",
+        "GRADIO_TEMP_DIR": str(tmp_path),
+    }

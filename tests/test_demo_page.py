@@ -30,7 +30,9 @@ from ldm.demo.samples import GUESS
 from ldm.scripts import sample
 from ldm.training.run import train
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 NUMBERS = "DDIM", 40, 1.5, 5, 4  # solver, steps, guidance, seed, count
 EDIT = 2, 0.5, True, 0.5  # factor, noise, add, strength
 WAIT = 120_000  # ms
@@ -45,11 +47,29 @@ def free_port():
 @contextmanager
 def page(checkpoint, *more):
     """python -m ldm.demo in a process of its own; its address."""
-    command = [sys.executable, "-m", "ldm.demo", "--checkpoint", str(checkpoint), "--device", "cpu", "--port", str(free_port())]
-    env = os.environ | {"OMP_NUM_THREADS": "1", "GRADIO_SHARE": "True", "GRADIO_ALLOWED_PATHS": "/etc"}
-    process = subprocess.Popen([*command, *more], cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "ldm.demo",
+        "--checkpoint",
+        str(checkpoint),
+        "--device",
+        "cpu",
+        "--port",
+        str(free_port()),
+    ]
+    env = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "GRADIO_SHARE": "True",
+        "GRADIO_ALLOWED_PATHS": "/etc",
+    }
+    process = subprocess.Popen(
+        [*command, *more], cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True
+    )
     lines = queue.SimpleQueue()
-    threading.Thread(target=lambda: [lines.put(line) for line in process.stdout], daemon=True).start()
+    threading.Thread(
+        target=lambda: [lines.put(line) for line in process.stdout], daemon=True
+    ).start()
     try:
         while not (line := lines.get(timeout=120)).startswith("page: "):
             pass
@@ -74,7 +94,10 @@ def jets_run(tmp_path_factory):
 
 def by_sample_py(checkpoint, folder, *more):
     """The pictures that sample.py makes, by seed."""
-    before, sys.argv = sys.argv, ["sample.py", "--checkpoint", str(checkpoint), "--output", str(folder), *map(str, more)]
+    before, sys.argv = (
+        sys.argv,
+        ["sample.py", "--checkpoint", str(checkpoint), "--output", str(folder), *map(str, more)],
+    )
     try:
         sample.main()
     finally:
@@ -90,7 +113,11 @@ def cells(picture, side, columns):
     """The pictures of a grid, at their own size, row by row."""
     step = (picture.shape[1] - 2) // columns
     factor = (step - 2) // side
-    starts = [(y, x) for y in range(2, picture.shape[0] - 2, step) for x in range(2, picture.shape[1] - 2, step)]
+    starts = [
+        (y, x)
+        for y in range(2, picture.shape[0] - 2, step)
+        for x in range(2, picture.shape[1] - 2, step)
+    ]
     return [picture[y : y + step - 2 : factor, x : x + step - 2 : factor] for y, x in starts]
 
 
@@ -100,7 +127,9 @@ def largest(a, b):
 
 # -- over HTTP --------------------------------------------------------------------------------------------------------------
 def test_a_click_streams_pictures_and_ends_with_those_of_sample_py(address, pixel_run, tmp_path):
-    job = Client(address, verbose=False).submit("each class in turn", "", GUESS, *NUMBERS, api_name="/sample")
+    job = Client(address, verbose=False).submit(
+        "each class in turn", "", GUESS, *NUMBERS, api_name="/sample"
+    )
     picture, status, more, line = job.result(timeout=120)
     assert "**Done**" in status and "seeds 5 to 8" in status and grey(more).std() > 10
     assert len({Image.open(made[0]).tobytes() for made in job.outputs()}) > 2
@@ -117,12 +146,18 @@ def test_a_sample_is_drawn_on_and_filled_in(address, tmp_path):
     layer = np.zeros((448, 448, 4), np.uint8)
     layer[112:280, 168:336] = 255
     Image.fromarray(layer).save(tmp_path / "layer.png")
-    value = {"background": handle_file(canvas), "layers": [handle_file(tmp_path / "layer.png")], "composite": None}
+    value = {
+        "background": handle_file(canvas),
+        "layers": [handle_file(tmp_path / "layer.png")],
+        "composite": None,
+    }
     given = "inpaint", "project", "3", *EDIT, "DDIM", 12, 1.0, 0, 2
     panel, status = client.predict(value, *given, api_name="/change")
     assert "inpaint by project" in status
     panel = grey(panel)[14:]
-    given, mask, first, second = (panel[2:138:17, 2 + i * 138 : 138 + i * 138 : 17] for i in range(4))
+    given, mask, first, second = (
+        panel[2:138:17, 2 + i * 138 : 138 + i * 138 : 17] for i in range(4)
+    )
     hole = np.zeros((8, 8), bool)
     hole[2:5, 3:6] = True
     assert (mask[hole] == 255).all() and np.array_equal(mask[~hole], given[~hole])
@@ -130,7 +165,9 @@ def test_a_sample_is_drawn_on_and_filled_in(address, tmp_path):
         assert np.abs(made - given)[~hole].max() <= 1 and np.abs(made - given)[hole].max() > 5
     value["layers"] = []
     with pytest.raises(AppError, match="nothing is drawn"):
-        client.predict(value, "inpaint", "project", "3", *EDIT, "DDIM", 12, 1.0, 0, 2, api_name="/change")
+        client.predict(
+            value, "inpaint", "project", "3", *EDIT, "DDIM", 12, 1.0, 0, 2, api_name="/change"
+        )
 
 
 @pytest.mark.parametrize(
@@ -162,16 +199,33 @@ def test_what_is_too_large_is_not_taken(address, tmp_path):
     with pytest.raises(AppError, match="upload: more than 16 million pixels are not taken"):
         client.predict(handle_file(tmp_path / "wide.png"), api_name="/upload_picture")
     Image.fromarray(noise[:300, :300]).save(tmp_path / "fits.png")
-    assert client.predict(handle_file(tmp_path / "fits.png"), api_name="/upload_picture")["background"]
+    assert client.predict(handle_file(tmp_path / "fits.png"), api_name="/upload_picture")[
+        "background"
+    ]
 
 
 def test_no_file_is_served_that_is_not_the_pages_own(address, pixel_run, tmp_path):
     Image.new("L", (8, 8), 200).save(tmp_path / "private.png")
     with httpx.Client(base_url=address, follow_redirects=False) as http:
         got = http.get("/")
-        assert got.status_code == 200 and "default-src 'self'" in got.headers["content-security-policy"]
-        paths = "/etc/passwd", pixel_run / "last.ckpt", pixel_run / "config.yaml", tmp_path / "private.png", ROOT / "README.md"
-        foreign = "pyproject.toml", "../../etc/passwd", "%2e%2e/%2e%2e/etc/passwd", "file:///etc/passwd", f"{address}config"
+        assert (
+            got.status_code == 200
+            and "default-src 'self'" in got.headers["content-security-policy"]
+        )
+        paths = (
+            "/etc/passwd",
+            pixel_run / "last.ckpt",
+            pixel_run / "config.yaml",
+            tmp_path / "private.png",
+            ROOT / "README.md",
+        )
+        foreign = (
+            "pyproject.toml",
+            "../../etc/passwd",
+            "%2e%2e/%2e%2e/etc/passwd",
+            "file:///etc/passwd",
+            f"{address}config",
+        )
         for path in (*paths, *foreign):
             for route in ("/gradio_api/file=", "/gradio_api/file/", "/file="):
                 assert http.get(f"{route}{path}").status_code in (403, 404), path
@@ -179,8 +233,13 @@ def test_no_file_is_served_that_is_not_the_pages_own(address, pixel_run, tmp_pat
         # nor read for a visitor, by a path that says it was uploaded
         for path in (tmp_path / "private.png", f"{address}logo.png"):
             data = {"path": str(path), "url": str(path), "meta": {"_type": "gradio.FileData"}}
-            event = http.post("/gradio_api/call/upload_picture", json={"data": [data]}).json()["event_id"]
-            assert "event: error" in http.get(f"/gradio_api/call/upload_picture/{event}", timeout=60).text
+            event = http.post("/gradio_api/call/upload_picture", json={"data": [data]}).json()[
+                "event_id"
+            ]
+            assert (
+                "event: error"
+                in http.get(f"/gradio_api/call/upload_picture/{event}", timeout=60).text
+            )
 
 
 def test_the_page_listens_here_alone(address):
@@ -203,7 +262,9 @@ def own_address():
 
 def test_a_page_of_jets(jets_run):
     with page(jets_run, "--max-count", "30") as found:
-        job = Client(found, verbose=False).submit("each class in turn", 12, GUESS, "Heun", 10, 1.0, 0, 30, api_name="/sample")
+        job = Client(found, verbose=False).submit(
+            "each class in turn", 12, GUESS, "Heun", 10, 1.0, 0, 30, api_name="/sample"
+        )
         picture, status, more, line = job.result(timeout=120)
     assert "30 jets of 12.0 constituents" in status and line.endswith("--constituents 12")
     assert len(np.unique(np.asarray(Image.open(picture)).reshape(-1, 3), axis=0)) > 50
@@ -213,7 +274,9 @@ def test_a_page_of_jets(jets_run):
 # -- in a browser -----------------------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def browser():
-    api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install '.[browser]'")
+    api = pytest.importorskip(
+        "playwright.sync_api", reason="needs playwright: pip install '.[browser]'"
+    )
     if CHROMIUM is None:
         pytest.skip("there is no Chromium on this machine: apt-get install chromium")
     with api.sync_playwright() as playwright:
@@ -226,7 +289,12 @@ def opened(browser, address):
     """A tab with the page, which may load nothing from elsewhere; it keeps what it asked for, and what went wrong."""
     tab = browser.new_page(viewport={"width": 1200, "height": 1250})
     tab.foreign, tab.wrong = [], []
-    tab.on("request", lambda r: None if r.url.startswith((address, "data:", "blob:")) else tab.foreign.append(r.url))
+    tab.on(
+        "request",
+        lambda r: (
+            None if r.url.startswith((address, "data:", "blob:")) else tab.foreign.append(r.url)
+        ),
+    )
     tab.on("pageerror", lambda error: tab.wrong.append(str(error)))
     tab.goto(address)
     tab.wait_for_selector("#sample")
@@ -258,12 +326,24 @@ def clicked(browser, address, checkpoint, folder, side):
         image = tab.query_selector("#samples img")
         frames |= {image.get_attribute("src")} if image else set()
         time.sleep(0.02)
-    tab.wait_for_function("[...document.querySelectorAll('#samples img, #more img')].every(i => i.complete)", timeout=WAIT)
-    assert "Done" in tab.inner_text("#status") and len(frames) > 1 and not tab.foreign and not tab.wrong
+    tab.wait_for_function(
+        "[...document.querySelectorAll('#samples img, #more img')].every(i => i.complete)",
+        timeout=WAIT,
+    )
+    assert (
+        "Done" in tab.inner_text("#status")
+        and len(frames) > 1
+        and not tab.foreign
+        and not tab.wrong
+    )
     picture = grey(io.BytesIO(shown(tab, "#samples")))
     line = tab.input_value("#command textarea").split()
     expected = by_sample_py(checkpoint, folder, *line[4:])
-    assert picture.std() > 10 and len(expected) == 9 and largest(cells(picture, side, 3), expected) <= 1
+    assert (
+        picture.std() > 10
+        and len(expected) == 9
+        and largest(cells(picture, side, 3), expected) <= 1
+    )
     if path := os.environ.get("LDM_DEMO_SCREENSHOT"):
         whole = Image.open(io.BytesIO(tab.screenshot(full_page=True))).convert("RGB")
         whole.quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
@@ -277,7 +357,9 @@ def test_in_a_browser_a_bad_setting_is_one_line(browser, address):
     tab.click("#sample")
     tab.wait_for_selector(".toast-body", timeout=WAIT)
     lines = tab.inner_text(".toast-body").splitlines()
-    assert [line for line in lines if "seed: -1 is not a whole number from 0 to" in line] and len(lines) <= 4
+    assert [line for line in lines if "seed: -1 is not a whole number from 0 to" in line] and len(
+        lines
+    ) <= 4
     assert "Traceback" not in tab.inner_text("body") and not tab.query_selector("#samples img")
     tab.close()
 
@@ -301,13 +383,20 @@ def test_in_a_browser_a_mask_is_drawn(browser, address):
     tab.mouse.up()
     time.sleep(1)
     tab.click("#change")
-    tab.wait_for_function("document.querySelector('#changed').innerText.includes('Done')", timeout=WAIT)
+    tab.wait_for_function(
+        "document.querySelector('#changed').innerText.includes('Done')", timeout=WAIT
+    )
     tab.wait_for_selector("#result img")
     panel = grey(io.BytesIO(shown(tab, "#result")))[14:]
     given, mask, made = (panel[2:138:17, 2 + i * 138 : 138 + i * 138 : 17] for i in range(3))
     hole = mask != given
-    assert 2 <= hole.sum() <= 24 and hole[3:5, 2:6].any() and not hole[:2].any() and not hole[6:].any()
-    assert np.abs(made - given)[~hole & (mask != 255)].max() <= 1 and np.abs(made - given)[hole].max() > 5
+    assert (
+        2 <= hole.sum() <= 24 and hole[3:5, 2:6].any() and not hole[:2].any() and not hole[6:].any()
+    )
+    assert (
+        np.abs(made - given)[~hole & (mask != 255)].max() <= 1
+        and np.abs(made - given)[hole].max() > 5
+    )
     tab.close()
 
 
@@ -319,7 +408,15 @@ def test_in_a_browser_jets_are_plotted(browser, jets_run):
         tab.wait_for_selector("#more img", timeout=WAIT)
         for where in ("#samples", "#more"):
             assert (
-                len(np.unique(np.asarray(Image.open(io.BytesIO(shown(tab, where))).convert("RGB")).reshape(-1, 3), axis=0)) > 50
+                len(
+                    np.unique(
+                        np.asarray(
+                            Image.open(io.BytesIO(shown(tab, where))).convert("RGB")
+                        ).reshape(-1, 3),
+                        axis=0,
+                    )
+                )
+                > 50
             )
         assert "30 jets" in tab.inner_text("#status") and not tab.foreign and not tab.wrong
         tab.close()

@@ -13,7 +13,10 @@ from ldm.diffusion.schedules import VE, VP, Cosine, Discrete, Linear, SubVP, exp
 from ldm.diffusion.times import Importance, LogitNormal, LogNormal, ends
 
 torch.manual_seed(0)
-x_0, eps = torch.randn(6, 3, 4, 4, dtype=torch.float64), torch.randn(6, 3, 4, 4, dtype=torch.float64)
+x_0, eps = (
+    torch.randn(6, 3, 4, 4, dtype=torch.float64),
+    torch.randn(6, 3, 4, 4, dtype=torch.float64),
+)
 t = torch.linspace(0.1, 0.95, 6, dtype=torch.float64)
 
 
@@ -78,7 +81,9 @@ def test_loss_is_l_simple_and_the_v_loss():
     assert torch.allclose(loss, (eps - answer).square().flatten(1).mean(1), atol=1e-6)
     alpha, sigma, _ = noisy(VP())
     loss = Denoiser(net, VP(), Loss("v")).loss(x_0, t, eps)
-    assert torch.allclose(loss, (alpha * eps - sigma * x_0 - answer).square().flatten(1).mean(1), atol=1e-5)
+    assert torch.allclose(
+        loss, (alpha * eps - sigma * x_0 - answer).square().flatten(1).mean(1), atol=1e-5
+    )
 
 
 def test_edm_target_and_input_have_unit_variance():
@@ -96,7 +101,9 @@ def test_min_snr_is_the_same_loss_whatever_is_predicted(predict):
     alpha, sigma, x_t = noisy(VP())
     wrong = x_0 + 0.1
     c_skip, c_out, _ = (expand(c, x_0) for c in Loss(predict).coefficients(VP(), t))
-    loss = Denoiser(Oracle((wrong - c_skip * x_t) / c_out), VP(), Loss(predict, "min_snr")).loss(x_0, t, eps)
+    loss = Denoiser(Oracle((wrong - c_skip * x_t) / c_out), VP(), Loss(predict, "min_snr")).loss(
+        x_0, t, eps
+    )
     expected = (alpha / sigma).square().flatten().clamp(max=5) * 0.01
     assert torch.allclose(loss.double(), expected, rtol=1e-4)
 
@@ -114,12 +121,18 @@ def test_score_of_a_gaussian():
 def test_conversions_of_the_true_x_0(schedule):
     """eps_hat, score and velocity of x0_hat = x_0 are eps, the kernel's score and the derivative of the path."""
     alpha, sigma, x_t = noisy(schedule)
-    law, h, u = schedule(t), 1e-6, t + 3e-4  # u: between the entries of a table, where it has a slope
+    law, h, u = (
+        schedule(t),
+        1e-6,
+        t + 3e-4,
+    )  # u: between the entries of a table, where it has a slope
     assert torch.allclose(eps_hat(x_t, x_0, *law), eps, atol=1e-9)
     assert torch.allclose(score(x_t, x_0, *law), (alpha * x_0 - x_t) / sigma**2, atol=1e-8)
     path = lambda u: expand(schedule(u)[0], x_0) * x_0 + expand(schedule(u)[1], x_0) * eps
     slope = (path(u + h) - path(u - h)) / (2 * h)
-    assert torch.allclose(velocity(path(u), x_0, *schedule(u), *schedule.rates(u)), slope, rtol=1e-5, atol=1e-6)
+    assert torch.allclose(
+        velocity(path(u), x_0, *schedule(u), *schedule.rates(u)), slope, rtol=1e-5, atol=1e-6
+    )
 
 
 def test_flow_matching_predicts_eps_minus_x_0():
@@ -137,12 +150,18 @@ def test_loss_is_finite_where_nothing_of_x_0_is_left(predict):
     one = torch.ones(6, dtype=torch.float64)
     for weight in ("one", "min_snr", "edm", "likelihood"):
         denoiser = Denoiser(Oracle(torch.zeros_like(x_0)), Linear(), Loss(predict, weight))
-        assert torch.isfinite(denoiser.loss(x_0, one, eps)).all() and torch.isfinite(denoiser(eps, one)).all()
+        assert (
+            torch.isfinite(denoiser.loss(x_0, one, eps)).all()
+            and torch.isfinite(denoiser(eps, one)).all()
+        )
 
 
 def test_another_law_of_the_same_ratio_leaves_x0_hat_unchanged():
     """x0_hat depends on x_t / alpha and sigma / alpha alone: the exact denoiser of a mixture, carried from VP to VE."""
-    centres, u = torch.tensor([-1.0, 0.5, 2.0], dtype=torch.float64), torch.linspace(0.05, 0.95, 6, dtype=torch.float64)
+    centres, u = (
+        torch.tensor([-1.0, 0.5, 2.0], dtype=torch.float64),
+        torch.linspace(0.05, 0.95, 6, dtype=torch.float64),
+    )
 
     def x0_hat(schedule, x_t, t):
         alpha, sigma = (c[:, None, None] for c in schedule(t))
@@ -152,7 +171,9 @@ def test_another_law_of_the_same_ratio_leaves_x0_hat_unchanged():
     x_t = torch.randn(6, 40, dtype=torch.float64)
     ve = VE(0.01, 500)
     same = ve.inverse_log_snr(VP().log_snr(u))
-    assert torch.allclose(x0_hat(VP(), x_t, u), x0_hat(ve, x_t / VP()(u)[0][:, None], same), atol=1e-9)
+    assert torch.allclose(
+        x0_hat(VP(), x_t, u), x0_hat(ve, x_t / VP()(u)[0][:, None], same), atol=1e-9
+    )
     # and a network's: EDM's coefficients feed it the same input and make the same of its answer
     net = nn.Sequential(nn.Linear(40, 40), nn.Tanh()).double()
     for predict in ("edm", "x0", "v"):
@@ -160,7 +181,9 @@ def test_another_law_of_the_same_ratio_leaves_x0_hat_unchanged():
         models = [Denoiser(nn.Identity(), law, Loss(predict)) for law in (VP(), ve)]
         for model in models:
             model.net.forward = called
-        assert torch.allclose(models[0](x_t, u), models[1](x_t / VP()(u)[0][:, None], same), atol=1e-9)
+        assert torch.allclose(
+            models[0](x_t, u), models[1](x_t / VP()(u)[0][:, None], same), atol=1e-9
+        )
 
 
 class Affine(nn.Module):
@@ -201,7 +224,11 @@ def test_denoising_score_matching_is_the_same_loss_before(schedule):
     for other in (ours, simple / schedule(t)[1] ** 2):
         assert torch.allclose(other, dsm, rtol=1e-9)
         for wanted, got in zip(
-            *(torch.autograd.grad(c.mean(), net.parameters(), retain_graph=True) for c in (dsm, other)), strict=True
+            *(
+                torch.autograd.grad(c.mean(), net.parameters(), retain_graph=True)
+                for c in (dsm, other)
+            ),
+            strict=True,
         ):
             assert torch.allclose(got, wanted, rtol=1e-9)
 
@@ -227,7 +254,10 @@ def test_denoising_score_matching_is_score_matching():
         s = -theta * x_t**3
         explicit = explicit + (both * (s - true) ** 2).sum() / 2
         denoising = denoising + (both * (s + grid_eps / sigma) ** 2).sum() / 2
-    (a,), (b,) = torch.autograd.grad(explicit, theta, retain_graph=True), torch.autograd.grad(denoising, theta)
+    (a,), (b,) = (
+        torch.autograd.grad(explicit, theta, retain_graph=True),
+        torch.autograd.grad(denoising, theta),
+    )
     assert torch.allclose(a, b, rtol=1e-8) and abs(a) > 0.01 and denoising > explicit + 0.01
 
 
@@ -240,7 +270,9 @@ def test_likelihood_weight_is_the_divergence_of_the_models(schedule, predict):
     """
     loss, low, high = Loss(predict, "likelihood"), *ends(schedule)
     nodes, weights = (torch.tensor(a) for a in scipy.special.roots_legendre(200))
-    u = (low.log() + (high / low).log() * (nodes + 1) / 2).exp()  # even in log t: the integrand is steep at the data
+    u = (
+        low.log() + (high / low).log() * (nodes + 1) / 2
+    ).exp()  # even in log t: the integrand is steep at the data
     alpha, sigma = schedule(u)
     slope = lambda s: alpha * s**2 / (alpha**2 * s**2 + sigma**2)  # of x0_hat in x_t
     c_out = loss.coefficients(schedule, u)[1]
@@ -261,7 +293,9 @@ def test_edm_weight_is_the_papers_whatever_is_predicted(predict):
     """An error of x_0 costs (sigma^2 + std^2) / (sigma std)^2 with the paper's sigma, which is 1 on EDM's own output."""
     alpha, sigma, x_t = noisy(VP())
     c_skip, c_out, _ = (expand(c, x_0) for c in Loss(predict).coefficients(VP(), t))
-    loss = Denoiser(Oracle((x_0 + 0.1 - c_skip * x_t) / c_out), VP(), Loss(predict, "edm")).loss(x_0, t, eps)
+    loss = Denoiser(Oracle((x_0 + 0.1 - c_skip * x_t) / c_out), VP(), Loss(predict, "edm")).loss(
+        x_0, t, eps
+    )
     ratio = (sigma / alpha).flatten()
     assert torch.allclose(loss, (ratio**2 + 0.25) / (0.5 * ratio) ** 2 * 0.01, rtol=1e-6)
     assert torch.allclose(Loss("edm", "edm").weigh(VP(), t), torch.ones_like(t))
@@ -273,14 +307,18 @@ U = torch.linspace(0.001, 0.999, 99, dtype=torch.float64)
 @pytest.mark.parametrize("schedule", [VP(), SubVP(), Cosine(), VE(), Linear()], ids=str)
 def test_training_times_are_scipys_quantiles(schedule):
     high, low = schedule.log_snr(ends(schedule)).tolist()
-    truncated = lambda mean, std, a, b: scipy.stats.truncnorm.ppf(U, (a - mean) / std, (b - mean) / std, mean, std)
+    truncated = lambda mean, std, a, b: scipy.stats.truncnorm.ppf(
+        U, (a - mean) / std, (b - mean) / std, mean, std
+    )
     logit = LogitNormal(0.4, 1.3).quantile(schedule, U).logit()
     a = math.log(schedule.t_min / (1 - schedule.t_min))
     assert torch.allclose(logit, torch.tensor(truncated(0.4, 1.3, a, math.inf)), atol=1e-6)
     log_sigma = -schedule.log_snr(LogNormal(-1.2, 1.2).quantile(schedule, U))
     assert torch.allclose(log_sigma, torch.tensor(truncated(-1.2, 1.2, -high, -low)), atol=1e-6)
     lam = schedule.log_snr(Importance().quantile(schedule, U))
-    assert torch.allclose(lam, torch.tensor(scipy.stats.uniform.ppf(1 - U, low, high - low)), atol=1e-6)
+    assert torch.allclose(
+        lam, torch.tensor(scipy.stats.uniform.ppf(1 - U, low, high - low)), atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("times", [LogitNormal(), LogNormal(), Importance()], ids=str)
@@ -290,7 +328,9 @@ def test_training_times_stay_within_the_law(schedule, times):
         with pytest.raises(ValueError, match="continuous"):
             times.quantile(schedule, U)
         return
-    u = torch.tensor([0.0, 1e-7, 0.3, 0.5, 0.9, 1 - 6e-8, 1.0])  # stratified float32 numbers may round to 1
+    u = torch.tensor(
+        [0.0, 1e-7, 0.3, 0.5, 0.9, 1 - 6e-8, 1.0]
+    )  # stratified float32 numbers may round to 1
     drawn = Denoiser(nn.Identity(), schedule, Loss(times=times)).times(u)
     assert drawn.dtype == torch.float32 and (drawn.diff() >= 0).all()
     assert drawn[0] >= schedule.t_min - 1e-6 and drawn[-1] <= 1
@@ -311,9 +351,15 @@ def test_importance_is_the_density_of_the_likelihood_weight(schedule):
     means = []
     for times in (Loss().times, Importance()):
         at = times.quantile(schedule, u)
-        means.append((Loss("eps", "likelihood", times).weigh(schedule, at) * sigma_profile(schedule, at)).mean())
+        means.append(
+            (
+                Loss("eps", "likelihood", times).weigh(schedule, at) * sigma_profile(schedule, at)
+            ).mean()
+        )
     assert torch.allclose(*means, rtol=1e-3)
-    weights = Loss("eps", "likelihood", Importance()).weigh(schedule, drawn)  # the constant times L_simple
+    weights = Loss("eps", "likelihood", Importance()).weigh(
+        schedule, drawn
+    )  # the constant times L_simple
     assert torch.allclose(weights, weights.mean(), rtol=1e-9)
 
 
@@ -338,18 +384,27 @@ class Marked(nn.Module):
 @pytest.mark.parametrize("predict", ["eps", "v"])
 def test_masked_loss_is_the_loss_of_the_real_constituents(predict):
     """Clouds of 1, 3 and 5 constituents, padded to 7: each loss is the cloud's own, whatever lies in the padding."""
-    cloud, noise = torch.randn(4, 7, 3, dtype=torch.float64), torch.randn(4, 7, 3, dtype=torch.float64)
+    cloud, noise = (
+        torch.randn(4, 7, 3, dtype=torch.float64),
+        torch.randn(4, 7, 3, dtype=torch.float64),
+    )
     lengths, label = torch.tensor([1, 3, 5, 0]), torch.arange(4)
     mask = torch.arange(7) < lengths[:, None]
     denoiser = Denoiser(Marked(), VP(), Loss(predict, "min_snr"))
     times = t[:4]
     losses = denoiser.loss(cloud, times, noise, mask, label=label)
-    assert (denoiser.net.x[~mask] == 0).all() and torch.equal(denoiser.net.mask, mask) and denoiser.net.label is label
+    assert (
+        (denoiser.net.x[~mask] == 0).all()
+        and torch.equal(denoiser.net.mask, mask)
+        and denoiser.net.label is label
+    )
     garbage = cloud.masked_fill(~mask[..., None], 1e30)
     assert torch.equal(denoiser.loss(garbage, times, noise, mask, label=label), losses)
     for i, n in enumerate(lengths[:3]):
         rows = slice(i, i + 1), slice(0, int(n))
         alone = denoiser.loss(cloud[rows], times[i : i + 1], noise[rows], mask[rows], label=label)
-        plain = denoiser.loss(cloud[rows], times[i : i + 1], noise[rows], torch.ones(1, int(n)), label=label)
+        plain = denoiser.loss(
+            cloud[rows], times[i : i + 1], noise[rows], torch.ones(1, int(n)), label=label
+        )
         assert torch.allclose(alone, losses[i]) and torch.equal(alone, plain)
     assert losses[3] == 0

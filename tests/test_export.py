@@ -60,8 +60,12 @@ def test_diffusers_draws_what_we_draw(kind, request, tmp_path):
     told = {"prompts": PROMPTS} if model.text else {"labels": LABELS}
     for solver in STOCK:
         with_scheduler(pipe, solver)
-        given = dict(solver=solver.__name__, eta=None, steps=20, guidance=2.0, batch_size=4, grid="uniform")
-        ours = generate(model, Overrides(**given).over(model.settings), SEEDS, Condition(**told)).numpy()
+        given = dict(
+            solver=solver.__name__, eta=None, steps=20, guidance=2.0, batch_size=4, grid="uniform"
+        )
+        ours = generate(
+            model, Overrides(**given).over(model.settings), SEEDS, Condition(**told)
+        ).numpy()
         theirs = pictures(pipe, model, 20, guidance=2.0, **told)
         assert ours.std() > 10 and np.abs(theirs - ours).max() <= 1
         others = pictures(pipe, model, 20, guidance=1.0, **told)
@@ -80,7 +84,12 @@ def test_a_model_of_nothing_is_a_stock_pipeline(kind, stage1, tmp_path):
     x = randn_tensor((4, *model.space.shape), generator=torch.Generator().manual_seed(5))
     for solver in STOCK if kind == "latent" else [DDIM]:  # DDIMPipeline has no scheduler but DDIM
         with_scheduler(pipe, solver)
-        asked = dict(batch_size=4, num_inference_steps=20, output_type="np", generator=torch.Generator().manual_seed(5))
+        asked = dict(
+            batch_size=4,
+            num_inference_steps=20,
+            output_type="np",
+            generator=torch.Generator().manual_seed(5),
+        )
         theirs = grey(pipe(**asked).images)
         with torch.inference_mode():
             ours = model.space.finish(draw(model, solver(), x), {}).numpy()
@@ -90,7 +99,9 @@ def test_a_model_of_nothing_is_a_stock_pipeline(kind, stage1, tmp_path):
 def draw(model, solver, noise, steps=20):
     schedule = model.denoiser.schedule
     times = schedule.grid(steps, "uniform")
-    return sample(solver.bind(schedule, times), model.denoiser, start(schedule, times[0], noise), times, None)
+    return sample(
+        solver.bind(schedule, times), model.denoiser, start(schedule, times[0], noise), times, None
+    )
 
 
 def test_the_whitened_autoencoder_goes_both_ways(latent_run):
@@ -101,15 +112,29 @@ def test_the_whitened_autoencoder_goes_both_ways(latent_run):
     shift, scale = space.mean[:, None, None], space.std[:, None, None]
     assert torch.allclose(after.mean, (before.mean - shift) / scale, atol=1e-5)
     assert torch.allclose(after.std, before.std / scale, rtol=1e-4)
-    assert torch.allclose(net.decode(after.mean).sample, space.autoencoder.net.decode(before.mean).sample, atol=1e-5)
+    assert torch.allclose(
+        net.decode(after.mean).sample, space.autoencoder.net.decode(before.mean).sample, atol=1e-5
+    )
 
 
 def test_the_command_and_what_it_refuses(pixel_run, tmp_path):
-    command = [sys.executable, "-m", "ldm.export", "--checkpoint", str(pixel_run), "--output", str(tmp_path / "out")]
+    command = [
+        sys.executable,
+        "-m",
+        "ldm.export",
+        "--checkpoint",
+        str(pixel_run),
+        "--output",
+        str(tmp_path / "out"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0 and "exported to" in done.stdout, done.stderr
     again = subprocess.run(command, capture_output=True, text=True, timeout=200)
-    assert again.returncode == 2 and "is there already" in again.stderr and "Traceback" not in again.stderr
+    assert (
+        again.returncode == 2
+        and "is there already" in again.stderr
+        and "Traceback" not in again.stderr
+    )
     pipe = DiffusionPipeline.from_pretrained(tmp_path / "out", trust_remote_code=True)
     assert [image.size for image in pipe(labels=[3, 7], steps=2).images] == [(8, 8)] * 2
     with pytest.raises(ValueError, match="labels must be 0"):
@@ -152,18 +177,35 @@ LAWS = {
     "cosine zero": Discrete("cosine", zero_snr=True),
     "of 100": Discrete(steps=100, beta_start=1e-3, beta_end=0.2, zero_snr=True),
 }
-CASES = [(law, predict) for law in LAWS for predict in ("eps", "v", "x0") if predict != "eps" or LAWS[law](torch.ones(()))[0] > 0]
+CASES = [
+    (law, predict)
+    for law in LAWS
+    for predict in ("eps", "v", "x0")
+    if predict != "eps" or LAWS[law](torch.ones(()))[0] > 0
+]
 FAST = [("VP", "eps"), ("zero", "v"), ("cosine zero", "x0")]
 OURS = {"DDIM": DDIM(), "EulerDiscrete": DDIM(), "DPMSolverMultistep": DPMpp2M()}
 
 
-@pytest.mark.parametrize("law, predict", [pytest.param(*c, marks=[] if c in FAST else pytest.mark.slow) for c in CASES])
+@pytest.mark.parametrize(
+    "law, predict", [pytest.param(*c, marks=[] if c in FAST else pytest.mark.slow) for c in CASES]
+)
 def test_every_scheduler_that_the_card_names(law, predict):
     """On an exact network: mean and spread of the data, and our own solver's samples where it is one of ours."""
     schedule, shape = LAWS[law], (1, 32, 32)
     net = Exact(schedule, predict)
-    model = Model(Denoiser(net, schedule, Loss(predict)), PixelSpace(shape), ("a", "b"), SampleConfig())
-    about = {"classes": ["a", "b"], "shape": shape, "factor": 1, "picture": shape, "steps": 50, "guidance": 1.0, "prompts": []}
+    model = Model(
+        Denoiser(net, schedule, Loss(predict)), PixelSpace(shape), ("a", "b"), SampleConfig()
+    )
+    about = {
+        "classes": ["a", "b"],
+        "shape": shape,
+        "factor": 1,
+        "picture": shape,
+        "steps": 50,
+        "guidance": 1.0,
+        "prompts": [],
+    }
     pipe = LDMPipeline(net, scheduler(model), about=json.dumps(about | {"length": 0}))
     pipe.set_progress_bar_config(disable=True)
     text, names = card(model, "here", "ema", SimpleNamespace(name="there")), schedulers(model)
@@ -171,25 +213,47 @@ def test_every_scheduler_that_the_card_names(law, predict):
     noise = torch.randn(8, *shape, generator=torch.Generator().manual_seed(0))
     for name in names:
         pipe.scheduler = getattr(diffusers, f"{name}Scheduler").from_config(scheduler(model).config)
-        asked = {"latents": noise, "generator": torch.Generator().manual_seed(1), "num_inference_steps": 50, "output_type": "np"}
+        asked = {
+            "latents": noise,
+            "generator": torch.Generator().manual_seed(1),
+            "num_inference_steps": 50,
+            "output_type": "np",
+        }
         made = 2 * torch.from_numpy(pipe(**asked).images).permute(0, 3, 1, 2) - 1
         assert abs(made.mean() - 0.1) < 0.03 and abs(made.std() / 0.3 - 1) < 0.2, name
         if name in OURS:
             times, exact = schedule.grid(50, "uniform"), Gaussian(schedule, 0.1, 0.3)
-            ours = sample(OURS[name], exact, start(schedule, times[0], noise), times, None).clamp(-1, 1)
+            ours = sample(OURS[name], exact, start(schedule, times[0], noise), times, None).clamp(
+                -1, 1
+            )
             assert (ours - made).abs().mean() < 0.01, name
 
 
 def test_the_arguments_are_diffusers(pixel_run, tmp_path):
     """num_inference_steps, guidance_scale, generator, num_images_per_prompt; the older names; what the model has not."""
-    pipe = DiffusionPipeline.from_pretrained(export(str(pixel_run), str(tmp_path / "out")), trust_remote_code=True)
+    pipe = DiffusionPipeline.from_pretrained(
+        export(str(pixel_run), str(tmp_path / "out")), trust_remote_code=True
+    )
     pipe.set_progress_bar_config(disable=True)
     seeded = lambda *seeds: [torch.Generator().manual_seed(seed) for seed in seeds]
     few = {"num_inference_steps": 2, "output_type": "np"}
-    made = pipe(class_labels=[3, 7], num_images_per_prompt=2, guidance_scale=2.0, generator=seeded(5, 6, 7, 8), **few).images
-    old = pipe(labels=[3, 3, 7, 7], seeds=[5, 6, 7, 8], steps=2, guidance=2.0, output_type="np").images
+    made = pipe(
+        class_labels=[3, 7],
+        num_images_per_prompt=2,
+        guidance_scale=2.0,
+        generator=seeded(5, 6, 7, 8),
+        **few,
+    ).images
+    old = pipe(
+        labels=[3, 3, 7, 7], seeds=[5, 6, 7, 8], steps=2, guidance=2.0, output_type="np"
+    ).images
     assert made.shape == (4, 8, 8, 1) and np.array_equal(made, old)
-    assert np.abs(pipe(class_labels=7, guidance_scale=2.0, generator=seeded(7), **few).images - made[2]).max() < 1e-5
+    assert (
+        np.abs(
+            pipe(class_labels=7, guidance_scale=2.0, generator=seeded(7), **few).images - made[2]
+        ).max()
+        < 1e-5
+    )
     single = pipe(class_labels=[3, 7], generator=seeded(5)[0], return_dict=False, **few)[0]
     wanted = torch.randn(2, 1, 8, 8, generator=seeded(5)[0])
     assert np.array_equal(single, pipe(class_labels=[3, 7], latents=wanted, **few).images)
@@ -205,7 +269,10 @@ def test_the_arguments_are_diffusers(pixel_run, tmp_path):
         ({"num_images_per_prompt": 0}, "at least 1, got 0"),
         ({"generator": seeded(1, 2, 3), "labels": [1, 2]}, "3 generators for 2 pictures"),
         ({"generator": seeded(1), "seeds": [1]}, "give one of the two"),
-        ({"seeds": [1, 2, 3], "class_labels": [1, 2], "num_images_per_prompt": 2}, "4 pictures are asked for, and noise for 3"),
+        (
+            {"seeds": [1, 2, 3], "class_labels": [1, 2], "num_images_per_prompt": 2},
+            "4 pictures are asked for, and noise for 3",
+        ),
         ({"prompt": "a cat"}, "hears no captions"),
     ):
         with pytest.raises((ValueError, TypeError), match=message):

@@ -31,9 +31,18 @@ def wait_for(condition, seconds=120):
 
 def start(folder, *more, **environment):
     """train.py on the tiny pixel model, in the background; saves every 5 steps."""
-    command = [sys.executable, "train.py", "--config", str(TINY / "pixel.yaml"), *overrides("pixel", folder)[:2], *more]
+    command = [
+        sys.executable,
+        "train.py",
+        "--config",
+        str(TINY / "pixel.yaml"),
+        *overrides("pixel", folder)[:2],
+        *more,
+    ]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_SILENT": "true"} | environment
-    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def children(pid):
@@ -64,17 +73,30 @@ def test_a_killed_data_worker_stops_the_run_cleanly(tmp_path):
     os.kill(workers[0], signal.SIGKILL)
     _, said = run.communicate(timeout=120)
     lines = [line for line in said.splitlines() if line.startswith("error:")]
-    assert run.returncode == 2 and len(lines) == 1 and "a data worker died" in lines[0] and "Traceback" not in said, said
+    assert (
+        run.returncode == 2
+        and len(lines) == 1
+        and "a data worker died" in lines[0]
+        and "Traceback" not in said
+    ), said
     step = load(tmp_path / "tiny-pixel" / "last.ckpt")["global_step"]
     goal = f"trainer.max_steps={step + 10}"
-    done = script("train.py", "--config", TINY / "pixel.yaml", "--resume", *overrides("pixel", tmp_path, "trainer.save=5", goal))
+    done = script(
+        "train.py",
+        "--config",
+        TINY / "pixel.yaml",
+        "--resume",
+        *overrides("pixel", tmp_path, "trainer.save=5", goal),
+    )
     assert done.returncode == 0, done.stderr
     whole = train(run_config("pixel", tmp_path / "whole", "trainer.save=5", goal))
     found = load(tmp_path / "tiny-pixel" / "last.ckpt")
     assert largest_difference(found["state_dict"], load(whole / "last.ckpt")["state_dict"]) == 0
 
 
-def test_a_connection_that_is_reset_is_a_workers_only_where_there_are_workers(tmp_path, monkeypatch):
+def test_a_connection_that_is_reset_is_a_workers_only_where_there_are_workers(
+    tmp_path, monkeypatch
+):
     """What reaches us of a worker killed while it hands over a batch; without workers it is something else's."""
 
     def reset(self, *_):
@@ -94,15 +116,26 @@ def test_wandb_lost_in_the_middle_of_a_run(tmp_path):
 
     number = port()
     server = subprocess.Popen(
-        [sys.executable, str(ROOT / "tests" / "wandb_server.py"), str(number)], stdout=subprocess.PIPE, text=True
+        [sys.executable, str(ROOT / "tests" / "wandb_server.py"), str(number)],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     seen = []
     threading.Thread(target=lambda: seen.extend(server.stdout), daemon=True).start()
-    key = {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": f"http://127.0.0.1:{number}", "WANDB_FINISH_TIMEOUT": "5"}
+    key = {
+        "WANDB_API_KEY": "0" * 40,
+        "WANDB_BASE_URL": f"http://127.0.0.1:{number}",
+        "WANDB_FINISH_TIMEOUT": "5",
+    }
     more = ("logger.mode=online", "trainer.max_steps=60", "trainer.save=5")
     run = start(tmp_path, *more, **key)
     try:
-        wait_for(lambda: any("graphql" in line for line in seen) and (tmp_path / "tiny-pixel" / "previous.ckpt").exists())
+        wait_for(
+            lambda: (
+                any("graphql" in line for line in seen)
+                and (tmp_path / "tiny-pixel" / "previous.ckpt").exists()
+            )
+        )
     finally:
         server.kill()
     out, said = run.communicate(timeout=120)
@@ -120,7 +153,9 @@ def test_metrics_file_is_whole_at_any_moment(tmp_path, monkeypatch):
     table.log_metrics({"train/loss": 2.0}, 2)
     table.save()
     before = (folder / "metrics.csv").read_text()
-    monkeypatch.setattr(csv.DictWriter, "writerows", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(
+        csv.DictWriter, "writerows", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
     table.log_metrics({"val/loss": 3.0}, 3)
     with pytest.raises(KeyboardInterrupt):
         table.save()
@@ -133,7 +168,9 @@ def test_metrics_file_is_whole_at_any_moment(tmp_path, monkeypatch):
     assert [row["train/loss"] for row in rows] == ["1.0", "2.0"]
 
 
-@pytest.mark.parametrize("real, fake, word", [(9.0, -9.0, "it has won"), (0.0, 0.0, "chance"), (0.5, -0.5, None)])
+@pytest.mark.parametrize(
+    "real, fake, word", [(9.0, -9.0, "it has won"), (0.0, 0.0, "chance"), (0.5, -0.5, None)]
+)
 def test_saturated_discriminator_is_reported_once(tmp_path, monkeypatch, capsys, real, fake, word):
     """The hinge loss of a discriminator that has won is 0, of one that sees nothing 1; in between there is no alert."""
     from ldm.training import autoencoder
@@ -143,17 +180,31 @@ def test_saturated_discriminator_is_reported_once(tmp_path, monkeypatch, capsys,
     monkeypatch.setattr(autoencoder, "hinge_loss", fixed)
     monkeypatch.setattr(callbacks.DiscriminatorBalance.__init__, "__defaults__", (5,))
     gan = "discriminator={weight: 0.5, warmup: 5, channels: 8, layers: 1}"
-    folder = train(run_config("autoencoder", tmp_path, gan, "trainer.max_steps=16", "trainer.log=1"))
-    said = [line for line in capsys.readouterr().out.splitlines() if "discriminator saturated" in line]
+    folder = train(
+        run_config("autoencoder", tmp_path, gan, "trainer.max_steps=16", "trainer.log=1")
+    )
+    said = [
+        line for line in capsys.readouterr().out.splitlines() if "discriminator saturated" in line
+    ]
     assert len(said) == (word is not None) and all(word in line for line in said)
-    flags = [float(row["discriminator/saturated"]) for row in table_of(folder) if row.get("discriminator/saturated")]
+    flags = [
+        float(row["discriminator/saturated"])
+        for row in table_of(folder)
+        if row.get("discriminator/saturated")
+    ]
     assert max(flags) == (word is not None)
 
 
 def test_health_panel_names_all_that_it_should(pixel_run):
     with open(pixel_run / "metrics.csv") as file:
         names = set(next(csv.reader(file)))
-    wanted = {"train/grad_norm", "train/grad_norm_clipped", "speed/waiting_share", "speed/memory_gb", "speed/images_per_second"}
+    wanted = {
+        "train/grad_norm",
+        "train/grad_norm_clipped",
+        "speed/waiting_share",
+        "speed/memory_gb",
+        "speed/images_per_second",
+    }
     assert wanted | {f"loss_by_time/{i}" for i in range(8)} <= names
 
 

@@ -19,7 +19,18 @@ from ldm.metrics import features
 from ldm.networks import imported
 from ldm.scripts import evaluate, sample, train
 
-SAMPLE = ["--checkpoint", "RUN", "--output", "OUT", "--device", "cpu", "--count", "2", "--steps", "2"]
+SAMPLE = [
+    "--checkpoint",
+    "RUN",
+    "--output",
+    "OUT",
+    "--device",
+    "cpu",
+    "--count",
+    "2",
+    "--steps",
+    "2",
+]
 BAD_SAMPLE = {
     "count zero": ["--count", "0"],
     "count negative": ["--count", "-5"],
@@ -127,8 +138,27 @@ BAD_TASKS = {
     "factor 0": ["--task", "super-resolve", "--image", "PICTURE", "--degrade", "--factor", "0"],
     "factor -2": ["--task", "super-resolve", "--image", "PICTURE", "--degrade", "--factor", "-2"],
     "factor 3": ["--task", "super-resolve", "--image", "PICTURE", "--degrade", "--factor", "3"],
-    "factor huge": ["--task", "super-resolve", "--image", "PICTURE", "--degrade", "--factor", "999999999"],
-    "resamples 0": ["--task", "inpaint", "--image", "PICTURE", "--mask", "MASK", "--method", "repaint", "--resamples", "0"],
+    "factor huge": [
+        "--task",
+        "super-resolve",
+        "--image",
+        "PICTURE",
+        "--degrade",
+        "--factor",
+        "999999999",
+    ],
+    "resamples 0": [
+        "--task",
+        "inpaint",
+        "--image",
+        "PICTURE",
+        "--mask",
+        "MASK",
+        "--method",
+        "repaint",
+        "--resamples",
+        "0",
+    ],
     "resamples huge": [
         "--task",
         "inpaint",
@@ -146,10 +176,32 @@ BAD_TASKS = {
     "devices of a task": [*TASK, "--devices", "2"],
     "trajectory of a task": [*TASK, "--trajectory", "1"],
     "one to interpolate": ["--task", "interpolate", "--image", "PICTURE"],
-    "one frame": ["--task", "interpolate", "--image", "PICTURE", "--image", "PICTURE", "--count", "1"],
+    "one frame": [
+        "--task",
+        "interpolate",
+        "--image",
+        "PICTURE",
+        "--image",
+        "PICTURE",
+        "--count",
+        "1",
+    ],
     "full output of a task": [*TASK, "--noise-std", "0.3", "--output", "FULL"],
 }
-EVALUATE = ["--checkpoint", "RUN", "--output", "OUT", "--device", "cpu", "--count", "20", "--steps", "2", "--cache", "CACHE"]
+EVALUATE = [
+    "--checkpoint",
+    "RUN",
+    "--output",
+    "OUT",
+    "--device",
+    "cpu",
+    "--count",
+    "20",
+    "--steps",
+    "2",
+    "--cache",
+    "CACHE",
+]
 BAD_EVALUATE = {
     "count": ["--count", "0"],
     "count huge": ["--count", "999999999999"],
@@ -221,7 +273,10 @@ def refused(script, words, places, run, monkeypatch, capsys, output=True):
     assert end.value.code == 2 and time.monotonic() - begun < 30, out
     assert lines[-1].startswith("error: ") and "Traceback" not in out.err and len(lines[-1]) < 2200
     assert sum(line.startswith("error:") for line in lines) == 1 and "\x1b" not in out.err + out.out
-    assert sorted(places.rglob("*")) == before and (places / "FULL" / "there").read_text() == "precious"
+    assert (
+        sorted(places.rglob("*")) == before
+        and (places / "FULL" / "there").read_text() == "precious"
+    )
     return lines[-1]
 
 
@@ -247,10 +302,23 @@ def test_train(case, places, pixel_run, monkeypatch, capsys):
 
 @pytest.mark.parametrize("script", [pack, export], ids=["pack", "export"])
 @pytest.mark.parametrize(
-    "bad", [["--checkpoint", "TEXT"], ["--checkpoint", "/dev/zero"], ["--output", "TEXT"], ["--weights", "x"]]
+    "bad",
+    [
+        ["--checkpoint", "TEXT"],
+        ["--checkpoint", "/dev/zero"],
+        ["--output", "TEXT"],
+        ["--weights", "x"],
+    ],
 )
 def test_folders(script, bad, places, pixel_run, monkeypatch, capsys):
-    refused(script, ["--checkpoint", "RUN", "--output", "OUT", *bad], places, pixel_run, monkeypatch, capsys)
+    refused(
+        script,
+        ["--checkpoint", "RUN", "--output", "OUT", *bad],
+        places,
+        pixel_run,
+        monkeypatch,
+        capsys,
+    )
 
 
 def test_prompts_from_what_never_ends(places, text_run, monkeypatch, capsys):
@@ -258,7 +326,9 @@ def test_prompts_from_what_never_ends(places, text_run, monkeypatch, capsys):
         refused(sample, [*SAMPLE, "--prompt-file", file], places, text_run, monkeypatch, capsys)
     with open(places.parent / "large.txt", "w") as large:
         large.truncate(20_000_000)
-    line = refused(sample, [*SAMPLE, "--prompt-file", str(large.name)], places, text_run, monkeypatch, capsys)
+    line = refused(
+        sample, [*SAMPLE, "--prompt-file", str(large.name)], places, text_run, monkeypatch, capsys
+    )
     assert "at most 10 are read" in line
 
 
@@ -266,13 +336,25 @@ def test_the_way_between_two_pictures_is_whole(places, pixel_run, tmp_path, caps
     """All frames stand in the panel, called frames; the solver that ran is named."""
     import json
 
-    out = task(pixel_run, tmp_path / "o", "interpolate", image=[str(places / "PICTURE.png"), str(places / "MASK.png")], count=8)
+    out = task(
+        pixel_run,
+        tmp_path / "o",
+        "interpolate",
+        image=[str(places / "PICTURE.png"), str(places / "MASK.png")],
+        count=8,
+    )
     panel = grey(out / "panel.png")
     assert panel.shape[1] // panel.shape[0] >= 8
     lines = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
-    assert [line["frame"] for line in lines] == [*range(8)] and not any("seed" in line for line in lines)
+    assert [line["frame"] for line in lines] == [*range(8)] and not any(
+        "seed" in line for line in lines
+    )
     settings, said = json.loads((out / "settings.json").read_text()), capsys.readouterr().out
-    assert settings["solver"]["name"] == "dopri5" and "steps" not in settings and "seed" not in settings
+    assert (
+        settings["solver"]["name"] == "dopri5"
+        and "steps" not in settings
+        and "seed" not in settings
+    )
     assert "--steps: not heard" in said and "dopri5" in said and "DPMpp2MSDE" not in said
 
 
@@ -283,8 +365,14 @@ def kl_folder(folder, **changes):
 
     from diffusers import AutoencoderKL
 
-    sizes = dict(block_out_channels=(8,), down_block_types=("DownEncoderBlock2D",), up_block_types=("UpDecoderBlock2D",))
-    AutoencoderKL(in_channels=1, out_channels=1, norm_num_groups=4, latent_channels=2, **sizes).save_pretrained(folder)
+    sizes = dict(
+        block_out_channels=(8,),
+        down_block_types=("DownEncoderBlock2D",),
+        up_block_types=("UpDecoderBlock2D",),
+    )
+    AutoencoderKL(
+        in_channels=1, out_channels=1, norm_num_groups=4, latent_channels=2, **sizes
+    ).save_pretrained(folder)
     about = json.loads((folder / "config.json").read_text()) | changes
     (folder / "config.json").write_text(json.dumps(about))
     return folder
@@ -319,7 +407,9 @@ def test_a_diffusers_folder_that_claims_what_it_has_not(changes, tmp_path):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "null", "{", "3", "[" * 100_000, '{"a": ' * 5000, "x" * 2_000_000])
+@pytest.mark.parametrize(
+    "content", ["", "[]", "null", "{", "3", "[" * 100_000, '{"a": ' * 5000, "x" * 2_000_000]
+)
 def test_a_diffusers_config_that_is_none(content, tmp_path):
     folder = kl_folder(tmp_path / "vae")
     (folder / "config.json").write_text(content)
@@ -342,7 +432,15 @@ def test_a_diffusers_folder_of_no_numbers(tmp_path):
 
 @pytest.mark.parametrize(
     "facts",
-    [{"size": 10**6}, {"size": -8}, {"size": "x"}, {"classes": 3}, {"classes": []}, {"channels": 10**9}, {"more": 1}],
+    [
+        {"size": 10**6},
+        {"size": -8},
+        {"size": "x"},
+        {"classes": 3},
+        {"classes": []},
+        {"channels": 10**9},
+        {"more": 1},
+    ],
     ids=str,
 )
 def test_a_classifiers_file_that_claims_what_it_has_not(facts, tmp_path):

@@ -18,11 +18,21 @@ from ldm.training.run import train
 
 @pytest.fixture(scope="module")
 def states(pixel_run, latent_run, stage1, tmp_path_factory):
-    jets = train(run_config("jets", tmp_path_factory.mktemp("jets"), "trainer.max_steps=1", "sample.every=0"))
+    jets = train(
+        run_config("jets", tmp_path_factory.mktemp("jets"), "trainer.max_steps=1", "sample.every=0")
+    )
     runs = {"pixel": pixel_run, "latent": latent_run, "stage1": stage1, "jets": jets}
-    unused = ("optimizer_states", "loops", "callbacks", "lr_schedulers")  # by whoever samples: so the cases are fast
+    unused = (
+        "optimizer_states",
+        "loops",
+        "callbacks",
+        "lr_schedulers",
+    )  # by whoever samples: so the cases are fast
     loaded = {kind: load(run / "last.ckpt") for kind, run in runs.items()}
-    return {kind: {key: value for key, value in state.items() if key not in unused} for kind, state in loaded.items()}
+    return {
+        kind: {key: value for key, value in state.items() if key not in unused}
+        for kind, state in loaded.items()
+    }
 
 
 def put(*path, value):
@@ -32,7 +42,9 @@ def put(*path, value):
         inside = functools.reduce(lambda at, key: at[key], path[:-1], state)
         inside[path[-1]] = value(inside[path[-1]]) if callable(value) else value
 
-    change.__name__ = ".".join(map(str, path)) + "=" + ("made" if callable(value) else repr(value)[:40])
+    change.__name__ = (
+        ".".join(map(str, path)) + "=" + ("made" if callable(value) else repr(value)[:40])
+    )
     return change
 
 
@@ -48,7 +60,10 @@ def every(make):
     """All weights made another way, the averaged ones too."""
 
     def change(state):
-        held = [state["state_dict"], *([state["ldm"]["ema"]["weights"]] if state["ldm"]["ema"] else [])]
+        held = [
+            state["state_dict"],
+            *([state["ldm"]["ema"]["weights"]] if state["ldm"]["ema"] else []),
+        ]
         for weights in held:
             for key, value in weights.items():
                 if value.is_floating_point():
@@ -121,34 +136,82 @@ def scalars(w):
 
 
 WIDE = [8192, 8192]
-META = [("ldm", "version"), ("ldm", "stage"), ("ldm", "config"), ("ldm", "shape"), ("ldm", "classes"), ("ldm", "trained")]
+META = [
+    ("ldm", "version"),
+    ("ldm", "stage"),
+    ("ldm", "config"),
+    ("ldm", "shape"),
+    ("ldm", "classes"),
+    ("ldm", "trained"),
+]
 META += [("ldm",), ("state_dict",), ("global_step",), ("ldm", "config", "name")]
 OTHERS = [None, "x", -1, 2.5, [], {}, float("nan"), 10**30, True]
 CHANGES = [drop(*path) for path in META]
-CHANGES += [put(*path, value=value) for path in META[:3] for value in OTHERS if (path, value) != (META[0], True)]
-CHANGES += [put("ldm", "shape", value=v) for v in (["1", "8", "8"], [1, 8], [-1, 8, 8], [1, 8, 8, 8], [0, 8, 8], [1.0, 8, 8])]
-CHANGES += [put("ldm", "shape", value=v) for v in ([1, 10**9, 10**9], [1, 4096, 4096], [2, 8, 8], [None] * 3, [10**9, 8, 8])]
-CHANGES += [put("ldm", "classes", value=v) for v in ([1, 2], [None] * 10, ["a"] * 10, ["a", "b"], [["a"]] * 10, ["x"] * 10**6)]
+CHANGES += [
+    put(*path, value=value)
+    for path in META[:3]
+    for value in OTHERS
+    if (path, value) != (META[0], True)
+]
+CHANGES += [
+    put("ldm", "shape", value=v)
+    for v in (["1", "8", "8"], [1, 8], [-1, 8, 8], [1, 8, 8, 8], [0, 8, 8], [1.0, 8, 8])
+]
+CHANGES += [
+    put("ldm", "shape", value=v)
+    for v in ([1, 10**9, 10**9], [1, 4096, 4096], [2, 8, 8], [None] * 3, [10**9, 8, 8])
+]
+CHANGES += [
+    put("ldm", "classes", value=v)
+    for v in ([1, 2], [None] * 10, ["a"] * 10, ["a", "b"], [["a"]] * 10, ["x"] * 10**6)
+]
 CHANGES += [put("ldm", "ema", value=v) for v in ([1], {"weights": 1}, {"decay": 0.9})]
-CHANGES += [put("ldm", "autoencoder", value=v) for v in ({"config": {}}, {"config": 1, "hash": 2}, [1])]
+CHANGES += [
+    put("ldm", "autoencoder", value=v) for v in ({"config": {}}, {"config": 1, "hash": 2}, [1])
+]
 CHANGES += [put("global_step", value=v) for v in (-1, "8", None, 2.5, torch.tensor(8))]
-CHANGES += [put("ldm", "config", "network", "channels", value=v) for v in (WIDE, [8], ["8", "x"], [0, 0], [], [8] * 60, None)]
-CHANGES += [put("ldm", "config", "network", "layers", value=v) for v in (10**6, 0, -1, "many", None, 2)]
-CHANGES += [put("ldm", "config", "network", "name", value=v) for v in ("os.system", "SetTransformer", "", None, 3)]
+CHANGES += [
+    put("ldm", "config", "network", "channels", value=v)
+    for v in (WIDE, [8], ["8", "x"], [0, 0], [], [8] * 60, None)
+]
+CHANGES += [
+    put("ldm", "config", "network", "layers", value=v) for v in (10**6, 0, -1, "many", None, 2)
+]
+CHANGES += [
+    put("ldm", "config", "network", "name", value=v)
+    for v in ("os.system", "SetTransformer", "", None, 3)
+]
 CHANGES += [
     put("ldm", "config", "schedule", value=v)
     for v in ("Nope", {"name": "VP", "beta_min": "x"}, 3, {"name": "Discrete", "steps": 10**10})
 ]
 CHANGES += [put("ldm", "config", "sample", "steps", value=v) for v in (0, 10**12, "x")]
 CHANGES += [put("ldm", "config", "sample", "batch_size", value=v) for v in (0, 10**12)]
-CHANGES += [put("ldm", "config", "sample", "guidance", value=v) for v in (float("nan"), float("inf"), "x")]
-CHANGES += [put("ldm", "config", "condition", value=v) for v in ("text", "both", 3)]
-CHANGES += [put("ldm", "config", "name", value=v) for v in ("../../up", "/etc", "", "\x1b[2J", ["a"], "a\0b")]
 CHANGES += [
-    put("ldm", "config", "data", value=v) for v in ("Nope", [], 7, {"name": "ImageFolder", "size": "x"}, {"name": "JetNet"})
+    put("ldm", "config", "sample", "guidance", value=v) for v in (float("nan"), float("inf"), "x")
+]
+CHANGES += [put("ldm", "config", "condition", value=v) for v in ("text", "both", 3)]
+CHANGES += [
+    put("ldm", "config", "name", value=v)
+    for v in ("../../up", "/etc", "", "\x1b[2J", ["a"], "a\0b")
+]
+CHANGES += [
+    put("ldm", "config", "data", value=v)
+    for v in ("Nope", [], 7, {"name": "ImageFolder", "size": "x"}, {"name": "JetNet"})
 ]
 CHANGES += [put("ldm", "config", "typo", value=1), cyclic, billion_laughs, deep]
-MAKE = (sparse, meta, not_numbers, endless, one_number, imaginary, whole_numbers, text, lists, scalars)
+MAKE = (
+    sparse,
+    meta,
+    not_numbers,
+    endless,
+    one_number,
+    imaginary,
+    whole_numbers,
+    text,
+    lists,
+    scalars,
+)
 CHANGES += [every(make) for make in MAKE]
 
 
@@ -198,14 +261,23 @@ SPECIAL = [
 ]
 
 
-@pytest.mark.parametrize("kind, change", SPECIAL, ids=lambda v: v if isinstance(v, str) else v.__name__)
+@pytest.mark.parametrize(
+    "kind, change", SPECIAL, ids=lambda v: v if isinstance(v, str) else v.__name__
+)
 def test_changed_latents_and_jets_are_one_line(kind, change, states, tmp_path):
-    state = {**states[kind], "ldm": copy.deepcopy(states[kind]["ldm"]), "state_dict": dict(states[kind]["state_dict"])}
+    state = {
+        **states[kind],
+        "ldm": copy.deepcopy(states[kind]["ldm"]),
+        "state_dict": dict(states[kind]["state_dict"]),
+    }
     change(state)
     refused(restore, write(state, tmp_path / "last.ckpt"))
 
 
-@pytest.mark.parametrize("change", [c for c in CHANGES if "network" in c.__name__ or "shape" in c.__name__ or c in CHANGES[-12:]])
+@pytest.mark.parametrize(
+    "change",
+    [c for c in CHANGES if "network" in c.__name__ or "shape" in c.__name__ or c in CHANGES[-12:]],
+)
 def test_a_changed_stage_1_is_one_line(change, states, tmp_path):
     state = states["stage1"]
     state = {**state, "ldm": copy.deepcopy(state["ldm"]), "state_dict": dict(state["state_dict"])}
@@ -231,8 +303,12 @@ def rezip(source, target, compression=zipfile.ZIP_STORED, more=(), change=lambda
 def test_compressed_records_are_refused(states, tmp_path):
     """1 MB of a file that would be 1 GB of memory."""
     path = write(states["pixel"], tmp_path / "a.ckpt")
-    assert "compressed" in refused(checkpoint.read, rezip(path, tmp_path / "b.ckpt", zipfile.ZIP_DEFLATED))
-    assert "compressed" in refused(checkpoint.read, rezip(path, tmp_path / "c.ckpt", zipfile.ZIP_LZMA))
+    assert "compressed" in refused(
+        checkpoint.read, rezip(path, tmp_path / "b.ckpt", zipfile.ZIP_DEFLATED)
+    )
+    assert "compressed" in refused(
+        checkpoint.read, rezip(path, tmp_path / "c.ckpt", zipfile.ZIP_LZMA)
+    )
 
 
 def bomb(code, tmp_path):
@@ -251,7 +327,14 @@ class Call:
 
 @pytest.mark.parametrize(
     "what",
-    [Call(bytearray, 10**12), Call(torch.Tensor, 10**7), Call(print, "x"), Call(eval, "1"), Call(set, "x"), Call(complex, 1)],
+    [
+        Call(bytearray, 10**12),
+        Call(torch.Tensor, 10**7),
+        Call(print, "x"),
+        Call(eval, "1"),
+        Call(set, "x"),
+        Call(complex, 1),
+    ],
     ids=lambda call: call.how[0].__name__,
 )
 def test_a_pickle_that_calls_anything_is_not_opened(what, tmp_path, capsys):
@@ -259,7 +342,9 @@ def test_a_pickle_that_calls_anything_is_not_opened(what, tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("code", [b"", b"\x80\x02", b"garbage", b"\x80\x02}", b"\x80\x02X\xff\xff\xff\x7fabc.", b"."])
+@pytest.mark.parametrize(
+    "code", [b"", b"\x80\x02", b"garbage", b"\x80\x02}", b"\x80\x02X\xff\xff\xff\x7fabc.", b"."]
+)
 def test_a_pickle_that_is_cut_is_one_line(code, tmp_path):
     refused(checkpoint.read, bomb(code, tmp_path))
 
@@ -280,15 +365,28 @@ def test_weights_that_share_their_numbers_claim_no_more_than_the_file(states, tm
 
 @pytest.mark.parametrize("keep", [["global_step"], ["global_step", "ldm", "state_dict"]])
 def test_newest_whole_survives_steps_that_are_no_numbers(keep, states, tmp_path):
-    write({key: states["pixel"][key] for key in keep} | {"global_step": "soon"}, tmp_path / "last.ckpt")
+    write(
+        {key: states["pixel"][key] for key in keep} | {"global_step": "soon"},
+        tmp_path / "last.ckpt",
+    )
     write(states["pixel"], tmp_path / "best.ckpt")
     path, _, complaints = checkpoint.newest_whole(tmp_path)
     assert path.name == "best.ckpt" and len(complaints) == 1
 
 
-RESUMED = [drop("loops"), drop("optimizer_states"), drop("callbacks"), drop("lr_schedulers"), drop("epoch")]
-RESUMED += [put("loops", value=v) for v in ([], {}, {"fit_loop": 3})] + [put("optimizer_states", value=3)]
-RESUMED += [put("ldm", "slots", value=v) for v in (0, -1, "x", None)] + [put("ldm", "images_seen", value="many")]
+RESUMED = [
+    drop("loops"),
+    drop("optimizer_states"),
+    drop("callbacks"),
+    drop("lr_schedulers"),
+    drop("epoch"),
+]
+RESUMED += [put("loops", value=v) for v in ([], {}, {"fit_loop": 3})] + [
+    put("optimizer_states", value=3)
+]
+RESUMED += [put("ldm", "slots", value=v) for v in (0, -1, "x", None)] + [
+    put("ldm", "images_seen", value="many")
+]
 RESUMED += [put("ldm", "ema", value=v) for v in ({"decay": 0.9}, {"weights": 3, "decay": 0.9})]
 
 
@@ -298,7 +396,13 @@ def test_a_checkpoint_that_cannot_be_gone_on_with_is_one_line(change, pixel_run,
     change(state)
     (tmp_path / "tiny-pixel").mkdir()
     write(state, tmp_path / "tiny-pixel" / "last.ckpt")
-    refused(functools.partial(train, run_config("pixel", tmp_path, "trainer.max_steps=16", "sample.every=0"), resume=True))
+    refused(
+        functools.partial(
+            train,
+            run_config("pixel", tmp_path, "trainer.max_steps=16", "sample.every=0"),
+            resume=True,
+        )
+    )
 
 
 # -- what a checkpoint may make us do ---------------------------------------------------------------------------------------
@@ -318,12 +422,33 @@ def test_no_data_of_a_checkpoint_is_downloaded_or_made(states, tmp_path, monkeyp
     for kind, name in (("pixel", "MNIST"), ("pixel", "CIFAR10"), ("jets", "JetNet")):
         state = {**states[kind], "ldm": copy.deepcopy(states[kind]["ldm"])}
         old = state["ldm"]["config"]["data"]
-        state["ldm"]["config"]["data"] = {"name": name, "root": "made/by/stranger", "download": True, "workers": 10**6}
+        state["ldm"]["config"]["data"] = {
+            "name": name,
+            "root": "made/by/stranger",
+            "download": True,
+            "workers": 10**6,
+        }
         if name == "CIFAR10":
             state["ldm"]["shape"] = [3, 32, 32]
         path = write(state, tmp_path / "last.ckpt")
-        flags = dict(path=str(path), count=10, features="digits", split=None, seed=0, weights="ema", device="cpu", data_root=None)
-        flags |= dict(output=str(tmp_path / "out"), cache=str(tmp_path / "cache"), solver=None, eta=None, steps=2, batch_size=4)
+        flags = dict(
+            path=str(path),
+            count=10,
+            features="digits",
+            split=None,
+            seed=0,
+            weights="ema",
+            device="cpu",
+            data_root=None,
+        )
+        flags |= dict(
+            output=str(tmp_path / "out"),
+            cache=str(tmp_path / "cache"),
+            solver=None,
+            eta=None,
+            steps=2,
+            batch_size=4,
+        )
         assert "data.root" in refused(functools.partial(evaluation.run, **flags)), old
         assert {p.name for p in tmp_path.iterdir()} <= {"last.ckpt", "out", "cache"}
     assert jet_evaluation.recorded_data is recorded_data
@@ -338,6 +463,9 @@ def test_no_text_encoder_that_a_checkpoint_names_is_fetched(states, tmp_path, mo
 
     monkeypatch.setattr(socket.socket, "connect", connected)
     state = {**states["pixel"], "ldm": copy.deepcopy(states["pixel"]["ldm"])}
-    state["ldm"]["config"] |= {"condition": "text", "text": {"name": "CLIPText", "model": "stranger/clip", "length": 12}}
+    state["ldm"]["config"] |= {
+        "condition": "text",
+        "text": {"name": "CLIPText", "model": "stranger/clip", "length": 12},
+    }
     line = refused(restore, write(state, tmp_path / "last.ckpt"))
     assert "nothing that a checkpoint names is downloaded" in line

@@ -16,7 +16,9 @@ from ldm.errors import Refusal, guard
 from ldm.pictures.folders import ImageFolder
 from ldm.scripts import train
 
-LAUGHS = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 8)}]\n" for a, b in pairwise("abcdefghi"))
+LAUGHS = "a: &a [x, x]\n" + "".join(
+    f"{b}: &{b} [{', '.join([f'*{a}'] * 8)}]\n" for a, b in pairwise("abcdefghi")
+)
 FILES = {
     "empty": "",
     "a list": "- 1\n- 2\n",
@@ -57,15 +59,38 @@ FILES = {
 VALUES = {
     "seed": ["-1", "x", "1.5", "null", "[1]", "true", "1e400", "9" * 400],
     "output": ["[]", "{}", '"a\\0b"', "/dev/null/x"],
-    "data": ["Nope", "3", "[]", "null", "{name: 3}", "{nam: Digits}", "{name: ImageFolder, root: /dev/zero}"],
+    "data": [
+        "Nope",
+        "3",
+        "[]",
+        "null",
+        "{name: 3}",
+        "{nam: Digits}",
+        "{name: ImageFolder, root: /dev/zero}",
+    ],
     "data.batch_size": ["0", "-1", "x", "1.5", "null", "[]", "nan"],
     "data.workers": ["-1", "x", "null"],
     "network": ["Nope", "3", "null", "{name: os.system}", "SetTransformer"],
-    "network.channels": ["[]", "[0]", "[-8]", "[x]", "3", "null", "[7]", "[8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8]"],
+    "network.channels": [
+        "[]",
+        "[0]",
+        "[-8]",
+        "[x]",
+        "3",
+        "null",
+        "[7]",
+        "[8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8]",
+    ],
     "network.layers": ["0", "-1", "x", "1000000", "1.5"],
     "network.attention": ["[3]", "[-9]", "x", "[1000000]"],
     "network.dropout": ["1", "-0.1", "nan", "x"],
-    "schedule": ["Nope", "3", "[]", "{name: Discrete, steps: 0}", "{name: Discrete, steps: 99999999999}"],
+    "schedule": [
+        "Nope",
+        "3",
+        "[]",
+        "{name: Discrete, steps: 0}",
+        "{name: Discrete, steps: 99999999999}",
+    ],
     "loss.predict": ["noise", "3", "null", "[]"],
     "optim.lr": ["0", "-1", "nan", "inf", "x", "null", "[]"],
     "optim.ema": ["1", "-0.5", "nan", "x"],
@@ -84,7 +109,12 @@ VALUES = {
     "logger.kind": ["wandbb", "3", "null"],
     "logger.mode": ["onlin", "3"],
     "condition": ["maybe", "text", "3"],
-    "space": ["Nope", "Latents", "{name: Latents, autoencoder: /dev/zero}", "{name: Latents, autoencoder: nowhere}"],
+    "space": [
+        "Nope",
+        "Latents",
+        "{name: Latents, autoencoder: /dev/zero}",
+        "{name: Latents, autoencoder: nowhere}",
+    ],
     "typo": ["1"],
     "data.typo": ["1"],
     "": ["1"],
@@ -104,7 +134,9 @@ def refused(words, folder, monkeypatch, capsys):
     out = capsys.readouterr()
     lines = [line for line in out.err.splitlines() if line.strip()]
     assert end.value.code == 2 and time.monotonic() - begun < 20, out
-    assert lines[-1].startswith("error: ") and "Traceback" not in out.err and len(lines[-1]) < 2200, out.err[-3000:]
+    assert (
+        lines[-1].startswith("error: ") and "Traceback" not in out.err and len(lines[-1]) < 2200
+    ), out.err[-3000:]
     assert "\x1b" not in out.err and sorted(folder.rglob("*")) == before
 
 
@@ -121,7 +153,14 @@ def test_a_config_file(case, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("key, value", PAIRS)
 def test_an_override(key, value, tmp_path, monkeypatch, capsys):
     output = [] if key == "output" else ["output=out"]
-    words = ["--config", str(TINY / "pixel.yaml"), "--dry-run", *output, "logger.mode=disabled", "trainer.accelerator=cpu"]
+    words = [
+        "--config",
+        str(TINY / "pixel.yaml"),
+        "--dry-run",
+        *output,
+        "logger.mode=disabled",
+        "trainer.accelerator=cpu",
+    ]
     refused([*words, f"{key}={value}"], tmp_path, monkeypatch, capsys)
 
 
@@ -166,7 +205,14 @@ PICTURES = {
     "psd": b"8BPS\x00\x01" + b"\xff" * 40,
     "ico": b"\x00\x00\x01\x00\xff\xff" + b"\xff" * 40,
 }
-SUFFIX = {"gif": ".gif", "bmp": ".bmp", "tiff": ".tif", "tiff of many": ".tif", "webp": ".webp", "jpeg": ".jpg"}
+SUFFIX = {
+    "gif": ".gif",
+    "bmp": ".bmp",
+    "tiff": ".tif",
+    "tiff of many": ".tif",
+    "webp": ".webp",
+    "jpeg": ".jpg",
+}
 
 
 @pytest.mark.parametrize("case", PICTURES)
@@ -177,7 +223,9 @@ def test_a_picture_among_others_is_left_out(case, tmp_path):
     (tmp_path / f"00a{SUFFIX.get(case, '.png')}").write_bytes(PICTURES[case])
     images = ImageFolder(root=str(tmp_path), size=8, holdout=100, channels=3).load()
     batch = images.train.__getitems__(list(range(len(images.train))))
-    assert batch["image"].shape[1:] == (3, 8, 8) and np.isfinite(batch["image"].float().numpy()).all()
+    assert (
+        batch["image"].shape[1:] == (3, 8, 8) and np.isfinite(batch["image"].float().numpy()).all()
+    )
     assert len(batch["image"]) >= 10
 
 
@@ -191,7 +239,17 @@ def test_a_picture_alone_is_one_line(case, tmp_path):
         raise Refusal("read")
 
 
-LINES = ["{", "[]", "3", "null", '{"file_name": 3}', '{"file_name": null}', '{"text": "x"}', "[" * 50_000, "\xff"]
+LINES = [
+    "{",
+    "[]",
+    "3",
+    "null",
+    '{"file_name": 3}',
+    '{"file_name": null}',
+    '{"text": "x"}',
+    "[" * 50_000,
+    "\xff",
+]
 LINES += ['{"file_name": "/etc/passwd", "text": "x"}', '{"file_name": "../../x"}', "x" * 5_000_000]
 
 
@@ -199,7 +257,9 @@ LINES += ['{"file_name": "/etc/passwd", "text": "x"}', '{"file_name": "../../x"}
 def test_metadata_that_is_none(line, tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     Image.new("RGB", (8, 8)).save(tmp_path / "b.png")
-    (tmp_path / "metadata.jsonl").write_text(line + "\n", encoding="latin-1" if line == "\xff" else "utf-8")
+    (tmp_path / "metadata.jsonl").write_text(
+        line + "\n", encoding="latin-1" if line == "\xff" else "utf-8"
+    )
     begun = time.monotonic()
     try:
         ImageFolder(root=str(tmp_path), size=8).load()

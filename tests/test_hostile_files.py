@@ -46,11 +46,20 @@ def one_chunk_written(file, key):
 
 
 def zeros_well_packed(file, key):
-    file.create_dataset(key, data=np.zeros((300_000, 30, 4), np.float32), compression="gzip", compression_opts=9)
+    file.create_dataset(
+        key, data=np.zeros((300_000, 30, 4), np.float32), compression="gzip", compression_opts=9
+    )
 
 
 def one_huge_block(file, key):
-    file.create_dataset(key, (4, 30, 4), np.float32, chunks=(1_000_000, 30, 4), maxshape=(None, 30, 4), compression="gzip")
+    file.create_dataset(
+        key,
+        (4, 30, 4),
+        np.float32,
+        chunks=(1_000_000, 30, 4),
+        maxshape=(None, 30, 4),
+        compression="gzip",
+    )
     file[key].id.write_direct_chunk((0, 0, 0), b"\0" * 64)
 
 
@@ -125,8 +134,30 @@ def named_type(file, key):
     file[key] = np.dtype("f4")
 
 
-LAYOUTS = [never_written, contiguous, filled_with, one_chunk_written, zeros_well_packed, one_huge_block, soft, soft_loop]
-LAYOUTS += [external_link, external_storage, virtual, group, scalar, empty, text, pointers, compound, vlen, half_of_it, flat]
+LAYOUTS = [
+    never_written,
+    contiguous,
+    filled_with,
+    one_chunk_written,
+    zeros_well_packed,
+    one_huge_block,
+    soft,
+    soft_loop,
+]
+LAYOUTS += [
+    external_link,
+    external_storage,
+    virtual,
+    group,
+    scalar,
+    empty,
+    text,
+    pointers,
+    compound,
+    vlen,
+    half_of_it,
+    flat,
+]
 LAYOUTS += [complex_numbers, whole_numbers, named_type]
 
 

@@ -16,6 +16,8 @@ LARGE += " or written or contiguous or filled or packed or block or idx or swell
 def test_no_case_of_the_hostile_set_takes_two_gigabytes():
     files = sorted(map(str, ROOT.glob("tests/test_hostile_[cf]*.py")))
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", LARGE, *files]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=550)
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=550
+    )
     assert done.returncode == 0, done.stdout[-5000:]
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 < 2e9

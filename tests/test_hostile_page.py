@@ -30,12 +30,27 @@ class Server:
     def __init__(self, checkpoint, folder, *more):
         port = free_port()
         self.path = folder / "log"
-        command = [sys.executable, "-m", "ldm.demo", "--checkpoint", str(checkpoint), "--device", "cpu", "--port", str(port)]
+        command = [
+            sys.executable,
+            "-m",
+            "ldm.demo",
+            "--checkpoint",
+            str(checkpoint),
+            "--device",
+            "cpu",
+            "--port",
+            str(port),
+        ]
         env = os.environ | {"OMP_NUM_THREADS": "1"}
         with open(self.path, "wb") as log:
-            self.process = subprocess.Popen([*command, *more], cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=log, text=True)
+            self.process = subprocess.Popen(
+                [*command, *more], cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=log, text=True
+            )
         self.lines, first = [], queue.SimpleQueue()
-        threading.Thread(target=lambda: [(self.lines.append(x), first.put(x)) for x in self.process.stdout], daemon=True).start()
+        threading.Thread(
+            target=lambda: [(self.lines.append(x), first.put(x)) for x in self.process.stdout],
+            daemon=True,
+        ).start()
         while not (line := first.get(timeout=200)).startswith("page: http"):
             pass
         self.url = line.split()[1].rstrip("/")
@@ -82,10 +97,17 @@ def claiming(width, height):
     import zlib
 
     def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(bytes(1000)))
+        + chunk(b"IEND", b"")
+    )
 
 
 def file_of(path):
@@ -98,32 +120,64 @@ def drawing(layers, background=None, composite=None, **more):
 
 # -- who may talk to it -----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
-    "host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example", "localhost.", "", "[::2]", "10.0.0.1", "a b"]
+    "host",
+    [
+        "evil.example",
+        "evil.example:80",
+        "127.0.0.1.evil.example",
+        "localhost.",
+        "",
+        "[::2]",
+        "10.0.0.1",
+        "a b",
+    ],
 )
 def test_a_name_that_is_not_the_pages_own_is_refused(host, server):
     for path in ("/", "/config", "/gradio_api/info"):
         assert server.http.get(path, headers={"host": host}).status_code in (400, 403), host
-    assert server.http.post("/gradio_api/queue/join", headers={"host": host}, json={}).status_code in (400, 403)
+    assert server.http.post(
+        "/gradio_api/queue/join", headers={"host": host}, json={}
+    ).status_code in (400, 403)
 
 
 def test_its_own_names_are_taken(server):
     port = server.url.rsplit(":", 1)[1]
-    for host in (f"127.0.0.1:{port}", "localhost", f"LOCALHOST:{port}", "localhost:9999", f"[::1]:{port}"):
+    for host in (
+        f"127.0.0.1:{port}",
+        "localhost",
+        f"LOCALHOST:{port}",
+        "localhost:9999",
+        f"[::1]:{port}",
+    ):
         assert server.http.get("/config", headers={"host": host}).status_code == 200, host
 
 
-@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:1", "file://"])
+@pytest.mark.parametrize(
+    "origin", ["https://evil.example", "null", "http://127.0.0.1:1", "file://"]
+)
 def test_another_pages_script_is_refused(origin, server):
     body = {"data": SAMPLE, "session_hash": "x", "fn_index": 0}
-    assert server.http.post("/gradio_api/queue/join", json=body, headers={"origin": origin}).status_code == 403
-    assert server.http.post("/gradio_api/upload", files={"files": b"x"}, headers={"origin": origin}).status_code == 403
+    assert (
+        server.http.post(
+            "/gradio_api/queue/join", json=body, headers={"origin": origin}
+        ).status_code
+        == 403
+    )
+    assert (
+        server.http.post(
+            "/gradio_api/upload", files={"files": b"x"}, headers={"origin": origin}
+        ).status_code
+        == 403
+    )
     own = server.http.get("/config", headers={"origin": server.url})
     assert own.status_code == 200
 
 
 def test_names_of_a_page_that_everybody_may_reach():
     names, everywhere = own_names("0.0.0.0")
-    assert everywhere and "localhost" in names and own_names("box.example") == ({"box.example"}, False)
+    assert (
+        everywhere and "localhost" in names and own_names("box.example") == ({"box.example"}, False)
+    )
 
 
 # -- routes ---------------------------------------------------------------------------------------------------------------
@@ -131,13 +185,22 @@ def test_names_of_a_page_that_everybody_may_reach():
 def test_no_route_goes_past_the_queue(name, server):
     for prefix in ("/gradio_api/run/", "/gradio_api/api/", "/run/", "/api/"):
         for end in ("", "/"):
-            assert server.http.post(f"{prefix}{name}{end}", json={"data": SAMPLE}).status_code in (403, 404, 405)
+            assert server.http.post(f"{prefix}{name}{end}", json={"data": SAMPLE}).status_code in (
+                403,
+                404,
+                405,
+            )
 
 
-@pytest.mark.parametrize("path", ["process_recording", "vibe-edit", "undo-vibe-edit/", "run-history/connect", "run/", "runs"])
+@pytest.mark.parametrize(
+    "path",
+    ["process_recording", "vibe-edit", "undo-vibe-edit/", "run-history/connect", "run/", "runs"],
+)
 def test_what_the_page_has_no_use_for_is_closed(path, server):
     assert server.http.post(f"/gradio_api/{path}", json={}).status_code == 403
-    assert CLOSED.match("/gradio_api/proxy=http://x") and not CLOSED.match("/gradio_api/file=/tmp/run/api/x.png")
+    assert CLOSED.match("/gradio_api/proxy=http://x") and not CLOSED.match(
+        "/gradio_api/file=/tmp/run/api/x.png"
+    )
 
 
 # -- too much ---------------------------------------------------------------------------------------------------------------
@@ -147,7 +210,9 @@ def test_one_picture_as_eighty_layers_takes_no_memory(server):
     before = server.memory()
     value = drawing([file_of(path)] * 80, file_of(path))
     assert "4 layers and 8 files at most" in server.call("change", [value, *CHANGE[2:]])
-    assert "million pixels are not taken" in server.call("change", [drawing([file_of(path)]), *CHANGE[2:]])
+    assert "million pixels are not taken" in server.call(
+        "change", [drawing([file_of(path)]), *CHANGE[2:]]
+    )
     assert server.memory() - before < 50e6
 
 
@@ -155,14 +220,19 @@ def test_one_picture_as_eighty_layers_takes_no_memory(server):
 def test_pictures_that_claim_much_are_not_decoded(size, server):
     path = server.upload(claiming(*size)).json()[0]
     before = server.memory()
-    for name, data in (("upload_picture", [file_of(path)]), ("change", [drawing([file_of(path)]), *CHANGE[2:]])):
+    for name, data in (
+        ("upload_picture", [file_of(path)]),
+        ("change", [drawing([file_of(path)]), *CHANGE[2:]]),
+    ):
         assert "event: error" in server.call(name, data)
     assert server.memory() - before < 50e6
 
 
 def test_bodies_are_bounded_before_they_are_read(server):
     assert server.http.post("/gradio_api/queue/join", content=b"[" * 1_100_000).status_code == 413
-    assert server.http.post("/gradio_api/upload", files={"files": bytes(2_000_000)}).status_code == 413
+    assert (
+        server.http.post("/gradio_api/upload", files={"files": bytes(2_000_000)}).status_code == 413
+    )
 
     unknown = (b"x" * 1000 for _ in range(10))
     assert server.http.post("/gradio_api/queue/join", content=unknown).status_code == 411
@@ -173,11 +243,25 @@ def test_strokes_that_arrive_one_by_one_are_bounded(server):
     editor = next(c["id"] for c in config["components"] if c["type"] == "imageeditor")
 
     def send(index, content, kind="layer"):
-        fields = {"component_id": str(editor), "fn_name": "accept_blobs", "session_hash": "s", "id": "1", "type": kind}
-        return server.http.post("/gradio_api/component_server", data=fields | {"index": index}, files={"file": content})
+        fields = {
+            "component_id": str(editor),
+            "fn_name": "accept_blobs",
+            "session_hash": "s",
+            "id": "1",
+            "type": kind,
+        }
+        return server.http.post(
+            "/gradio_api/component_server", data=fields | {"index": index}, files={"file": content}
+        )
 
     assert send("0", png(448, 448)).status_code == 200
-    for index, content in (("9" * 9, png(8, 8)), ("-1", png(8, 8)), ("0", png(4000, 4000, "L")), ("0", b"x"), ("x", png(8, 8))):
+    for index, content in (
+        ("9" * 9, png(8, 8)),
+        ("-1", png(8, 8)),
+        ("0", png(4000, 4000, "L")),
+        ("0", b"x"),
+        ("x", png(8, 8)),
+    ):
         assert send(index, content).status_code == 400, index
     assert send("0", png(8, 8), "nonsense").status_code == 400
 
@@ -185,14 +269,34 @@ def test_strokes_that_arrive_one_by_one_are_bounded(server):
 def test_uploads_have_a_total():
     clock = [0.0]
     uploads = Uploads(10, 25, lambda: clock[0])
-    assert [bool(uploads.take(who, 5)) for who in "aabbcc"] == [False, False, False, False, False, True]
+    assert [bool(uploads.take(who, 5)) for who in "aabbcc"] == [
+        False,
+        False,
+        False,
+        False,
+        False,
+        True,
+    ]
     assert "you sent" in uploads.take("a", 5) and "all visitors" in uploads.take("d", 6)
     clock[0] = 5000
     assert not uploads.take("a", 10) and len(uploads.sent) == 1
 
 
 # -- wrong types ------------------------------------------------------------------------------------------------------------
-WRONG = [None, "x", -1, 1e300, [], {}, [[[[]]]], {"a": 1}, True, "\x1b[2J", "x" * 100_000, ["x"] * 1000]
+WRONG = [
+    None,
+    "x",
+    -1,
+    1e300,
+    [],
+    {},
+    [[[[]]]],
+    {"a": 1},
+    True,
+    "\x1b[2J",
+    "x" * 100_000,
+    ["x"] * 1000,
+]
 
 
 @pytest.mark.parametrize("place", range(len(SAMPLE)))
@@ -202,7 +306,9 @@ def test_wrong_types_get_a_message(place, server):
         data[place] = wrong
         answer = server.call("sample", data)
         assert len(answer) < 20_000 and "Traceback" not in answer
-        assert "event: complete" in answer or ("event: error" in answer and len(answer.split("data: ")[-1].strip()) > 8), answer
+        assert "event: complete" in answer or (
+            "event: error" in answer and len(answer.split("data: ")[-1].strip()) > 8
+        ), answer
 
 
 @pytest.mark.parametrize("place", range(len(CHANGE)))
@@ -221,7 +327,14 @@ def test_wrong_types_of_a_change_get_a_message(place, server):
 
 @pytest.mark.parametrize(
     "wrong",
-    [*WRONG, file_of("/etc/passwd"), file_of("/dev/zero"), file_of("../x"), {"path": None}, {"url": "file:///etc/passwd"}],
+    [
+        *WRONG,
+        file_of("/etc/passwd"),
+        file_of("/dev/zero"),
+        file_of("../x"),
+        {"path": None},
+        {"url": "file:///etc/passwd"},
+    ],
 )
 def test_wrong_uploads_get_a_message(wrong, server):
     assert "event: complete" not in server.call("upload_picture", [wrong])
@@ -229,14 +342,35 @@ def test_wrong_uploads_get_a_message(wrong, server):
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"null", b"[]", b"{}", b'{"data": 3}', b'{"data": []}', b'{"data": null, "fn_index": 10}', b"\xff", b"[" * 10_000],
+    [
+        b"",
+        b"null",
+        b"[]",
+        b"{}",
+        b'{"data": 3}',
+        b'{"data": []}',
+        b'{"data": null, "fn_index": 10}',
+        b"\xff",
+        b"[" * 10_000,
+    ],
 )
 def test_bodies_that_are_no_request(body, server):
     kind = {"content-type": "application/json"}
-    for path in ("queue/join", "call/sample", "call/nonsense", "call/v2/sample", "cancel", "component_server", "upload", "reset"):
+    for path in (
+        "queue/join",
+        "call/sample",
+        "call/nonsense",
+        "call/v2/sample",
+        "cancel",
+        "component_server",
+        "upload",
+        "reset",
+    ):
         assert server.http.post(f"/gradio_api/{path}", content=body, headers=kind).status_code < 600
     for index in (-1, 10**9, "x", None):
-        server.http.post("/gradio_api/queue/join", json={"data": SAMPLE, "fn_index": index, "session_hash": "x"})
+        server.http.post(
+            "/gradio_api/queue/join", json={"data": SAMPLE, "fn_index": index, "session_hash": "x"}
+        )
 
 
 def test_it_still_works_after_all_of_this(server):

@@ -22,28 +22,49 @@ FILE = "diffusion_pytorch_model.safetensors"
 def foreign(folder, **more):
     """A small autoencoder of random weights, saved by diffusers."""
     torch.manual_seed(0)
-    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
-    sizes = dict(in_channels=1, out_channels=1, block_out_channels=(8, 16), latent_channels=2, norm_num_groups=4)
+    blocks = {
+        "down_block_types": ("DownEncoderBlock2D",) * 2,
+        "up_block_types": ("UpDecoderBlock2D",) * 2,
+    }
+    sizes = dict(
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=(8, 16),
+        latent_channels=2,
+        norm_num_groups=4,
+    )
     net = AutoencoderKL(**blocks | sizes | more)
     net.save_pretrained(folder)
     return net
 
 
 @pytest.mark.parametrize(
-    "more", [{}, {"use_quant_conv": False, "use_post_quant_conv": False}, {"mid_block_add_attention": False}]
+    "more",
+    [
+        {},
+        {"use_quant_conv": False, "use_post_quant_conv": False},
+        {"mid_block_add_attention": False},
+    ],
 )
 def test_it_encodes_and_decodes_as_in_diffusers(tmp_path, more):
     net, image = foreign(tmp_path / "vae", **more), torch.rand(3, 1, 8, 8) * 2 - 1
     autoencoder, config = imported.load(imported.find(tmp_path), (1, 8, 8))
     posterior = net.encode(image).latent_dist
-    assert torch.allclose(autoencoder.encode(image), torch.cat([posterior.mean, posterior.logvar], 1), atol=1e-6)
-    assert torch.allclose(autoencoder.decode(posterior.mean), net.decode(posterior.mean).sample, atol=1e-6)
+    assert torch.allclose(
+        autoencoder.encode(image), torch.cat([posterior.mean, posterior.logvar], 1), atol=1e-6
+    )
+    assert torch.allclose(
+        autoencoder.decode(posterior.mean), net.decode(posterior.mean).sample, atol=1e-6
+    )
     assert config.channels == (8, 16) and autoencoder.latent_shape == (2, 4, 4)
 
 
 def test_half_precision_and_old_names_of_attention(tmp_path):
     """As Stable Diffusion's are stored."""
-    net, old = foreign(tmp_path), {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    net, old = (
+        foreign(tmp_path),
+        {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"},
+    )
     weights = load_file(tmp_path / FILE)
     for new, name in old.items():
         weights = {key.replace(new, name): tensor.half() for key, tensor in weights.items()}
@@ -51,7 +72,9 @@ def test_half_precision_and_old_names_of_attention(tmp_path):
     save_file(weights, tmp_path / FILE, {"format": "pt"})
     image = torch.rand(3, 1, 8, 8) * 2 - 1
     mean = imported.load(tmp_path, (1, 8, 8))[0].encode(image)[:, :2]
-    assert mean.dtype == torch.float32 and torch.allclose(mean, net.encode(image).latent_dist.mean, atol=5e-3)
+    assert mean.dtype == torch.float32 and torch.allclose(
+        mean, net.encode(image).latent_dist.mean, atol=5e-3
+    )
 
 
 def test_what_was_exported_serves_as_stage_1(latent_run, tmp_path):
@@ -79,7 +102,10 @@ def test_what_is_refused(tmp_path):
     for change, reason in (
         ({"_class_name": "VQModel"}, "holds diffusers' VQModel"),
         ({"act_fn": "relu"}, "only silu is known"),
-        ({"down_block_types": ["DownEncoderBlock2D", "AttnDownEncoderBlock2D"]}, "only DownEncoderBlock2D"),
+        (
+            {"down_block_types": ["DownEncoderBlock2D", "AttnDownEncoderBlock2D"]},
+            "only DownEncoderBlock2D",
+        ),
         ({"block_out_channels": [8, 18]}, "must be multiples of norm_groups"),
         ({"block_out_channels": 16}, "not of the kind"),
         ({"block_out_channels": [8, "16"]}, "not of the kind"),
@@ -97,7 +123,11 @@ def test_what_is_refused(tmp_path):
     (folder / "config.json").write_text(json.dumps(about))
     (folder / FILE).write_bytes(weights[:-10])
     refused("cannot be read")
-    save_file({k: v for k, v in load_bytes(weights).items() if "conv_out" not in k}, folder / FILE, {"format": "pt"})
+    save_file(
+        {k: v for k, v in load_bytes(weights).items() if "conv_out" not in k},
+        folder / FILE,
+        {"format": "pt"},
+    )
     refused("missing keys: .*conv_out")
     (folder / FILE).unlink()
     torch.save({}, folder / "diffusion_pytorch_model.bin")

@@ -50,7 +50,9 @@ def test_there_are_as_many_graphs_as_published():
 def test_polynomials_are_their_definition(edges):
     rng = np.random.default_rng(edges)
     jet = np.concatenate([rng.normal(0, 0.2, (4, 2)), rng.random((4, 1))], 1)
-    features = torch.tensor(np.concatenate([jet, np.full((2, 3), 7.0)]))[None]  # padding must not count
+    features = torch.tensor(np.concatenate([jet, np.full((2, 3), 7.0)]))[
+        None
+    ]  # padding must not count
     graphs = efp.connected_graphs(edges)
     ours = efp.efps(features, torch.tensor([[True] * 4 + [False] * 2]), graphs)[0]
     assert ours == pytest.approx([brute_force(graph, jet) for graph in graphs], rel=1e-10)
@@ -99,13 +101,27 @@ def test_energy_movers_distance_by_hand():
 
     one, moved = np.array([[0.0, 0.0, 0.5]]), np.array([[0.3, 0.4, 0.5]])
     heavier = np.array([[0.3, 0.4, 0.5], [0.0, 0.0, 0.2]])
-    assert energy_movers_distance(one, moved) == pytest.approx(0.25)  # 0.5 of pt over a distance of 0.5
-    assert energy_movers_distance(one, heavier) == pytest.approx(0.3 * 0.5 + 0.2)  # 0.2 stays, 0.3 moves, 0.2 is missing
-    assert energy_movers_distance(heavier, one) == pytest.approx(0.35) and energy_movers_distance(one, one) < 1e-12
+    assert energy_movers_distance(one, moved) == pytest.approx(
+        0.25
+    )  # 0.5 of pt over a distance of 0.5
+    assert energy_movers_distance(one, heavier) == pytest.approx(
+        0.3 * 0.5 + 0.2
+    )  # 0.2 stays, 0.3 moves, 0.2 is missing
+    assert (
+        energy_movers_distance(heavier, one) == pytest.approx(0.35)
+        and energy_movers_distance(one, one) < 1e-12
+    )
     at = lambda eta: np.array([[eta, 0.0, 1.0]])
-    real, generated = [at(0.0), at(0.5)], [at(0.05), at(0.1)]  # both generated ones are nearest to the first real one
-    assert cov_mmd(real, generated, size=20, batches=3)[0] == pytest.approx((0.05, 0))  # that is 1 of 20, drawn with replacement
-    assert cov_mmd(real[:1], generated, size=20, batches=3)[1] == pytest.approx((0.05, 0))  # the nearer one's distance
+    real, generated = (
+        [at(0.0), at(0.5)],
+        [at(0.05), at(0.1)],
+    )  # both generated ones are nearest to the first real one
+    assert cov_mmd(real, generated, size=20, batches=3)[0] == pytest.approx(
+        (0.05, 0)
+    )  # that is 1 of 20, drawn with replacement
+    assert cov_mmd(real[:1], generated, size=20, batches=3)[1] == pytest.approx(
+        (0.05, 0)
+    )  # the nearer one's distance
 
 
 # -- the whole protocol ---------------------------------------------------------------------------------------------------
@@ -116,9 +132,13 @@ def test_w1_of_known_changes():
     halved = Cloud(real.features * torch.tensor([1, 1, 0.5]), real.mask)
     values = evaluate_jets(real, moved, CHEAP, clip=None, draws=20_000, batches=2, progress=False)
     assert values["w1p_eta_20k"][0] == pytest.approx(0.01, rel=0.1)
-    assert values["w1p_20k"][0] == pytest.approx(np.mean([values[f"w1p_{c}_20k"][0] for c in ("eta", "phi", "pt")]))
+    assert values["w1p_20k"][0] == pytest.approx(
+        np.mean([values[f"w1p_{c}_20k"][0] for c in ("eta", "phi", "pt")])
+    )
     mass = jet_kinematics(*real)["mass"].mean().item()
-    assert evaluate_jets(real, halved, ("w1m",), draws=20_000, progress=False)["w1m_20k"][0] == pytest.approx(mass / 2, rel=0.02)
+    assert evaluate_jets(real, halved, ("w1m",), draws=20_000, progress=False)["w1m_20k"][
+        0
+    ] == pytest.approx(mass / 2, rel=0.02)
 
 
 def test_the_floor_is_above_zero_and_shuffled_jets_show_in_the_mass_alone():
@@ -127,14 +147,21 @@ def test_the_floor_is_above_zero_and_shuffled_jets_show_in_the_mass_alone():
     floor = evaluate_jets(real, other, cheap, **SMALL)
     assert all(value > 0 and error > 0 for value, error in floor.values())
     assert floor == evaluate_jets(real, other, cheap, **SMALL)
-    assert floor["w1m_500"] == evaluate_jets(real, other, ("w1m",), **SMALL)["w1m_500"]  # whichever others are asked for
+    assert (
+        floor["w1m_500"] == evaluate_jets(real, other, ("w1m",), **SMALL)["w1m_500"]
+    )  # whichever others are asked for
     assert floor["w1m_500"] != evaluate_jets(real, other, ("w1m",), seed=1, **SMALL)["w1m_500"]
     shuffled = other.features.clone()
     for column in range(3):
         cells = shuffled[..., column][other.mask]
-        shuffled[..., column][other.mask] = cells[torch.randperm(len(cells), generator=torch.Generator().manual_seed(column))]
+        shuffled[..., column][other.mask] = cells[
+            torch.randperm(len(cells), generator=torch.Generator().manual_seed(column))
+        ]
     bad = evaluate_jets(real, Cloud(shuffled, other.mask), cheap, **SMALL)
-    assert bad["w1m_500"][0] > 4 * floor["w1m_500"][0] and bad["w1efp_500"][0] > 3 * floor["w1efp_500"][0]
+    assert (
+        bad["w1m_500"][0] > 4 * floor["w1m_500"][0]
+        and bad["w1efp_500"][0] > 3 * floor["w1efp_500"][0]
+    )
     assert bad["w1p_500"][0] < 2 * floor["w1p_500"][0]
 
 
@@ -144,11 +171,15 @@ def test_order_padding_and_reflection_do_not_matter():
     values = measure(other)
     order = torch.randperm(30)
     polynomials = efp.up_to_four(*other)
-    wider = torch.nn.functional.pad(other.features[:, order], (0, 0, 0, 10), value=0.3)  # what is in the padding is ignored
+    wider = torch.nn.functional.pad(
+        other.features[:, order], (0, 0, 0, 10), value=0.3
+    )  # what is in the padding is ignored
     mask = torch.nn.functional.pad(other.mask[:, order], (0, 10))
     for name, (value, _) in measure(Cloud(wider, mask)).items():
         assert value == pytest.approx(values[name][0], rel=1e-4, abs=1e-9), name
-    assert np.allclose(efp.up_to_four(wider * torch.tensor([-1, -1, 1]), mask), polynomials, rtol=1e-6)
+    assert np.allclose(
+        efp.up_to_four(wider * torch.tensor([-1, -1, 1]), mask), polynomials, rtol=1e-6
+    )
 
 
 def test_clipping_is_the_same_for_both():
@@ -172,15 +203,26 @@ def test_stray_constituents_are_seen_unless_clipping_is_asked_for_and_then_count
     rows = other.mask.nonzero()[::500]
     stray[rows[:, 0], rows[:, 1], 0] = 2.5
     wild = Cloud(stray, other.mask)
-    plain, clipped = (evaluate_jets(real, wild, ("w1m",), clip=clip, **SMALL)["w1m_500"][0] for clip in (None, 0.5))
+    plain, clipped = (
+        evaluate_jets(real, wild, ("w1m",), clip=clip, **SMALL)["w1m_500"][0]
+        for clip in (None, 0.5)
+    )
     assert evaluate_jets(real, wild, ("w1m",), **SMALL)["w1m_500"][0] == plain > 2 * clipped
     said = capsys.readouterr().out
     beyond = [int((x.features[..., :2].abs() > 0.5).any(-1).sum()) for x in (real, wild)]
-    assert said.count("\n") == 1 and f"{beyond[0]} of {int(real.mask.sum())} constituents of the real jets" in said
-    assert f"{beyond[1]} of {int(wild.mask.sum())} constituents of the generated jets moved" in said and beyond[1] >= len(rows)
+    assert (
+        said.count("\n") == 1
+        and f"{beyond[0]} of {int(real.mask.sum())} constituents of the real jets" in said
+    )
+    assert (
+        f"{beyond[1]} of {int(wild.mask.sum())} constituents of the generated jets moved" in said
+        and beyond[1] >= len(rows)
+    )
 
 
-@pytest.mark.parametrize("change, message", [(float("nan"), r"\(3, 2\) is not finite"), (-0.1, "negative pt")])
+@pytest.mark.parametrize(
+    "change, message", [(float("nan"), r"\(3, 2\) is not finite"), (-0.1, "negative pt")]
+)
 def test_bad_samples_are_refused(change, message):
     real, bad = gluons(), gluons().features.clone()
     bad[3, 2, 2] = change
@@ -202,7 +244,9 @@ def test_particlenet_is_its_edge_convolution():
     net.edge_nets[0].register_forward_hook(lambda _, inputs, out: seen.append(out.mean(2)))
     with torch.no_grad():
         out = net(x)
-        near = [j for j in (x[1, :, :2] - x[1, 4, :2]).norm(dim=1).argsort().tolist() if j != 4][:NEIGHBOURS]
+        near = [j for j in (x[1, :, :2] - x[1, 4, :2]).norm(dim=1).argsort().tolist() if j != 4][
+            :NEIGHBOURS
+        ]
         pairs = torch.cat([x[1, 4].expand(NEIGHBOURS, 3), x[1, near] - x[1, 4]], 1)
         assert (net.edge_nets[0].model(pairs).mean(0) - seen[0][1, 4]).abs().max() < 1e-5
         assert (net(x[:, torch.randperm(30)]) - out).abs().max() < 1e-4
@@ -228,14 +272,20 @@ def test_fpnd_tells_gluons_from_other_references():
 
 # -- pictures -------------------------------------------------------------------------------------------------------------
 def test_ratio_by_hand():
-    quotient, error, band = ratio(np.array([0.5, 0.5, 1.5, 1.5]), np.array([0.5, 0.5, 0.5, 1.5]), np.arange(4))
+    quotient, error, band = ratio(
+        np.array([0.5, 0.5, 1.5, 1.5]), np.array([0.5, 0.5, 0.5, 1.5]), np.arange(4)
+    )
     assert quotient[:2].tolist() == [1.5, 0.5] and np.isnan(quotient[2])
-    assert error[:2] == pytest.approx([1.5 / math.sqrt(3), 0.5]) and band[:2] == pytest.approx([1 / math.sqrt(2)] * 2)
+    assert error[:2] == pytest.approx([1.5 / math.sqrt(3), 0.5]) and band[:2] == pytest.approx(
+        [1 / math.sqrt(2)] * 2
+    )
 
 
 def test_jet_image_holds_the_jets_pt():
     cloud = gluons()
-    assert mean_image(cloud, reach=9).sum() == pytest.approx((cloud.features[..., 2] * cloud.mask).sum(1).mean().item(), rel=1e-5)
+    assert mean_image(cloud, reach=9).sum() == pytest.approx(
+        (cloud.features[..., 2] * cloud.mask).sum(1).mean().item(), rel=1e-5
+    )
     one = Cloud(torch.tensor([[[0.2, -0.3, 0.7]]]), torch.ones(1, 1).bool())
     assert np.argwhere(mean_image(one, side=4)).tolist() == [[3, 0]]
 
@@ -244,8 +294,15 @@ def test_pictures_show_differences():
     real, other = gluons(slice(0, 200)), gluons(slice(200, 400))
     for draw in (histograms, jet_images):
         same, different = draw(real, real), draw(real, other)
-        assert same.mode == "RGB" and same.size == different.size and same.tobytes() != different.tobytes()
+        assert (
+            same.mode == "RGB"
+            and same.size == different.size
+            and same.tobytes() != different.tobytes()
+        )
     clouds = [real.features[:3] * scale for scale in (3.0, 1.0)]
     picture = reverse_process(clouds, real.mask[:3], (1.0, 0.0), jets=2)
-    left, right = (np.asarray(picture)[:, half] for half in (slice(0, picture.width // 2), slice(picture.width // 2, None)))
+    left, right = (
+        np.asarray(picture)[:, half]
+        for half in (slice(0, picture.width // 2), slice(picture.width // 2, None))
+    )
     assert left.std() > 0 and right.std() > 0 and abs(left.mean() - right.mean()) > 0.01

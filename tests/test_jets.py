@@ -49,7 +49,9 @@ def test_the_file_comes_back_as_it_is():
     with h5py.File(REAL) as file:
         particles, jet = file["particle_features"][:], file["jet_features"][:]
     features, mask, read = read_jets(REAL, 30)
-    assert np.array_equal(features, particles[..., :3]) and np.array_equal(mask, particles[..., 3] == 1)
+    assert np.array_equal(features, particles[..., :3]) and np.array_equal(
+        mask, particles[..., 3] == 1
+    )
     assert np.array_equal(read, jet) and features.dtype == np.float32
 
 
@@ -57,10 +59,15 @@ def test_the_split_is_the_jetnet_packages():
     """jetnet: default_rng(42).permutation(N), cut at 70 % and 85 %; "order" keeps the file's own."""
     jets, order = data().load(), np.random.default_rng(42).permutation(400)
     features = torch.from_numpy(read_jets(REAL, 30)[0])
-    for part, rows in zip((jets.train, jets.valid, jets.test), (order[:280], order[280:340], order[340:]), strict=True):
+    for part, rows in zip(
+        (jets.train, jets.valid, jets.test), (order[:280], order[280:340], order[340:]), strict=True
+    ):
         assert torch.equal(part.features, features[rows.copy()])
     cut = data(split="order", parts=(100, 50, 30)).load()
-    assert torch.equal(cut.test.features, features[150:180]) and (len(cut.train), len(cut.valid)) == (100, 50)
+    assert torch.equal(cut.test.features, features[150:180]) and (
+        len(cut.train),
+        len(cut.valid),
+    ) == (100, 50)
 
 
 def test_batches_fit_the_loader():
@@ -81,12 +88,19 @@ def test_several_types_and_150_constituents(tmp_path):
         write(tmp_path / f"{kind}.hdf5", particles, jet)
     write(tmp_path / "t150.hdf5", wide, jet)
     jets = data(tmp_path, types=("q", "g")).load()
-    assert jets.classes == ("gluon", "light quark") and jets.train.types.float().mean() == pytest.approx(0.5, abs=0.1)
+    assert jets.classes == (
+        "gluon",
+        "light quark",
+    ) and jets.train.types.float().mean() == pytest.approx(0.5, abs=0.1)
     assert data(tmp_path, types=("t",), constituents=150).load().shape == (150, 3)
     kept = data(tmp_path, types=("t",), truncate=True, split="order").load()
     full = particles[:10, -1, 3] == 1
-    assert np.array_equal(kept.train.features[:10][full].numpy(), particles[:10][full, :, :3])  # the 30 hardest, in order
-    with pytest.raises(Refusal, match=r"jet 0 has 35 constituents, more than data.constituents = 30"):
+    assert np.array_equal(
+        kept.train.features[:10][full].numpy(), particles[:10][full, :, :3]
+    )  # the 30 hardest, in order
+    with pytest.raises(
+        Refusal, match=r"jet 0 has 35 constituents, more than data.constituents = 30"
+    ):
         data(tmp_path, types=("t",)).load()
 
 
@@ -106,13 +120,21 @@ def shares(part):
 def test_order_cuts_each_type(tmp_path, capsys):
     """70, 15 and 15 % of the gluons and of the quarks, each in its file's own order; also where numbers are given."""
     jets = data(unequal(tmp_path), types=("g", "q"), split="order").load()
-    assert [shares(part) for part in (jets.train, jets.valid, jets.test)] == [[42, 14], [9, 3], [9, 3]]
+    assert [shares(part) for part in (jets.train, jets.valid, jets.test)] == [
+        [42, 14],
+        [9, 3],
+        [9, 3],
+    ]
     for kind, n in ((0, 60), (1, 20)):
         rows = [part.jet[part.types == kind][:, 0] for part in (jets.train, jets.valid, jets.test)]
         assert torch.cat(rows).tolist() == list(range(1, n + 1))
     assert "gluon 42, 9, 9; light quark 14, 3, 3" in capsys.readouterr().out
     numbered = data(tmp_path, types=("g", "q"), split="order", parts=(40, 8, 16)).load()
-    assert [shares(part) for part in (numbered.train, numbered.valid, numbered.test)] == [[30, 10], [6, 2], [12, 4]]
+    assert [shares(part) for part in (numbered.train, numbered.valid, numbered.test)] == [
+        [30, 10],
+        [6, 2],
+        [12, 4],
+    ]
     assert jets.kinds == ("g", "q")
 
 
@@ -122,7 +144,9 @@ def test_a_part_of_the_jets_has_the_shares_of_the_whole(tmp_path):
     few = jets.test.first(8)
     assert shares(few) == [6, 2] and shares(jets.valid.like(few)) == [6, 2]
     only = jets.train.rows(jets.train.types == 0)
-    assert len(only.like(few)) == 0 and shares(jets.valid.rows(slice(0, 6)).like(few)) == shares(jets.valid.rows(slice(0, 4)))
+    assert len(only.like(few)) == 0 and shares(jets.valid.rows(slice(0, 6)).like(few)) == shares(
+        jets.valid.rows(slice(0, 4))
+    )
     alone = data().load().train
     assert torch.equal(alone.first(50).features, alone.features[:50])  # of one type: as they lie
 
@@ -130,15 +154,29 @@ def test_a_part_of_the_jets_has_the_shares_of_the_whole(tmp_path):
 def test_a_file_of_another_size_is_refused_before_it_is_read(tmp_path):
     particles, jet = arrays()
     write(tmp_path / "g.hdf5", particles, jet)
-    with pytest.raises(Refusal, match=r"150 asked for, .* holds g\.hdf5 of 30 alone; set data.constituents=30, or put g150"):
+    with pytest.raises(
+        Refusal,
+        match=r"150 asked for, .* holds g\.hdf5 of 30 alone; set data.constituents=30, or put g150",
+    ):
         data(tmp_path, constituents=150).load()
-    with pytest.raises(Refusal, match=r"data.constituents: 150 asked for, .*g\.hdf5 has room for 30 .*data.constituents=30"):
+    with pytest.raises(
+        Refusal,
+        match=r"data.constituents: 150 asked for, .*g\.hdf5 has room for 30 .*data.constituents=30",
+    ):
         data(tmp_path / "g.hdf5", constituents=150).load()
 
 
 @pytest.mark.parametrize(
     "name, kind",
-    [("g", "g"), ("q150", "q"), ("gluon30_mini", "g"), ("light-quark", "q"), ("top_jets", "t"), ("W", "w"), ("jets", None)],
+    [
+        ("g", "g"),
+        ("q150", "q"),
+        ("gluon30_mini", "g"),
+        ("light-quark", "q"),
+        ("top_jets", "t"),
+        ("W", "w"),
+        ("jets", None),
+    ],
 )
 def test_the_type_is_read_off_the_name(name, kind):
     assert kind_of(Path("g/q") / f"{name}.hdf5") == kind
@@ -179,15 +217,25 @@ def test_padding_of_nan_is_padding(tmp_path):
 
 def test_a_file_without_mask_or_with_fewer_places(tmp_path):
     particles, jet = arrays()
-    features, mask, _ = read_jets(write(tmp_path / "g.hdf5", particles[..., :3].astype(np.float64), jet), 40)
-    assert features.shape == (60, 40, 3) and np.array_equal(mask[:, :30], particles[..., 3] == 1) and not mask[:, 30:].any()
+    features, mask, _ = read_jets(
+        write(tmp_path / "g.hdf5", particles[..., :3].astype(np.float64), jet), 40
+    )
+    assert (
+        features.shape == (60, 40, 3)
+        and np.array_equal(mask[:, :30], particles[..., 3] == 1)
+        and not mask[:, 30:].any()
+    )
 
 
 def test_jets_without_constituents_are_left_out(tmp_path, capsys):
     particles, jet = arrays()
     particles[5] = 0
     features, mask, _ = read_jets(write(tmp_path / "g.hdf5", particles, jet), 30)
-    assert len(features) == 59 and mask.any(1).all() and "1 jets without a constituent" in capsys.readouterr().out
+    assert (
+        len(features) == 59
+        and mask.any(1).all()
+        and "1 jets without a constituent" in capsys.readouterr().out
+    )
 
 
 def poke(index, value):
@@ -199,15 +247,30 @@ def poke(index, value):
 
 BAD = {
     "nan": (poke((3, 4, 0), np.nan), r"particle_features\[3, 4\]: a feature is NaN"),
-    "infinite": (poke((3, 4, 1), np.inf), r"particle_features\[3, 4\]: a feature is NaN or infinite"),
+    "infinite": (
+        poke((3, 4, 1), np.inf),
+        r"particle_features\[3, 4\]: a feature is NaN or infinite",
+    ),
     "negative": (poke((7, 2, 2), -0.1), r"particle_features\[7, 2\]: pt_rel is negative"),
     "GeV": (poke((2, 0, 2), 120.0), r"particle_features\[2, 0\]: pt_rel is above 1"),
     "degrees": (poke((2, 1, 1), 90.0), r"particle_features\[2, 1\]: \|phi_rel\| is above pi"),
     "mask": (poke((9, 1, 3), 0.5), r"particle_features\[9, 1\]: its mask is neither 0 nor 1"),
-    "padding": (poke((9, 29, 3), 0.0), r"particle_features\[9, 29\]: padding \(mask 0\) is not zero"),
-    "negative jet": (lambda p, j: j.__setitem__((8, 0), -1.0), r"jet_features\[8\]: pt is negative"),
-    "negative mass": (lambda p, j: j.__setitem__((8, 2), -20.0), r"jet_features\[8\]: mass is negative"),
-    "too large": (poke((3, 4, 1), 1e300), r"particle_features\[3, 4\]: a feature is NaN or infinite"),
+    "padding": (
+        poke((9, 29, 3), 0.0),
+        r"particle_features\[9, 29\]: padding \(mask 0\) is not zero",
+    ),
+    "negative jet": (
+        lambda p, j: j.__setitem__((8, 0), -1.0),
+        r"jet_features\[8\]: pt is negative",
+    ),
+    "negative mass": (
+        lambda p, j: j.__setitem__((8, 2), -20.0),
+        r"jet_features\[8\]: mass is negative",
+    ),
+    "too large": (
+        poke((3, 4, 1), 1e300),
+        r"particle_features\[3, 4\]: a feature is NaN or infinite",
+    ),
     "mass": (lambda p, j: j.__setitem__((8, 2), np.nan), r"jet_features\[8\]: a feature is NaN"),
 }
 
@@ -225,11 +288,19 @@ def test_bad_values_are_one_line_with_file_and_index(change, message, tmp_path):
 LAYOUTS = {
     "columns": (lambda p, j: (p[..., :2], j), {}, r"wanted \(N, P, 4\)"),
     "rank": (lambda p, j: (p[0], j), {}, r"wanted \(N, P, 4\)"),
-    "class column": (lambda p, j: (p, np.pad(j, ((0, 0), (1, 0)))), {}, "fifth column is the class"),
+    "class column": (
+        lambda p, j: (p, np.pad(j, ((0, 0), (1, 0)))),
+        {},
+        "fifth column is the class",
+    ),
     "numbers": (lambda p, j: (p, j[:50]), {}, "same number of jets"),
     "empty": (lambda p, j: (p[:0], j[:0]), {}, "holds no jets"),
     "integers": (lambda p, j: (p.astype(int), j), {}, "int64, floats are wanted"),
-    "key": (lambda p, j: (p, j), {"key": "constituents"}, "no data set 'particle_features'.*constituents"),
+    "key": (
+        lambda p, j: (p, j),
+        {"key": "constituents"},
+        "no data set 'particle_features'.*constituents",
+    ),
     "nothing real": (lambda p, j: (0 * p, j), {}, "no jet has a constituent"),
 }
 
@@ -242,7 +313,11 @@ def test_wrong_layouts_are_refused(change, names, message, tmp_path):
     assert str(path) in str(refusal.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"not HDF5 at all", REAL.read_bytes()[:40_000]], ids=["empty", "text", "truncated"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"not HDF5 at all", REAL.read_bytes()[:40_000]],
+    ids=["empty", "text", "truncated"],
+)
 def test_broken_files_are_refused(content, tmp_path):
     path = tmp_path / "g.hdf5"
     path.write_bytes(content)
@@ -260,14 +335,22 @@ def test_files_that_are_not_there(tmp_path, monkeypatch):
         raise socket.gaierror("no network")
 
     monkeypatch.setattr(socket, "getaddrinfo", unreachable)
-    with pytest.raises(Refusal, match=r"g\.hdf5 is not in .* and cannot be downloaded .*no network.*set data.root"):
+    with pytest.raises(
+        Refusal, match=r"g\.hdf5 is not in .* and cannot be downloaded .*no network.*set data.root"
+    ):
         JetNet(root=str(tmp_path)).load()
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
     "settings",
-    [{"types": ("x",)}, {"constituents": 151}, {"parts": (0, 0.5, 0.5)}, {"parts": (math.inf, 1, 1)}, {"types": ("g", "g")}],
+    [
+        {"types": ("x",)},
+        {"constituents": 151},
+        {"parts": (0, 0.5, 0.5)},
+        {"parts": (math.inf, 1, 1)},
+        {"types": ("g", "g")},
+    ],
 )
 def test_settings_are_checked(settings):
     with pytest.raises(ValueError):
@@ -281,14 +364,20 @@ def test_parts_that_the_file_cannot_give():
 
 def test_what_is_written_is_read_back(tmp_path):
     features, mask, jet = tensors()
-    write_jets(tmp_path / "a.hdf5", features + 0.25 * ~mask[..., None], mask, jet, solver="Heun")  # padding is written as 0
-    for before, after in zip((features, mask, jet), read_jets(tmp_path / "a.hdf5", 30), strict=True):
+    write_jets(
+        tmp_path / "a.hdf5", features + 0.25 * ~mask[..., None], mask, jet, solver="Heun"
+    )  # padding is written as 0
+    for before, after in zip(
+        (features, mask, jet), read_jets(tmp_path / "a.hdf5", 30), strict=True
+    ):
         assert np.array_equal(before.numpy(), after)
     write_jets(tmp_path / "b.hdf5", features, mask)
     with h5py.File(tmp_path / "b.hdf5") as file:
         assert "relative" in file.attrs["jet_units"]
         mass = torch.from_numpy(file["jet_features"][:, 2])
-    assert (mass < jet[:, 2] / jet[:, 0]).all()  # the jet's own mass has also the 31st and softer constituents
+    assert (
+        mass < jet[:, 2] / jet[:, 0]
+    ).all()  # the jet's own mass has also the 31st and softer constituents
     assert np.corrcoef(mass, jet[:, 2] / jet[:, 0])[0, 1] > 0.9
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.hdf5", "b.hdf5"]
 
@@ -302,11 +391,17 @@ def test_constituents_are_written_hardest_first_and_jets_in_their_order(tmp_path
         written = torch.from_numpy(file["particle_features"][:])
         assert np.array_equal(file["jet_features"][:], jet)
     assert (written[..., 2].diff(dim=1) <= 0).all() and (written[..., 3].diff(dim=1) <= 0).all()
-    assert torch.equal(written[..., 2], features[..., 2]) and torch.equal(written[..., 3] == 1, mask)
-    zero = torch.tensor([[[0.0, 0.0, 0.0], [0.1, 0.0, 0.2], [0.3, 0.0, 0.0]]])  # a real one of pt 0 stays before padding
+    assert torch.equal(written[..., 2], features[..., 2]) and torch.equal(
+        written[..., 3] == 1, mask
+    )
+    zero = torch.tensor(
+        [[[0.0, 0.0, 0.0], [0.1, 0.0, 0.2], [0.3, 0.0, 0.0]]]
+    )  # a real one of pt 0 stays before padding
     write_jets(tmp_path / "b.hdf5", zero, torch.tensor([[False, True, True]]))
     with h5py.File(tmp_path / "b.hdf5") as file:
-        assert np.allclose(file["particle_features"][0], [[0.1, 0, 0.2, 1], [0.3, 0, 0, 1], [0, 0, 0, 0]])
+        assert np.allclose(
+            file["particle_features"][0], [[0.1, 0, 0.2, 1], [0.3, 0, 0, 1], [0, 0, 0, 0]]
+        )
 
 
 def test_kinematics_of_two_particles():
@@ -314,7 +409,10 @@ def test_kinematics_of_two_particles():
     first = [[0.3, 0.0, 0.5], [-0.3, 0.0, 0.5], [9.0, 9.0, 9.0]]
     second = [[0.1, 0.2, 0.6], [-0.2, -0.1, 0.3], [0.0, 0.0, 0.0]]
     sums = jet_kinematics(torch.tensor([first, second]), torch.tensor([[True, True, False]] * 2))
-    expected = math.sqrt(0.5 * (math.cosh(0.6) - 1)), math.sqrt(0.36 * (math.cosh(0.3) - math.cos(0.3)))
+    expected = (
+        math.sqrt(0.5 * (math.cosh(0.6) - 1)),
+        math.sqrt(0.36 * (math.cosh(0.3) - math.cos(0.3))),
+    )
     assert sums["mass"].tolist() == pytest.approx(expected, rel=1e-6)
     assert sums["pt"][0] == pytest.approx(1.0) and sums["eta"][0].abs() < 1e-7
 
@@ -341,7 +439,11 @@ def space():
 def test_the_space_standardises_what_is_real():
     made, (features, mask, jet) = space(), tensors()
     x = made.encode(features, mask=mask)
-    assert (x[~mask] == 0).all() and x[mask].mean(0).abs().max() < 0.02 and (x[mask].std(0) - 1).abs().max() < 1e-3
+    assert (
+        (x[~mask] == 0).all()
+        and x[mask].mean(0).abs().max() < 0.02
+        and (x[mask].std(0) - 1).abs().max() < 1e-3
+    )
     condition = made.condition(jet)
     assert condition.mean(0).abs().max() < 1e-4 and (condition.std(0) - 1).abs().max() < 2e-3
     flipped = made.encode(features * torch.tensor([-1, 1, 1]), mask=mask)
@@ -362,7 +464,10 @@ def test_a_constant_feature_is_not_blown_up(tmp_path):
     assert made.jet_scale[0] == 1 and made.scale[1] == 1 and 0.01 < made.jet_scale[1] < 1
     other = jet.clone()
     other[:, 0] = 1100
-    assert made.condition(jet)[:, 0].abs().max() < 1e-3 and made.condition(other)[:, 0].abs().max() < 0.2
+    assert (
+        made.condition(jet)[:, 0].abs().max() < 1e-3
+        and made.condition(other)[:, 0].abs().max() < 0.2
+    )
     assert (made.decode(made.encode(features, mask=mask), mask) - features).abs().max() < 1e-5
 
 
@@ -370,9 +475,18 @@ def test_what_a_logit_cannot_bear_is_counted_and_jets_without_pt_are_not_told():
     features, mask, jet = tensors()
     features[0, 0, 2], features[1, 29, 2] = 1.0, 1e-9
     before = ((features[..., 2] < 1e-6) | (features[..., 2] > 1 - 1e-4))[mask].sum()
-    batch = {"particles": features, "mask": mask, "jet": jet, "label": torch.zeros(400, dtype=torch.long)}
+    batch = {
+        "particles": features,
+        "mask": mask,
+        "jet": jet,
+        "label": torch.zeros(400, dtype=torch.long),
+    }
     same = lambda sums: sums
-    assert f"; {before} constituents of pt_rel below" in PointCloudSpace((30, 3)).measure([batch], same, "cpu") and before >= 2
+    assert (
+        f"; {before} constituents of pt_rel below"
+        in PointCloudSpace((30, 3)).measure([batch], same, "cpu")
+        and before >= 2
+    )
     jet[:3, 0] = 0
     PointCloudSpace((30, 3)).measure([batch], same, "cpu")
     with pytest.raises(Refusal, match=r"3 training jets have no pt above 0 .*network.jet=2"):
@@ -386,9 +500,16 @@ def test_the_space_is_inverted_and_stays_physical():
     pt, ours = features[..., 2][mask], back[..., 2][mask]
     assert ((ours - pt).abs() / pt)[pt > 2e-6].max() < 1e-5
     wild = made.decode(1e3 * torch.randn(8, 30, 3), mask[:8])
-    assert torch.isfinite(wild).all() and wild[..., 2].min() >= 0 and wild[..., 2].max() <= 1 and (wild[~mask[:8]] == 0).all()
+    assert (
+        torch.isfinite(wild).all()
+        and wild[..., 2].min() >= 0
+        and wild[..., 2].max() <= 1
+        and (wild[~mask[:8]] == 0).all()
+    )
     ends = torch.tensor([[[0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]])
-    assert (made.decode(made.encode(ends, mask=torch.ones(1, 2).bool()), torch.ones(1, 2).bool()) - ends).abs().max() < 2e-4
+    assert (
+        made.decode(made.encode(ends, mask=torch.ones(1, 2).bool()), torch.ones(1, 2).bool()) - ends
+    ).abs().max() < 2e-4
 
 
 # -- network --------------------------------------------------------------------------------------------------------------
@@ -405,7 +526,11 @@ def batch(places=12):
     torch.manual_seed(1)
     mask = torch.arange(places)[None] < torch.tensor([[5], [1], [12]])
     x = torch.randn(3, places, 3)
-    rest = {"c_noise": torch.tensor([3.0, 400.0, 990.0]), "jet": torch.randn(3, 2), "label": torch.tensor([0, 1, 3])}
+    rest = {
+        "c_noise": torch.tensor([3.0, 400.0, 990.0]),
+        "jet": torch.randn(3, 2),
+        "label": torch.tensor([0, 1, 3]),
+    }
     return x, mask, rest
 
 
@@ -423,9 +548,15 @@ def test_padding_is_zero_and_neither_its_content_nor_its_length_matters():
     assert (out[~mask] == 0).all()
     for content in (100.0, float("nan")):
         assert torch.equal(net(x.masked_fill(~mask[..., None], content), mask=mask, **rest), out)
-    longer = net(torch.cat([x, torch.randn(3, 30, 3)], 1), mask=torch.cat([mask, torch.zeros(3, 30).bool()], 1), **rest)
+    longer = net(
+        torch.cat([x, torch.randn(3, 30, 3)], 1),
+        mask=torch.cat([mask, torch.zeros(3, 30).bool()], 1),
+        **rest,
+    )
     assert (longer[:, :12] - out).abs().max() < 1e-5 and (longer[:, 12:] == 0).all()
-    alone = net(x[:1, :5], rest["c_noise"][:1], mask[:1, :5], jet=rest["jet"][:1], label=rest["label"][:1])
+    alone = net(
+        x[:1, :5], rest["c_noise"][:1], mask[:1, :5], jet=rest["jet"][:1], label=rest["label"][:1]
+    )
     assert (alone - out[:1, :5]).abs().max() < 1e-5
 
 
@@ -446,7 +577,9 @@ def test_constituents_see_each_other_and_every_condition_matters():
         assert (net(x, mask=mask, **other) - out)[mask].std() > 1e-3 * out[mask].std()
     assert torch.equal(net(x, mask=mask, count=mask.sum(1), **rest), out)
     untold = net(x, mask=mask, **rest | {"jet": torch.full((3, 2), torch.nan)})
-    assert torch.equal(untold, net(x, mask=mask, **rest | {"jet": None})) and not torch.equal(untold, out)
+    assert torch.equal(untold, net(x, mask=mask, **rest | {"jet": None})) and not torch.equal(
+        untold, out
+    )
 
 
 def test_network_starts_at_zero_and_every_parameter_learns():
@@ -459,7 +592,9 @@ def test_network_starts_at_zero_and_every_parameter_learns():
         assert p.grad is not None and torch.isfinite(p.grad).all() and p.grad.abs().max() > 0, name
 
 
-@pytest.mark.parametrize("solver", [DDIM(), DDIM(1.0), DDPM(), DPMpp2M()], ids=["DDIM", "DDIM-1", "DDPM", "DPMpp2M"])
+@pytest.mark.parametrize(
+    "solver", [DDIM(), DDIM(1.0), DDPM(), DPMpp2M()], ids=["DDIM", "DDIM-1", "DDPM", "DPMpp2M"]
+)
 def test_padding_stays_zero_under_the_solvers(solver):
     """Where the noise is masked too: x_0 is then 0 at padding, exactly, at every step."""
     denoiser = Denoiser(network(jet=0, classes=0), Cosine())
@@ -468,7 +603,14 @@ def test_padding_stays_zero_under_the_solvers(solver):
     denoise = lambda x, t: denoiser(x, t, mask=mask)
     denoise.schedule = denoiser.schedule
     with torch.no_grad():
-        x = sample(solver, denoise, randn(), denoiser.schedule.grid(5), randn, lambda i, x, _: check(x[~mask]))
+        x = sample(
+            solver,
+            denoise,
+            randn(),
+            denoiser.schedule.grid(5),
+            randn,
+            lambda i, x, _: check(x[~mask]),
+        )
     assert torch.isfinite(x).all() and x[mask].abs().min() > 0
 
 

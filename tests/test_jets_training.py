@@ -41,9 +41,14 @@ def jets_config(output, *more):
 def jets_run(tmp_path_factory):
     """The folder of a tiny model of jets, trained by train.py in a subprocess as a user does."""
     output = tmp_path_factory.mktemp("jets")
-    done = script("train.py", "--config", TINY / "jets.yaml", *overrides("jets", output, "sample.every=0"))
+    done = script(
+        "train.py", "--config", TINY / "jets.yaml", *overrides("jets", output, "sample.every=0")
+    )
     assert done.returncode == 0, done.stderr
-    assert "JetNet: 280 training, 60 held out, (30, 3)" in done.stdout and "constituents 29.9" in done.stdout
+    assert (
+        "JetNet: 280 training, 60 held out, (30, 3)" in done.stdout
+        and "constituents 29.9" in done.stdout
+    )
     return output / "tiny-jets"
 
 
@@ -56,26 +61,71 @@ def model(jets_run):
 # -- as a user does ---------------------------------------------------------------------------------------------------------
 def test_train_then_sample_as_a_user_does(jets_run, tmp_path):
     """Two subprocesses; the file has JetNet's layout, the numbers of the file asked for, and zeros where there is none."""
-    panels = {f"{name}-{step:07d}.png" for name in ("histograms", "jet-images", "reverse-process") for step in (0, 8)}
+    panels = {
+        f"{name}-{step:07d}.png"
+        for name in ("histograms", "jet-images", "reverse-process")
+        for step in (0, 8)
+    }
     assert {p.name for p in (jets_run / "samples").iterdir()} == panels
     header = (jets_run / "metrics.csv").read_text().splitlines()[0].split(",")
-    for name in ("val/w1m_30", "val/w1m_30_floor", "val/w1p_30", "val/fpd_50k_of_30", "val/fpd_50k_of_30_floor", "val/loss"):
+    for name in (
+        "val/w1m_30",
+        "val/w1m_30_floor",
+        "val/w1p_30",
+        "val/fpd_50k_of_30",
+        "val/fpd_50k_of_30_floor",
+        "val/loss",
+    ):
         assert name in header
     out = tmp_path / "out"
-    done = script("sample.py", "--checkpoint", jets_run, "--output", out, "--constituents", REAL, "--count", 70, "--seed", 5)
+    done = script(
+        "sample.py",
+        "--checkpoint",
+        jets_run,
+        "--output",
+        out,
+        "--constituents",
+        REAL,
+        "--count",
+        70,
+        "--seed",
+        5,
+    )
     assert done.returncode == 0, done.stderr
     features, mask, jet = read_jets(out / "jets.hdf5", 30)
     wanted = read_jets(REAL, 30)[1][:70].sum(1)
-    assert (mask.sum(1) == wanted).all() and len(set(wanted.tolist())) > 1 and (features[~mask] == 0).all()
-    assert features[mask].std() > 0.01 and (features[..., 2][mask] > 0).all() and (jet[:, 2] > 0).all()
+    assert (
+        (mask.sum(1) == wanted).all()
+        and len(set(wanted.tolist())) > 1
+        and (features[~mask] == 0).all()
+    )
+    assert (
+        features[mask].std() > 0.01 and (features[..., 2][mask] > 0).all() and (jet[:, 2] > 0).all()
+    )
     lines = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
-    assert lines[69] == {"file": "jets.hdf5", "row": 69, "seed": 74, "constituents": int(wanted[69])}
+    assert lines[69] == {
+        "file": "jets.hdf5",
+        "row": 69,
+        "seed": 74,
+        "constituents": int(wanted[69]),
+    }
     with h5py.File(out / "jets.hdf5") as file:
-        assert "relative" in file.attrs["jet_units"] and json.loads(file.attrs["settings"])["step"] == 8
+        assert (
+            "relative" in file.attrs["jet_units"]
+            and json.loads(file.attrs["settings"])["step"] == 8
+        )
 
 
 def sample(jets_run, output, **given):
-    plain = dict(checkpoint=str(jets_run), output=str(output), count=None, seed=0, label=None, weights="ema", device="cpu")
+    plain = dict(
+        checkpoint=str(jets_run),
+        output=str(output),
+        count=None,
+        seed=0,
+        label=None,
+        weights="ema",
+        device="cpu",
+    )
     run(**plain | dict(solver=None, eta=None) | given)
 
 
@@ -111,7 +161,11 @@ def test_padding_is_zero_at_every_step_of_every_solver(model, name):
     rows, padding = told(model, [4, 30, 11]), ~model.space.full([4, 30, 11])["mask"]
 
     def watch(step, x_s, x0_hat):
-        assert (x_s[padding] == 0).all() and (x0_hat[padding] == 0).all() and x_s[~padding].abs().min() > 0
+        assert (
+            (x_s[padding] == 0).all()
+            and (x0_hat[padding] == 0).all()
+            and x_s[~padding].abs().min() > 0
+        )
 
     settings = dataclasses.replace(model.settings, solver=ALL[name], steps=3, batch_size=3)
     together = generate(model, settings, [7, 8, 9], Condition(told=rows), watch=watch)
@@ -124,8 +178,12 @@ def test_padding_is_zero_at_every_step_of_every_solver(model, name):
 def test_a_jet_depends_on_its_seed_alone(model):
     settings = Overrides("EulerMaruyama", steps=4, batch_size=8).over(model.settings)
     together = generate(model, settings, range(20))
-    apart = torch.cat([generate(model, settings, part) for part in (range(3), range(3, 4), range(4, 20))])
-    assert torch.equal(together, apart) and torch.equal(generate(model, settings, range(19, -1, -1)).flip(0), together)
+    apart = torch.cat(
+        [generate(model, settings, part) for part in (range(3), range(3, 4), range(4, 20))]
+    )
+    assert torch.equal(together, apart) and torch.equal(
+        generate(model, settings, range(19, -1, -1)).flip(0), together
+    )
     other = generate(model, dataclasses.replace(settings, batch_size=1), range(20))
     assert (other - together).abs().max() < 1e-5
 
@@ -135,7 +193,9 @@ def test_a_jet_depends_on_its_seed_alone(model):
 def test_resume_ends_with_the_same_bits(jets_run, tmp_path):
     """Stopped at step 5 of 8, inside an epoch, and resumed; statistics and histogram come from the checkpoint."""
     train(jets_config(tmp_path, "sample.every=0", "trainer.max_steps=5", "sample.count=4"))
-    parts = load(train(jets_config(tmp_path, "sample.every=0", "sample.count=4"), resume=True) / "last.ckpt")
+    parts = load(
+        train(jets_config(tmp_path, "sample.every=0", "sample.count=4"), resume=True) / "last.ckpt"
+    )
     whole = load(jets_run / "last.ckpt")
     assert parts["global_step"] == whole["global_step"] == 8
     assert largest_difference(parts["state_dict"], whole["state_dict"]) == 0
@@ -148,17 +208,31 @@ def test_half_of_the_jets_are_mirrored_in_each_angle():
     mirrored = space.mirror(features, torch.Generator().manual_seed(0))
     assert torch.equal(mirrored.abs(), features) and (mirrored[..., 2] > 0).all()
     signs = mirrored[:, 0, :2].sign()
-    assert torch.equal(mirrored[..., :2].sign(), signs[:, None].expand(-1, 5, -1))  # a jet as a whole
+    assert torch.equal(
+        mirrored[..., :2].sign(), signs[:, None].expand(-1, 5, -1)
+    )  # a jet as a whole
     for pattern in ((1, 1), (1, -1), (-1, 1), (-1, -1)):
-        assert (signs == torch.tensor(pattern)).all(1).float().mean() == pytest.approx(0.25, abs=0.03)
+        assert (signs == torch.tensor(pattern)).all(1).float().mean() == pytest.approx(
+            0.25, abs=0.03
+        )
 
 
 @pytest.mark.slow
 def test_flow_matching_by_two_lines(tmp_path):
-    more = ("schedule=Linear", "loss.predict=velocity", "trainer.max_steps=2", "trainer.validate=2", "sample.count=4")
+    more = (
+        "schedule=Linear",
+        "loss.predict=velocity",
+        "trainer.max_steps=2",
+        "trainer.validate=2",
+        "sample.count=4",
+    )
     flow = restore(train(jets_config(tmp_path, *more)))
     x = generate(flow, flow.settings, range(3))
-    assert type(flow.denoiser.schedule).__name__ == "Linear" and torch.isfinite(x).all() and x.std() > 0
+    assert (
+        type(flow.denoiser.schedule).__name__ == "Linear"
+        and torch.isfinite(x).all()
+        and x.std() > 0
+    )
 
 
 @pytest.mark.slow
@@ -168,7 +242,13 @@ def test_pt_mass_and_type_are_told(tmp_path):
     for kind in "gq":
         write_jets(tmp_path / f"{kind}.hdf5", features[:60], mask[:60], jet[:60])
     data = f"data={{name: JetNet, root: {tmp_path}, types: [g, q], batch_size: 16}}"
-    short = ("network.jet=2", "trainer.max_steps=8", "optim.lr=2e-2", "sample.every=0", "sample.count=4")
+    short = (
+        "network.jet=2",
+        "trainer.max_steps=8",
+        "optim.lr=2e-2",
+        "sample.every=0",
+        "sample.count=4",
+    )
     folder = train(run_config("jets", tmp_path, data, *short))
     both = restore(folder)
     assert both.classes == ("gluon", "light quark") and both.space.numbers.sum(1).min() > 30
@@ -176,15 +256,25 @@ def test_pt_mass_and_type_are_told(tmp_path):
     light = dataclasses.replace(both.settings, steps=2)
     made, _ = generate_like(both, light, few)
     heavy = type(few)(few.features, few.mask, few.jet * torch.tensor([1, 1, 3, 1]), few.types)
-    assert torch.equal(made.mask, few.mask) and not torch.equal(made.features, generate_like(both, light, heavy)[0].features)
+    assert torch.equal(made.mask, few.mask) and not torch.equal(
+        made.features, generate_like(both, light, heavy)[0].features
+    )
     other = type(few)(few.features, few.mask, few.jet, 1 - few.types)
     assert not torch.equal(made.features, generate_like(both, light, other)[0].features)
     cond = {"label": torch.tensor([0, 1]), "jet": torch.ones(2, 2)}
     dropped = without(cond, torch.tensor([False, True]), 2)
-    assert dropped["label"].tolist() == [0, 2] and dropped["jet"].isnan().tolist() == [[False] * 2, [True] * 2]
+    assert dropped["label"].tolist() == [0, 2] and dropped["jet"].isnan().tolist() == [
+        [False] * 2,
+        [True] * 2,
+    ]
     sample(folder, tmp_path / "out", count=4)
-    assert sorted(p.name for p in (tmp_path / "out").glob("*.hdf5")) == ["gluon.hdf5", "light-quark.hdf5"]
-    assert asked_for(str(tmp_path / "out/gluon.hdf5"), None)[1] is None  # relative features are no GeV
+    assert sorted(p.name for p in (tmp_path / "out").glob("*.hdf5")) == [
+        "gluon.hdf5",
+        "light-quark.hdf5",
+    ]
+    assert (
+        asked_for(str(tmp_path / "out/gluon.hdf5"), None)[1] is None
+    )  # relative features are no GeV
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +285,14 @@ def two_types(tmp_path_factory):
     for kind, n in (("g", 60), ("q", 20)):
         write_jets(folder / f"{kind}.hdf5", features[-n:], mask[-n:], jet[-n:])
     data = f"data={{name: JetNet, root: {folder}, types: [g, q], batch_size: 16}}"
-    short = ("network.jet=2", "trainer.max_steps=4", "optim.lr=3e-2", "optim.ema=0.5", "sample.count=4", "sample.every=0")
+    short = (
+        "network.jet=2",
+        "trainer.max_steps=4",
+        "optim.lr=3e-2",
+        "optim.ema=0.5",
+        "sample.count=4",
+        "sample.every=0",
+    )
     return train(run_config("jets", folder, data, *short)), folder
 
 
@@ -213,9 +310,15 @@ def test_pt_and_mass_are_told_by_value(two_types, tmp_path):
     assert (light[1] == heavy[1]).all() and abs(light[0] - heavy[0])[light[1]].max() > 1e-4
     assert heavy[2][:, :3].tolist() == [[1000, 0, 300]] * 4
     model = restore(run)
-    told = model.space.draw(range(4), [0] * 4) | {"jet": model.space.condition(torch.tensor([[1e3, 0, 300]])).expand(4, 2)}
-    made, mask = by_pt(generate(model, model.settings, range(4), Condition([0] * 4, told=told)), told["mask"])
-    assert (made - torch.from_numpy(heavy[0])).abs().max() < 1e-5 and (mask == torch.from_numpy(heavy[1])).all()
+    told = model.space.draw(range(4), [0] * 4) | {
+        "jet": model.space.condition(torch.tensor([[1e3, 0, 300]])).expand(4, 2)
+    }
+    made, mask = by_pt(
+        generate(model, model.settings, range(4), Condition([0] * 4, told=told)), told["mask"]
+    )
+    assert (made - torch.from_numpy(heavy[0])).abs().max() < 1e-5 and (
+        mask == torch.from_numpy(heavy[1])
+    ).all()
 
 
 def test_a_file_of_one_type_labels_its_rows_and_our_own_output_is_such_a_file(two_types, tmp_path):
@@ -224,12 +327,23 @@ def test_a_file_of_one_type_labels_its_rows_and_our_own_output_is_such_a_file(tw
     sample(run, tmp_path / "once", constituents=str(folder / "q.hdf5"))
     assert [p.name for p in (tmp_path / "once").glob("*.hdf5")] == ["light-quark.hdf5"]
     first = jets_of(tmp_path / "once", "light-quark")
-    renamed = (tmp_path / "once/light-quark.hdf5").rename(tmp_path / "any.hdf5")  # the file itself says its type
+    renamed = (tmp_path / "once/light-quark.hdf5").rename(
+        tmp_path / "any.hdf5"
+    )  # the file itself says its type
     sample(run, tmp_path / "twice", constituents=str(renamed))
-    for a, b, c in zip(first, jets_of(tmp_path / "twice", "light-quark"), jets_of(folder, "q"), strict=True):
-        assert (a == b).all() and (a.ndim == 3 or (a == c).all())  # particles, or masks and jets: those of FILE too
-    sample(run, tmp_path / "other", constituents=str(renamed), label="gluon", jet=["pt=900", "mass=70"])
-    assert jets_of(tmp_path / "other")[2][:, 0].tolist() == [900] * 20 and len(list((tmp_path / "other").glob("*.hdf5"))) == 1
+    for a, b, c in zip(
+        first, jets_of(tmp_path / "twice", "light-quark"), jets_of(folder, "q"), strict=True
+    ):
+        assert (a == b).all() and (
+            a.ndim == 3 or (a == c).all()
+        )  # particles, or masks and jets: those of FILE too
+    sample(
+        run, tmp_path / "other", constituents=str(renamed), label="gluon", jet=["pt=900", "mass=70"]
+    )
+    assert (
+        jets_of(tmp_path / "other")[2][:, 0].tolist() == [900] * 20
+        and len(list((tmp_path / "other").glob("*.hdf5"))) == 1
+    )
 
 
 def test_what_is_asked_of_jets_and_cannot_be(two_types, jets_run, pixel_run, tmp_path):
@@ -238,21 +352,41 @@ def test_what_is_asked_of_jets_and_cannot_be(two_types, jets_run, pixel_run, tmp
     (tmp_path / "top.hdf5").write_bytes((folder / "g.hdf5").read_bytes())
     table = [
         (run, dict(jet=["pt=1000"]), "--jet: mass is missing"),
-        (run, dict(jet=["pt=1000", "mas=80"]), r"--jet: 'mas' is not one of pt, mass; did you mean 'mass'"),
+        (
+            run,
+            dict(jet=["pt=1000", "mas=80"]),
+            r"--jet: 'mas' is not one of pt, mass; did you mean 'mass'",
+        ),
         (run, dict(jet=["pt=1000", "mass"]), r"--jet: mass: '' is not a number"),
         (run, dict(jet=["pt=1TeV", "mass=80"]), r"--jet: pt: '1TeV' is not a number"),
         (run, dict(jet=["pt=0", "mass=80"]), r"--jet: pt=0 cannot be: above 0"),
         (run, dict(jet=["pt=nan", "mass=80"]), r"--jet: pt=nan cannot be"),
         (run, dict(jet=["pt=1000", "mass=-1"]), r"--jet: mass=-1 cannot be"),
         (run, dict(jet=["pt=1", "pt=2", "mass=1"]), r"--jet: pt is given twice"),
-        (run, dict(constituents=str(tmp_path / "jets.hdf5")), r"does not say of which type .* gluon, light quark: .*--label"),
-        (run, dict(constituents=str(tmp_path / "top.hdf5")), r"is of top jets; this checkpoint makes gluon, light quark"),
+        (
+            run,
+            dict(constituents=str(tmp_path / "jets.hdf5")),
+            r"does not say of which type .* gluon, light quark: .*--label",
+        ),
+        (
+            run,
+            dict(constituents=str(tmp_path / "top.hdf5")),
+            r"is of top jets; this checkpoint makes gluon, light quark",
+        ),
         (run, dict(constituents="2.5"), r"--constituents: '2.5' is not a whole number"),
         (run, dict(constituents="-3"), r"--constituents: -3 is not in 1 \.\.\. 30"),
         (run, dict(constituents="9" * 5000), r"--constituents: .* is not a whole number"),
-        (jets_run, dict(jet=["pt=1000", "mass=80"]), r"--jet: this checkpoint's network is told no pt"),
+        (
+            jets_run,
+            dict(jet=["pt=1000", "mass=80"]),
+            r"--jet: this checkpoint's network is told no pt",
+        ),
         (pixel_run, dict(jet=["pt=1000", "mass=80"]), r"--jet: this checkpoint makes pictures"),
-        (pixel_run, dict(constituents=str(folder / "g.hdf5")), r"--constituents: this checkpoint makes pictures"),
+        (
+            pixel_run,
+            dict(constituents=str(folder / "g.hdf5")),
+            r"--constituents: this checkpoint makes pictures",
+        ),
     ]
     for checkpoint, given, message in table:
         with pytest.raises(Refusal, match=message) as error:
@@ -282,9 +416,15 @@ def test_what_training_has_not_seen_is_said(two_types, tmp_path, capsys):
 def test_panels_hold_every_type_by_the_same_share(two_types, tmp_path):
     """Of 45 gluons and 15 quarks: generated, held-out and the floor's others alike."""
     _, folder = two_types
-    held = JetNet(root=str(folder), types=("g", "q"), split="order", parts=(10, 68, 2), download=False).load().valid
+    held = (
+        JetNet(root=str(folder), types=("g", "q"), split="order", parts=(10, 68, 2), download=False)
+        .load()
+        .valid
+    )
     panels = JetPanels(tmp_path, 1, 20, held)
-    assert [torch.bincount(part.types).tolist() for part in (panels.real, panels.others, panels.asked)] == [[15, 5]] * 3
+    assert [
+        torch.bincount(part.types).tolist() for part in (panels.real, panels.others, panels.asked)
+    ] == [[15, 5]] * 3
     rows = lambda part: {tuple(row) for row in part.features.flatten(1).tolist()}
     assert not rows(panels.real) & rows(panels.others)
     lonely = JetPanels(tmp_path, 1, 4, held.first(1))
@@ -294,10 +434,25 @@ def test_panels_hold_every_type_by_the_same_share(two_types, tmp_path):
 
 # -- evaluate.py ------------------------------------------------------------------------------------------------------------
 def evaluate(run, output, **given):
-    plain = dict(path=str(run), count=None, features="auto", split=None, seed=0, weights="ema", device="cpu", data_root=None)
-    given = dict(output=str(output), cache=None, batch_size=None, solver=None, eta=None, steps=2) | given
+    plain = dict(
+        path=str(run),
+        count=None,
+        features="auto",
+        split=None,
+        seed=0,
+        weights="ema",
+        device="cpu",
+        data_root=None,
+    )
+    given = (
+        dict(output=str(output), cache=None, batch_size=None, solver=None, eta=None, steps=2)
+        | given
+    )
     evaluation.run(**plain | given)
-    return {line["metric"]: line for line in map(json.loads, (output / "records.jsonl").read_text().splitlines())}
+    return {
+        line["metric"]: line
+        for line in map(json.loads, (output / "records.jsonl").read_text().splitlines())
+    }
 
 
 def test_metrics_are_chosen_and_unknown_ones_refused_before_anything(jets_run, tmp_path, capsys):
@@ -327,7 +482,9 @@ def test_records_are_written_as_each_metric_ends(jets_run, tmp_path, monkeypatch
     with pytest.raises(KeyboardInterrupt):
         evaluate(jets_run, tmp_path, metrics="w1m,w1p")
     lines = (tmp_path / "records.jsonl").read_text().splitlines()
-    assert [json.loads(line)["metric"] for line in lines] == ["w1m_10k"] and "wrote 1 records" in capsys.readouterr().out
+    assert [json.loads(line)["metric"] for line in lines] == [
+        "w1m_10k"
+    ] and "wrote 1 records" in capsys.readouterr().out
 
 
 @pytest.fixture
@@ -354,16 +511,27 @@ def test_fpnd_takes_the_types_own_reference(jetnet, two_types):
     assert fpnd_by_type(jets, ("t", "q")).keys() == {"fpnd_t_44", "fpnd_q_12"}
     assert fpnd_by_type(jets, ("g", "q")) == {"fpnd_q_12": (pytest.approx(as_quarks), ANY)}
     alone = JetNet(root=str(folder / "q.hdf5"), types=("t",), download=False).load()
-    assert fpnd_by_type(alone.train, alone.kinds)["fpnd_14"][0] != fpnd_by_type(alone.train, ("q",))["fpnd_14"][0]
+    assert (
+        fpnd_by_type(alone.train, alone.kinds)["fpnd_14"][0]
+        != fpnd_by_type(alone.train, ("q",))["fpnd_14"][0]
+    )
 
 
-def test_a_missing_reference_is_known_before_sampling(jetnet, two_types, jets_run, tmp_path, capsys):
+def test_a_missing_reference_is_known_before_sampling(
+    jetnet, two_types, jets_run, tmp_path, capsys
+):
     """Gluons have none here: skipped and said where all metrics are taken, refused where it is asked for."""
     both = load_jets(two_types[0])
     assert "fpnd" in available(both) and "skipped for gluon jets" in capsys.readouterr().out
     wide = JetNet(root=str(REAL), constituents=30, download=False).load()
-    assert "fpnd" not in available(wide) and "fpnd is skipped: FPND is defined for" in capsys.readouterr().out
-    with pytest.raises(Refusal, match="--metrics: fpnd: FPND is defined for 30 constituents and types g, q, t; got 30 and 'g'"):
+    assert (
+        "fpnd" not in available(wide)
+        and "fpnd is skipped: FPND is defined for" in capsys.readouterr().out
+    )
+    with pytest.raises(
+        Refusal,
+        match="--metrics: fpnd: FPND is defined for 30 constituents and types g, q, t; got 30 and 'g'",
+    ):
         evaluate(jets_run, tmp_path / "e", metrics="w1m,fpnd")
     assert not (tmp_path / "e").exists()
 
@@ -373,19 +541,39 @@ def test_evaluate_py_measures_jets_with_the_floor_beside(jets_run, tmp_path):
     """60 generated against 60 test jets, 60 others in their place for the floor, which an untrained model is far from."""
     done = script("evaluate.py", "--checkpoint", jets_run, "--output", tmp_path, "--device", "cpu")
     assert done.returncode == 0, done.stderr
-    lines = {line["metric"]: line for line in map(json.loads, (tmp_path / "records.jsonl").read_text().splitlines())}
-    assert {"w1m_10k", "w1p_10k", "w1efp_10k", "fpd_50k", "kpd_5k", "cov_100", "mmd_100"} <= lines.keys()
+    lines = {
+        line["metric"]: line
+        for line in map(json.loads, (tmp_path / "records.jsonl").read_text().splitlines())
+    }
+    assert {
+        "w1m_10k",
+        "w1p_10k",
+        "w1efp_10k",
+        "fpd_50k",
+        "kpd_5k",
+        "cov_100",
+        "mmd_100",
+    } <= lines.keys()
     mass = lines["w1m_10k"]
-    assert mass["n"] == mass["truth_vs_truth"]["n"] == 60 and mass["value"] > 3 * mass["truth_vs_truth"]["value"]
+    assert (
+        mass["n"] == mass["truth_vs_truth"]["n"] == 60
+        and mass["value"] > 3 * mass["truth_vs_truth"]["value"]
+    )
     assert mass["constituents"] == "as test jets" and mass["checkpoint"]["step"] == 8
 
 
 # -- refusals ---------------------------------------------------------------------------------------------------------------
 KINDS = [
-    (["space=Pixels"], r"do not fit: data JetNet is for jets, space Pixels is for pictures, network SetTransformer is for jets"),
+    (
+        ["space=Pixels"],
+        r"do not fit: data JetNet is for jets, space Pixels is for pictures, network SetTransformer is for jets",
+    ),
     (["network=UNet"], r"got data JetNet, space PointCloud, network UNet"),
     (["data=Digits"], r"got data Digits, space PointCloud, network SetTransformer"),
-    (["stage=autoencoder", "network=AutoencoderKL"], r"no key 'space'|stage autoencoder is for pictures"),
+    (
+        ["stage=autoencoder", "network=AutoencoderKL"],
+        r"no key 'space'|stage autoencoder is for pictures",
+    ),
     (["network.jet=3"], r"network: jet must be 0 or 2, got 3"),
     (["evaluate.every=5"], r"evaluate.every is for pictures"),
 ]
@@ -399,7 +587,9 @@ def test_kinds_that_do_not_go_together(given, message):
 
 
 def test_an_autoencoder_of_jets_is_refused():
-    with pytest.raises(Refusal, match="stage autoencoder is for pictures; data JetNet is of stage diffusion"):
+    with pytest.raises(
+        Refusal, match="stage autoencoder is for pictures; data JetNet is of stage diffusion"
+    ):
         config.load(TINY / "autoencoder.yaml", ["data=JetNet"])
 
 
@@ -409,14 +599,32 @@ def test_constituents_that_cannot_be(jets_run, pixel_run, tmp_path):
         (jets_run, dict(constituents="0"), r"--constituents: 0 is not in 1"),
         (jets_run, dict(constituents="many"), r"'many' is neither a number nor a file"),
         (jets_run, dict(constituents=str(TINY / "jets.yaml")), r"jets.yaml cannot be read as HDF5"),
-        (jets_run, dict(constituents=str(REAL), count=401), r"--count: 401 jets asked for, .* has numbers for 400"),
+        (
+            jets_run,
+            dict(constituents=str(REAL), count=401),
+            r"--count: 401 jets asked for, .* has numbers for 400",
+        ),
         (pixel_run, dict(constituents="3"), r"--constituents: this checkpoint makes pictures"),
     ]
     for checkpoint, given, message in table:
         with pytest.raises(Refusal, match=message) as error:
             sample(checkpoint, tmp_path / "o", **given)
         assert "\n" not in str(error.value) and not any((tmp_path / "o").glob("*"))
-    task = dict(image=["x.png"], mask=None, method=None, seed=0, label=None, weights="ema", device="cpu", devices=1)
-    for more, message in (({}, "this checkpoint makes clouds"), ({"constituents": "3"}, "--constituents is of jets")):
+    task = dict(
+        image=["x.png"],
+        mask=None,
+        method=None,
+        seed=0,
+        label=None,
+        weights="ema",
+        device="cpu",
+        devices=1,
+    )
+    for more, message in (
+        ({}, "this checkpoint makes clouds"),
+        ({"constituents": "3"}, "--constituents is of jets"),
+    ):
         with pytest.raises(Refusal, match=message):
-            run_task("inpaint", 4, checkpoint=str(jets_run), output=str(tmp_path / "o"), **task | more)
+            run_task(
+                "inpaint", 4, checkpoint=str(jets_run), output=str(tmp_path / "o"), **task | more
+            )

@@ -55,10 +55,14 @@ def test_it_holds_every_pictures_posterior_in_both_orientations(cached, stage1):
     autoencoder = load_autoencoder(stage1 / "best.ckpt")[0]
     rows = [0, 7, 1499]
     batch, image = found.__getitems__(rows), as_images(pictures.__getitems__(rows))
-    assert batch["moments"].shape[:2] == (3, 2) and torch.equal(batch["label"], pictures.labels[rows])
+    assert batch["moments"].shape[:2] == (3, 2) and torch.equal(
+        batch["label"], pictures.labels[rows]
+    )
     with torch.no_grad():
         for i, x in enumerate((image, image.flip(-1))):
-            torch.testing.assert_close(batch["moments"][:, i].float(), autoencoder.encode(x), rtol=1e-3, atol=1e-3)
+            torch.testing.assert_close(
+                batch["moments"][:, i].float(), autoencoder.encode(x), rtol=1e-3, atol=1e-3
+            )
     assert not torch.allclose(batch["moments"][:, 0], batch["moments"][:, 1], atol=0.01)
 
 
@@ -68,7 +72,10 @@ def test_training_on_it_is_training_on_the_pictures(cached, stage1, tmp_path):
     assert not (tmp_path / "latents").exists()
     unmirrored = trained(tmp_path, stage1, "name=unmirrored", "space.cache=false")
     # the mean: Adam's first steps are a sign, which rounding turns where a gradient is next to none
-    near, far = (mean_difference(state["state_dict"], plain["state_dict"]) for state in (cached[1], unmirrored))
+    near, far = (
+        mean_difference(state["state_dict"], plain["state_dict"])
+        for state in (cached[1], unmirrored)
+    )
     assert near < 2e-5 and near < 0.05 * far, (near, far)
 
 
@@ -80,7 +87,10 @@ def test_a_second_run_finds_it(cached, stage1, capsys):
     assert largest_difference(again["state_dict"], state["state_dict"]) == 0
     whole = (folder / "moments.npy").read_bytes()
     sums = (folder / "sums.npy").read_bytes()
-    parts = {name: np.load(folder / f"{name}.npy", mmap_mode="r+") for name in ("moments", "label", "index", "sums")}
+    parts = {
+        name: np.load(folder / f"{name}.npy", mmap_mode="r+")
+        for name in ("moments", "label", "index", "sums")
+    }
     parts["moments"][:, :, 0] = 3  # it is what training reads, not the pictures
     parts["sums"][:] = checksums(parts)
     other = trained(output, stage1, FLIP, "name=other")
@@ -94,7 +104,12 @@ def test_a_second_run_finds_it(cached, stage1, capsys):
 def test_of_the_device_it_is_the_same(cached, stage1, monkeypatch):
     monkeypatch.setattr(latents, "fits", lambda cache, device: True)
     output, state, _ = cached
-    assert largest_difference(trained(output, stage1, FLIP, "name=table")["state_dict"], state["state_dict"]) == 0
+    assert (
+        largest_difference(
+            trained(output, stage1, FLIP, "name=table")["state_dict"], state["state_dict"]
+        )
+        == 0
+    )
 
 
 def test_whitened_latents_have_mean_0_and_std_1(cached):
@@ -108,13 +123,20 @@ def test_whitened_latents_have_mean_0_and_std_1(cached):
 
 def test_other_autoencoders_data_and_orientations_are_other_caches(cached, tmp_path):
     data = Digits().load().train
-    keys = {cache_folder(tmp_path, a, d, o) for a in "ab" for d in (data.fingerprint(), "other") for o in (1, 2)}
+    keys = {
+        cache_folder(tmp_path, a, d, o)
+        for a in "ab"
+        for d in (data.fingerprint(), "other")
+        for o in (1, 2)
+    }
     assert len(keys) == 8
     data.images[3, 0, 2, 2] += 1
     changed = data.fingerprint()
     data.images[3, 0, 2, 2] -= 1
     data.labels[5] += 1
-    assert len({Digits().load().train.fingerprint(), changed, data.fingerprint()}) == 3  # labels are kept too
+    assert (
+        len({Digits().load().train.fingerprint(), changed, data.fingerprint()}) == 3
+    )  # labels are kept too
 
 
 def test_damaged_or_half_written_it_is_made_again(cached, stage1, capsys):
@@ -131,7 +153,9 @@ def test_damaged_or_half_written_it_is_made_again(cached, stage1, capsys):
     (folder / "about.json").write_text(about)
 
 
-@pytest.mark.parametrize("name, at", [("moments", -1), ("moments", 5000), ("label", -300), ("index", 200), ("sums", -7)])
+@pytest.mark.parametrize(
+    "name, at", [("moments", -1), ("moments", 5000), ("label", -300), ("index", 200), ("sums", -7)]
+)
 def test_one_flipped_bit_is_found(cached, name, at, capsys, monkeypatch):
     """When it is opened; and, in a file that is too large to be looked at whole, when the row is read."""
     _, _, folder = cached
@@ -162,14 +186,20 @@ def test_a_flipped_bit_is_not_trained_on(cached, stage1, capsys):
     spoilt[len(whole) // 2] ^= 64
     (folder / "moments.npy").write_bytes(spoilt)
     again = trained(output, stage1, FLIP, "name=flipped")
-    assert "computed again" in capsys.readouterr().out and (folder / "moments.npy").read_bytes() == whole
+    assert (
+        "computed again" in capsys.readouterr().out
+        and (folder / "moments.npy").read_bytes() == whole
+    )
     assert largest_difference(again["state_dict"], state["state_dict"]) == 0
 
 
 def test_what_a_killed_writer_left_is_taken_away_and_a_live_ones_is_not(tmp_path):
     folder = tmp_path / "latents" / "a"
     command = [sys.executable, "-c", KILLED, str(folder)]
-    assert subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}).returncode == -signal.SIGKILL
+    assert (
+        subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}).returncode
+        == -signal.SIGKILL
+    )
     (left,) = folder.parent.glob("*.partial")
     live = Writer(folder, Path(Writer.beside(folder)))
     live.begin(4, (1, 4, 2, 2))
@@ -209,7 +239,9 @@ def test_a_writer_that_fails_leaves_nothing(stage1, tmp_path, monkeypatch):
 @pytest.mark.parametrize("rows", [[0, 1, 2], [2, 0, 1]])
 def test_latents_of_any_memory_format_are_kept(rows, tmp_path):
     """Convolutions of a large batch leave channels last, and labels may be of another kind than the file's."""
-    moments = torch.randn(3, 2, 8, 2, 5).permute(0, 1, 4, 2, 3)  # (3, 1 or 2, 2 z, h, w), channels last
+    moments = torch.randn(3, 2, 8, 2, 5).permute(
+        0, 1, 4, 2, 3
+    )  # (3, 1 or 2, 2 z, h, w), channels last
     writer = Writer(tmp_path / "latents" / "a", tmp_path / "latents" / "a.partial")
     writer.begin(3, moments.shape[1:])
     writer.open()
@@ -241,12 +273,18 @@ def test_latents_beyond_16_bits_are_refused(tmp_path):
 def test_a_full_disk_is_known_before_the_work(stage1, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=60k", "tmpfs", disk], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=60k", "tmpfs", disk], capture_output=True
+    ).returncode:
         pytest.skip("mounting needs root")
     try:
         more = overrides("latent", disk, f"space.autoencoder={stage1}", "data.flip=true")
         done = script("train.py", "--config", TINY / "latent.yaml", *more)
-        assert done.returncode == 2 and done.stderr.count("\n") == 1 and "latent cache: 0.0 GB" in done.stderr, done.stderr
+        assert (
+            done.returncode == 2
+            and done.stderr.count("\n") == 1
+            and "latent cache: 0.0 GB" in done.stderr
+        ), done.stderr
         assert "space.cache=false" in done.stderr and not list((disk / "latents").iterdir())
     finally:
         subprocess.run(["umount", disk], check=True)

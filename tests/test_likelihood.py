@@ -9,7 +9,17 @@ from torch.distributions import Normal, SigmoidTransform, TransformedDistributio
 from benchmarks.exact import Gaussian, Mixture
 from ldm.config import SampleConfig
 from ldm.diffusion.denoiser import Denoiser, Loss
-from ldm.diffusion.likelihood import Ode, bits_per_dim, decode, dequantise, encode, gaussian, latent_bound, log_likelihood, slerp
+from ldm.diffusion.likelihood import (
+    Ode,
+    bits_per_dim,
+    decode,
+    dequantise,
+    encode,
+    gaussian,
+    latent_bound,
+    log_likelihood,
+    slerp,
+)
 from ldm.diffusion.schedules import VE, VP, Cosine, Discrete, Linear, SubVP
 from ldm.diffusion.solvers import AdaptiveODE, Counted, Unreached, sample
 from ldm.diffusion.tasks import cfg
@@ -29,11 +39,16 @@ def draws(*shape, seed=0):
 def flow_density(model, x_0, t_min):
     """log p(x_0) of what the flow makes of the prior N(0, sigma_1^2): the change of variables of its closed form."""
     ends = torch.tensor([t_min, 1.0], dtype=torch.float64)
-    (_, std_0), (_, std_1), sigma_1 = (*(model.marginal(t) for t in ends), model.schedule(ends[1])[1])
+    (_, std_0), (_, std_1), sigma_1 = (
+        *(model.marginal(t) for t in ends),
+        model.schedule(ends[1])[1],
+    )
     return (Normal(0.0, sigma_1).log_prob(model.flow(x_0, *ends)) + (std_1 / std_0).log()).sum(1)
 
 
-@pytest.mark.parametrize("schedule", [VP(), Cosine(), SubVP(), Discrete(), Discrete(zero_snr=True), Linear()], ids=str)
+@pytest.mark.parametrize(
+    "schedule", [VP(), Cosine(), SubVP(), Discrete(), Discrete(zero_snr=True), Linear()], ids=str
+)
 def test_gaussian_likelihood_is_exact(schedule):
     """Within 1e-4 bits a dimension of the flow's closed form, within 1e-3 of the data's entropy on average.
 
@@ -46,7 +61,10 @@ def test_gaussian_likelihood_is_exact(schedule):
     truth = flow_density(model, x_0, TIGHT.t_min)
     for nats in (exact, guessed):
         assert (bits_per_dim(nats, 3) - bits_per_dim(truth, 3)).abs().max() < 1e-4
-        off = bits_per_dim(nats, 3).mean() - bits_per_dim(Normal(0.7, 0.6).log_prob(x_0).sum(1), 3).mean()
+        off = (
+            bits_per_dim(nats, 3).mean()
+            - bits_per_dim(Normal(0.7, 0.6).log_prob(x_0).sum(1), 3).mean()
+        )
         assert off.abs() < 1e-3
 
 
@@ -59,12 +77,16 @@ def test_mixture_likelihood_and_hutchinsons_error_bar():
     exact = log_likelihood(model, x_0, probes=0, ode=TIGHT).nats
     off = bits_per_dim(exact - truth, 2, 3)  # of 3 levels: no offset
     assert off.mean().abs() < 1e-3 and off.abs().max() < 1e-2
-    guessed = log_likelihood(model, x_0[:100], torch.Generator().manual_seed(0), probes=16, ode=TIGHT)
+    guessed = log_likelihood(
+        model, x_0[:100], torch.Generator().manual_seed(0), probes=16, ode=TIGHT
+    )
     z = ((guessed.nats - exact[:100]) / guessed.error.clamp(min=1e-9))[guessed.error > 1e-4]
     assert len(z) > 40 and z.mean().abs() < 0.4 and 0.7 < z.std() < 1.5
 
 
-@pytest.mark.parametrize("model", [Gaussian(VP()), Gaussian(VE()), Mixture(Cosine())], ids=["VP", "VE", "mixture"])
+@pytest.mark.parametrize(
+    "model", [Gaussian(VP()), Gaussian(VE()), Mixture(Cosine())], ids=["VP", "VE", "mixture"]
+)
 def test_the_flow_there_and_back(model):
     x_0 = 0.5 + 0.6 * draws(16, 2)
     x_1 = encode(model, x_0, TIGHT)
@@ -86,8 +108,12 @@ def test_bits_of_uniform_levels():
     """Levels drawn uniformly cost log2(levels) bits each, whatever the number of levels; the noise stays in its bin."""
     for levels in (2, 17, 256):
         width = 2 / (levels - 1)
-        density = -torch.tensor([5 * math.log(levels * width)], dtype=torch.float64)  # of 5 values, uniform over all bins
-        assert bits_per_dim(density, 5, levels).item() == pytest.approx(math.log2(levels), abs=1e-12)
+        density = -torch.tensor(
+            [5 * math.log(levels * width)], dtype=torch.float64
+        )  # of 5 values, uniform over all bins
+        assert bits_per_dim(density, 5, levels).item() == pytest.approx(
+            math.log2(levels), abs=1e-12
+        )
         k = torch.arange(levels).repeat(50)
         x = dequantise(k, levels, torch.Generator().manual_seed(0))
         assert torch.equal(((x + 1) / width).round().clamp(0, levels - 1).long(), k)
@@ -126,7 +152,10 @@ def test_padding_adds_nothing_to_the_likelihood(probes):
     short = run(x_0[2:3, :4], torch.ones(1, 4, dtype=torch.bool))
     assert torch.allclose(short.nats, found.nats[2:3], atol=1e-4)
     there = encode(model, x_0, TIGHT, mask)
-    assert torch.allclose(there, found.x_1, atol=1e-4) and (decode(model, there, TIGHT, mask)[~mask] == 0).all()
+    assert (
+        torch.allclose(there, found.x_1, atol=1e-4)
+        and (decode(model, there, TIGHT, mask)[~mask] == 0).all()
+    )
 
 
 class Pairs(Mixture):
@@ -146,7 +175,11 @@ def test_clouds_of_a_mixture():
     assert (found.nats - truth).abs().max() < 0.03
 
 
-@pytest.mark.parametrize("schedule", [VP(), SubVP(), VE(), Cosine(), Linear(), Discrete(), Discrete(zero_snr=True)], ids=str)
+@pytest.mark.parametrize(
+    "schedule",
+    [VP(), SubVP(), VE(), Cosine(), Linear(), Discrete(), Discrete(zero_snr=True)],
+    ids=str,
+)
 def test_calls_are_few_on_every_law(schedule):
     """In t the table's kinks took 17,690 calls at 1e-8."""
     found = log_likelihood(Gaussian(schedule), draws(4, 2), probes=0, ode=Ode(1e-8, 1e-8))
@@ -180,12 +213,23 @@ def test_likelihood_of_a_network_in_inference_mode_and_out_of_it():
     denoiser, x_0 = set_model(), draws(4, 7, 3).float()
 
     def run():
-        return log_likelihood(cfg(denoiser, {"mask": masks()}), x_0 * 1, torch.Generator().manual_seed(0), 1, Ode(1e-4, 1e-4))
+        return log_likelihood(
+            cfg(denoiser, {"mask": masks()}),
+            x_0 * 1,
+            torch.Generator().manual_seed(0),
+            1,
+            Ode(1e-4, 1e-4),
+        )
 
     outside = run()
     with torch.inference_mode():
         inside = run()
-    assert torch.allclose(inside.nats, outside.nats, atol=1e-5) and outside.dimensions.tolist() == [0, 3, 12, 21]
+    assert torch.allclose(inside.nats, outside.nats, atol=1e-5) and outside.dimensions.tolist() == [
+        0,
+        3,
+        12,
+        21,
+    ]
     assert outside.nats[0] == 0 and (outside.nats[1:] < 0).all()
 
 
@@ -209,9 +253,13 @@ def test_density_of_physical_features():
     x = (0.2 + 0.5 * draws(4, 7, 3)).float().masked_fill(~mask[..., None], 0)
     features = space.decode(x, mask)
     angle = [Normal(0.2 * s, 0.5 * s).log_prob(features[..., i]) for i, s in enumerate((0.1, 0.2))]
-    pt = TransformedDistribution(Normal(-3 + 0.2 * 1.5, 0.5 * 1.5), SigmoidTransform()).log_prob(features[..., 2].clamp(1e-9))
+    pt = TransformedDistribution(Normal(-3 + 0.2 * 1.5, 0.5 * 1.5), SigmoidTransform()).log_prob(
+        features[..., 2].clamp(1e-9)
+    )
     truth = torch.where(mask, sum(angle) + pt, 0).sum(1)
     found = log_density(model, features, mask, probes=2, ode=Ode(1e-6, 1e-6))
-    assert (found.nats - truth).abs().max() < 0.1 and found.nats[0] == 0  # the flow's prior forgets alpha_1 = e^-5
+    assert (found.nats - truth).abs().max() < 0.1 and found.nats[
+        0
+    ] == 0  # the flow's prior forgets alpha_1 = e^-5
     with pytest.raises(Refusal, match=r"likelihood: .*rtol 1e-06, atol 1e-06 within 10 calls"):
         log_density(model, features, mask, ode=Ode(1e-6, 1e-6, max_calls=10))

@@ -13,7 +13,13 @@ from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics
 from ldm.errors import Refusal
 from ldm.metrics import distances
 from ldm.metrics.classifier import accuracy, load
-from ldm.metrics.distances import Moments, density_coverage, frechet_distance, kernel_distance, precision_recall
+from ldm.metrics.distances import (
+    Moments,
+    density_coverage,
+    frechet_distance,
+    kernel_distance,
+    precision_recall,
+)
 from ldm.metrics.features import CLASSIFIERS, WEIGHTS, choose
 from ldm.metrics.reference import fingerprint, reference
 from ldm.pictures.folders import ImageFolder
@@ -34,10 +40,13 @@ def test_frechet_distance_is_scipys_and_torch_fidelitys(n):
     a, b = correlated(n, 24, 0), correlated(n + 50, 24, 1)
     ours = frechet_distance(Moments.of(a), Moments.of(b))
     (mu_a, mu_b), (s_a, s_b) = zip(
-        *((x.mean(0), np.cov(x, rowvar=False)) for x in (a.double().numpy(), b.double().numpy())), strict=True
+        *((x.mean(0), np.cov(x, rowvar=False)) for x in (a.double().numpy(), b.double().numpy())),
+        strict=True,
     )
     scipys = ((mu_a - mu_b) ** 2).sum() + np.trace(s_a + s_b - 2 * sqrtm(s_a @ s_b).real)
-    theirs = fid_statistics_to_metric(fid_features_to_statistics(a.double()), fid_features_to_statistics(b.double()), False)
+    theirs = fid_statistics_to_metric(
+        fid_features_to_statistics(a.double()), fid_features_to_statistics(b.double()), False
+    )
     assert ours == pytest.approx(scipys, rel=1e-3)
     assert ours == pytest.approx(theirs["frechet_inception_distance"], rel=1e-3)
 
@@ -47,7 +56,11 @@ def test_frechet_distance_of_gaussians_in_closed_form():
     x = randn(300, 6).double()
     x = x - x.mean(0)
     x = x @ torch.linalg.inv(torch.linalg.cholesky(torch.cov(x.T)).T)
-    a, s, r = randn(6, seed=1).double(), torch.arange(1.0, 7).double(), torch.full((6,), 2.0).double()
+    a, s, r = (
+        randn(6, seed=1).double(),
+        torch.arange(1.0, 7).double(),
+        torch.full((6,), 2.0).double(),
+    )
     assert frechet_distance(Moments.of(x * r), Moments.of(x * s + a)) == pytest.approx(
         (a.square().sum() + (s - r).square().sum()).item(), rel=1e-9
     )
@@ -72,12 +85,17 @@ def test_kernel_distance_is_the_unbiased_estimate():
     pairs = [(i, j) for i in range(12) for j in range(12)]
     own = sum(kernel(x[i], x[j]) + kernel(y[i], y[j]) for i, j in pairs if i != j) / (12 * 11)
     value, std = kernel_distance(x, y, 12, subsets=3)
-    assert value == pytest.approx(own - 2 * sum(kernel(x[i], y[j]) for i, j in pairs) / 144, rel=1e-9)
+    assert value == pytest.approx(
+        own - 2 * sum(kernel(x[i], y[j]) for i, j in pairs) / 144, rel=1e-9
+    )
     assert std == pytest.approx(0, abs=1e-12)
 
 
 def test_kernel_distance_of_equal_distributions_has_mean_zero():
-    values = [kernel_distance(randn(60, 8, seed=2 * i), randn(60, 8, seed=2 * i + 1), 60, 1)[0] for i in range(200)]
+    values = [
+        kernel_distance(randn(60, 8, seed=2 * i), randn(60, 8, seed=2 * i + 1), 60, 1)[0]
+        for i in range(200)
+    ]
     error = np.std(values) / math.sqrt(len(values))
     assert abs(np.mean(values)) < 3 * error and min(values) < 0
     assert kernel_distance(randn(60, 8), randn(60, 8, seed=1) + 1, 60, 1)[0] > 10 * np.std(values)
@@ -121,7 +139,10 @@ def test_density_and_coverage_typed_literally(monkeypatch):
     assert density_coverage(fake, real) == pytest.approx(literally)
     whole = precision_recall(fake, real)
     monkeypatch.setattr(distances, "TILE", 45)
-    assert density_coverage(fake, real) == pytest.approx(literally) and precision_recall(fake, real) == whole
+    assert (
+        density_coverage(fake, real) == pytest.approx(literally)
+        and precision_recall(fake, real) == whole
+    )
 
 
 # -- feature networks -------------------------------------------------------------------------------------------------------
@@ -134,7 +155,9 @@ def test_shipped_classifiers_are_small_and_right():
         assert load(path)[1].accuracy > 0.91
     test = Digits().load().test
     net, facts = load(WEIGHTS / "digits.safetensors")
-    assert accuracy(net, test.images, test.labels) == pytest.approx(facts.accuracy, abs=1e-4) and facts.held_out == len(test)
+    assert accuracy(net, test.images, test.labels) == pytest.approx(
+        facts.accuracy, abs=1e-4
+    ) and facts.held_out == len(test)
     digits = choose("auto", "Digits")
     assert digits.name == "digits" and digits.accuracy == facts.accuracy
     seen = digits.verdict(digits(test.images))  # the head on the features is the classifier
@@ -147,8 +170,14 @@ def test_features_are_of_the_picture_alone_whatever_its_channels():
     for name in ("digits", "efficientnet-lite0"):
         features = choose(name)
         found = features(images)
-        assert found.shape == (8, features.dim) and torch.isfinite(found).all() and not found.requires_grad
-        torch.testing.assert_close(features(images.expand(-1, 3, -1, -1)), found, rtol=1e-3, atol=1e-4)
+        assert (
+            found.shape == (8, features.dim)
+            and torch.isfinite(found).all()
+            and not found.requires_grad
+        )
+        torch.testing.assert_close(
+            features(images.expand(-1, 3, -1, -1)), found, rtol=1e-3, atol=1e-4
+        )
         torch.testing.assert_close(features(images[3:4]), found[3:4], rtol=1e-3, atol=1e-4)
 
 
@@ -173,13 +202,19 @@ class Evil:
 
 
 def test_features_that_are_refused(tmp_path, monkeypatch):
-    other, evil, text = tmp_path / "other.safetensors", tmp_path / "evil.pth", tmp_path / "text.safetensors"
+    other, evil, text = (
+        tmp_path / "other.safetensors",
+        tmp_path / "evil.pth",
+        tmp_path / "text.safetensors",
+    )
     save_file({"a": torch.zeros(2)}, other)
     torch.save(Evil(), evil)
     text.write_text("no weights")
     foreign, wide = tmp_path / "foreign.pth", tmp_path / "wide.safetensors"
     torch.save({"conv1.weight": torch.zeros(2)}, foreign)
-    with_meta = {k: v for k, v in load_file(WEIGHTS / "digits.safetensors").items() if k != "head.bias"}
+    with_meta = {
+        k: v for k, v in load_file(WEIGHTS / "digits.safetensors").items() if k != "head.bias"
+    }
     from safetensors import safe_open
 
     with safe_open(WEIGHTS / "digits.safetensors", "pt") as file:
@@ -233,17 +268,25 @@ def test_reference_is_computed_once_and_read_back(digits, tmp_path):
     x = features(dataset.images)
     assert first.moments.n == len(first.rows) == len(dataset)
     torch.testing.assert_close(first.moments.cov, torch.cov(x.double().T))
-    torch.testing.assert_close(first.rows.sort(0).values, x.sort(0).values)  # all of them, in another order
+    torch.testing.assert_close(
+        first.rows.sort(0).values, x.sort(0).values
+    )  # all of them, in another order
     assert not torch.equal(first.rows, x)
     (path,) = tmp_path.iterdir()
     second = reference(dataset, features, "Digits test", tmp_path, quiet=True)
-    assert torch.equal(first.rows, second.rows) and torch.equal(first.moments.outer, second.moments.outer)
+    assert torch.equal(first.rows, second.rows) and torch.equal(
+        first.moments.outer, second.moments.outer
+    )
     from safetensors import safe_open
 
-    with safe_open(path, "pt") as file:  # a mark put into the file comes back: it is read, not computed
+    with safe_open(
+        path, "pt"
+    ) as file:  # a mark put into the file comes back: it is read, not computed
         meta = file.metadata()
     save_file(load_file(path) | {"rows": first.rows + 1}, path, meta)
-    assert torch.equal(reference(dataset, features, "Digits test", tmp_path, quiet=True).rows, first.rows + 1)
+    assert torch.equal(
+        reference(dataset, features, "Digits test", tmp_path, quiet=True).rows, first.rows + 1
+    )
 
 
 def test_stale_or_damaged_reference_is_not_reused(digits, tmp_path):
@@ -252,10 +295,21 @@ def test_stale_or_damaged_reference_is_not_reused(digits, tmp_path):
     changed = dataset.images.clone()
     changed[5, 0, 3, 3] += 1
     other = ImageTensor(changed, dataset.labels)
-    assert not torch.equal(reference(other, features, "x", tmp_path, quiet=True).moments.total, first.moments.total)
+    assert not torch.equal(
+        reference(other, features, "x", tmp_path, quiet=True).moments.total, first.moments.total
+    )
     twin = choose("digits")
     twin.hash = "another network's"
-    assert len({fingerprint(dataset, features), fingerprint(other, features), fingerprint(dataset, twin)}) == 3
+    assert (
+        len(
+            {
+                fingerprint(dataset, features),
+                fingerprint(other, features),
+                fingerprint(dataset, twin),
+            }
+        )
+        == 3
+    )
     path = tmp_path / f"digits-{first.hash}.safetensors"
     renamed = tmp_path / f"digits-{fingerprint(other, features)}.safetensors"
     renamed.write_bytes(path.read_bytes())  # under another's name: its key tells
@@ -286,7 +340,9 @@ def test_folder_of_files_is_known_by_its_files_and_counts_each_once(tmp_path):
     (tmp_path / "2.png").write_text("no picture")
     data = ImageFolder(root=str(tmp_path), size=8, holdout=1000)
     dataset = data.load().train
-    found = reference(dataset, choose("digits"), "folder", tmp_path / "cache", batch_size=2, quiet=True)
+    found = reference(
+        dataset, choose("digits"), "folder", tmp_path / "cache", batch_size=2, quiet=True
+    )
     assert found.moments.n == len(found.rows) == len(dataset) == 5
     assert len(found.rows.unique(dim=0)) == len(found.rows)
     before = dataset.fingerprint()

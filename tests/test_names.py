@@ -14,8 +14,36 @@ from ldm.errors import Refusal, printable, say
 from ldm.sampling import jets as clouds
 from ldm.system.names import LONGEST, file_name, file_names, plain
 
-HOSTILE = ["/etc/passwd", "../../up", "..", ".", "", "   ", "a/b", "a\\b", "C:\\x", "-rf", "~root", ".hidden", "nul", "CON.txt"]
-HOSTILE += ["a\0b", "a\nb", "\x1b[2Jcleared", "‮gnp.exe", "\udcff", "ü" * 300, "x" * 300, "a. ", "com1", "a:b", "?*", "a\u2028b"]
+HOSTILE = [
+    "/etc/passwd",
+    "../../up",
+    "..",
+    ".",
+    "",
+    "   ",
+    "a/b",
+    "a\\b",
+    "C:\\x",
+    "-rf",
+    "~root",
+    ".hidden",
+    "nul",
+    "CON.txt",
+]
+HOSTILE += [
+    "a\0b",
+    "a\nb",
+    "\x1b[2Jcleared",
+    "‮gnp.exe",
+    "\udcff",
+    "ü" * 300,
+    "x" * 300,
+    "a. ",
+    "com1",
+    "a:b",
+    "?*",
+    "a\u2028b",
+]
 HOSTILE += ["COM¹", "aux.tar.gz", "...", "--output", "a" * 99 + "é", "👩‍🎨 paints", "_"]
 
 
@@ -24,8 +52,17 @@ def test_any_word_is_a_plain_file_name(word, tmp_path):
     name = file_name(word)
     path = tmp_path / f"{name}.png"
     path.write_text("")
-    assert [*tmp_path.iterdir()] == [path] and Path(name).name == name and len(name.encode()) <= LONGEST
-    assert name == printable(name) and name[0] not in ".-~ " and name[-1] not in ". " and not set(name) & set('<>:"|?*\\/')
+    assert (
+        [*tmp_path.iterdir()] == [path]
+        and Path(name).name == name
+        and len(name.encode()) <= LONGEST
+    )
+    assert (
+        name == printable(name)
+        and name[0] not in ".-~ "
+        and name[-1] not in ". "
+        and not set(name) & set('<>:"|?*\\/')
+    )
     stem = name.split(".")[0].lower()
     assert stem not in {"con", "prn", "aux", "nul", "com1", "com¹", ""}
 
@@ -37,7 +74,22 @@ def test_good_words_are_not_changed():
 
 def test_names_are_told_apart_on_every_system():
     """Also where a system does not tell A from a, or one form of é from another, or where a number is taken already."""
-    words = ["A", "a", "a/b", "a_b", "a\\b", "a_b-2", "é", "e\u0301", "x" * 300, "x" * 301, "", ".", "ﬁ", "fi"]
+    words = [
+        "A",
+        "a",
+        "a/b",
+        "a_b",
+        "a\\b",
+        "a_b-2",
+        "é",
+        "e\u0301",
+        "x" * 300,
+        "x" * 301,
+        "",
+        ".",
+        "ﬁ",
+        "fi",
+    ]
     names = file_names(words)
     assert len({name.casefold() for name in names}) == len(words)
     assert names[3] == "a_b" and names[5] == "a_b-2" and names[0] == "A"
@@ -69,10 +121,17 @@ guard(main)
     assert last == r"error: no \x1b]0;title\x07 \u202e in 'x'"
 
 
-@pytest.mark.parametrize("name", ["..", ".", "a/b", "a\\b", "/x", "-x", "~", " x", "a\nb", "\x1b[31mx", "‮x", "x" * 300, " "])
+@pytest.mark.parametrize(
+    "name",
+    ["..", ".", "a/b", "a\\b", "/x", "-x", "~", " x", "a\nb", "\x1b[31mx", "‮x", "x" * 300, " "],
+)
 def test_a_runs_own_name_is_a_folder(name, tmp_path):
     with pytest.raises(Refusal, match="must be a plain folder name"):
-        run_config("pixel", tmp_path, f"name={name!r}" if name.isprintable() else 'name="' + repr(name)[1:-1] + '"')
+        run_config(
+            "pixel",
+            tmp_path,
+            f"name={name!r}" if name.isprintable() else 'name="' + repr(name)[1:-1] + '"',
+        )
 
 
 def test_jets_of_hostile_classes_stay_in_their_folder(tmp_path):
@@ -85,9 +144,13 @@ def test_jets_of_hostile_classes_stay_in_their_folder(tmp_path):
     features, mask = torch.rand(6, 5, 3) / 5, torch.ones(6, 5, dtype=torch.bool)
     files = clouds.write_clouds(folder, features, mask, range(6), classes, {})
     assert victim.read_text() == "precious" and {*os.listdir(tmp_path)} == {"victim.hdf5", "out"}
-    assert len(files) == 6 and {*files} | {"samples.jsonl", "settings.json"} == {*os.listdir(folder)}
+    assert len(files) == 6 and {*files} | {"samples.jsonl", "settings.json"} == {
+        *os.listdir(folder)
+    }
     for file, row in zip(files, features, strict=True):
         with h5py.File(folder / file) as opened:
             hardest_first = row[row[:, 2].argsort(descending=True)]
-            assert torch.allclose(torch.from_numpy(opened["particle_features"][0, :, :3]), hardest_first)
+            assert torch.allclose(
+                torch.from_numpy(opened["particle_features"][0, :, :3]), hardest_first
+            )
     assert "light-quark.hdf5" in files

@@ -53,13 +53,25 @@ def test_attention_resolution_must_exist():
 def test_attention_by_level_follows_the_size():
     """-1 is the last level at any size, and the network that its resolution names."""
     asked = ((16, -1), (16, 4), (64, -1), (64, 16))
-    weights = {(side, name): UNet((8, 8, 8), 1, (name,)).build((1, side, side)).state_dict() for side, name in asked}
-    assert weights[16, -1].keys() == weights[16, 4].keys() == weights[64, -1].keys() == weights[64, 16].keys()
-    assert UNet((8, 8, 8), 1, (-2,)).build((1, 64, 64)).state_dict().keys() != weights[64, -1].keys()
+    weights = {
+        (side, name): UNet((8, 8, 8), 1, (name,)).build((1, side, side)).state_dict()
+        for side, name in asked
+    }
+    assert (
+        weights[16, -1].keys()
+        == weights[16, 4].keys()
+        == weights[64, -1].keys()
+        == weights[64, 16].keys()
+    )
+    assert (
+        UNet((8, 8, 8), 1, (-2,)).build((1, 64, 64)).state_dict().keys() != weights[64, -1].keys()
+    )
 
 
 @pytest.mark.parametrize("size", [32, 64, 96, 128, 200])
-@pytest.mark.parametrize("path", sorted(ROOT.glob("configs/[ef][mo]*/*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", sorted(ROOT.glob("configs/[ef][mo]*/*.yaml")), ids=lambda p: p.stem
+)
 def test_networks_of_shipped_configs_fit_any_size(path, size):
     run = config.load(path, [f"data.size={size}"])
     with torch.device("meta"):
@@ -69,7 +81,9 @@ def test_networks_of_shipped_configs_fit_any_size(path, size):
         assert next(run.network.build(shape).parameters()).is_meta
 
 
-@pytest.mark.parametrize("config", [AutoencoderKL((8, 16, 16)), VQModel((8, 16, 16), codes=32)], ids=["KL", "VQ"])
+@pytest.mark.parametrize(
+    "config", [AutoencoderKL((8, 16, 16)), VQModel((8, 16, 16), codes=32)], ids=["KL", "VQ"]
+)
 @pytest.mark.parametrize("shape, latent", [((1, 28, 28), (4, 7, 7)), ((3, 17, 30), (4, 5, 8))])
 def test_autoencoder_any_size(config, shape, latent):
     net = config.build(shape)
@@ -95,7 +109,10 @@ def test_vq_snaps_to_its_codebook():
     net = VQModel((8, 8), codes=16, latent_channels=3).build((1, 8, 8))
     z_q, loss, indices = net.quantize(torch.randn(2, 3, 4, 4))
     book = net.net.quantize.embedding.weight
-    assert torch.allclose(z_q.permute(0, 2, 3, 1).reshape(-1, 3), book[indices.flatten()], atol=1e-6) and loss > 0
+    assert (
+        torch.allclose(z_q.permute(0, 2, 3, 1).reshape(-1, 3), book[indices.flatten()], atol=1e-6)
+        and loss > 0
+    )
 
 
 @pytest.mark.parametrize("side, layers", [(8, 2), (28, 3)])
@@ -149,7 +166,14 @@ def test_latents_take_the_devices_tensors_alone():
         assert against_flat(space, image).device.type == device
         draw = lambda shape: torch.randn(shape, device=device)
         cached = space.read({"moments": torch.zeros(2, 1, 8, 4, 4, device=device)})
-        assert space.encode(cached, draw).device.type == space.encode(image, draw).device.type == device
+        assert (
+            space.encode(cached, draw).device.type
+            == space.encode(image, draw).device.type
+            == device
+        )
         space.table = torch.zeros(5, 1, 8, 4, 4, device=device)
-        assert space.read({"index": torch.zeros(2, dtype=torch.long, device=device)}).shape == moments.shape
+        assert (
+            space.read({"index": torch.zeros(2, dtype=torch.long, device=device)}).shape
+            == moments.shape
+        )
         assert space.on_grid(torch.zeros(2, 1, 8, 8, device=device)).device.type == device

@@ -36,7 +36,9 @@ def test_pictures_stand_upright(tmp_path, tag, end):
     exif[274] = tag
     stored = Image.fromarray(np.ascontiguousarray(STORED[tag](UPRIGHT)))
     lossless = {"webp": {"lossless": True}, "jpg": {"quality": 100}}.get(end, {})
-    (stored.convert("RGB") if end == "webp" else stored).save(tmp_path / f"a.{end}", exif=exif, **lossless)
+    (stored.convert("RGB") if end == "webp" else stored).save(
+        tmp_path / f"a.{end}", exif=exif, **lossless
+    )
     found = GREY.read(tmp_path / f"a.{end}")[0].numpy().astype(int)
     assert np.abs(found - UPRIGHT).max() <= (25 if end == "jpg" else 1)
 
@@ -67,9 +69,13 @@ def test_sixteen_bits_have_one_range(tmp_path, end):
     for name, top in (("dark", 6553.5), ("bright", 65535)):
         values = (RAMP * top).astype(np.uint16)
         if end == "pgm":
-            (tmp_path / f"{name}.pgm").write_bytes(b"P5 8 8 65535\n" + values.astype(">u2").tobytes())
+            (tmp_path / f"{name}.pgm").write_bytes(
+                b"P5 8 8 65535\n" + values.astype(">u2").tobytes()
+            )
         else:
-            Image.fromarray(values).save(tmp_path / f"{name}.{end}", **({"irreversible": False} if end == "jp2" else {}))
+            Image.fromarray(values).save(
+                tmp_path / f"{name}.{end}", **({"irreversible": False} if end == "jp2" else {})
+            )
     assert 24 <= GREY.read(tmp_path / f"dark.{end}").max() <= 27
     bright = GREY.read(tmp_path / f"bright.{end}")[0].numpy()
     assert np.abs(bright - RAMP * 255).max() <= 1
@@ -80,11 +86,24 @@ def tiff(path, array, bits, kind, order="<", raw=None):
     """A TIFF by hand: one strip, `kind` 1 unsigned, 2 signed, 3 float."""
     raw = array.tobytes() if raw is None else raw
     height, width = array.shape[:2]
-    tags = [(256, 3, width), (257, 3, height), (258, 3, bits), (259, 3, 1), (262, 3, 1), (273, 4, 8 + 2 + 11 * 12 + 4)]
+    tags = [
+        (256, 3, width),
+        (257, 3, height),
+        (258, 3, bits),
+        (259, 3, 1),
+        (262, 3, 1),
+        (273, 4, 8 + 2 + 11 * 12 + 4),
+    ]
     tags += [(277, 3, 1), (278, 3, height), (279, 4, len(raw)), (284, 3, 1), (339, 3, kind)]
-    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", 8) + struct.pack(order + "H", len(tags))
+    head = (
+        (b"II*\0" if order == "<" else b"MM\0*")
+        + struct.pack(order + "I", 8)
+        + struct.pack(order + "H", len(tags))
+    )
     for tag, type_, value in tags:
-        packed = struct.pack(order + ("HH" if type_ == 3 else "I"), *((value, 0) if type_ == 3 else (value,)))
+        packed = struct.pack(
+            order + ("HH" if type_ == 3 else "I"), *((value, 0) if type_ == 3 else (value,))
+        )
         head += struct.pack(order + "HHI", tag, type_, 1) + packed
     path.write_bytes(head + struct.pack(order + "I", 0) + raw)
 
@@ -108,10 +127,17 @@ def test_twelve_bits_fill_their_range(tmp_path):
 def test_types_without_a_range_are_read_by_that_of_the_set(tmp_path, bits, kind, type_):
     for name, top in (("dark", 100), ("bright", 1000)):
         tiff(tmp_path / f"{name}.tif", (RAMP * top).astype(type_), bits, kind)
-    assert Head.of(tmp_path / "dark.tif").range is None and finite_range(tmp_path / "bright.tif") == (0, 1000)
+    assert Head.of(tmp_path / "dark.tif").range is None and finite_range(
+        tmp_path / "bright.tif"
+    ) == (0, 1000)
     view = View((1, 8, 8), found=(0, 1000))
-    assert 24 <= view.read(tmp_path / "dark.tif").max() <= 27 and view.read(tmp_path / "bright.tif").max() == 255
-    assert View((1, 8, 8), range=(0, 100)).read(tmp_path / "bright.tif")[0, 1:].min() > 200  # stated: clipped
+    assert (
+        24 <= view.read(tmp_path / "dark.tif").max() <= 27
+        and view.read(tmp_path / "bright.tif").max() == 255
+    )
+    assert (
+        View((1, 8, 8), range=(0, 100)).read(tmp_path / "bright.tif")[0, 1:].min() > 200
+    )  # stated: clipped
 
 
 def test_what_is_not_finite_blackens_nothing_else(tmp_path):
@@ -124,7 +150,10 @@ def test_what_is_not_finite_blackens_nothing_else(tmp_path):
         found = view.read(tmp_path / "a.tif")[0].numpy()
         assert (found[0, :3] == (0, 255, 0)).all() and np.abs(found[1:] - RAMP[1:] * 255).max() < 14
     tiff(tmp_path / "none.tif", np.full((8, 8), np.nan, "<f4"), 32, 3)
-    assert finite_range(tmp_path / "none.tif") is None and (GREY.read(tmp_path / "none.tif") == 0).all()
+    assert (
+        finite_range(tmp_path / "none.tif") is None
+        and (GREY.read(tmp_path / "none.tif") == 0).all()
+    )
 
 
 # -- modes --------------------------------------------------------------------------------------------------------------
@@ -135,7 +164,9 @@ def test_every_mode_shows_its_colour(tmp_path, mode):
     array[4:] = 0
     image = Image.fromarray(array)
     if mode == "LAB":
-        image = ImageCms.profileToProfile(image, *map(ImageCms.createProfile, ("sRGB", "LAB")), outputMode="LAB")
+        image = ImageCms.profileToProfile(
+            image, *map(ImageCms.createProfile, ("sRGB", "LAB")), outputMode="LAB"
+        )
     end = "png" if mode in ("1", "L", "LA", "P", "RGB", "RGBA") else "tif"
     (image if mode == "LAB" else image.convert(mode)).save(tmp_path / f"a.{end}")
     for view in (GREY, COLOUR):
@@ -156,7 +187,12 @@ def test_a_transparent_palette_lies_on_white(tmp_path):
 @pytest.mark.parametrize("end", ["gif", "webp", "png", "tif"])
 def test_the_first_frame_is_taken(tmp_path, end):
     first, second = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")
-    first.save(tmp_path / f"a.{end}", save_all=True, append_images=[second], **({"lossless": True} if end == "webp" else {}))
+    first.save(
+        tmp_path / f"a.{end}",
+        save_all=True,
+        append_images=[second],
+        **({"lossless": True} if end == "webp" else {}),
+    )
     assert Head.of(tmp_path / f"a.{end}").frames
     red, green, blue = COLOUR.read(tmp_path / f"a.{end}").float().mean((1, 2))
     assert red > 250 and green < 5 and blue < 5
@@ -169,22 +205,36 @@ def test_a_colour_profile_is_obeyed(tmp_path):
     for name, profile in (("plain", b""), ("srgb", srgb), ("bad", b"no profile")):
         image.save(tmp_path / f"{name}.png", icc_profile=profile)
     plain = COLOUR.read(tmp_path / "plain.png")
-    assert (COLOUR.read(tmp_path / "srgb.png") == plain).all() and (COLOUR.read(tmp_path / "bad.png") == plain).all()
+    assert (COLOUR.read(tmp_path / "srgb.png") == plain).all() and (
+        COLOUR.read(tmp_path / "bad.png") == plain
+    ).all()
     swapped = (
-        srgb.replace(b"rXYZ", b"____").replace(b"gXYZ", b"rXYZ").replace(b"____", b"gXYZ").replace(b"s\0R\0G\0B", b"o\0t\0h\0r")
+        srgb.replace(b"rXYZ", b"____")
+        .replace(b"gXYZ", b"rXYZ")
+        .replace(b"____", b"gXYZ")
+        .replace(b"s\0R\0G\0B", b"o\0t\0h\0r")
     )
     image.save(tmp_path / "swapped.png", icc_profile=swapped.replace(b"sRGB", b"othr"))
     found = COLOUR.read(tmp_path / "swapped.png").int()
-    assert (found - plain[[1, 0, 2]].int()).abs().float().mean() < 3 < (found - plain.int()).abs().float().mean()
+    assert (
+        (found - plain[[1, 0, 2]].int()).abs().float().mean()
+        < 3
+        < (found - plain.int()).abs().float().mean()
+    )
 
 
-@pytest.mark.parametrize("end", ["png", "jpg", "jfif", "webp", "avif", "gif", "bmp", "tif", "ico", "ppm", "jp2", "tga", "qoi"])
+@pytest.mark.parametrize(
+    "end",
+    ["png", "jpg", "jfif", "webp", "avif", "gif", "bmp", "tif", "ico", "ppm", "jp2", "tga", "qoi"],
+)
 def test_whatever_pillow_reads(tmp_path, end):
     if f".{end}" not in extensions():
         pytest.skip(f"this Pillow reads no {end}")
     image = Image.new("RGB", (16, 16), (200, 40, 40))
     image.save(tmp_path / f"a.{end}")
-    assert (COLOUR.read(tmp_path / f"a.{end}").float().mean((1, 2)) - np.array([200, 40, 40])).abs().max() < 12
+    assert (
+        COLOUR.read(tmp_path / f"a.{end}").float().mean((1, 2)) - np.array([200, 40, 40])
+    ).abs().max() < 12
 
 
 # -- size ---------------------------------------------------------------------------------------------------------------
@@ -208,7 +258,9 @@ def test_a_line_of_a_million_pixels_is_a_small_picture(tmp_path, fit):
     before = Image.Image.resize
     seen = []
     try:
-        Image.Image.resize = lambda self, size, *a, **k: seen.append(size) or before(self, size, *a, **k)
+        Image.Image.resize = lambda self, size, *a, **k: (
+            seen.append(size) or before(self, size, *a, **k)
+        )
         assert View((1, 64, 64), fit).read(tmp_path / "line.png").shape == (1, 64, 64)
     finally:
         Image.Image.resize = before
@@ -222,7 +274,13 @@ def chunk(kind, data):
 
 def png(width, height, *more):
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + head + b"".join(more) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + head
+        + b"".join(more)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 100))
+        + chunk(b"IEND", b"")
+    )
 
 
 def bad_files(folder):
@@ -231,14 +289,22 @@ def bad_files(folder):
     text = PngImagePlugin.PngInfo()
     text.add_text("comment", "x" * 70_000_000, zip=True)
     Image.new("L", (8, 8)).save(folder / "text.png", pnginfo=text)
-    files = {"empty.png": b"", "words.png": b"no picture", "cut.png": good[:-40], "bomb.png": png(30_000, 30_000)}
+    files = {
+        "empty.png": b"",
+        "words.png": b"no picture",
+        "cut.png": good[:-40],
+        "bomb.png": png(30_000, 30_000),
+    }
     files |= {
         "nothing.png": png(0, 8),
         "above.png": png(PIXELS, 2),
         "far.tif": b"II*\0\xff\xff\xff\x7f",
         "half.jpg": b"\xff\xd8\xff",
     }
-    files |= {"script.png": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n", "page.pdf.png": b"%PDF-1.4\n"}
+    files |= {
+        "script.png": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n",
+        "page.pdf.png": b"%PDF-1.4\n",
+    }
     files |= {"late.png": png(8, 8, chunk(b"zTXt", b"a\0\0" + zlib.compress(b"y" * 5_000_000)))}
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8))
     for i in range(3):
@@ -277,6 +343,14 @@ def test_a_view_survives_its_checkpoint_and_no_other_does(tmp_path):
     for view in (GREY, View((3, 4, 6), "pad", (0, 4095)), View((1, 2, 2), "crop", None, (-1.5, 3))):
         assert View.of(view.shape, view.to_dict(), "x") == view
     assert View.of((1, 8, 8), None, "an old one") == GREY
-    for wrong in ({"fit": "melt"}, {"range": [1, 1]}, {"range": ["nan", 1]}, {"found": "no"}, {"range": [1]}, [1], {"range": 3}):
+    for wrong in (
+        {"fit": "melt"},
+        {"range": [1, 1]},
+        {"range": ["nan", 1]},
+        {"found": "no"},
+        {"range": [1]},
+        [1],
+        {"range": 3},
+    ):
         with pytest.raises(Refusal, match="x says how its pictures were read"):
             View.of((1, 8, 8), wrong, "x")

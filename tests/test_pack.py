@@ -19,15 +19,33 @@ from ldm.sampling.generate import generate
 from ldm.sampling.model import load_autoencoder, restore
 from ldm.training.run import train
 
-CHANGES = ["-hash", "-global_step", 'ldm.version="2"', "ldm.version=99", 'ldm.stage="foo"', "ldm.stage=[1]", "ldm.config=[1]"]
-CHANGES += ["ldm.shape=3", "ldm.classes=null", "ldm.trained=1", "ldm.ema=1", "ldm.autoencoder=[2]", "ldm.config={}"]
+CHANGES = [
+    "-hash",
+    "-global_step",
+    'ldm.version="2"',
+    "ldm.version=99",
+    'ldm.stage="foo"',
+    "ldm.stage=[1]",
+    "ldm.config=[1]",
+]
+CHANGES += [
+    "ldm.shape=3",
+    "ldm.classes=null",
+    "ldm.trained=1",
+    "ldm.ema=1",
+    "ldm.autoencoder=[2]",
+    "ldm.config={}",
+]
 
 
 @pytest.mark.parametrize("kind", ["pixel_run", "latent_run"])
 def test_a_packed_model_draws_the_same(kind, request, tmp_path):
     run = request.getfixturevalue(kind)
     file = pack(run, tmp_path / "box")
-    ours, theirs = (generate(m, m.settings, range(4)).numpy().astype(int) for m in (restore(run), restore(file.parent)))
+    ours, theirs = (
+        generate(m, m.settings, range(4)).numpy().astype(int)
+        for m in (restore(run), restore(file.parent))
+    )
     assert np.abs(ours - theirs).max() <= 2 and ours.std() > 10
     assert file.stat().st_size < 0.3 * (run / "last.ckpt").stat().st_size
     with safe_open(file, "pt") as opened:
@@ -56,12 +74,21 @@ def test_jets_too_and_what_names_this_machine_is_left_out(tmp_path):
 
 def test_what_overflows_half_precision_stays_whole():
     kept = packed.halve(torch.tensor([[1e5, 1.0]]))
-    assert kept.dtype == torch.float32 and kept[0, 0] == 1e5 and packed.halve(torch.ones(2, 2)).dtype == torch.float16
+    assert (
+        kept.dtype == torch.float32
+        and kept[0, 0] == 1e5
+        and packed.halve(torch.ones(2, 2)).dtype == torch.float16
+    )
 
 
 def test_it_holds_one_average_alone(pixel_run, tmp_path):
     raw = pack(pixel_run, tmp_path / "raw", "raw")
-    assert largest_difference(restore(raw).denoiser.state_dict(), restore(pixel_run, "raw").denoiser.state_dict()) < 1e-3
+    assert (
+        largest_difference(
+            restore(raw).denoiser.state_dict(), restore(pixel_run, "raw").denoiser.state_dict()
+        )
+        < 1e-3
+    )
     restore(raw, "raw")
     with pytest.raises(Refusal, match="was packed with its ema weights alone, not raw"):
         restore(pack(pixel_run, tmp_path / "ema"), "raw")
@@ -79,7 +106,11 @@ def test_what_is_refused(pixel_run, tmp_path):
     with pytest.raises(Refusal, match="is there already"):
         pack(pixel_run, tmp_path / "box")
     good = file.read_bytes()
-    for damage, reason in ((good[:-100], "cut short"), (good[:-100] + b"\x11" * 100, "have changed"), (b"", "cut short")):
+    for damage, reason in (
+        (good[:-100], "cut short"),
+        (good[:-100] + b"\x11" * 100, "have changed"),
+        (b"", "cut short"),
+    ):
         file.write_bytes(damage)
         with pytest.raises(Refusal, match=reason):
             restore(file)
@@ -89,7 +120,10 @@ def test_what_is_refused(pixel_run, tmp_path):
         pack(pixel_run, afile)
 
 
-@pytest.mark.parametrize("header", ["", "3", "null", "[" * 100_000, "abc", '{"ldm": "[1]"}', '{"state_dict": 1}', *CHANGES])
+@pytest.mark.parametrize(
+    "header",
+    ["", "3", "null", "[" * 100_000, "abc", '{"ldm": "[1]"}', '{"state_dict": 1}', *CHANGES],
+)
 def test_a_foreign_header_is_refused(header, pixel_run, tmp_path):
     file = pack(pixel_run, tmp_path / "box")
     with safe_open(file, "pt") as opened:
@@ -108,8 +142,26 @@ def test_a_foreign_header_is_refused(header, pixel_run, tmp_path):
 
 @pytest.mark.slow
 def test_the_commands(pixel_run, tmp_path):
-    command = [sys.executable, "-m", "ldm.pack", "--checkpoint", str(pixel_run), "--output", str(tmp_path / "box")]
+    command = [
+        sys.executable,
+        "-m",
+        "ldm.pack",
+        "--checkpoint",
+        str(pixel_run),
+        "--output",
+        str(tmp_path / "box"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=ROOT)
     assert done.returncode == 0 and "packed to" in done.stdout, done.stderr
-    done = script("sample.py", "--checkpoint", tmp_path / "box", "--output", tmp_path / "out", "--count", 4, "--device", "cpu")
+    done = script(
+        "sample.py",
+        "--checkpoint",
+        tmp_path / "box",
+        "--output",
+        tmp_path / "out",
+        "--count",
+        4,
+        "--device",
+        "cpu",
+    )
     assert done.returncode == 0 and grey(tmp_path / "out" / "grid.png").std() > 10, done.stderr

@@ -27,7 +27,10 @@ def folder_of(root, classes=("a", "b"), each=6, seed=0, captions=None):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.effect_noise((8, 8), 40 + 20 * seed).save(path)
     if captions:
-        rows = [{"file_name": f"{classes[i % len(classes)]}/{i}.png", "text": captions} for i in range(each * len(classes))]
+        rows = [
+            {"file_name": f"{classes[i % len(classes)]}/{i}.png", "text": captions}
+            for i in range(each * len(classes))
+        ]
         (root / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return root
 
@@ -46,7 +49,12 @@ def easy(monkeypatch):
 def pair(tmp_path):
     """A latent config of two steps for a folder of pictures, its stage 1 of three beside it; overrides to come."""
     short = "trainer: {max_steps: 3, validate: 3, save: 3}\n"
-    text = (TINY / "autoencoder.yaml").read_text().split("trainer:")[0].replace("name: Digits", "name: ImageFolder, size: 8")
+    text = (
+        (TINY / "autoencoder.yaml")
+        .read_text()
+        .split("trainer:")[0]
+        .replace("name: Digits", "name: ImageFolder, size: 8")
+    )
     (tmp_path / "autoencoder.yaml").write_text(text + short)
     (tmp_path / "pixel.yaml").write_text((TINY / "pixel.yaml").read_text())
     (tmp_path / "latent.yaml").write_text((TINY / "latent.yaml").read_text())
@@ -59,13 +67,17 @@ def test_a_stage_1_of_other_data_is_refused_and_another_name_trains_its_own(pair
     a, b = folder_of(tmp_path / "a"), folder_of(tmp_path / "b", seed=1)
     train(pair(a))
     first = load(tmp_path / "out/tiny-autoencoder/last.ckpt")
-    with pytest.raises(Refusal, match=r"is of other data than ImageFolder in '.*b': .*name=OTHER trains another") as error:
+    with pytest.raises(
+        Refusal, match=r"is of other data than ImageFolder in '.*b': .*name=OTHER trains another"
+    ) as error:
         train(pair(b, "name=tiny-2-latent", "stage1.name=tiny-autoencoder"))
     assert "\n" not in str(error.value) and not (tmp_path / "out/tiny-2-latent").exists()
     train(pair(b, "name=other"))
     own = load(tmp_path / "out/other-autoencoder/last.ckpt")["ldm"]
     assert own["data"]["content"] != first["ldm"]["data"]["content"]
-    assert load(tmp_path / "out/other/last.ckpt")["ldm"]["data"]["content"] == own["data"]["content"]
+    assert (
+        load(tmp_path / "out/other/last.ckpt")["ldm"]["data"]["content"] == own["data"]["content"]
+    )
 
 
 def test_runs_on_the_same_data_share_one_stage_1(pair, easy, tmp_path, capsys):
@@ -77,43 +89,63 @@ def test_runs_on_the_same_data_share_one_stage_1(pair, easy, tmp_path, capsys):
         os.utime(path, (1, 1))
     capsys.readouterr()
     train(pair(moved, "name=other"))
-    assert "tiny-autoencoder/, finished" in capsys.readouterr().out and not (tmp_path / "out/other-autoencoder").exists()
+    assert (
+        "tiny-autoencoder/, finished" in capsys.readouterr().out
+        and not (tmp_path / "out/other-autoencoder").exists()
+    )
     train(pair(moved, "name=third", "stage1.optim.warmup=1"))  # not what lies there: its own
     assert (tmp_path / "out/third-autoencoder/last.ckpt").exists()
 
 
-def test_what_lies_under_the_configs_own_name_is_no_concern_if_it_is_damaged(pair, tmp_path, capsys):
+def test_what_lies_under_the_configs_own_name_is_no_concern_if_it_is_damaged(
+    pair, tmp_path, capsys
+):
     (tmp_path / "out/tiny-autoencoder").mkdir(parents=True)
     (tmp_path / "out/tiny-autoencoder/last.ckpt").write_bytes(b"torn")
     run = pair(folder_of(tmp_path / "a"), "name=other")
     train(run, dry_run=True)
     assert "other-autoencoder/" in capsys.readouterr().out
-    text = (tmp_path / "autoencoder.yaml").read_text().replace("name: tiny-autoencoder", "name: ../x")
+    text = (
+        (tmp_path / "autoencoder.yaml").read_text().replace("name: tiny-autoencoder", "name: ../x")
+    )
     (tmp_path / "autoencoder.yaml").write_text(text)
     train(run, dry_run=True)
     assert "other-autoencoder/" in capsys.readouterr().out
 
 
-def test_a_stage_1_named_on_purpose_may_be_of_other_data_and_that_is_said(pair, easy, tmp_path, capsys):
+def test_a_stage_1_named_on_purpose_may_be_of_other_data_and_that_is_said(
+    pair, easy, tmp_path, capsys
+):
     a, b = folder_of(tmp_path / "a"), folder_of(tmp_path / "b", ("x", "y"), seed=1)
     train(pair(a))
     capsys.readouterr()
     train(pair(b, "name=other", f"space.autoencoder={tmp_path}/out/tiny-autoencoder"))
-    assert "its classes were a, b; these data have x, y; used, as space.autoencoder names it" in capsys.readouterr().out
+    assert (
+        "its classes were a, b; these data have x, y; used, as space.autoencoder names it"
+        in capsys.readouterr().out
+    )
 
 
 def test_stage_1_is_named_after_the_run():
-    names = {"digits-latent": "digits-autoencoder", "emoji-latent-cpu": "emoji-autoencoder-cpu", "mine": "mine-autoencoder"}
+    names = {
+        "digits-latent": "digits-autoencoder",
+        "emoji-latent-cpu": "emoji-autoencoder-cpu",
+        "mine": "mine-autoencoder",
+    }
     assert all(config.name_after(name) == stage1 for name, stage1 in names.items())
     for path in (TINY.parent.parent / "configs").glob("*/*.yaml"):
         run = config.load(path)
         if config.named_by_config(run) and "latent" in run.name:
-            assert config.stage1_of(run).name == config.stage1_file(run)["name"]  # shipped pairs keep their folders
+            assert (
+                config.stage1_of(run).name == config.stage1_file(run)["name"]
+            )  # shipped pairs keep their folders
 
 
 # -- resuming on other data ---------------------------------------------------------------------------------------------------
 def half(root, out, *more):
-    return run_config("pixel", out, *on(root), "trainer.validate=2", "trainer.save=2", "sample.every=0", *more)
+    return run_config(
+        "pixel", out, *on(root), "trainer.validate=2", "trainer.save=2", "sample.every=0", *more
+    )
 
 
 def test_resume_wants_the_data_it_began_with(tmp_path):
@@ -149,7 +181,9 @@ def test_resume_notices_labels_that_changed_places(tmp_path):
         {"file_name": p.relative_to(root).as_posix(), "kind": "ab"[(i + flip) % 2]}
         for i, p in enumerate(sorted(root.rglob("*.png")))
     ]
-    write = lambda flip: (root / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in say(flip)))
+    write = lambda flip: (root / "metadata.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in say(flip))
+    )
     write(0)
     train(half(root, tmp_path, "data.label=kind", "trainer.max_steps=2"))
     write(1)
@@ -159,15 +193,32 @@ def test_resume_notices_labels_that_changed_places(tmp_path):
 
 # -- both stages' settings ------------------------------------------------------------------------------------------------------
 def test_overrides_reach_stage_1(pair, tmp_path, capsys):
-    run = pair(folder_of(tmp_path / "a"), "stage1.trainer.max_steps=7", "stage1.data.batch_size=3", "trainer.max_steps=5")
+    run = pair(
+        folder_of(tmp_path / "a"),
+        "stage1.trainer.max_steps=7",
+        "stage1.data.batch_size=3",
+        "trainer.max_steps=5",
+    )
     stage1 = config.stage1_of(run)
-    assert stage1.trainer.max_steps == 7 and stage1.data.batch_size == 3 and run.trainer.max_steps == 5
+    assert (
+        stage1.trainer.max_steps == 7 and stage1.data.batch_size == 3 and run.trainer.max_steps == 5
+    )
     assert stage1.data.root == run.data.root and stage1.network.channels == (8, 16)
     train(run, dry_run=True)
     said = capsys.readouterr().out
-    for line in ("stage      1 of 2", "7 steps", "stage      2 of 2", "5 steps", "tiny-autoencoder/", "tiny-latent/"):
+    for line in (
+        "stage      1 of 2",
+        "7 steps",
+        "stage      2 of 2",
+        "5 steps",
+        "tiny-autoencoder/",
+        "tiny-latent/",
+    ):
         assert line in said
-    assert said.count("parameters; ") == said.count("batch      ") == 2 and not (tmp_path / "out").exists()
+    assert (
+        said.count("parameters; ") == said.count("batch      ") == 2
+        and not (tmp_path / "out").exists()
+    )
 
 
 @pytest.mark.parametrize(
@@ -189,7 +240,10 @@ def test_what_stage_1_cannot_be_told(given, message, pair, tmp_path):
 
 def test_a_run_without_a_stage_1_takes_nothing_for_it(tmp_path):
     for kind in ("pixel", "latent"):
-        more = ["stage1.trainer.max_steps=2", f"space={'Pixels' if kind == 'pixel' else '{name: Latents, autoencoder: x}'}"]
+        more = [
+            "stage1.trainer.max_steps=2",
+            f"space={'Pixels' if kind == 'pixel' else '{name: Latents, autoencoder: x}'}",
+        ]
         with pytest.raises(Refusal, match=r"stage1.trainer: no stage 1 is trained here"):
             run_config(kind, tmp_path, *more)
 
@@ -198,11 +252,17 @@ def test_a_run_without_a_stage_1_takes_nothing_for_it(tmp_path):
 @pytest.mark.parametrize(
     "given, message",
     [
-        (["network.attention=[5]"], r"network.attention: \[5\] is not among this network's resolutions \[4, 2\]"),
+        (
+            ["network.attention=[5]"],
+            r"network.attention: \[5\] is not among this network's resolutions \[4, 2\]",
+        ),
         (["condition=text"], r"the data has no captions"),
         (["evaluate={every: 1, features: fashon}"], r"'fashon' is neither a file nor one of"),
         (["evaluate={every: 1, count: 1}"], r"too few"),
-        (["sample.solver={name: Diffusers}", "schedule=VE"], r"sample: Diffusers' schedulers need a variance-preserving"),
+        (
+            ["sample.solver={name: Diffusers}", "schedule=VE"],
+            r"sample: Diffusers' schedulers need a variance-preserving",
+        ),
         (["trainer.strategy=ddp_static_graph"], r"trainer: Lightning refuses"),
         (["trainer.options.max_time=soon"], r"trainer"),
         (
@@ -211,12 +271,17 @@ def test_a_run_without_a_stage_1_takes_nothing_for_it(tmp_path):
         ),
         (["output=/dev/null"], r"output: '/dev/null' is a file"),
         (["task={name: SuperResolve, factor: 3}"], r"task.factor: 3 does not divide"),
-        (["stage1.evaluate={every: 1, features: fashon}"], r"'fashon' is neither a file nor one of"),
+        (
+            ["stage1.evaluate={every: 1, features: fashon}"],
+            r"'fashon' is neither a file nor one of",
+        ),
     ],
     ids=str,
 )
 @pytest.mark.parametrize("dry", [True, False], ids=["dry", "real"])
-def test_mistakes_of_both_stages_are_found_before_the_first_step(given, message, dry, pair, tmp_path):
+def test_mistakes_of_both_stages_are_found_before_the_first_step(
+    given, message, dry, pair, tmp_path
+):
     root = folder_of(tmp_path / "a")
     with pytest.raises(Refusal, match=message) as error:
         train(pair(root, *given), dry_run=dry)
@@ -230,11 +295,19 @@ def test_the_time_left_is_of_both_stages(pair, easy, tmp_path, capsys):
     legs = make_plan(run, False, True, print)
     assert worth(legs[1], []) == {}
     steps = worth(legs[0], legs[1:])["tiny-latent"]
-    assert steps == pytest.approx(8 * work(legs[1].module) / work(legs[0].module)) and 0.1 < steps < 80
-    longer = pair(run.data.root, "stage1.trainer.max_steps=12", "trainer.max_steps=16", "data.batch_size=8")
-    assert worth(legs[0], make_plan(longer, False, True, print)[1:])["tiny-latent"] == pytest.approx(4 * steps)
+    assert (
+        steps == pytest.approx(8 * work(legs[1].module) / work(legs[0].module)) and 0.1 < steps < 80
+    )
+    longer = pair(
+        run.data.root, "stage1.trainer.max_steps=12", "trainer.max_steps=16", "data.batch_size=8"
+    )
+    assert worth(legs[0], make_plan(longer, False, True, print)[1:])[
+        "tiny-latent"
+    ] == pytest.approx(4 * steps)
     train(run)
-    first, second = [line for line in capsys.readouterr().out.splitlines() if line.startswith("time       ")]
+    first, second = [
+        line for line in capsys.readouterr().out.splitlines() if line.startswith("time       ")
+    ]
     assert "for tiny-latent after it" in first and "in all" in first and "after it" not in second
 
 
@@ -244,12 +317,22 @@ def test_operations_of_a_step_are_counted():
 
     conv, x = torch.nn.Conv2d(2, 5, 3, padding=1), torch.zeros(1, 2, 8, 8)
     run = run_config("pixel", "x", "data.batch_size=7", "trainer.accumulate=2")
-    assert work(SimpleNamespace(config=run, few=1, once=lambda: conv(x))) == 3 * 14 * 2 * (2 * 5 * 9 * 64)
+    assert work(SimpleNamespace(config=run, few=1, once=lambda: conv(x))) == 3 * 14 * 2 * (
+        2 * 5 * 9 * 64
+    )
 
 
 def test_the_estimate_in_words():
     now = datetime(2026, 11, 26, 12)
     said = in_words(0.5, 7200, {"b": 3600.0}, now)
-    assert said.split("step: ")[1].startswith("about 60 min for the 7200 steps left, 30 min for b after it")
+    assert said.split("step: ")[1].startswith(
+        "about 60 min for the 7200 steps left, 30 min for b after it"
+    )
     assert "90 min in all" not in said and "1 h 30 min in all, to Thu 26 Nov 13:30" in said
-    assert [span(s) for s in (40, 89, 720, 12000, 187200)] == ["40 s", "89 s", "12 min", "3 h 20 min", "2 d 4 h"]
+    assert [span(s) for s in (40, 89, 720, 12000, 187200)] == [
+        "40 s",
+        "89 s",
+        "12 min",
+        "3 h 20 min",
+        "2 d 4 h",
+    ]

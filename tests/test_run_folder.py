@@ -37,7 +37,10 @@ def test_a_second_run_in_the_same_folder_is_refused(tmp_path):
     folder = tmp_path / "new" / "tiny-pixel"
     other = holder(folder)
     before = snapshot(tmp_path)
-    with pytest.raises(Refusal, match=rf"is being trained by process {other.pid} on .*; wait for it, or start .* name=OTHER"):
+    with pytest.raises(
+        Refusal,
+        match=rf"is being trained by process {other.pid} on .*; wait for it, or start .* name=OTHER",
+    ):
         train(run_config("pixel", folder.parent))
     assert snapshot(tmp_path) == before
     other.kill()
@@ -62,7 +65,11 @@ def test_run_json_that_is_damaged_stops_nothing(tmp_path, damage):
     identity = json.loads((folder / "run.json").read_text())["wandb_id"]
     (folder / "run.json").write_bytes(damage)
     train(run_config("pixel", tmp_path, "trainer.max_steps=4", "sample.every=0"), resume=True)
-    assert json.loads((folder / "run.json").read_text())["wandb_id"] == identity == load(folder / "last.ckpt")["ldm"]["wandb_id"]
+    assert (
+        json.loads((folder / "run.json").read_text())["wandb_id"]
+        == identity
+        == load(folder / "last.ckpt")["ldm"]["wandb_id"]
+    )
     for path in folder.glob("*.ckpt"):
         path.unlink()
     (folder / "run.json").write_bytes(damage)
@@ -81,7 +88,10 @@ def test_a_full_disk_leaves_the_file_that_was_there(tmp_path):
 def rows_of(folder):
     """Without what the clock says."""
     with open(folder / "metrics.csv", newline="") as file:
-        return [{k: v for k, v in row.items() if not k.startswith("speed/")} for row in csv.DictReader(file)]
+        return [
+            {k: v for k, v in row.items() if not k.startswith("speed/")}
+            for row in csv.DictReader(file)
+        ]
 
 
 COINCIDE = ("trainer.max_steps=12", "trainer.validate=3", "trainer.save=3", "trainer.log=2")
@@ -119,7 +129,10 @@ def test_rows_after_a_kill_where_saving_and_validation_coincide(tmp_path, monkey
     assert [row["step"] for row in rows_of(whole) if row["val/loss"]] == ["3", "6", "9", "12"]
     for name in ("best.ckpt", "last.ckpt"):
         ours, theirs = load(parts / name), load(whole / name)
-        assert ours["global_step"] == theirs["global_step"] and ours["callbacks"] == theirs["callbacks"]
+        assert (
+            ours["global_step"] == theirs["global_step"]
+            and ours["callbacks"] == theirs["callbacks"]
+        )
         assert largest_difference(ours["state_dict"], theirs["state_dict"]) == 0
 
 
@@ -146,10 +159,14 @@ def test_a_damaged_metrics_file_stops_no_resume(tmp_path, capsys, damage):
     resumed.log_metrics({"train/loss": 0.25, "val/loss": 1.0}, 30)
     resumed.save()
     rows = rows_of(tmp_path)
-    assert rows[-1] == {"step": "30", "train/loss": "0.25", "val/loss": "1.0"} | ({"train/lr": ""} if len(rows) > 1 else {})
+    assert rows[-1] == {"step": "30", "train/loss": "0.25", "val/loss": "1.0"} | (
+        {"train/lr": ""} if len(rows) > 1 else {}
+    )
     assert all(float(row["train/loss"]) == 0.5 and int(row["step"]) < 30 for row in rows[:-1])
     kept, said = (tmp_path / "metrics.damaged.csv").exists(), capsys.readouterr().out
-    assert kept == (damage in ("header", "zeros", "not text")) and ("damaged" in said) == (damage != "empty")
+    assert kept == (damage in ("header", "zeros", "not text")) and ("damaged" in said) == (
+        damage != "empty"
+    )
     if damage not in ("header", "zeros", "not text", "empty"):
         assert len(rows) >= 25
 
@@ -158,9 +175,17 @@ def test_a_damaged_metrics_file_stops_no_resume(tmp_path, capsys, damage):
 @pytest.mark.parametrize(
     "kind, more, words",
     [
-        ("pixel", ("trainer.options={gradient_clip_algorithm: x}",), "gradient_clip|Lightning refuses"),
+        (
+            "pixel",
+            ("trainer.options={gradient_clip_algorithm: x}",),
+            "gradient_clip|Lightning refuses",
+        ),
         ("pixel", ("data={name: ImageFolder, root: /nowhere}",), "/nowhere"),
-        ("pixel", ("logger={kind: both, mode: offline}", "trainer.options={profiler: nothing}"), "profiler|Lightning refuses"),
+        (
+            "pixel",
+            ("logger={kind: both, mode: offline}", "trainer.options={profiler: nothing}"),
+            "profiler|Lightning refuses",
+        ),
         ("latent", ("space.autoencoder=/nowhere",), "/nowhere"),
     ],
 )
@@ -171,11 +196,18 @@ def test_a_refused_run_leaves_nothing(tmp_path, kind, more, words):
 
 
 @pytest.mark.parametrize("found", [False, True])
-def test_a_stage_1_that_is_refused_by_the_running_trainer_leaves_nothing(tmp_path, monkeypatch, stage1, found):
+def test_a_stage_1_that_is_refused_by_the_running_trainer_leaves_nothing(
+    tmp_path, monkeypatch, stage1, found
+):
     """W&B, TensorBoard and metrics.csv have begun by then; a run that is there stays as it was."""
     from ldm.training.diffusion import DiffusionModule
 
-    more = ("logger={kind: both, mode: offline}", f"space.autoencoder={stage1}", "trainer.max_steps=4", "space.cache=false")
+    more = (
+        "logger={kind: both, mode: offline}",
+        f"space.autoencoder={stage1}",
+        "trainer.max_steps=4",
+        "space.cache=false",
+    )
     if found:
         train(run_config("latent", tmp_path / "x", *more))
     before = snapshot(tmp_path)
@@ -185,9 +217,14 @@ def test_a_stage_1_that_is_refused_by_the_running_trainer_leaves_nothing(tmp_pat
 
     monkeypatch.setattr(DiffusionModule, "on_fit_start", refuse)
     with pytest.raises(Refusal, match="no"):
-        train(run_config("latent", tmp_path / "x", *more, "trainer.max_steps=8", "trainer.log=1"), resume=True)
+        train(
+            run_config("latent", tmp_path / "x", *more, "trainer.max_steps=8", "trainer.log=1"),
+            resume=True,
+        )
     changed = [path for path, raw in snapshot(tmp_path).items() if before.pop(path, None) != raw]
-    assert not before and all(path.name == "debug-core.log" for path in changed)  # W&B's service, of this very process
+    assert not before and all(
+        path.name == "debug-core.log" for path in changed
+    )  # W&B's service, of this very process
     assert found or not any(tmp_path.iterdir())
 
 
@@ -196,11 +233,15 @@ def test_a_disk_that_is_full_in_the_first_second(tmp_path):
     """One line, status 2; with room again the same command trains."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], capture_output=True
+    ).returncode:
         pytest.skip("mounting needs root")
     try:
         (disk / "full").write_bytes(bytes(60 * 1024))
-        one_line(script("train.py", "--config", TINY / "pixel.yaml", *overrides("pixel", disk)), "space")
+        one_line(
+            script("train.py", "--config", TINY / "pixel.yaml", *overrides("pixel", disk)), "space"
+        )
         subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
         done = script("train.py", "--config", TINY / "pixel.yaml", *overrides("pixel", disk))
         assert done.returncode == 0, done.stderr

@@ -10,7 +10,11 @@ from ldm.diffusion.schedules import VE, VP, Cosine, Discrete, Linear, Schedule, 
 from ldm.diffusion.simulate import simulate
 from ldm.diffusion.solvers import start
 
-TABLES = [Discrete(), Discrete("scaled_linear", beta_start=0.00085, beta_end=0.012), Discrete("cosine")]
+TABLES = [
+    Discrete(),
+    Discrete("scaled_linear", beta_start=0.00085, beta_end=0.012),
+    Discrete("cosine"),
+]
 CONTINUOUS = [VP(), SubVP(), Cosine(), VE(), Linear()]
 ALL = CONTINUOUS + TABLES
 t = torch.linspace(0.001, 1, 777, dtype=torch.float64)
@@ -35,7 +39,9 @@ def test_variance_is_preserved(schedule):
 @pytest.mark.parametrize("schedule", CONTINUOUS, ids=str)
 def test_inverse_in_closed_form_is_the_bisections(schedule):
     lam = torch.linspace(-3, 4, 50, dtype=torch.float64)
-    assert torch.allclose(schedule.inverse_log_snr(lam), Schedule.inverse_log_snr(schedule, lam), atol=1e-12)
+    assert torch.allclose(
+        schedule.inverse_log_snr(lam), Schedule.inverse_log_snr(schedule, lam), atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("schedule", ALL, ids=str)
@@ -44,7 +50,9 @@ def test_float32_is_float64_rounded(schedule, shape):
     for value in (0.01, 0.4137, 0.9):
         small = torch.full(shape, value)
         for name in ("__call__", "drift", "rates"):
-            for a, b in zip(getattr(schedule, name)(small), getattr(schedule, name)(small.double()), strict=True):
+            for a, b in zip(
+                getattr(schedule, name)(small), getattr(schedule, name)(small.double()), strict=True
+            ):
                 assert a.dtype == torch.float32 and a.shape == b.shape == shape
                 assert torch.allclose(a.double(), b, rtol=1e-4, atol=1e-6)
         assert torch.allclose(schedule.inverse_log_snr(schedule.log_snr(small)), small, rtol=1e-3)
@@ -67,13 +75,20 @@ def test_drift_of_vp_is_the_lectures():
 def test_drift_of_sub_vp_and_ve_is_songs():
     """Song et al. 2021, eqs. 29 and 30, with their integral of beta done by numbers."""
     beta = lambda t: 0.1 + t * 19.9
-    integral = torch.stack([torch.trapezoid(beta(u), u) for u in [torch.linspace(0, s, 2, dtype=torch.float64) for s in t]])
+    integral = torch.stack(
+        [
+            torch.trapezoid(beta(u), u)
+            for u in [torch.linspace(0, s, 2, dtype=torch.float64) for s in t]
+        ]
+    )
     f, g2 = SubVP().drift(t)
     assert torch.allclose(f, -beta(t) / 2, rtol=1e-12)
     assert torch.allclose(g2, beta(t) * (1 - (-2 * integral).exp()), rtol=1e-9)
     geometric = 0.02 * (30 / 0.02) ** t
     f, g2 = VE(0.02, 30).drift(t)
-    assert (f == 0).all() and torch.allclose(g2.sqrt(), geometric * math.sqrt(2 * math.log(30 / 0.02)), rtol=1e-12)
+    assert (f == 0).all() and torch.allclose(
+        g2.sqrt(), geometric * math.sqrt(2 * math.log(30 / 0.02)), rtol=1e-12
+    )
     assert torch.allclose(VE(0.02, 30)(t)[1] ** 2, geometric**2 - 0.02**2, rtol=1e-9)
 
 
@@ -101,7 +116,8 @@ def test_drift_at_the_data_and_in_inference_mode(schedule):
 
 
 @pytest.mark.parametrize(
-    "betas, name", [("linear", "linear"), ("scaled_linear", "scaled_linear"), ("cosine", "squaredcos_cap_v2")]
+    "betas, name",
+    [("linear", "linear"), ("scaled_linear", "scaled_linear"), ("cosine", "squaredcos_cap_v2")],
 )
 def test_discrete_is_ddpms_table(betas, name):
     theirs = DDPMScheduler(1000, beta_start=1e-4, beta_end=0.02, beta_schedule=name)
@@ -122,13 +138,19 @@ def test_discrete_tends_to_vp():
 
 def test_zero_terminal_snr():
     alpha = Discrete(zero_snr=True).alphas
-    assert alpha[-1] == 0 and torch.isclose(alpha[1], Discrete().alphas[1]) and (alpha.diff() < 0).all()
+    assert (
+        alpha[-1] == 0
+        and torch.isclose(alpha[1], Discrete().alphas[1])
+        and (alpha.diff() < 0).all()
+    )
 
 
 def test_training_times_stay_on_the_grid():
     u = torch.rand(1000)
     steps = Discrete(steps=10).times(u) * 10
-    assert torch.allclose(steps, steps.round(), atol=1e-5) and steps.min() >= 1 and steps.max() <= 10
+    assert (
+        torch.allclose(steps, steps.round(), atol=1e-5) and steps.min() >= 1 and steps.max() <= 10
+    )
     assert (VP().times(u) >= VP.t_min).all()
 
 
@@ -167,7 +189,9 @@ def test_karras_grid_is_the_papers(schedule):
     sigma_max, sigma_min = (-schedule.log_snr(ends)).exp()
     i = torch.arange(10, dtype=torch.float64)
     sigma = (sigma_max ** (1 / 7) + i / 9 * (sigma_min ** (1 / 7) - sigma_max ** (1 / 7))) ** 7
-    assert torch.allclose((-schedule.log_snr(schedule.grid(10, "karras")[:-1])).exp(), sigma, rtol=1e-6)
+    assert torch.allclose(
+        (-schedule.log_snr(schedule.grid(10, "karras")[:-1])).exp(), sigma, rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize("steps", [1, 7, 10, 30, 50, 70, 250, 1000])

@@ -40,7 +40,9 @@ def test_the_cosine_laws_end_was_the_worst():
         assert spread(EulerMaruyama(0.5), Cosine(), steps)[1] == pytest.approx(1, abs=0.02)
 
 
-@pytest.mark.parametrize("schedule", [Cosine(t_end=0.99999), Cosine(t_end=0.5), VE(0.001, 1000), Linear()], ids=str)
+@pytest.mark.parametrize(
+    "schedule", [Cosine(t_end=0.99999), Cosine(t_end=0.5), VE(0.001, 1000), Linear()], ids=str
+)
 @pytest.mark.parametrize("std", [0.0, 0.1, 1.0, 3.0])
 @pytest.mark.parametrize("churn", [0.0, 0.5, 1.0, 30.0])
 @pytest.mark.parametrize("spacing", ["uniform", "log_snr", "karras"])
@@ -51,12 +53,18 @@ def test_the_reverse_sde_is_stable_for_data_of_any_variance(schedule, std, churn
     assert variance**0.5 < 1.1 * max(std, 1)
 
 
-@pytest.mark.parametrize("solver", [EulerMaruyama(0.5), PredictorCorrector(), EDMStochastic(), Heun(), DPMpp2MSDE()], ids=str)
+@pytest.mark.parametrize(
+    "solver",
+    [EulerMaruyama(0.5), PredictorCorrector(), EDMStochastic(), Heun(), DPMpp2MSDE()],
+    ids=str,
+)
 def test_a_law_that_nearly_forgets_is_as_one_that_forgets(solver):
     """alpha_1 = 1e-5 against alpha_1 = 0: the limit is approached, not jumped to."""
     nearly, wholly = Discrete("cosine"), Discrete("cosine", zero_snr=True)
     for steps in (10, 25):
-        assert spread(solver, nearly, steps)[1] == pytest.approx(spread(solver, wholly, steps)[1], abs=0.01)
+        assert spread(solver, nearly, steps)[1] == pytest.approx(
+            spread(solver, wholly, steps)[1], abs=0.01
+        )
 
 
 @pytest.mark.parametrize("count", [1, 3, 3000])
@@ -68,7 +76,9 @@ def test_predictor_corrector_is_the_same_in_every_dimension(count):
     times = denoise.schedule.grid(50)
     mean, std = denoise.marginal(times[0])
     made = sample(PredictorCorrector(2), denoise, mean + std * randn(), times, randn)
-    assert made.std().item() / STD == pytest.approx(1, abs=0.03) and made.mean().item() == pytest.approx(0.4, abs=0.03)
+    assert made.std().item() / STD == pytest.approx(
+        1, abs=0.03
+    ) and made.mean().item() == pytest.approx(0.4, abs=0.03)
 
 
 @pytest.mark.parametrize(
@@ -89,12 +99,22 @@ def test_what_is_not_stable_is_refused(make, message):
 def test_too_few_steps_are_said():
     """DDPM with ten steps keeps 0.69 of the spread on VP; what keeps it is passed over in silence."""
     schedule = LAWS["VP"]
-    assert few_steps(DDPM(), schedule.grid(10), schedule).startswith("DDPM(variance='small') with 10 steps makes 0.69 of")
-    for solver, steps in ((DDPM(), 50), (EulerMaruyama(), 10), (DDPM(), 1000), (AdaptiveODE(), 1), (Diffusers("UniPC"), 10)):
+    assert few_steps(DDPM(), schedule.grid(10), schedule).startswith(
+        "DDPM(variance='small') with 10 steps makes 0.69 of"
+    )
+    for solver, steps in (
+        (DDPM(), 50),
+        (EulerMaruyama(), 10),
+        (DDPM(), 1000),
+        (AdaptiveODE(), 1),
+        (Diffusers("UniPC"), 10),
+    ):
         assert few_steps(solver, schedule.grid(steps), schedule) == ""
 
 
-@pytest.mark.parametrize("schedule", [Linear(), Cosine(), Discrete(zero_snr=True), VP(), SubVP(), VE()], ids=str)
+@pytest.mark.parametrize(
+    "schedule", [Linear(), Cosine(), Discrete(zero_snr=True), VP(), SubVP(), VE()], ids=str
+)
 def test_simulated_paths_end_in_the_law(schedule):
     """Down to alpha_1 = 0: with 50 steps Euler's rule in t was unstable on Cosine, and of variance 2 on Linear."""
     times = torch.linspace(0, 1, 51, dtype=torch.float64)
@@ -121,7 +141,11 @@ def test_laws_whose_ends_are_rounding_are_refused(make, message):
         make()
 
 
-@pytest.mark.parametrize("schedule", [VP(0.1, 99.0), VE(1.0, 1e9), Cosine(t_end=0.99999), Discrete(beta_end=0.1)], ids=str)
+@pytest.mark.parametrize(
+    "schedule",
+    [VP(0.1, 99.0), VE(1.0, 1e9), Cosine(t_end=0.99999), Discrete(beta_end=0.1)],
+    ids=str,
+)
 @pytest.mark.parametrize("predict", ["eps", "v", "x0", "edm", "velocity", "score"])
 def test_the_last_laws_that_are_taken_are_finite_in_float32(schedule, predict):
     t = torch.tensor([1e-3, 0.5, 1 - 1e-6, 1.0])
@@ -137,11 +161,16 @@ class Rough(Gaussian):
         return super().__call__(x_t, t) + 0.02 * torch.sin(3 * x_t)
 
 
-@pytest.mark.parametrize("schedule", [Cosine(), Cosine(t_end=0.99999), Discrete("cosine"), Linear()], ids=str)
+@pytest.mark.parametrize(
+    "schedule", [Cosine(), Cosine(t_end=0.99999), Discrete("cosine"), Linear()], ids=str
+)
 @pytest.mark.parametrize("how", ["guide", "through"])
 def test_guidance_near_noise_does_not_divide_a_networks_error_by_alpha(schedule, how):
     """At t = 1 x_t says nothing: the posterior of y = x + n, n of std 0.5, over N(0.4, 1) is 0.4 + (y - 0.4) / 1.25."""
-    one, y = torch.ones((), dtype=torch.float64), torch.linspace(-1, 1, 16, dtype=torch.float64).reshape(1, 1, 4, 4)
+    one, y = (
+        torch.ones((), dtype=torch.float64),
+        torch.linspace(-1, 1, 16, dtype=torch.float64).reshape(1, 1, 4, 4),
+    )
     x_t = torch.randn(1, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     denoise = Rough(schedule, 0.4, 1.0)
     bound = {

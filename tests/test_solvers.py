@@ -33,7 +33,9 @@ def noise_of(seed, *shape, dtype=torch.float32):
 
 def run(solver, schedule, steps, randn, denoise=None):
     times = schedule.grid(steps)
-    return sample(solver, denoise or Gaussian(schedule), start(schedule, times[0], randn()), times, randn)
+    return sample(
+        solver, denoise or Gaussian(schedule), start(schedule, times[0], randn()), times, randn
+    )
 
 
 @pytest.mark.parametrize("law", SCHEDULES)
@@ -48,7 +50,9 @@ def test_every_solver_on_every_schedule(name, law):
         with torch.inference_mode():
             x = run(ALL[name], SCHEDULES[law], steps, noise_of(0, 4, 3))
         assert torch.isfinite(x).all() and x.dtype == torch.float32
-    assert law == "VE" or abs(x.mean() - 0.7) < 30  # a step of Euler-Maruyama from sigma = 20 lands far away, as it should
+    assert (
+        law == "VE" or abs(x.mean() - 0.7) < 30
+    )  # a step of Euler-Maruyama from sigma = 20 lands far away, as it should
 
 
 @pytest.mark.parametrize("law", ["VP", "zero-snr", "VE", "Linear"])
@@ -58,7 +62,13 @@ def test_one_certain_picture_is_found_exactly(name, law):
     schedule = SCHEDULES[law]
     if law == "VE":
         pytest.skip("sigma_0 is not 0")
-    x = run(OURS[name], schedule, 4, noise_of(0, 4, 64, dtype=torch.float64), Gaussian(schedule, std=0.0))
+    x = run(
+        OURS[name],
+        schedule,
+        4,
+        noise_of(0, 4, 64, dtype=torch.float64),
+        Gaussian(schedule, std=0.0),
+    )
     assert (x - 0.7).abs().max() < 1e-12
 
 
@@ -83,18 +93,27 @@ def test_padding_stays_exactly_zero(name, law):
     mask = (torch.arange(6) < torch.tensor([[0], [1], [6]])).float()[..., None]
     draw = noise_of(0, 3, 6, 3)
     x = run(ALL[name], SCHEDULES[law], 4, lambda: mask * draw(), Masked(SCHEDULES[law], mask))
-    assert torch.isfinite(x).all() and (x * (1 - mask) == 0).all() and (x * mask)[1:].abs().sum(1).min() > 0
+    assert (
+        torch.isfinite(x).all()
+        and (x * (1 - mask) == 0).all()
+        and (x * mask)[1:].abs().sum(1).min() > 0
+    )
 
 
 @pytest.mark.parametrize("name", [n for n in ALL if n != "AdaptiveODE"])
 def test_a_sample_depends_on_its_seed_alone(name):
     """Bit for bit the same in a batch of other samples."""
-    one, other = (run(ALL[name], VP(), 6, SampleNoise(seeds, (2, 3))) for seeds in ([7, 1, 2], [5, 7, 9]))
+    one, other = (
+        run(ALL[name], VP(), 6, SampleNoise(seeds, (2, 3))) for seeds in ([7, 1, 2], [5, 7, 9])
+    )
     assert torch.equal(one[0], other[1]) and not torch.equal(one[1], other[0])
 
 
 def test_an_adaptive_sample_depends_on_its_batch_within_the_tolerance():
-    one, other = (run(AdaptiveODE(1e-6, 1e-6), VP(), 1, SampleNoise(seeds, (2, 3))) for seeds in ([7, 1, 2], [5, 7, 9]))
+    one, other = (
+        run(AdaptiveODE(1e-6, 1e-6), VP(), 1, SampleNoise(seeds, (2, 3)))
+        for seeds in ([7, 1, 2], [5, 7, 9])
+    )
     assert (one[0] - other[1]).abs().max() < 2e-5
 
 
@@ -111,16 +130,23 @@ LIMITS = {
 def test_limits(pair, law):
     schedule, (a, b) = SCHEDULES[law], LIMITS[pair]
     grid = schedule.grid(20)
-    grid = grid[:-1] if law == "VE" else grid  # DDPM's last step adds no noise, DDIM's adds what VE has at t = 0
+    grid = (
+        grid[:-1] if law == "VE" else grid
+    )  # DDPM's last step adds no noise, DDIM's adds what VE has at t = 0
     x = start(schedule, grid[0], noise_of(0, 4, 3, dtype=torch.float64)())
-    ends = [sample(solver, Gaussian(schedule), x, grid, noise_of(1, 4, 3, dtype=torch.float64)) for solver in (a, b)]
+    ends = [
+        sample(solver, Gaussian(schedule), x, grid, noise_of(1, 4, 3, dtype=torch.float64))
+        for solver in (a, b)
+    ]
     assert torch.allclose(*ends, atol=1e-10) and (ends[0] - x).abs().max() > 0.1
 
 
 def test_first_step_of_multistep_is_ddim():
     schedule, x = VP(), noise_of(0, 4, 3, dtype=torch.float64)()
     times = torch.tensor([0.6, 0.3], dtype=torch.float64)
-    ends = [sample(solver, Gaussian(schedule), x, times, no_noise) for solver in (DDIM(), DPMpp2M())]
+    ends = [
+        sample(solver, Gaussian(schedule), x, times, no_noise) for solver in (DDIM(), DPMpp2M())
+    ]
     assert torch.allclose(*ends, atol=1e-12)
 
 
@@ -145,14 +171,22 @@ def test_tighter_tolerances_cost_evaluations():
     calls = []
     for tolerance in (1e-3, 1e-6, 1e-9):
         denoise = Counted(Gaussian(VP()))
-        run(AdaptiveODE(tolerance, tolerance), VP(), 1, noise_of(0, 4, 3, dtype=torch.float64), denoise)
+        run(
+            AdaptiveODE(tolerance, tolerance),
+            VP(),
+            1,
+            noise_of(0, 4, 3, dtype=torch.float64),
+            denoise,
+        )
         calls.append(denoise.calls)
     assert calls[0] < calls[1] < calls[2]
 
 
 def test_deterministic_solvers_draw_no_noise_and_stochastic_ones_do():
     times = torch.tensor([0.6, 0.5, 0.4], dtype=torch.float64)
-    for solver in (ODES | {"zero": EulerMaruyama(0.0), "no churn": EDMStochastic(s_churn=0.0)}).values():
+    for solver in (
+        ODES | {"zero": EulerMaruyama(0.0), "no churn": EDMStochastic(s_churn=0.0)}
+    ).values():
         sample(solver, Gaussian(VP()), torch.ones(2, 3), times, no_noise)
     for solver in SDES.values():
         with pytest.raises(AssertionError, match="asked for noise"):

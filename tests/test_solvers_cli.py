@@ -22,7 +22,9 @@ def test_every_solver_samples_from_a_checkpoint(pixel_run, name):
     """Named as on the command line; sample i is the same alone and in a batch, but for AdaptiveODE."""
     solver = ALL[name]
     fields = to_dict(solver)
-    chosen = settings(type(solver).__name__, *[f"{key}={value}" for key, value in fields.items()], steps=3)
+    chosen = settings(
+        type(solver).__name__, *[f"{key}={value}" for key, value in fields.items()], steps=3
+    )
     assert chosen.solver == solver
     model = restore(pixel_run)
     both = generate(model, chosen, [0, 1])

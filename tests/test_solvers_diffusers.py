@@ -54,13 +54,21 @@ def through_diffusers(scheduler, steps, x, **step):
     return x
 
 
-COMMON = dict(beta_start=1e-4, beta_end=0.02, beta_schedule="linear", timestep_spacing="trailing", prediction_type="epsilon")
+COMMON = dict(
+    beta_start=1e-4,
+    beta_end=0.02,
+    beta_schedule="linear",
+    timestep_spacing="trailing",
+    prediction_type="epsilon",
+)
 
 
 @pytest.mark.parametrize("steps", [10, 50, 250])
 def test_ddim_equals_diffusers(steps):
     x = torch.randn(4, 2, generator=torch.Generator().manual_seed(0)).double()
-    theirs = through_diffusers(DDIMScheduler(1000, clip_sample=False, set_alpha_to_one=True, **COMMON), steps, x, eta=0.0)
+    theirs = through_diffusers(
+        DDIMScheduler(1000, clip_sample=False, set_alpha_to_one=True, **COMMON), steps, x, eta=0.0
+    )
     ours = sample(DDIM(), Fake(), x, Discrete().grid(steps), no_noise)
     assert (ours - theirs).abs().max() < 1e-10
 
@@ -74,7 +82,9 @@ def test_ddpm_equals_diffusers(steps):
     noise = torch.Generator().manual_seed(3)
     randn = lambda: torch.randn(4, 2, generator=noise, dtype=torch.float64)
     ours = sample(DDPM(), Fake(), x, Discrete().grid(steps), randn)
-    if steps < 1000:  # with fewer steps theirs adds noise in the last one too, of variance clamp(0, min=1e-20)
+    if (
+        steps < 1000
+    ):  # with fewer steps theirs adds noise in the last one too, of variance clamp(0, min=1e-20)
         ours = ours + 1e-10 * randn()
     assert (ours - theirs).abs().max() < 1e-10
 
@@ -82,7 +92,12 @@ def test_ddpm_equals_diffusers(steps):
 def test_dpmpp_equals_diffusers():
     x = torch.randn(4, 2, generator=torch.Generator().manual_seed(0)).double()
     scheduler = DPMSolverMultistepScheduler(
-        1000, algorithm_type="dpmsolver++", solver_order=2, lower_order_final=True, final_sigmas_type="zero", **COMMON
+        1000,
+        algorithm_type="dpmsolver++",
+        solver_order=2,
+        lower_order_final=True,
+        final_sigmas_type="zero",
+        **COMMON,
     )
     scheduler.set_timesteps(50)
     theirs = x
@@ -94,14 +109,22 @@ def test_dpmpp_equals_diffusers():
 
 def test_dpmpp_sde_equals_diffusers():
     x = torch.randn(4, 2, generator=torch.Generator().manual_seed(0)).double()
-    scheduler = DPMSolverMultistepScheduler(1000, algorithm_type="sde-dpmsolver++", final_sigmas_type="zero", **COMMON)
+    scheduler = DPMSolverMultistepScheduler(
+        1000, algorithm_type="sde-dpmsolver++", final_sigmas_type="zero", **COMMON
+    )
     scheduler.set_timesteps(50)
     theirs, noise = x, torch.Generator().manual_seed(1)
     for t in scheduler.timesteps:
         z = torch.randn(4, 2, generator=noise, dtype=torch.float64)
         theirs = scheduler.step(fake_eps(theirs, t), t, theirs, variance_noise=z).prev_sample
     noise = torch.Generator().manual_seed(1)
-    ours = sample(DPMpp2MSDE(), Fake(), x, Discrete().grid(50), lambda: torch.randn(4, 2, generator=noise, dtype=torch.float64))
+    ours = sample(
+        DPMpp2MSDE(),
+        Fake(),
+        x,
+        Discrete().grid(50),
+        lambda: torch.randn(4, 2, generator=noise, dtype=torch.float64),
+    )
     assert (ours - theirs).abs().max() < 3e-3
 
 
@@ -114,21 +137,30 @@ def test_the_adapter_equals_diffusers_own_loop(name, steps):
     adapter, x = FOREIGN[name], torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
     theirs, scaled = adapter.build(Discrete()), adapter.scheduler in ("Euler", "LMS")
     trained = dict(beta_start=1e-4, beta_end=0.02, beta_schedule="linear", trained_betas=None)
-    theirs = type(theirs).from_config({**theirs.config, **trained})  # their own table in place of ours
+    theirs = type(theirs).from_config(
+        {**theirs.config, **trained}
+    )  # their own table in place of ours
     if adapter.scheduler == "DPMSolverSinglestep":
         theirs.set_timesteps(timesteps=[round(1000 * k / steps) - 1 for k in range(steps, 0, -1)])
     else:
         theirs.set_timesteps(steps)
-    noise, sample_ = torch.Generator().manual_seed(1), x * theirs.init_noise_sigma / (Discrete().alphas[0] if scaled else 1)
+    noise, sample_ = (
+        torch.Generator().manual_seed(1),
+        x * theirs.init_noise_sigma / (Discrete().alphas[0] if scaled else 1),
+    )
     for t in theirs.timesteps:
         eps = fake_eps(theirs.scale_model_input(sample_, t), t).float()
-        extra = {"variance_noise": torch.randn(4, 2, generator=noise)} if name.endswith("SDE") else {}
+        extra = (
+            {"variance_noise": torch.randn(4, 2, generator=noise)} if name.endswith("SDE") else {}
+        )
         extra |= {"order": 2} if adapter.scheduler == "LMS" else {}
         sample_ = theirs.step(eps, t, sample_, **extra).prev_sample
     noise = torch.Generator().manual_seed(1)
     schedule = Discrete()
     start = schedule(torch.ones((), dtype=torch.float64))[1] * x if scaled else x
-    ours = sample(adapter, Fake(), start, schedule.grid(steps), lambda: torch.randn(4, 2, generator=noise))
+    ours = sample(
+        adapter, Fake(), start, schedule.grid(steps), lambda: torch.randn(4, 2, generator=noise)
+    )
     assert (ours - sample_).abs().max() < 2e-4 * sample_.abs().max()
 
 
@@ -143,6 +175,9 @@ def test_the_adapter_ends_without_noise(name):
 def test_the_adapter_passes_the_order_on():
     x = torch.randn(4, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     run = lambda solver: sample(solver, Fake(), x, Discrete().grid(20), no_noise)
-    for ours, theirs in ((DDIM(), Diffusers("DPMSolverMultistep", 1)), (DPMpp2M(), Diffusers("DPMSolverMultistep", 2))):
+    for ours, theirs in (
+        (DDIM(), Diffusers("DPMSolverMultistep", 1)),
+        (DPMpp2M(), Diffusers("DPMSolverMultistep", 2)),
+    ):
         assert (run(ours) - run(theirs)).abs().max() < 1e-3
     assert (run(DDIM()) - run(DPMpp2M())).abs().max() > 1e-2

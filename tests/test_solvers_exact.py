@@ -4,10 +4,35 @@ import pytest
 import torch
 from solver_models import ODES, SCHEDULES, SDES
 
-from benchmarks.exact import Gaussian, Mixture, energy_distance, even_ratio, even_time, flow_errors, law, law_errors, slopes
-from ldm.diffusion.solvers import DDIM, DPMpp2MSDE, EDMStochastic, Heun, PredictorCorrector, sample, start
+from benchmarks.exact import (
+    Gaussian,
+    Mixture,
+    energy_distance,
+    even_ratio,
+    even_time,
+    flow_errors,
+    law,
+    law_errors,
+    slopes,
+)
+from ldm.diffusion.solvers import (
+    DDIM,
+    DPMpp2MSDE,
+    EDMStochastic,
+    Heun,
+    PredictorCorrector,
+    sample,
+    start,
+)
 
-ORDERS = {"DDIM": 0.95, "Euler": 0.95, "Heun": 1.9, "Heun-angle": 1.9, "DPMpp2M": 1.9, "DPMpp3M": 2.7}
+ORDERS = {
+    "DDIM": 0.95,
+    "Euler": 0.95,
+    "Heun": 1.9,
+    "Heun-angle": 1.9,
+    "DPMpp2M": 1.9,
+    "DPMpp3M": 2.7,
+}
 LAWS = ["VP", "VE", "Linear"]
 
 
@@ -40,17 +65,25 @@ def test_heun_keeps_its_order_down_to_no_noise():
 @pytest.mark.parametrize("law", SCHEDULES)
 def test_adaptive_meets_its_tolerance(law):
     denoise, ends = Gaussian(SCHEDULES[law]), torch.tensor([1, 0], dtype=torch.float64)
-    x = start(denoise.schedule, ends[0], torch.randn(8, 2, generator=torch.Generator().manual_seed(0)).double())
+    x = start(
+        denoise.schedule,
+        ends[0],
+        torch.randn(8, 2, generator=torch.Generator().manual_seed(0)).double(),
+    )
     errors = []
     for tolerance in (1e-4, 1e-8):
         solver = type(ODES["AdaptiveODE"])(tolerance, tolerance)
         errors.append((sample(solver, denoise, x, ends, None) - denoise.flow(x, *ends)).abs().max())
-    assert errors[0] < 2e-3 and errors[1] < 2e-7  # ten times the tolerance a step, and the size of x
+    assert (
+        errors[0] < 2e-3 and errors[1] < 2e-7
+    )  # ten times the tolerance a step, and the size of x
 
 
 # EDM's default churn is capped for few steps and s_noise = 1.003 adds noise on purpose: an order is of s_noise = 1
 WEAK = {
-    name: (solver, 0.95) for name, solver in SDES.items() if name not in ("PredictorCorrector", "EDMStochastic", "DPMpp2MSDE")
+    name: (solver, 0.95)
+    for name, solver in SDES.items()
+    if name not in ("PredictorCorrector", "EDMStochastic", "DPMpp2MSDE")
 } | {"EDMStochastic": (EDMStochastic(3.0, 0.0, 1e9, 1.0), 1.9), "DPMpp2MSDE": (DPMpp2MSDE(), 1.9)}
 
 
@@ -101,8 +134,13 @@ class Crowd(Mixture):
 def test_samples_of_a_mixture(name):
     """Energy distance of 2048 samples to 2048 of the data, seeded."""
     generator = torch.Generator().manual_seed(0)
-    denoise, randn = Crowd(SCHEDULES["VP"]), (lambda: torch.randn(64, 64, generator=generator, dtype=torch.float64))
+    denoise, randn = (
+        Crowd(SCHEDULES["VP"]),
+        (lambda: torch.randn(64, 64, generator=generator, dtype=torch.float64)),
+    )
     times, data = denoise.schedule.grid(150), denoise.draw(2048, generator)
-    made = sample(SDES[name], denoise, start(denoise.schedule, times[0], randn()), times, randn).reshape(-1, 2)
+    made = sample(
+        SDES[name], denoise, start(denoise.schedule, times[0], randn()), times, randn
+    ).reshape(-1, 2)
     assert energy_distance(made, data) < 4e-3  # between two draws of the data: 1e-3 and less
     assert energy_distance(randn().reshape(-1, 2), data) > 5e-2

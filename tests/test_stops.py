@@ -21,12 +21,25 @@ from ldm.system.stops import STOPS, heard_stops, stops_held_back
 from ldm.training.panels import base as callbacks
 from ldm.training.run import train
 
-LONG = ("trainer.max_steps=100000", "trainer.validate=100000", "sample.every=100000", "trainer.save=3", "data.workers=2")
+LONG = (
+    "trainer.max_steps=100000",
+    "trainer.validate=100000",
+    "sample.every=100000",
+    "trainer.save=3",
+    "data.workers=2",
+)
 
 
 def start(kind, folder, *more):
     """train.py in a process group of its own."""
-    command = [sys.executable, "train.py", "--config", str(TINY / f"{kind}.yaml"), *overrides(kind, folder), *more]
+    command = [
+        sys.executable,
+        "train.py",
+        "--config",
+        str(TINY / f"{kind}.yaml"),
+        *overrides(kind, folder),
+        *more,
+    ]
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     return subprocess.Popen(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, **pipes)
 
@@ -39,8 +52,12 @@ def ended(run, number, at):
         if run.poll() is None:
             os.killpg(run.pid, signal.SIGKILL)
     assert run.returncode == 128 + number, said
-    lines = [line for line in re.split(r"[\r\n]+", said) if re.search("stopped|error|memory|died", line)]
-    assert len(lines) == 1 and at in lines[0] and f"by {signal.Signals(number).name}" in lines[0], said
+    lines = [
+        line for line in re.split(r"[\r\n]+", said) if re.search("stopped|error|memory|died", line)
+    ]
+    assert len(lines) == 1 and at in lines[0] and f"by {signal.Signals(number).name}" in lines[0], (
+        said
+    )
     assert "Traceback" not in said
     return lines[0]
 
@@ -60,7 +77,9 @@ def start_method(request):
 
 def test_data_workers_outlive_the_signals_that_stop_a_run(start_method):
     """From their first moment, also where they are started as new interpreters; they end when they are no longer needed."""
-    rows = loader(Tens(), [[i, i + 1] for i in range(8)], 2, pin=False)._get_iterator()  # `iter` starts them with the first
+    rows = loader(
+        Tens(), [[i, i + 1] for i in range(8)], 2, pin=False
+    )._get_iterator()  # `iter` starts them with the first
     pids = [worker.pid for worker in rows._workers]
     for pid in pids:
         for number in STOPS:
@@ -94,7 +113,11 @@ def test_a_signal_to_run_and_workers_saves_the_step(tmp_path, monkeypatch):
     def then(self, trainer, module, *rest):
         original(self, trainer, module, *rest)
         if trainer.global_step == 3:
-            workers = [p for p in children(os.getpid()) if Path(f"/proc/{p}/stat").read_text().split()[2] != "Z"]
+            workers = [
+                p
+                for p in children(os.getpid())
+                if Path(f"/proc/{p}/stat").read_text().split()[2] != "Z"
+            ]
             assert workers
             for pid in [*workers, os.getpid()]:
                 os.kill(pid, signal.SIGUSR1)
@@ -108,10 +131,15 @@ def test_a_signal_to_run_and_workers_saves_the_step(tmp_path, monkeypatch):
 
 
 def test_a_signal_in_the_last_step_of_stage_1_stops_before_stage_2(tmp_path, monkeypatch):
-    (tmp_path / "ae.yaml").write_text((TINY / "autoencoder.yaml").read_text().replace("max_steps: 60", "max_steps: 2"))
-    monkeypatch.setattr(callbacks.Throughput, "on_train_batch_end", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    (tmp_path / "ae.yaml").write_text(
+        (TINY / "autoencoder.yaml").read_text().replace("max_steps: 60", "max_steps: 2")
+    )
     monkeypatch.setattr(
-        "ldm.training.saving.StopSignals.on_train_batch_start", lambda self, *_: setattr(self.stops, "training", True)
+        callbacks.Throughput, "on_train_batch_end", lambda *_: os.kill(os.getpid(), signal.SIGTERM)
+    )
+    monkeypatch.setattr(
+        "ldm.training.saving.StopSignals.on_train_batch_start",
+        lambda self, *_: setattr(self.stops, "training", True),
     )
     with pytest.raises(Stopped, match="stopped between the stages by SIGTERM"):
         train(run_config("latent", tmp_path, f"space.autoencoder={tmp_path}/ae.yaml"))
@@ -122,12 +150,19 @@ def test_a_signal_in_the_last_step_of_stage_1_stops_before_stage_2(tmp_path, mon
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "kind, number",
-    [("autoencoder", signal.SIGINT), ("pixel", signal.SIGTERM), ("latent", signal.SIGUSR1), ("jets", signal.SIGINT)],
+    [
+        ("autoencoder", signal.SIGINT),
+        ("pixel", signal.SIGTERM),
+        ("latent", signal.SIGUSR1),
+        ("jets", signal.SIGINT),
+    ],
 )
 def test_a_signal_to_the_group_loses_nothing(kind, number, stage1, tmp_path):
     """Every kind of run, with workers: the step it was in is saved."""
     more = LONG if kind != "autoencoder" else [key for key in LONG if not key.startswith("sample")]
-    run = start(kind, tmp_path, *more, *([f"space.autoencoder={stage1}"] if kind == "latent" else []))
+    run = start(
+        kind, tmp_path, *more, *([f"space.autoencoder={stage1}"] if kind == "latent" else [])
+    )
     last = tmp_path / f"tiny-{kind}" / "last.ckpt"
     wait_for(lambda: last.exists() or run.poll() is not None)
     os.killpg(run.pid, number)
@@ -155,7 +190,14 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path, monkeypatch):
         os.kill(os.getpid(), signal.SIGINT)
         raise AssertionError("it went on")
 
-    monkeypatch.setattr(callbacks.Samples, "show", lambda self, trainer, *_: trainer.global_step == 4 and press())
-    with pytest.raises(Stopped, match="stopped at once by SIGINT; go on from the last checkpoint with --resume") as stop:
+    monkeypatch.setattr(
+        callbacks.Samples, "show", lambda self, trainer, *_: trainer.global_step == 4 and press()
+    )
+    with pytest.raises(
+        Stopped, match="stopped at once by SIGINT; go on from the last checkpoint with --resume"
+    ) as stop:
         train(run_config("pixel", tmp_path, "trainer.save=2", "trainer.validate=8"))
-    assert ending(stop.value)[0] == 130 and load(tmp_path / "tiny-pixel" / "last.ckpt")["global_step"] == 2
+    assert (
+        ending(stop.value)[0] == 130
+        and load(tmp_path / "tiny-pixel" / "last.ckpt")["global_step"] == 2
+    )

@@ -8,7 +8,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers import COLOURS, TINY, captioned, grey, largest_difference, load, make_clip, overrides, run_config, script, task
+from helpers import (
+    COLOURS,
+    TINY,
+    captioned,
+    grey,
+    largest_difference,
+    load,
+    make_clip,
+    overrides,
+    run_config,
+    script,
+    task,
+)
 from PIL import Image
 
 pytest.importorskip("transformers")
@@ -28,14 +40,26 @@ from ldm.training.run import train
 
 def test_a_trained_model_paints_what_the_caption_says(text_run):
     model = restore(text_run)
-    made = generate(model, model.settings, [0, 1, 2], Condition(prompts=list(COLOURS))).float().mean((2, 3))
+    made = (
+        generate(model, model.settings, [0, 1, 2], Condition(prompts=list(COLOURS)))
+        .float()
+        .mean((2, 3))
+    )
     assert made.argmax(1).tolist() == [0, 1, 2]
     same = generate(model, model.settings, [0, 1, 2], Condition(prompts=["red"] * 3))
-    assert not torch.equal(same, generate(model, model.settings, [0, 1, 2], Condition(prompts=["blue"] * 3)))
+    assert not torch.equal(
+        same, generate(model, model.settings, [0, 1, 2], Condition(prompts=["blue"] * 3))
+    )
     assert set(model.prompts) <= set(COLOURS) and model.prompts
     own = generate(model, model.settings, [0, 1])
     assert torch.equal(
-        own, generate(model, model.settings, [0, 1], Condition(prompts=[model.prompts[i % len(model.prompts)] for i in (0, 1)]))
+        own,
+        generate(
+            model,
+            model.settings,
+            [0, 1],
+            Condition(prompts=[model.prompts[i % len(model.prompts)] for i in (0, 1)]),
+        ),
     )
 
 
@@ -45,37 +69,60 @@ def tell(encoder, captions):
 
 def test_padding_is_not_heard_and_batches_do_not_matter(clip):
     short, long = (CLIPText(str(clip), length).load() for length in (6, 30))
-    net, x = UNet(channels=(8, 16), layers=1, attention=(4,)).build((1, 8, 8), text=16).eval(), torch.randn(2, 1, 8, 8)
+    net, x = (
+        UNet(channels=(8, 16), layers=1, attention=(4,)).build((1, 8, 8), text=16).eval(),
+        torch.randn(2, 1, 8, 8),
+    )
     captions, t = ["red", "blue"], torch.tensor([10.0, 500.0])
     outs = [net(x, t, **tell(encoder, captions)) for encoder in (short, long)]
-    assert torch.allclose(*outs, atol=1e-5) and not torch.allclose(outs[0], net(x, t, **tell(short, captions[::-1])), atol=1e-4)
+    assert torch.allclose(*outs, atol=1e-5) and not torch.allclose(
+        outs[0], net(x, t, **tell(short, captions[::-1])), atol=1e-4
+    )
     garbage = tell(long, captions)
     garbage["text"] = torch.where(garbage["text_mask"][..., None], garbage["text"], 1e3)
     assert torch.allclose(net(x, t, **garbage), outs[1], atol=1e-5)
     alone = CLIPText(str(clip), 30).load()
-    assert torch.equal(tell(alone, ["blue"])["text"][0], tell(long, ["red and blue", "blue"])["text"][1])
+    assert torch.equal(
+        tell(alone, ["blue"])["text"][0], tell(long, ["red and blue", "blue"])["text"][1]
+    )
 
 
 def test_untold_rows_are_the_null_condition_one_by_one(clip):
     encoder = CLIPText(str(clip), 12).load()
-    net, x = UNet(channels=(8, 16), layers=1, attention=(4,)).build((1, 8, 8), 3, 16).eval(), torch.randn(2, 1, 8, 8)
-    t, told = torch.tensor([10.0, 500.0]), {"label": torch.tensor([0, 1])} | tell(encoder, ["red", "blue"])
+    net, x = (
+        UNet(channels=(8, 16), layers=1, attention=(4,)).build((1, 8, 8), 3, 16).eval(),
+        torch.randn(2, 1, 8, 8),
+    )
+    t, told = (
+        torch.tensor([10.0, 500.0]),
+        {"label": torch.tensor([0, 1])} | tell(encoder, ["red", "blue"]),
+    )
     some = net(x, t, **without(told, torch.tensor([True, False]), 3))
     full, none = net(x, t, **told), net(x, t, label=torch.tensor([3, 3]))
-    assert torch.allclose(some[0], none[0], atol=1e-6) and torch.allclose(some[1], full[1], atol=1e-6)
-    assert not torch.allclose(some[0], full[0], atol=1e-4) and not torch.allclose(none[1], full[1], atol=1e-4)
+    assert torch.allclose(some[0], none[0], atol=1e-6) and torch.allclose(
+        some[1], full[1], atol=1e-6
+    )
+    assert not torch.allclose(some[0], full[0], atol=1e-4) and not torch.allclose(
+        none[1], full[1], atol=1e-4
+    )
     empty = tell(encoder, ["", " "])
     assert not empty["text"].any() and not empty["text_mask"].any()
 
 
 def test_guidance_of_one_is_the_conditional_model(text_run):
     model = restore(text_run)
-    x, t, cond = torch.randn(3, 3, 8, 8), torch.tensor(0.6), model.text.condition(list(COLOURS), "cpu")
+    x, t, cond = (
+        torch.randn(3, 3, 8, 8),
+        torch.tensor(0.6),
+        model.text.condition(list(COLOURS), "cpu"),
+    )
     null = without(cond, torch.ones(3, dtype=torch.bool), 0)
     plain = model.denoiser(x, t, **cond)
     assert torch.equal(cfg(model.denoiser, cond, null, 1.0)(x, t), plain)
     untold = model.denoiser(x, t)
-    assert torch.allclose(cfg(model.denoiser, cond, null, 3.0)(x, t), untold + 3 * (plain - untold), atol=1e-4)
+    assert torch.allclose(
+        cfg(model.denoiser, cond, null, 3.0)(x, t), untold + 3 * (plain - untold), atol=1e-4
+    )
 
 
 def test_a_resumed_run_ends_with_the_same_bits(clip, captioned_pictures, tmp_path, monkeypatch):
@@ -97,7 +144,9 @@ def test_a_resumed_run_ends_with_the_same_bits(clip, captioned_pictures, tmp_pat
     monkeypatch.setattr(callbacks.Throughput, "on_train_batch_end", original)
     parts = load(train(run_config("pixel", tmp_path / "parts", *given), resume=True) / "last.ckpt")
     assert largest_difference(parts["state_dict"], whole["state_dict"]) == 0
-    assert not any("text" in key or "token" in key for key in whole["state_dict"])  # the encoder stays out
+    assert not any(
+        "text" in key or "token" in key for key in whole["state_dict"]
+    )  # the encoder stays out
     assert whole["ldm"]["classes"] == ["a", "b"]
 
 
@@ -114,7 +163,9 @@ def test_the_latent_cache_keeps_captions_with_their_pictures(tmp_path):
     writer = Writer(tmp_path / "cache", tmp_path / "partial")
     writer.begin(3, (1, 2, 1, 1))
     writer.open()
-    writer.put([0, 1, 2], torch.zeros(3, 1, 2, 1, 1), torch.zeros(3), torch.tensor([0, 2, 2]))  # 1 could not be read
+    writer.put(
+        [0, 1, 2], torch.zeros(3, 1, 2, 1, 1), torch.zeros(3), torch.tensor([0, 2, 2])
+    )  # 1 could not be read
     writer.close()
     writer.end()
     cache = open_cache(tmp_path / "cache")
@@ -125,7 +176,9 @@ def test_the_latent_cache_keeps_captions_with_their_pictures(tmp_path):
 
 def test_an_over_long_prompt_says_what_is_cut(text_run, capsys):
     model = restore(text_run)
-    assert prompts_from(model, "red", None, range(2)) == ["red", "red"] and not capsys.readouterr().out
+    assert (
+        prompts_from(model, "red", None, range(2)) == ["red", "red"] and not capsys.readouterr().out
+    )
     prompts_from(model, "abcdefghijklmn", None, range(1))  # ten letters and the two ends
     assert "longer than 12 tokens; cut: 'klmn'" in capsys.readouterr().out
     # the letters that were cut are not heard
@@ -141,7 +194,9 @@ def test_train_and_sample_by_the_scripts(clip, captioned_pictures, tmp_path):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("red\n\nblue\n")
     run = tmp_path / "tiny-pixel"
-    done = script("sample.py", "--checkpoint", run, "--output", folder, "--count", 3, "--prompt-file", prompts)
+    done = script(
+        "sample.py", "--checkpoint", run, "--output", folder, "--count", 3, "--prompt-file", prompts
+    )
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
     assert [row["prompt"] for row in rows] == ["red", "blue", "red"]
@@ -160,7 +215,11 @@ def test_what_is_refused(text_run, pixel_run, clip, captioned_pictures, tmp_path
         with pytest.raises(Refusal, match=refused):
             prompts_from(*told, range(2))
     with pytest.raises(Refusal, match="the data has no captions"):
-        train(run_config("pixel", tmp_path, "condition=text", f"text={{name: CLIPText, model: {clip}}}"))
+        train(
+            run_config(
+                "pixel", tmp_path, "condition=text", f"text={{name: CLIPText, model: {clip}}}"
+            )
+        )
     with pytest.raises(Refusal, match="cannot be had"):
         CLIPText(str(captioned_pictures)).load()
     with pytest.raises(Refusal, match=r"3 \.\.\. 77"):
@@ -204,23 +263,40 @@ def test_tasks_hear_the_prompt(text_run, tmp_path, name):
     lines.write_text("red\nblue\n")
     more = TASKS[name] | dict(steps=8, count=4, prompt_file=str(lines))
     made = {w: ask(text_run, tmp_path / f"{w}", name, guidance=w, **more) for w in (1.0, 3.0)}
-    rows = [json.loads(line) for line in (tmp_path / "3.0" / "samples.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line) for line in (tmp_path / "3.0" / "samples.jsonl").read_text().splitlines()
+    ]
     assert [row["prompt"] for row in rows] == ["red", "blue", "red", "blue"]
-    only = ask(text_run, tmp_path / "only", name, guidance=3.0, **more | dict(prompt_file=None, prompt="red"))
+    only = ask(
+        text_run,
+        tmp_path / "only",
+        name,
+        guidance=3.0,
+        **more | dict(prompt_file=None, prompt="red"),
+    )
     same = [np.abs(a - b).max() <= 1 for a, b in zip(only, made[3.0], strict=True)]
     assert same == [True, False, True, False]
     if name != "super-resolve":  # there the means of the picture are given
-        redness = {w: [(picture[..., 0] - picture[..., 2]).mean() for picture in of] for w, of in made.items()}
+        redness = {
+            w: [(picture[..., 0] - picture[..., 2]).mean() for picture in of]
+            for w, of in made.items()
+        }
         assert all((red > 0) == (i % 2 == 0) for i, red in enumerate(redness[3.0]))
         assert np.abs(redness[3.0]).sum() > np.abs(redness[1.0]).sum()
 
 
-def test_a_task_without_a_prompt_is_untold_and_a_model_without_text_refuses_one(text_run, pixel_run, tmp_path):
+def test_a_task_without_a_prompt_is_untold_and_a_model_without_text_refuses_one(
+    text_run, pixel_run, tmp_path
+):
     model, x, t = restore(text_run), torch.randn(2, 3, 8, 8), torch.tensor(0.6)
     assert torch.equal(Prior(model, model.settings, [0, 1]).denoise()(x, t), model.denoiser(x, t))
     # interpolation has one seed and several rows
-    one, each = (Prior(model, model.settings, seeds, prompts=["red"] * len(seeds)) for seeds in ([0], [0, 1]))
-    assert torch.equal(one.denoise(2)(x, t), each.denoise()(x, t)) and not torch.equal(each.denoise()(x, t), model.denoiser(x, t))
+    one, each = (
+        Prior(model, model.settings, seeds, prompts=["red"] * len(seeds)) for seeds in ([0], [0, 1])
+    )
+    assert torch.equal(one.denoise(2)(x, t), each.denoise()(x, t)) and not torch.equal(
+        each.denoise()(x, t), model.denoiser(x, t)
+    )
     with pytest.raises(Refusal, match="hears one prompt"):
         ask(text_run, tmp_path / "a", "interpolate", prompt_file="lines.txt")
     with pytest.raises(Refusal, match="a model without text"):
@@ -233,6 +309,11 @@ def test_interpolation_hears_a_prompt(text_run, tmp_path):
     picture = tmp_path / "grey.png"
     Image.new("RGB", (8, 8), (85, 85, 85)).save(picture)
     for prompt in (None, "red"):
-        task(text_run, tmp_path / f"{prompt}", "interpolate", image=[str(picture)] * 2, prompt=prompt)
-    none, red = (json.loads((tmp_path / name / "samples.jsonl").read_text().splitlines()[0]) for name in ("None", "red"))
+        task(
+            text_run, tmp_path / f"{prompt}", "interpolate", image=[str(picture)] * 2, prompt=prompt
+        )
+    none, red = (
+        json.loads((tmp_path / name / "samples.jsonl").read_text().splitlines()[0])
+        for name in ("None", "red")
+    )
     assert red["prompt"] == "red" and "prompt" not in none

@@ -43,7 +43,9 @@ def test_the_quickest_number_is_taken(table, taken, capsys):
     found = chooser(max(table), table)
     found.check()
     assert found.now == torch.get_num_threads() == taken
-    assert capsys.readouterr().out.count(f"threads: {taken} of {max(table)} for now") == (taken < max(table))
+    assert capsys.readouterr().out.count(f"threads: {taken} of {max(table)} for now") == (
+        taken < max(table)
+    )
 
 
 def test_it_is_measured_again_as_time_goes_by_and_the_number_comes_back(capsys):
@@ -115,9 +117,16 @@ def test_a_resumed_run_begins_with_its_checkpoints_number(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("asked, kept", [("trainer.threads=0", {1, 2}), ("trainer.threads=2", {2}), ("trainer.threads=1", {1})])
+@pytest.mark.parametrize(
+    "asked, kept",
+    [("trainer.threads=0", {1, 2}), ("trainer.threads=2", {2}), ("trainer.threads=1", {1})],
+)
 def test_training_chooses_where_nothing_is_said(tmp_path, asked, kept):
-    env = {key: value for key, value in os.environ.items() if not key.startswith(("OMP", "LDM_THREADS"))}
+    env = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("OMP", "LDM_THREADS"))
+    }
     more = overrides("pixel", tmp_path, "trainer.max_steps=4", asked)
     command = [sys.executable, "train.py", "--config", TINY / "pixel.yaml", *more]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)

@@ -51,7 +51,9 @@ def test_a_hole_is_a_function_of_its_key_alone():
     draw = lambda numbers, seed=0: masks.draw(keys(numbers, seed), (12, 12), (0.1, 0.5), 0.5)
     whole = draw(range(8))
     assert torch.equal(whole, torch.cat([draw([0, 1, 2]), draw(range(3, 8))]))
-    assert not torch.equal(whole, draw(range(8), seed=1)) and len(whole.flatten(1).unique(dim=0)) == 8
+    assert (
+        not torch.equal(whole, draw(range(8), seed=1)) and len(whole.flatten(1).unique(dim=0)) == 8
+    )
 
 
 def test_training_holes_do_not_depend_on_how_the_stream_is_cut():
@@ -77,7 +79,12 @@ def told_of(task, picture, known=None):
 
 
 def test_the_hole_and_what_is_around_it_reach_the_network_and_what_is_inside_does_not():
-    model, x_t, t, label = denoiser(Inpaint()), torch.randn(2, 1, 8, 8), torch.tensor(0.5), torch.tensor([0, 1])
+    model, x_t, t, label = (
+        denoiser(Inpaint()),
+        torch.randn(2, 1, 8, 8),
+        torch.tensor(0.5),
+        torch.tensor([0, 1]),
+    )
     picture = (torch.rand(2, 1, 8, 8) * 2 - 1).requires_grad_()
     known = torch.ones(2, 1, 8, 8)
     known[..., 2:5, 2:5] = 0
@@ -85,7 +92,9 @@ def test_the_hole_and_what_is_around_it_reach_the_network_and_what_is_inside_doe
     gradient = torch.autograd.grad(out.square().sum(), picture)[0]
     assert (gradient[known == 0] == 0).all() and (gradient[known == 1].abs() > 0).all()
     other = known.roll(1, -1)
-    assert (model(x_t, t, label=label, **told_of(Inpaint(), picture, other)) - out).abs().max() > 1e-3
+    assert (
+        model(x_t, t, label=label, **told_of(Inpaint(), picture, other)) - out
+    ).abs().max() > 1e-3
     grey = torch.zeros(2, 1, 8, 8)  # the hole is told apart from a grey picture
     tell = lambda known: model(x_t, t, label=label, **told_of(Inpaint(), grey, known))
     assert (tell(known) - tell(torch.ones_like(known))).abs().max() > 1e-3
@@ -94,19 +103,37 @@ def test_the_hole_and_what_is_around_it_reach_the_network_and_what_is_inside_doe
 @pytest.mark.parametrize("kernel", ["box", "bicubic"])
 def test_a_small_picture_reaches_the_network(kernel):
     wanted = SuperResolve(2, kernel)
-    model, x_t, t, label = denoiser(wanted), torch.randn(2, 1, 8, 8), torch.tensor(0.5), torch.tensor([0, 1])
+    model, x_t, t, label = (
+        denoiser(wanted),
+        torch.randn(2, 1, 8, 8),
+        torch.tensor(0.5),
+        torch.tensor([0, 1]),
+    )
     picture = torch.rand(2, 1, 8, 8) - 0.5
     small, _ = wanted.degrade(picture, [])
     assert small.shape == (2, 1, 4, 4) and abs(small.mean() - picture.mean()) < 0.02
     small.requires_grad_()
     out = model(x_t, t, label=label, **wanted.tell(PixelSpace((1, 8, 8)), small, None))
     assert (torch.autograd.grad(out.square().sum(), small)[0].abs() > 0).all()
-    flat = wanted.degrade(torch.full_like(picture, 0.5), [])[0]  # both kernels keep a constant, as does enlarging
-    assert torch.allclose(wanted.tell(PixelSpace((1, 8, 8)), flat, None)["concat"], torch.full_like(picture, 0.5), atol=1e-6)
+    flat = wanted.degrade(torch.full_like(picture, 0.5), [])[
+        0
+    ]  # both kernels keep a constant, as does enlarging
+    assert torch.allclose(
+        wanted.tell(PixelSpace((1, 8, 8)), flat, None)["concat"],
+        torch.full_like(picture, 0.5),
+        atol=1e-6,
+    )
 
 
 # -- tiny runs --------------------------------------------------------------------------------------------------------------
-LONGER = "optim.lr=4e-3", "trainer.max_steps=150", "trainer.validate=150", "trainer.save=150", "sample.every=0", "drop=0.5"
+LONGER = (
+    "optim.lr=4e-3",
+    "trainer.max_steps=150",
+    "trainer.validate=150",
+    "trainer.save=150",
+    "sample.every=0",
+    "drop=0.5",
+)
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +153,9 @@ def inputs(tmp_path_factory):
     pictures = Digits().load().test.images[:2, 0].numpy()
     for i, picture in enumerate(pictures):
         Image.fromarray(picture).save(folder / f"{i}.png")
-    Image.fromarray(pictures[0].reshape(4, 2, 4, 2).mean((1, 3)).round().astype(np.uint8)).save(folder / "small.png")
+    Image.fromarray(pictures[0].reshape(4, 2, 4, 2).mean((1, 3)).round().astype(np.uint8)).save(
+        folder / "small.png"
+    )
     mask = np.zeros((8, 8), np.uint8)
     mask[2:6, 2:6] = 255
     Image.fromarray(mask).save(folder / "mask.png")
@@ -135,11 +164,19 @@ def inputs(tmp_path_factory):
 
 def test_training_learns_from_what_is_around_the_hole(fill_run):
     """What it makes, before pasting, has the known pixels, and in the hole is nearer to the truth than if told another's."""
-    model, pictures = restore(fill_run), as_images(Digits().load().test.__getitems__(list(range(48))))
+    model, pictures = (
+        restore(fill_run),
+        as_images(Digits().load().test.__getitems__(list(range(48)))),
+    )
     known = masks.draw(keys(range(48)), (8, 8), (0.2, 0.3), 0.5)
     prior = Prior(model, SampleConfig(DDIM(), steps=8), range(48))
-    error = lambda of, where: ((trained(prior, of, known) - pictures).square() * where).sum() / where.sum()
-    right, wrong = ([error(of, where).item() for where in (known, 1 - known)] for of in (pictures, pictures.roll(1, 0)))
+    error = lambda of, where: (
+        ((trained(prior, of, known) - pictures).square() * where).sum() / where.sum()
+    )
+    right, wrong = (
+        [error(of, where).item() for where in (known, 1 - known)]
+        for of in (pictures, pictures.roll(1, 0))
+    )
     assert right[0] < 0.2 * wrong[0] and right[1] < 0.9 * wrong[1], (right, wrong)
 
 
@@ -165,7 +202,9 @@ def test_guidance_of_classes_leaves_the_picture_told(fill_run):
     )
     of = lambda label: model.denoiser(x, t, label=torch.full((3,), label), **told)
     assert torch.allclose(guided(x, t), of(10) + 3 * (of(4) - of(10)), atol=1e-4)
-    assert torch.allclose(Prior(model, SampleConfig(guidance=3.0), seeds).denoise(**told)(x, t), of(10), atol=1e-5)
+    assert torch.allclose(
+        Prior(model, SampleConfig(guidance=3.0), seeds).denoise(**told)(x, t), of(10), atol=1e-5
+    )
 
 
 def test_known_pixels_are_pasted_and_seeds_differ(fill_run, inputs, tmp_path):
@@ -173,21 +212,42 @@ def test_known_pixels_are_pasted_and_seeds_differ(fill_run, inputs, tmp_path):
     out = task(fill_run, tmp_path / "o", "inpaint", image=images, mask=str(inputs / "mask.png"))
     hole = grey(inputs / "mask.png") > 0
     for name in ("0", "1"):
-        given, a, b = grey(inputs / f"{name}.png"), *(grey(out / f"{name}-0000000{i}.png") for i in (0, 1))
+        given, a, b = (
+            grey(inputs / f"{name}.png"),
+            *(grey(out / f"{name}-0000000{i}.png") for i in (0, 1)),
+        )
         assert np.abs(a - given)[~hole].max() <= 1 and np.abs(b - given)[~hole].max() <= 1
         assert np.abs(a - b)[hole].max() > 5
         assert np.array_equal(grey(out / f"{name}-00000000-unpasted.png")[hole], a[hole])
     assert json.loads((out / "settings.json").read_text())["method"] == "trained"
-    alone = task(fill_run, tmp_path / "a", "inpaint", image=images[1:], mask=str(inputs / "mask.png"), seed=1, count=1)
+    alone = task(
+        fill_run,
+        tmp_path / "a",
+        "inpaint",
+        image=images[1:],
+        mask=str(inputs / "mask.png"),
+        seed=1,
+        count=1,
+    )
     assert np.abs(grey(alone / "1-00000001.png") - grey(out / "1-00000001.png")).max() <= 1
 
 
 def test_super_resolution_takes_small_pictures_or_shrinks_whole_ones(large_run, inputs, tmp_path):
     small = task(large_run, tmp_path / "a", "super-resolve", image=[str(inputs / "small.png")])
     assert grey(small / "small-00000000.png").shape == (8, 8)
-    task(large_run, tmp_path / "b", "super-resolve", image=[str(inputs / "0.png")], degrade=True, factor=2)
+    task(
+        large_run,
+        tmp_path / "b",
+        "super-resolve",
+        image=[str(inputs / "0.png")],
+        degrade=True,
+        factor=2,
+    )
     # the same small picture but for its rounding to 8 bits
-    assert np.abs(grey(small / "small-00000000.png") - grey(tmp_path / "b" / "0-00000000.png")).max() <= 4
+    assert (
+        np.abs(grey(small / "small-00000000.png") - grey(tmp_path / "b" / "0-00000000.png")).max()
+        <= 4
+    )
 
 
 def test_in_latents(stage1, inputs, tmp_path):
@@ -199,16 +259,26 @@ def test_in_latents(stage1, inputs, tmp_path):
     told = model.task.tell(model.space, picture, known)["concat"]
     assert told.shape == (1, 3, 4, 4) and (told[0, 2] > 0).sum() == 1 and told[0, 2, 1, 1] == 1
     around = model.space.encode_mean(torch.where(known > 0, picture, 0))
-    assert torch.equal(told[:, :2], around) and not torch.equal(around, model.space.encode_mean(picture))
+    assert torch.equal(told[:, :2], around) and not torch.equal(
+        around, model.space.encode_mean(picture)
+    )
     assert not (tmp_path / "latents").exists()  # pictures are needed, no cache is written
-    out = task(path, tmp_path / "o", "inpaint", image=[str(inputs / "0.png")], mask=str(inputs / "mask.png"))
+    out = task(
+        path,
+        tmp_path / "o",
+        "inpaint",
+        image=[str(inputs / "0.png")],
+        mask=str(inputs / "mask.png"),
+    )
     hole = grey(inputs / "mask.png") > 0
     assert np.array_equal(grey(out / "0-00000000.png")[~hole], grey(inputs / "0.png")[~hole])
 
 
 def test_a_resumed_run_ends_with_the_same_bits(tmp_path):
     """4 steps and 3 more: the holes go by the stream's place, not by what ran before."""
-    run_of = lambda folder, steps: run_config("pixel", tmp_path / folder, FILL, f"trainer.max_steps={steps}", "sample.every=0")
+    run_of = lambda folder, steps: run_config(
+        "pixel", tmp_path / folder, FILL, f"trainer.max_steps={steps}", "sample.every=0"
+    )
     train(run_of("parts", 4))
     resumed = load(train(run_of("parts", 7), resume=True) / "last.ckpt")
     whole = load(train(run_of("whole", 7)) / "last.ckpt")
@@ -219,23 +289,63 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path):
 def test_the_scripts(inputs, tmp_path):
     done = script("train.py", "--config", TINY / "pixel.yaml", *overrides("pixel", tmp_path, FILL))
     assert done.returncode == 0, done.stderr
-    assert "trained for inpaint" in done.stdout and (tmp_path / "tiny-pixel/samples/inpaint-0000008.png").exists()
-    common = "--checkpoint", tmp_path / "tiny-pixel", "--output", tmp_path / "o", "--steps", 2, "--device", "cpu"
+    assert (
+        "trained for inpaint" in done.stdout
+        and (tmp_path / "tiny-pixel/samples/inpaint-0000008.png").exists()
+    )
+    common = (
+        "--checkpoint",
+        tmp_path / "tiny-pixel",
+        "--output",
+        tmp_path / "o",
+        "--steps",
+        2,
+        "--device",
+        "cpu",
+    )
     failed = script("sample.py", *common)
-    assert failed.returncode == 2 and failed.stderr.count("\n") == 1 and "trained for inpaint and needs --task" in failed.stderr
+    assert (
+        failed.returncode == 2
+        and failed.stderr.count("\n") == 1
+        and "trained for inpaint and needs --task" in failed.stderr
+    )
     done = script(
-        "sample.py", *common, "--task", "inpaint", "--image", inputs / "0.png", "--mask", inputs / "mask.png", "--label", 3
+        "sample.py",
+        *common,
+        "--task",
+        "inpaint",
+        "--image",
+        inputs / "0.png",
+        "--mask",
+        inputs / "mask.png",
+        "--label",
+        3,
     )
     assert done.returncode == 0 and "inpaint by trained" in done.stdout, done.stderr
 
 
 # -- what is refused ----------------------------------------------------------------------------------------------------------
 REFUSED = {
-    "task": ("fill_run", "denoise", {}, "trained for inpaint alone and needs --task inpaint --image FILE --mask FILE"),
+    "task": (
+        "fill_run",
+        "denoise",
+        {},
+        "trained for inpaint alone and needs --task inpaint --image FILE --mask FILE",
+    ),
     "sr-by-fill": ("fill_run", "super-resolve", {}, "trained for inpaint alone"),
-    "fill-by-sr": ("large_run", "inpaint", {}, "trained for super-resolve alone .* 2 times smaller"),
+    "fill-by-sr": (
+        "large_run",
+        "inpaint",
+        {},
+        "trained for super-resolve alone .* 2 times smaller",
+    ),
     "method": ("fill_run", "inpaint", dict(method="guide"), "'guide' is not one of trained"),
-    "untrained": ("pixel_run", "inpaint", dict(method="trained"), "not trained for inpaint; it does it by guide, project"),
+    "untrained": (
+        "pixel_run",
+        "inpaint",
+        dict(method="trained"),
+        "not trained for inpaint; it does it by guide, project",
+    ),
     "factor": ("large_run", "super-resolve", dict(factor=4), "trained for 2 times, not 4"),
     "no-mask": ("fill_run", "inpaint", {}, "needs --mask"),
 }
@@ -259,7 +369,19 @@ def test_a_trained_model_makes_nothing_of_nothing(fill_run, tmp_path):
     with pytest.raises(Refusal, match="trained for inpaint and needs --task inpaint"):
         task(fill_run, tmp_path / "o", None)
     with pytest.raises(Refusal, match=r"evaluate\.py makes pictures of nothing"):
-        evaluate(str(fill_run), 50, "auto", None, 0, "ema", "cpu", None, str(tmp_path / "e"), None, batch_size=None)
+        evaluate(
+            str(fill_run),
+            50,
+            "auto",
+            None,
+            0,
+            "ema",
+            "cpu",
+            None,
+            str(tmp_path / "e"),
+            None,
+            batch_size=None,
+        )
 
 
 def test_configs_that_do_not_fit_are_refused(tmp_path):

@@ -20,12 +20,16 @@ def test_the_markov_chain_has_the_jumps_law(schedule):
     times = schedule.grid(7).flip(0).double()
     alpha, sigma = schedule(times)
     units = iter(torch.eye(7, dtype=torch.float64))
-    mean = noising(schedule, torch.ones(1, dtype=torch.float64), times, lambda: torch.zeros(1))[:, 0]
+    mean = noising(schedule, torch.ones(1, dtype=torch.float64), times, lambda: torch.zeros(1))[
+        :, 0
+    ]
     noise = noising(schedule, torch.zeros(7, dtype=torch.float64), times, lambda: next(units))
     torch.testing.assert_close(mean, alpha / alpha[0])
     first = (sigma[0] * alpha / alpha[0]).square()
     torch.testing.assert_close(noise.square().sum(1), sigma.square() - first, rtol=1e-9, atol=1e-12)
-    assert (noise[-1, :-1] != 0).any() or schedule == Linear()  # a chain, not jumps: old noise is still in it
+    assert (
+        noise[-1, :-1] != 0
+    ).any() or schedule == Linear()  # a chain, not jumps: old noise is still in it
     with pytest.raises(ValueError, match="times must increase"):
         noising(schedule, mean[:1], times.flip(0), lambda: torch.zeros(1))
 
@@ -35,7 +39,9 @@ def test_what_is_drawn_is_what_was_sampled(kind, request):
     model = restore(request.getfixturevalue(kind))
     recorder = Recorder(model, model.settings, range(3, 14), 2)
     images = generate(model, model.settings, range(3, 14), watch=recorder)
-    assert torch.equal(images, generate(model, model.settings, range(3, 14)))  # to look changes nothing
+    assert torch.equal(
+        images, generate(model, model.settings, range(3, 14))
+    )  # to look changes nothing
     rows, times = recorder.rows(100)
     assert rows.shape == (3, 5, 2, 1, 8, 8) and times[0] == 1 and times[-1] == 0
     for row in rows:  # all three end in the samples, but for the last bits of another batch shape
@@ -49,7 +55,17 @@ def test_what_is_drawn_is_what_was_sampled(kind, request):
 
 @pytest.mark.slow
 def test_sample_draws_it(pixel_run, tmp_path):
-    done = script("sample.py", "--checkpoint", pixel_run, "--output", tmp_path / "a", "--count", 3, "--trajectory", 2)
+    done = script(
+        "sample.py",
+        "--checkpoint",
+        pixel_run,
+        "--output",
+        tmp_path / "a",
+        "--count",
+        3,
+        "--trajectory",
+        2,
+    )
     assert done.returncode == 0, done.stderr
     with Image.open(tmp_path / "a" / "trajectory.gif") as gif:
         assert gif.n_frames == 10  # five times there, five back
@@ -57,7 +73,22 @@ def test_sample_draws_it(pixel_run, tmp_path):
     sample = Image.open(tmp_path / "a" / "00000000.png").resize((64, 64), Image.Resampling.NEAREST)
     strip = Image.open(tmp_path / "a" / "trajectory.png")
     assert strip.height > size[1] and size[0] < strip.width
-    corner = strip.crop((strip.width - 66, 28 + 66, strip.width - 2, 28 + 66 + 64)).convert("L")  # x_t's last picture
+    corner = strip.crop((strip.width - 66, 28 + 66, strip.width - 2, 28 + 66 + 64)).convert(
+        "L"
+    )  # x_t's last picture
     assert max(abs(a - b) for a, b in zip(corner.getdata(), sample.getdata(), strict=True)) <= 1
-    done = script("sample.py", "--checkpoint", pixel_run, "--output", tmp_path / "b", "--count", 3, "--trajectory", 4)
-    assert done.returncode == 2 and "--trajectory: 4 samples cannot be shown of --count 3" in done.stderr
+    done = script(
+        "sample.py",
+        "--checkpoint",
+        pixel_run,
+        "--output",
+        tmp_path / "b",
+        "--count",
+        3,
+        "--trajectory",
+        4,
+    )
+    assert (
+        done.returncode == 2
+        and "--trajectory: 4 samples cannot be shown of --count 3" in done.stderr
+    )

@@ -37,40 +37,72 @@ guard(main)
 
 def with_shared_memory(size, *command):
     """Run a command in a place of its own where /dev/shm has this size."""
-    if subprocess.run(["unshare", "-m", "mount", "-t", "tmpfs", "tmpfs", "/dev/shm"], capture_output=True).returncode:
+    if subprocess.run(
+        ["unshare", "-m", "mount", "-t", "tmpfs", "tmpfs", "/dev/shm"], capture_output=True
+    ).returncode:
         pytest.skip("mounting needs root")
     line = f"mount -t tmpfs -o {size} tmpfs /dev/shm && exec {shlex.join(map(str, command))}"
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.run(["unshare", "-m", "sh", "-c", line], env=env, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        ["unshare", "-m", "sh", "-c", line],
+        env=env,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
 
 
 def test_a_shared_memory_smaller_than_a_batch_is_said_and_every_batch_arrives():
     done = with_shared_memory("size=256k", sys.executable, "-c", READ_ALL)
     assert done.returncode == 0 and "all are there" in done.stdout, done.stdout + done.stderr
     (line,) = (line for line in done.stdout.splitlines() if "/dev/shm" in line)
-    assert "no room for batches of 0.492 MB from 2 workers" in line and "--shm-size" in line and "data.workers=0" in line
+    assert (
+        "no room for batches of 0.492 MB from 2 workers" in line
+        and "--shm-size" in line
+        and "data.workers=0" in line
+    )
     assert not done.stderr, done.stderr
 
 
 def test_no_shared_memory_at_all_is_one_line():
     done = with_shared_memory("nr_inodes=1", sys.executable, "-c", READ_ALL)
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
-    assert "error: data.workers: 2 workers cannot be started" in done.stderr and "/dev/shm" in done.stderr
+    assert (
+        "error: data.workers: 2 workers cannot be started" in done.stderr
+        and "/dev/shm" in done.stderr
+    )
 
 
 def test_a_large_enough_one_is_not_mentioned():
     done = with_shared_memory("size=64m", sys.executable, "-c", READ_ALL)
-    assert done.returncode == 0 and "/dev/shm" not in done.stdout + done.stderr, done.stdout + done.stderr
+    assert done.returncode == 0 and "/dev/shm" not in done.stdout + done.stderr, (
+        done.stdout + done.stderr
+    )
 
 
 @pytest.mark.slow
 def test_training_goes_on_with_a_small_shared_memory(tmp_path):
-    more = overrides("pixel", tmp_path, "data.workers=2", "data.batch_size=1000", "trainer.max_steps=4")
-    done = with_shared_memory("size=200k", sys.executable, "train.py", "--config", TINY / "pixel.yaml", *more)
+    more = overrides(
+        "pixel", tmp_path, "data.workers=2", "data.batch_size=1000", "trainer.max_steps=4"
+    )
+    done = with_shared_memory(
+        "size=200k", sys.executable, "train.py", "--config", TINY / "pixel.yaml", *more
+    )
     assert done.returncode == 0 and done.stdout.count("/dev/shm") == 1, done.stdout + done.stderr
-    alone = script("train.py", "--config", TINY / "pixel.yaml", *more, f"output={tmp_path}/alone", "data.workers=0")
+    alone = script(
+        "train.py",
+        "--config",
+        TINY / "pixel.yaml",
+        *more,
+        f"output={tmp_path}/alone",
+        "data.workers=0",
+    )
     assert alone.returncode == 0, alone.stderr
-    ours, theirs = (load(folder / "tiny-pixel/last.ckpt")["state_dict"] for folder in (tmp_path, tmp_path / "alone"))
+    ours, theirs = (
+        load(folder / "tiny-pixel/last.ckpt")["state_dict"]
+        for folder in (tmp_path, tmp_path / "alone")
+    )
     assert largest_difference(ours, theirs) == 0
 
 
@@ -100,7 +132,9 @@ def test_a_worker_is_given_a_name_not_the_list_of_pictures(pictures):
     pictures.pictures = [*pictures.pictures] * 100
     assert len(pickle.dumps(pictures)) < len(sent) + 300 < 3000
     assert len(again) == len(pictures) // 100 and again.captions == pictures.captions[: len(again)]
-    assert torch.equal(again.__getitems__([5, 40])["image"], pictures.__getitems__([5, 40])["image"])
+    assert torch.equal(
+        again.__getitems__([5, 40])["image"], pictures.__getitems__([5, 40])["image"]
+    )
     pictures.pictures = list(again.pictures)
 
 
@@ -144,5 +178,7 @@ raise SystemExit(2)
 def test_workers_of_a_loader_that_was_left_do_not_keep_the_process():
     """They ignore SIGTERM, which multiprocessing sends at exit before it waits for them."""
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", ABANDONED], env=env, cwd=ROOT, capture_output=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", ABANDONED], env=env, cwd=ROOT, capture_output=True, timeout=120
+    )
     assert done.returncode == 2 and not done.stderr, done.stderr

@@ -28,19 +28,53 @@ class Handler(BaseHTTPRequestHandler):
 
     def graphql(self, request):
         if "upsertBucket" in request["query"]:
-            run = {"id": "r", "name": request["variables"]["name"], "displayName": "r", "config": "{}", "project": PROJECT}
-            return {"data": {"upsertBucket": {"bucket": run | {"historyLineCount": 0}, "inserted": True}}}
-        if "createArtifact" in request["query"]:  # one that is there already, so that its files are not asked for
+            run = {
+                "id": "r",
+                "name": request["variables"]["name"],
+                "displayName": "r",
+                "config": "{}",
+                "project": PROJECT,
+            }
+            return {
+                "data": {
+                    "upsertBucket": {"bucket": run | {"historyLineCount": 0}, "inserted": True}
+                }
+            }
+        if (
+            "createArtifact" in request["query"]
+        ):  # one that is there already, so that its files are not asked for
             sequence = {"id": "s", "name": "s", "latestArtifact": {"id": "a", "versionIndex": 0}}
-            artifact = {"id": "a", "state": "COMMITTED", "artifactSequence": sequence, "versionIndex": 0}
+            artifact = {
+                "id": "a",
+                "state": "COMMITTED",
+                "artifactSequence": sequence,
+                "versionIndex": 0,
+            }
             return {"data": {"createArtifact": {"artifact": artifact}}}
         if "createRunFiles" in request["query"]:
-            files = [{"name": name, "uploadUrl": f"http://{self.headers['Host']}/up"} for name in request["variables"]["files"]]
+            files = [
+                {"name": name, "uploadUrl": f"http://{self.headers['Host']}/up"}
+                for name in request["variables"]["files"]
+            ]
             return {"data": {"createRunFiles": {"runID": "r", "uploadHeaders": [], "files": files}}}
         if "upsertView" in request["query"]:
             print("view " + request["variables"]["spec"], flush=True)
-            return {"data": {"upsertView": {"view": {"id": "w", "name": request["variables"]["name"]}, "inserted": True}}}
-        return {"data": {"viewer": VIEWER, "serverInfo": {"features": []}, "model": None, "entity": None}}
+            return {
+                "data": {
+                    "upsertView": {
+                        "view": {"id": "w", "name": request["variables"]["name"]},
+                        "inserted": True,
+                    }
+                }
+            }
+        return {
+            "data": {
+                "viewer": VIEWER,
+                "serverInfo": {"features": []},
+                "model": None,
+                "entity": None,
+            }
+        }
 
     def log_message(self, *_):
         pass

@@ -61,13 +61,22 @@ def write_snapshot(folder: Path, step: int, averages: dict[float, Weights]) -> P
     path = folder / f"{step:08d}.safetensors"
     beside = path.with_suffix(".partial")
     folder.mkdir(parents=True, exist_ok=True)
-    flat = {f"{width}/{name}": w.contiguous() for width, weights in averages.items() for name, w in weights.items()}
+    flat = {
+        f"{width}/{name}": w.contiguous()
+        for width, weights in averages.items()
+        for name, w in weights.items()
+    }
     try:
         save_file(flat, beside)
         os.replace(beside, path)
-    except (OSError, SafetensorError) as error:  # safetensors reports a full disk as an error of its own
+    except (
+        OSError,
+        SafetensorError,
+    ) as error:  # safetensors reports a full disk as an error of its own
         beside.unlink(missing_ok=True)
-        raise OSError(errno.ENOSPC if "space" in str(error).lower() else errno.EIO, str(error), str(path)) from None
+        raise OSError(
+            errno.ENOSPC if "space" in str(error).lower() else errno.EIO, str(error), str(path)
+        ) from None
     return path
 
 
@@ -81,10 +90,14 @@ def _read(path: Path) -> dict[float, Weights]:
                 found.setdefault(float(width), {})[name] = file.get_tensor(key)
             return found
     except (SafetensorError, OSError, ValueError) as error:
-        raise Refusal(f"--weights: snapshot {path} is damaged ({error}); move it away to do without it") from None
+        raise Refusal(
+            f"--weights: snapshot {path} is damaged ({error}); move it away to do without it"
+        ) from None
 
 
-def _each(files: Iterable[Path], step: int, now: dict[float, Weights]) -> Iterator[tuple[int, dict[float, Weights]]]:
+def _each(
+    files: Iterable[Path], step: int, now: dict[float, Weights]
+) -> Iterator[tuple[int, dict[float, Weights]]]:
     for path in files:
         yield int(path.stem), _read(path)
     yield step, now
@@ -98,8 +111,14 @@ def reconstruct(folder: Path, step: int, now: dict[float, Weights], width: float
     if not 0.01 <= width <= 0.25:
         raise Refusal(f"--weights: a relative width is between 0.01 and 0.25, got {width:g}")
     if not now:
-        raise Refusal(f"--weights ema:{width:g}: this run kept no power averages; train with optim.posthoc=N")
-    files = [p for p in sorted(folder.glob("*.safetensors")) if p.stem.isdecimal() and 0 < int(p.stem) < step]
+        raise Refusal(
+            f"--weights ema:{width:g}: this run kept no power averages; train with optim.posthoc=N"
+        )
+    files = [
+        p
+        for p in sorted(folder.glob("*.safetensors"))
+        if p.stem.isdecimal() and 0 < int(p.stem) < step
+    ]
     kept = [(int(p.stem), w) for p in files for w in WIDTHS] + [(step, w) for w in now]
     shares = dict(zip(kept, coefficients(kept, (step, width)), strict=True))
     total: Weights = {}

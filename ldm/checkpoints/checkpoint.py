@@ -26,11 +26,23 @@ from ldm.errors import Refusal
 from ldm.system.files import whole
 
 VERSION = 1
-META = {"version": int, "stage": str, "config": dict, "shape": list | tuple, "classes": list | tuple, "trained": str}
-META |= {"ema": dict | None, "autoencoder": dict | None}  # of what a checkpoint says of itself; `text` besides, with captions
+META = {
+    "version": int,
+    "stage": str,
+    "config": dict,
+    "shape": list | tuple,
+    "classes": list | tuple,
+    "trained": str,
+}
+META |= {
+    "ema": dict | None,
+    "autoencoder": dict | None,
+}  # of what a checkpoint says of itself; `text` besides, with captions
 
 # what a pickle of ours is made of: not all that PyTorch allows, some of which claims memory that no file holds
-PLAIN = re.compile(r"collections OrderedDict|torch (Size|\w+Storage)|torch\._utils _rebuild_(tensor_v2|parameter)")
+PLAIN = re.compile(
+    r"collections OrderedDict|torch (Size|\w+Storage)|torch\._utils _rebuild_(tensor_v2|parameter)"
+)
 NODES, DEPTH = 100_000, 40  # of what a checkpoint says of itself
 
 
@@ -67,9 +79,13 @@ def read(path: Path, device: str = "cpu") -> dict[str, Any]:
         if not whole or type(state.get("global_step")) is not int or state["global_step"] < 0:
             raise Refusal(f"checkpoint: {path} was not written by ldm")
         if meta["version"] > VERSION:
-            raise Refusal(f"checkpoint: {path} is of version {meta['version']}, this ldm reads up to {VERSION}; update")
+            raise Refusal(
+                f"checkpoint: {path} is of version {meta['version']}, this ldm reads up to {VERSION}; update"
+            )
         if type(meta["version"]) is not int or meta["version"] < 1:
-            raise Refusal(f"checkpoint: {path} is of version {meta['version']}, which there never was")
+            raise Refusal(
+                f"checkpoint: {path} is of version {meta['version']}, which there never was"
+            )
         expect_small({key: value for key, value in meta.items() if key != "ema"})
         expect_dense(state, path)
     return state
@@ -86,7 +102,9 @@ def malformed(path: Path | str) -> Iterator[None]:
         raise
     except Exception as error:
         why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        raise Refusal(f"checkpoint: {path} is malformed ({why}); use another, or train again") from error
+        raise Refusal(
+            f"checkpoint: {path} is malformed ({why}); use another, or train again"
+        ) from error
 
 
 def expect_small(value: Any, depth: int = DEPTH) -> int:
@@ -120,7 +138,9 @@ def expect_dense(state: Any, path: Path) -> None:
             raise ValueError("a weight is not a plain array of numbers")
         size = tensor.numel() * tensor.element_size()
         if size > tensor.untyped_storage().nbytes():
-            raise ValueError(f"a weight of shape {tuple(tensor.shape)} has fewer numbers than it claims")
+            raise ValueError(
+                f"a weight of shape {tuple(tensor.shape)} has fewer numbers than it claims"
+            )
         total += size
     if total > 4 * path.stat().st_size:  # packed ones are halves in the file
         raise ValueError(f"its weights claim {total / 1e6:.0f} MB, more than the file has")
@@ -144,7 +164,9 @@ def _unpack(path: Path) -> dict[str, Any]:
         raise Refusal(f"checkpoint: no file '{path}'")
     state = packed.read(path)
     if "ldm" in state and state.get("hash") != fingerprint(state["state_dict"].items()):
-        raise Refusal(f"checkpoint: {path} is damaged (its weights have changed since it was packed); get it anew")
+        raise Refusal(
+            f"checkpoint: {path} is damaged (its weights have changed since it was packed); get it anew"
+        )
     return state
 
 
@@ -168,7 +190,9 @@ def load(path: Path, device: str = "cpu") -> Any:
         raise
     except Exception as error:  # of zip, of a pickle, of tensors: each raises what it likes
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise Refusal(f"checkpoint: {path} is damaged or cut short ({reason}); use another, or train again") from None
+        raise Refusal(
+            f"checkpoint: {path} is damaged or cut short ({reason}); use another, or train again"
+        ) from None
 
 
 def expect_plain_zip(path: Path) -> None:
@@ -176,7 +200,9 @@ def expect_plain_zip(path: Path) -> None:
     than weights and plain values. PyTorch writes no such file, and would believe it."""
     with zipfile.ZipFile(path) as file:
         records = file.infolist()
-        if any(r.compress_type != zipfile.ZIP_STORED or r.compress_size != r.file_size for r in records):
+        if any(
+            r.compress_type != zipfile.ZIP_STORED or r.compress_size != r.file_size for r in records
+        ):
             raise ValueError("a record is compressed, which none of PyTorch's is")
         if len({r.filename for r in records}) < len(records):
             raise ValueError("two records have one name")
@@ -190,7 +216,9 @@ def expect_plain_zip(path: Path) -> None:
 def _expect_plain_pickle(raw: bytes) -> None:
     try:
         for operation, argument, _ in pickletools.genops(raw):
-            if operation.name in ("STACK_GLOBAL", "INST") or (operation.name == "GLOBAL" and not PLAIN.fullmatch(argument)):
+            if operation.name in ("STACK_GLOBAL", "INST") or (
+                operation.name == "GLOBAL" and not PLAIN.fullmatch(argument)
+            ):
                 raise pickle.UnpicklingError(f"it names {argument}")
     except (ValueError, AttributeError) as error:
         raise EOFError(f"its pickle is cut short: {error}") from None
@@ -205,7 +233,10 @@ def write(state: Mapping[str, Any], path: Path) -> None:
             os.fsync(file.fileno())
             if path.name == "last.ckpt" and path.exists():
                 _keep(path, path.with_name("previous.ckpt"))
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError of its zip writer
+    except (
+        OSError,
+        RuntimeError,
+    ) as error:  # torch reports a full disk as a RuntimeError of its zip writer
         free = shutil.disk_usage(path.parent).free
         if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -232,7 +263,9 @@ def newest_whole(folder: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
     Only files that are looked at are checked byte by byte: the furthest, and those found damaged on the way to it.
     """
     complaints: list[str] = []
-    paths = [path for name in ("last", "previous", "best") if (path := folder / f"{name}.ckpt").exists()]
+    paths = [
+        path for name in ("last", "previous", "best") if (path := folder / f"{name}.ckpt").exists()
+    ]
     for path in sorted(paths, key=_claimed_step, reverse=True):
         try:
             return path, read(path), complaints
@@ -245,27 +278,44 @@ def _claimed_step(path: Path) -> float:
     """The step that a file says it is of, read from its index alone; one that cannot be read comes first, to be named."""
     try:
         expect_plain_zip(path)
-        return float(torch.load(path, map_location="meta", weights_only=True, mmap=True)["global_step"])
+        return float(
+            torch.load(path, map_location="meta", weights_only=True, mmap=True)["global_step"]
+        )
     except Exception:  # whatever is wrong with it, `read` says it
         return float("inf")
 
 
-RESUMED = {"epoch": int, "loops": dict, "callbacks": dict, "optimizer_states": list, "lr_schedulers": list}
+RESUMED = {
+    "epoch": int,
+    "loops": dict,
+    "callbacks": dict,
+    "optimizer_states": list,
+    "lr_schedulers": list,
+}
 
 
 def expect_resumable(state: Mapping[str, Any], path: Path) -> None:
     """Refuse a checkpoint that can be sampled from and not gone on with: its optimiser's state or its place is lacking."""
     lacking = [key for key, kind in RESUMED.items() if not isinstance(state.get(key), kind)]
-    lacking += [key for key in ("slots", "images_seen") if type(state["ldm"].get(key)) is not int or state["ldm"][key] < 1]
+    lacking += [
+        key
+        for key in ("slots", "images_seen")
+        if type(state["ldm"].get(key)) is not int or state["ldm"][key] < 1
+    ]
     if lacking:
-        raise Refusal(f"--resume: {path} lacks '{lacking[0]}': one can sample from it, not go on; name=OTHER starts another run")
+        raise Refusal(
+            f"--resume: {path} lacks '{lacking[0]}': one can sample from it, not go on; name=OTHER starts another run"
+        )
 
 
 def expect_stage(state: Mapping[str, Any], stage: str, path: Path) -> None:
     """Refuse a checkpoint of the other stage."""
     found = state["ldm"]["stage"]
     if found != stage:
-        uses = {"autoencoder": "name it as space.autoencoder of a latent config", "diffusion": "sample.py reads it"}
+        uses = {
+            "autoencoder": "name it as space.autoencoder of a latent config",
+            "diffusion": "sample.py reads it",
+        }
         use = f"; {uses[found]}" if found in uses else ""
         raise Refusal(f"checkpoint: {path} is of stage '{found}', '{stage}' is wanted here{use}")
 
@@ -282,14 +332,18 @@ def weights(state: Mapping[str, Any], which: str, path: Path) -> Weights:
     profile, made of the snapshots beside the checkpoint (optim.posthoc). Refusal if there is no such average.
     """
     if which not in ("ema", state.get("weights", which)):
-        raise Refusal(f"--weights: {path} was packed with its {state['weights']} weights alone, not {which}")
+        raise Refusal(
+            f"--weights: {path} was packed with its {state['weights']} weights alone, not {which}"
+        )
     ema = state["ldm"]["ema"]
     raw = under(state["state_dict"], state["ldm"]["trained"] + ".")
     if which in ("ema", "raw"):
         return raw | ema["weights"] if which == "ema" and ema else raw
     number = _number(which)
     if number < 0.5:
-        return raw | reconstruct(path.parent / "snapshots", state["global_step"], _power(state), number)
+        return raw | reconstruct(
+            path.parent / "snapshots", state["global_step"], _power(state), number
+        )
     kept = dict([(ema["decay"], ema["weights"]), *ema.get("more", [])]) if ema else {}
     if number not in kept:
         listed = ", ".join(f"ema:{d:g}" for d in kept) or "none"
@@ -305,7 +359,9 @@ def _number(which: str) -> float:
     try:
         return float(which.removeprefix("ema:") if which.startswith("ema:") else "")
     except ValueError:
-        raise Refusal(f"--weights: '{which}' is not ema, raw, ema:DECAY or ema:WIDTH (ema:0.05, say)") from None
+        raise Refusal(
+            f"--weights: '{which}' is not ema, raw, ema:DECAY or ema:WIDTH (ema:0.05, say)"
+        ) from None
 
 
 def expect_fit(module: nn.Module, found: Weights, what: str) -> None:
@@ -316,14 +372,20 @@ def expect_fit(module: nn.Module, found: Weights, what: str) -> None:
     expected = module.state_dict()
     for key in [*expected, *found]:
         if key not in found or key not in expected:
-            raise Refusal(f"{what}: weight '{key}' is {'missing' if key in expected else 'unexpected'}; it is of another model")
+            raise Refusal(
+                f"{what}: weight '{key}' is {'missing' if key in expected else 'unexpected'}; it is of another model"
+            )
         if not isinstance(found[key], Tensor):
-            raise Refusal(f"{what}: weight '{key}' is {type(found[key]).__name__}, no array of numbers")
+            raise Refusal(
+                f"{what}: weight '{key}' is {type(found[key]).__name__}, no array of numbers"
+            )
         if expected[key].shape != found[key].shape:
             shapes = f"{tuple(found[key].shape)}, not {tuple(expected[key].shape)}"
             raise Refusal(f"{what}: weight '{key}' has shape {shapes}; it is of another model")
         if expected[key].is_floating_point() != found[key].is_floating_point():
-            raise Refusal(f"{what}: weight '{key}' is of type {found[key].dtype}, not {expected[key].dtype}")
+            raise Refusal(
+                f"{what}: weight '{key}' is of type {found[key].dtype}, not {expected[key].dtype}"
+            )
         if not torch.isfinite(found[key]).all():
             raise Refusal(f"{what}: weight '{key}' has numbers that are not finite")
 
@@ -348,5 +410,7 @@ def fingerprint(tensors: Iterable[tuple[str, Tensor]]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(
+            tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        )
     return digest.hexdigest()[:16]

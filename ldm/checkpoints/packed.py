@@ -46,5 +46,7 @@ def read(path: Path) -> dict[str, Any]:
             weights = {key: whole(file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118 - it is no dict
         about = json.loads(header or "null")
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        raise Refusal(f"checkpoint: {path} is damaged or cut short ({str(error).splitlines()[0]}); get it anew") from None
+        raise Refusal(
+            f"checkpoint: {path} is damaged or cut short ({str(error).splitlines()[0]}); get it anew"
+        ) from None
     return {**(about if isinstance(about, dict) else {}), "state_dict": weights}

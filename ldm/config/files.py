@@ -20,7 +20,9 @@ def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Confi
     """The config in a file, its `base:` files under it and `key=value` overrides over it. Refusal if anything is off."""
     for text in overrides:
         if "=" not in text:
-            raise Refusal(f"'{text}' is not an override; write key=value, for example trainer.max_steps=100")
+            raise Refusal(
+                f"'{text}' is not an override; write key=value, for example trainer.max_steps=100"
+            )
     raw = read(shipped(Path(path)))
     for text in overrides:
         raw = merge(raw, from_pair(text), top=True)

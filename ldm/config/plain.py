@@ -14,7 +14,10 @@ import yaml
 from ldm.errors import Refusal, printable
 
 LARGEST = 256 * 1024  # bytes of a file
-DEEPEST, MOST = 32, 20_000  # levels of a tree, and its nodes, an alias counted as what it stands for
+DEEPEST, MOST = (
+    32,
+    20_000,
+)  # levels of a tree, and its nodes, an alias counted as what it stands for
 
 
 class _Loader(yaml.SafeLoader):
@@ -24,7 +27,9 @@ class _Loader(yaml.SafeLoader):
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for i, key in enumerate(keys):
             if key in keys[:i]:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", node.value[i][0].start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} stands twice", node.value[i][0].start_mark
+                )
         return super().construct_mapping(node, deep)
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
@@ -39,7 +44,9 @@ for _tag, _words, _first in (
     ("int", "[-+]?(?:0|[1-9][0-9]*)", "-+0123456789"),
     ("float", _NUMBER, "-+0123456789."),
 ):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_words})$"), list(_first))
+    _Loader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_words})$"), list(_first)
+    )
 
 
 def from_file(path: Path) -> Any:
@@ -59,7 +66,11 @@ def from_text(text: str, where: str) -> Any:
     """
     if text.lstrip()[:1] in ("[", "{", '"', "'"):
         return _parsed(text, where)
-    return _parsed(text, where) if re.fullmatch(rf"\s*(?:null|true|false|[-+]?[0-9]+|{_NUMBER})?\s*", text) else text
+    return (
+        _parsed(text, where)
+        if re.fullmatch(rf"\s*(?:null|true|false|[-+]?[0-9]+|{_NUMBER})?\s*", text)
+        else text
+    )
 
 
 def from_pair(text: str) -> dict[str, Any]:
@@ -68,7 +79,9 @@ def from_pair(text: str) -> dict[str, Any]:
     where = f"override {text}"
     parts = key.strip().split(".")
     if not all(parts):
-        raise Refusal(f"override {text}: '{key}' is not a key; write key=value, for example trainer.max_steps=100")
+        raise Refusal(
+            f"override {text}: '{key}' is not a key; write key=value, for example trainer.max_steps=100"
+        )
     tree = from_text(value, where)
     for part in reversed(parts):
         tree = {part: tree}
@@ -80,7 +93,9 @@ def _parsed(data: bytes | str, where: str) -> Any:
     try:
         return yaml.load(data, _Loader)
     except yaml.YAMLError as error:
-        raise Refusal(f"{where}: not readable as YAML: {printable(' '.join(str(error).split()))}") from None
+        raise Refusal(
+            f"{where}: not readable as YAML: {printable(' '.join(str(error).split()))}"
+        ) from None
     except RecursionError:
         raise Refusal(f"{where}: nested too deep for a config (at most {DEEPEST} levels)") from None
     except ValueError as error:  # int() of very many digits
@@ -100,7 +115,9 @@ def _check(value: Any, path: str, where: str, depth: int, left: list[int]) -> No
     if isinstance(value, dict):
         for key, inner in value.items():
             if not isinstance(key, str):
-                raise Refusal(f"{where}: {_cut(f'{path}.{key}'.lstrip('.'))}: a key is a text; put {key!r} in quotes")
+                raise Refusal(
+                    f"{where}: {_cut(f'{path}.{key}'.lstrip('.'))}: a key is a text; put {key!r} in quotes"
+                )
             full = f"{path}.{key}".lstrip(".")
             _check_text(key, full, where)
             _check(inner, full, where, depth - 1, left)
@@ -126,7 +143,9 @@ def _odd(value: Any) -> str:
 
 def _check_text(text: str, path: str, where: str) -> None:
     if "${" in text:
-        raise Refusal(f"{where}: {_cut(path)}: '{_cut(text)}' holds ${{, which is not filled in here; write the value itself")
+        raise Refusal(
+            f"{where}: {_cut(path)}: '{_cut(text)}' holds ${{, which is not filled in here; write the value itself"
+        )
     if "\0" in text or text != text.encode(errors="ignore").decode():
         raise Refusal(f"{where}: {_cut(path)}: '{_cut(text)}' is not a text in UTF-8")
 

@@ -11,7 +11,15 @@ from typing import Any, Literal, get_args
 
 from ldm.config.plain import check
 from ldm.config.schema import typed
-from ldm.config.sections import Discriminator, Evaluate, LoggerConfig, Optim, Perceptual, SampleConfig, TrainerConfig
+from ldm.config.sections import (
+    Discriminator,
+    Evaluate,
+    LoggerConfig,
+    Optim,
+    Perceptual,
+    SampleConfig,
+    TrainerConfig,
+)
 from ldm.diffusion.denoiser import Loss
 from ldm.diffusion.schedules import VE, VP, Cosine, Discrete, Linear, SubVP
 from ldm.diffusion.times import Importance
@@ -50,7 +58,10 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         require(0 <= self.seed < 2**32, f"seed must be at least 0 and below 2^32, got {self.seed}")
-        require(plain(self.name), f"name '{self.name}' must be a plain folder name; '{file_name(self.name)}' would be one")
+        require(
+            plain(self.name),
+            f"name '{self.name}' must be a plain folder name; '{file_name(self.name)}' would be one",
+        )
 
     @property
     def folder(self) -> Path:
@@ -69,7 +80,10 @@ class AutoencoderConfig(RunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         name = type(self.data).__name__
-        require(self.data.modality == "pictures", f"stage autoencoder is for pictures; data {name} is of stage diffusion")
+        require(
+            self.data.modality == "pictures",
+            f"stage autoencoder is for pictures; data {name} is of stage diffusion",
+        )
 
 
 @dataclass
@@ -77,7 +91,9 @@ class DiffusionConfig(RunConfig):
     """Stage 2 (space Latents), the pixel baseline (space Pixels), or jets (space PointCloud)."""
 
     space: Pixels | Latents | PointCloud = field(default_factory=Pixels)
-    task: Generate | Inpaint | SuperResolve = field(default_factory=Generate)  # what the model is trained for
+    task: Generate | Inpaint | SuperResolve = field(
+        default_factory=Generate
+    )  # what the model is trained for
     network: Network = field(default_factory=UNet)
     schedule: VP | SubVP | Cosine | VE | Linear | Discrete = field(default_factory=VP)
     loss: Loss = field(default_factory=Loss)
@@ -93,7 +109,10 @@ class DiffusionConfig(RunConfig):
         super().__post_init__()
         require(0 <= self.drop <= 1, f"drop must be in [0, 1], got {self.drop}")
         self._check_kinds()
-        for hears, wanted in (("text", self.condition in ("text", "both")), ("concat", self.task.use is not None)):
+        for hears, wanted in (
+            ("text", self.condition in ("text", "both")),
+            ("concat", self.task.use is not None),
+        ):
             require(not wanted or hears in self.network.hears, self._unheard(hears))
         predict, table = self.loss.predict, isinstance(self.schedule, Discrete)
         empty = isinstance(self.schedule, Linear) or (table and self.schedule.zero_snr)
@@ -103,21 +122,41 @@ class DiffusionConfig(RunConfig):
             f"{what} has alpha_1 = 0, where {predict} says nothing of x_0: loss.predict=v or x0",
         )
         on_table = self.sample.grid in ("trailing", "leading")
-        require(table or not on_table, f"sample.grid={self.sample.grid} is of a table of times: schedule Discrete")
+        require(
+            table or not on_table,
+            f"sample.grid={self.sample.grid} is of a table of times: schedule Discrete",
+        )
         if table:
             continuous = isinstance(self.loss.times, Importance)
-            require(not continuous, "loss.times=Importance needs a schedule of continuous time, not Discrete")
-            require(self.sample.steps <= self.schedule.steps, f"sample.steps is more than the table's {self.schedule.steps}")
+            require(
+                not continuous,
+                "loss.times=Importance needs a schedule of continuous time, not Discrete",
+            )
+            require(
+                self.sample.steps <= self.schedule.steps,
+                f"sample.steps is more than the table's {self.schedule.steps}",
+            )
 
     def _check_kinds(self) -> None:
         """Data, space and network are of one modality, and the task and the figures too."""
         parts = {"data": self.data, "space": self.space, "network": self.network}
-        got = ", ".join(f"{key} {type(part).__name__} is for {part.modality}" for key, part in parts.items())
-        require(len({part.modality for part in parts.values()}) == 1, f"data, space and network do not fit: {got}")
+        got = ", ".join(
+            f"{key} {type(part).__name__} is for {part.modality}" for key, part in parts.items()
+        )
+        require(
+            len({part.modality for part in parts.values()}) == 1,
+            f"data, space and network do not fit: {got}",
+        )
         trained, modality = type(self.task).__name__, self.data.modality
-        require(self.task.use is None or modality == "pictures", f"task {trained} is for pictures, the data are {modality}")
+        require(
+            self.task.use is None or modality == "pictures",
+            f"task {trained} is for pictures, the data are {modality}",
+        )
         measured = modality == "pictures" or not self.evaluate.every
-        require(measured, f"evaluate.every is for pictures; {modality} are measured with their panels, sample.every")
+        require(
+            measured,
+            f"evaluate.every is for pictures; {modality} are measured with their panels, sample.every",
+        )
         require(
             self.task.use is None or not self.evaluate.every,
             f"evaluate.every measures unconditional samples; a model trained for {trained} makes none: evaluate.every=0",
@@ -125,13 +164,21 @@ class DiffusionConfig(RunConfig):
 
     def _unheard(self, what: str) -> str:
         """What is said of a network that does not take captions, or channels beside x_t."""
-        name, able = type(self.network).__name__, " or ".join(c.__name__ for c in get_args(Network) if what in c.hears)
+        name, able = (
+            type(self.network).__name__,
+            " or ".join(c.__name__ for c in get_args(Network) if what in c.hears),
+        )
         if what == "text":
-            return f"condition={self.condition}: network {name} does not support captions; {able} does"
+            return (
+                f"condition={self.condition}: network {name} does not support captions; {able} does"
+            )
         return f"task {type(self.task).__name__}: network {name} takes no channels beside x_t; {able} does"
 
 
-STAGES: dict[str, type[RunConfig]] = {"autoencoder": AutoencoderConfig, "diffusion": DiffusionConfig}
+STAGES: dict[str, type[RunConfig]] = {
+    "autoencoder": AutoencoderConfig,
+    "diffusion": DiffusionConfig,
+}
 Config = AutoencoderConfig | DiffusionConfig
 
 

@@ -36,7 +36,11 @@ def to_dict(config: Any) -> Any:
 def differences(a: Any, b: Any, path: str = "") -> list[str]:
     """Paths of the keys in which two plain configs differ."""
     if isinstance(a, dict) and isinstance(b, dict):
-        return [d for k in sorted({*a, *b}) for d in differences(a.get(k), b.get(k), f"{path}.{k}".lstrip("."))]
+        return [
+            d
+            for k in sorted({*a, *b})
+            for d in differences(a.get(k), b.get(k), f"{path}.{k}".lstrip("."))
+        ]
     return [] if a == b else [path]
 
 
@@ -49,7 +53,11 @@ def read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise Refusal(f"{path}: its base: leads back to itself")
     raw = plain.from_file(path)
     if not isinstance(raw, dict):
-        raise Refusal(f"{path}: " + ("empty" if raw is None else "no config") + "; a config is a list of `key: value` lines")
+        raise Refusal(
+            f"{path}: "
+            + ("empty" if raw is None else "no config")
+            + "; a config is a list of `key: value` lines"
+        )
     base = raw.pop("base", None)
     if base is not None and not (isinstance(base, str) and base):
         raise Refusal(f"{path}: base: names one file, got {base!r}")
@@ -74,7 +82,9 @@ def missing(path: Path, more: Iterable[str] = (), besides: str = "") -> str:
         beside = []
     beside = sorted(name for name in beside if name.endswith((".yaml", ".yml")))
     if path.is_dir():
-        return f"'{path}' is a folder; name a file in it" + (f" ({', '.join(beside[:5])})" if beside else "")
+        return f"'{path}' is a folder; name a file in it" + (
+            f" ({', '.join(beside[:5])})" if beside else ""
+        )
     return f"no file '{path}'{besides}{nearest(str(path), [*beside, *more])}"
 
 
@@ -119,8 +129,12 @@ def typed(cls: type, raw: Any, path: str, where: str) -> Any:
     for key, value in raw.items():
         full = f"{path}.{key}".lstrip(".")
         if key not in hints:
-            raise Refusal(f"{where}: no key '{full}'{nearest(str(key), hints)} (keys here: {', '.join(hints)})")
-        members = _members(hints[key]) or ({hints[key].__name__: hints[key]} if is_dataclass(hints[key]) else {})
+            raise Refusal(
+                f"{where}: no key '{full}'{nearest(str(key), hints)} (keys here: {', '.join(hints)})"
+            )
+        members = _members(hints[key]) or (
+            {hints[key].__name__: hints[key]} if is_dataclass(hints[key]) else {}
+        )
         if members:
             built[key] = _choose(members, cls, key, value, full, where)
         else:
@@ -140,7 +154,9 @@ def _required(f: Any) -> bool:
     return f.default == "???" or (f.default is MISSING and f.default_factory is MISSING)
 
 
-def _choose(members: dict[str, type], cls: type, key: str, value: Any, full: str, where: str) -> Any:
+def _choose(
+    members: dict[str, type], cls: type, key: str, value: Any, full: str, where: str
+) -> Any:
     if isinstance(value, str):
         value = {"name": value}  # `schedule: Cosine` is short for `schedule: {name: Cosine}`
     if not isinstance(value, dict):
@@ -159,7 +175,9 @@ def _leaf(cls: type, key: str, value: Any, full: str, where: str) -> Any:
     if kind in (list, dict) and value is None:
         return kind()
     if kind is dict and isinstance(value, dict):
-        value = {k: v for k, v in value.items() if v is not None}  # `skip: {category: null}` takes one key out
+        value = {
+            k: v for k, v in value.items() if v is not None
+        }  # `skip: {category: null}` takes one key out
     if kind is Literal and value not in typing.get_args(hint):
         raise Refusal(f"{where}: " + one_of(full, str(value), map(str, typing.get_args(hint))))
     if why := _mistaken(value, hint):
@@ -168,7 +186,9 @@ def _leaf(cls: type, key: str, value: Any, full: str, where: str) -> Any:
         schema = OmegaConf.structured(make_dataclass("Leaf", [("value", hint)]))
         found = OmegaConf.to_object(OmegaConf.merge(schema, {"value": value})).value
     except OmegaConfBaseException:
-        wanted = hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
+        wanted = (
+            hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
+        )
         raise Refusal(f"{where}: {full}: {value!r} is not {wanted}") from None
     if not _finite(found) and _finite(next(f.default for f in fields(cls) if f.name == key)):
         raise Refusal(f"{where}: {full}: {value} is not a finite number")
@@ -195,7 +215,9 @@ def _mistaken(value: Any, hint: Any) -> str:
         return next(filter(None, (_mistaken(v, inner[1]) for v in value.values())), "")
     kinds = inner if kind in (types.UnionType, typing.Union) else (hint,)
     if isinstance(value, bool) and not {bool, Any} & {*kinds}:
-        return f"{str(value).lower()} is not {getattr(kinds[0], '__name__', kinds[0])}" + _quote(kinds)
+        return f"{str(value).lower()} is not {getattr(kinds[0], '__name__', kinds[0])}" + _quote(
+            kinds
+        )
     if isinstance(value, float) and kinds[0] is str:
         return f"{value} is not a text" + _quote(kinds)
     if bool in kinds and isinstance(value, int) and value not in (0, 1):

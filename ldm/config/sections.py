@@ -36,16 +36,27 @@ class Optim:
     clip: float = 1.0  # gradient norm; 0 turns it off
     ema: float = 0.999  # decay an optimiser step; 0 turns it off
     ema_more: tuple[float, ...] = ()  # further decays, for sample.py --weights ema:DECAY
-    posthoc: int = 0  # steps between snapshots for sample.py --weights ema:WIDTH (Karras et al. 2024); 0: none
+    posthoc: int = (
+        0  # steps between snapshots for sample.py --weights ema:WIDTH (Karras et al. 2024); 0: none
+    )
 
     def __post_init__(self) -> None:
         require(0 < self.lr < math.inf, f"lr must be above 0, got {self.lr}")
         require(all(0 <= b < 1 for b in self.betas), f"betas must be in [0, 1), got {self.betas}")
         require(0 <= self.ema < 1, f"ema must be in [0, 1), got {self.ema}")
-        require(all(0.5 <= d < 1 for d in self.ema_more), f"ema_more must be decays in [0.5, 1), got {self.ema_more}")
+        require(
+            all(0.5 <= d < 1 for d in self.ema_more),
+            f"ema_more must be decays in [0.5, 1), got {self.ema_more}",
+        )
         require(self.posthoc >= 0, f"posthoc must be at least 0, got {self.posthoc}")
-        require(self.ema > 0 or not (self.ema_more or self.posthoc), "ema_more and posthoc need ema above 0")
-        require(min(self.warmup, self.weight_decay, self.clip) >= 0, "warmup, weight_decay and clip must be at least 0")
+        require(
+            self.ema > 0 or not (self.ema_more or self.posthoc),
+            "ema_more and posthoc need ema above 0",
+        )
+        require(
+            min(self.warmup, self.weight_decay, self.clip) >= 0,
+            "warmup, weight_decay and clip must be at least 0",
+        )
 
 
 # no float16: its loss scaling steps over gradients that are not finite, which here stop a run
@@ -65,9 +76,7 @@ class TrainerConfig:
     num_nodes: int = 1
     strategy: str = "auto"
     precision: str = "auto"  # auto: bf16-mixed on a GPU that has it, 32-true elsewhere
-    compile: Any = (
-        "auto"  # the trained network alone, by torch.compile; auto: on a GPU (on a CPU it took minutes and won nothing)
-    )
+    compile: Any = "auto"  # the trained network alone, by torch.compile; auto: on a GPU (on a CPU it took minutes and won nothing)
     channels_last: Any = "auto"  # memory format of convolutions; auto: on a GPU
     accumulate: int = 1
     validate: int = 1000  # every so many steps
@@ -83,11 +92,19 @@ class TrainerConfig:
             require(getattr(self, key) >= 1, f"{key} must be at least 1, got {getattr(self, key)}")
         require(self.threads >= 0, f"threads must be at least 0, got {self.threads}")
         for key in ("compile", "channels_last"):
-            require(getattr(self, key) in ("auto", True, False), f"{key} must be auto, true or false, got {getattr(self, key)!r}")
-        require(self.accelerator in ACCELERATORS, one_of("accelerator", self.accelerator, ACCELERATORS))
+            require(
+                getattr(self, key) in ("auto", True, False),
+                f"{key} must be auto, true or false, got {getattr(self, key)!r}",
+            )
+        require(
+            self.accelerator in ACCELERATORS, one_of("accelerator", self.accelerator, ACCELERATORS)
+        )
         require(self.precision in PRECISIONS, one_of("precision", self.precision, PRECISIONS))
         right = self.devices == "auto" or _counted(self.devices)
-        require(right, f"devices must be auto, a number above 0 (-1: all), or a list of devices, got {self.devices!r}")
+        require(
+            right,
+            f"devices must be auto, a number above 0 (-1: all), or a list of devices, got {self.devices!r}",
+        )
 
 
 def _counted(devices: Any) -> bool:
@@ -96,7 +113,13 @@ def _counted(devices: Any) -> bool:
         return bool(re.fullmatch(r"-1|0*[1-9][0-9]{0,5}", devices))
     if isinstance(devices, int) and not isinstance(devices, bool):
         return devices == -1 or 0 < devices < 10**6
-    listed = devices.split(",") if isinstance(devices, str) else devices if isinstance(devices, list) else []
+    listed = (
+        devices.split(",")
+        if isinstance(devices, str)
+        else devices
+        if isinstance(devices, list)
+        else []
+    )
     return bool(listed) and all(re.fullmatch(r"[0-9]{1,6}", str(d).strip()) for d in listed)
 
 
@@ -105,13 +128,17 @@ class LoggerConfig:
     """Where a run is shown besides metrics.csv. `mode` and what follows it are W&B's; auto: online with a key, else
     offline with a line that says how to sync."""
 
-    kind: Literal["wandb", "tensorboard", "both", "csv"] = "wandb"  # csv: metrics.csv and the pictures' files alone
+    kind: Literal["wandb", "tensorboard", "both", "csv"] = (
+        "wandb"  # csv: metrics.csv and the pictures' files alone
+    )
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
     project: str = "ldm"
     entity: str | None = None
     group: str | None = None  # the run's name; both stages of one call are in stage 2's
     tags: list[str] = field(default_factory=list)
-    log_model: bool = False  # best.ckpt and last.ckpt as W&B artifacts when training ends or is stopped
+    log_model: bool = (
+        False  # best.ckpt and last.ckpt as W&B artifacts when training ends or is stopped
+    )
 
 
 AnySolver = (
@@ -158,11 +185,19 @@ class SampleConfig:
         require(self.trajectory >= 0, f"trajectory must be at least 0, got {self.trajectory}")
         for key, most in (("steps", 100_000), ("count", 1_000_000), ("batch_size", 65_536)):
             require(getattr(self, key) >= 1, f"{key} must be at least 1, got {getattr(self, key)}")
-            require(getattr(self, key) <= most, f"{key} must be at most {most}, got {getattr(self, key)}")
-        require(math.isfinite(self.guidance), f"guidance must be a finite number, got {self.guidance}")
+            require(
+                getattr(self, key) <= most,
+                f"{key} must be at most {most}, got {getattr(self, key)}",
+            )
+        require(
+            math.isfinite(self.guidance), f"guidance must be a finite number, got {self.guidance}"
+        )
         require(self.every >= 0, f"every must be at least 0, got {self.every}")
         low, high = self.interval
-        require(0 <= low <= high <= 1, f"interval must be two times 0 <= LOW <= HIGH <= 1, got {low} and {high}")
+        require(
+            0 <= low <= high <= 1,
+            f"interval must be two times 0 <= LOW <= HIGH <= 1, got {low} and {high}",
+        )
         require(0 <= self.rescale <= 1, f"rescale must be in [0, 1], got {self.rescale}")
 
 
@@ -175,7 +210,9 @@ class Evaluate:
     features: str = "auto"  # a name or a file, as evaluate.py's --features
 
     def __post_init__(self) -> None:
-        require(self.every >= 0 and self.count >= 1, "every must be at least 0 and count at least 1")
+        require(
+            self.every >= 0 and self.count >= 1, "every must be at least 0 and count at least 1"
+        )
 
 
 @dataclass
@@ -192,8 +229,14 @@ class Discriminator:
     max_balance: float = 1e4  # clamp of the adaptive weight
 
     def __post_init__(self) -> None:
-        require(min(self.weight, self.start, self.warmup) >= 0, "weight, start and warmup must be at least 0")
-        require(self.lr > 0 and self.channels >= 8 and self.channels % 8 == 0, "lr above 0, channels a multiple of 8")
+        require(
+            min(self.weight, self.start, self.warmup) >= 0,
+            "weight, start and warmup must be at least 0",
+        )
+        require(
+            self.lr > 0 and self.channels >= 8 and self.channels % 8 == 0,
+            "lr above 0, channels a multiple of 8",
+        )
         require(1 <= self.layers <= 5, f"layers must be 1 ... 5, got {self.layers}")
 
 

@@ -6,7 +6,11 @@ from ldm.config.schema import missing
 from ldm.errors import Refusal
 
 # the configs that come with ldm: inside the installed package, or at the top of a checkout
-SHIPPED = tuple(filter(Path.is_dir, (Path(__file__).parents[1] / "configs", Path(__file__).parents[2] / "configs")))
+SHIPPED = tuple(
+    filter(
+        Path.is_dir, (Path(__file__).parents[1] / "configs", Path(__file__).parents[2] / "configs")
+    )
+)
 
 
 def shipped(path: Path) -> Path:

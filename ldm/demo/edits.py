@@ -34,7 +34,9 @@ def upload(model: Model, limits: Limits, path: str | Path) -> Tensor:
     try:
         picture, (width, height), _ = view.load(path, limits.pixels)
         times = view.size[0] // width
-        small = times > 1 and (width * times, height * times) == view.size  # as it is: it may be asked to be enlarged
+        small = (
+            times > 1 and (width * times, height * times) == view.size
+        )  # as it is: it may be asked to be enlarged
         return view.scaled((height, width)).read(path) if small else picture
     except TooLarge as why:
         raise Refusal(f"upload: {why} are not taken; shrink it") from None
@@ -61,22 +63,34 @@ def enlarged(picture: Tensor) -> Image.Image:
 
 def drawn(layers: Sequence[np.ndarray], size: tuple[int, int]) -> Tensor:
     """Layers (h, w, 4) of strokes -> known, (1, H, W) of 0 and 1: a pixel is to be made if half of it is drawn over."""
-    alpha = [Image.fromarray(np.asarray(layer)[..., 3]).resize(size[::-1], Image.Resampling.BOX) for layer in layers]
+    alpha = [
+        Image.fromarray(np.asarray(layer)[..., 3]).resize(size[::-1], Image.Resampling.BOX)
+        for layer in layers
+    ]
     hole = np.max([np.zeros(size), *(np.asarray(one) / 255 for one in alpha)], axis=0) >= 0.5
     if hole.all() or not hole.any():
-        what = "nothing is left: leave some of the picture" if hole.any() else "nothing is drawn: draw over what is to be made"
+        what = (
+            "nothing is left: leave some of the picture"
+            if hole.any()
+            else "nothing is drawn: draw over what is to be made"
+        )
         raise Refusal(f"mask: {what}")
     return torch.from_numpy(~hole).float()[None]
 
 
-def asked_of(model: Model, picture: Tensor, name: str, method: str | None, options: dict[str, Any]) -> Task:
+def asked_of(
+    model: Model, picture: Tensor, name: str, method: str | None, options: dict[str, Any]
+) -> Task:
     """The task, with its options on the page checked; a picture of the model's full size is shrunk to super-resolve it."""
     if name not in TASKS:
         raise Refusal(one_of("task", str(name), TASKS))
     whole_size = tuple(picture.shape) == image_shape(model)
     mine: dict[str, Any] = {}
     if name == "super-resolve":
-        mine = {"factor": whole("factor", options["factor"], 2, max(image_shape(model))), "degrade": whole_size}
+        mine = {
+            "factor": whole("factor", options["factor"], 2, max(image_shape(model))),
+            "degrade": whole_size,
+        }
     if name == "denoise":
         std = number("noise", options["noise"], 0, 10)
         mine = {"noise_std": std or None, "degrade": options["add"] is True}
@@ -87,7 +101,9 @@ def asked_of(model: Model, picture: Tensor, name: str, method: str | None, optio
     return build(model, name, method or None, **mine)
 
 
-def case_of(model: Model, task: Task, picture: Tensor, layers: Sequence[np.ndarray], seed: int) -> Case:
+def case_of(
+    model: Model, task: Task, picture: Tensor, layers: Sequence[np.ndarray], seed: int
+) -> Case:
     """The picture as the task's input, of the size that it needs."""
     _, height, width = image_shape(model)
     factor = task.factor if task.name == "super-resolve" and not task.degrade else 1
@@ -121,7 +137,9 @@ def change(
 
     def draw(step: int, x_s: Tensor, x0_hat: Tensor) -> Shown:
         images = as_bytes(model.space.decode(x0_hat.detach())).cpu()
-        return Shown(grid(images), f"{task} by {chosen.method}: step **{step + 1}** of {settings.steps}")
+        return Shown(
+            grid(images), f"{task} by {chosen.method}: step **{step + 1}** of {settings.steps}"
+        )
 
     for item in live(work, draw, limits.seconds):
         if not isinstance(item, Done):
@@ -136,7 +154,11 @@ def change(
 def scaled_to(picture: Tensor, case: Case) -> str:
     """That a picture of another size was made to fit."""
     whole, (width, height) = case.given if case.truth is None else case.truth, picture.shape[:0:-1]
-    return "" if whole.shape == picture.shape else f", scaled from {width} x {height} to {whole.shape[2]} x {whole.shape[1]}"
+    return (
+        ""
+        if whole.shape == picture.shape
+        else f", scaled from {width} x {height} to {whole.shape[2]} x {whole.shape[1]}"
+    )
 
 
 def noise_of(case: Case, task: Task) -> str:

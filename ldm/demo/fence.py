@@ -37,7 +37,9 @@ def own_names(host: str) -> tuple[set[str], bool]:
     """
     everywhere = host in ("0.0.0.0", "::", "")
     names = {*LOCAL} if everywhere or host in LOCAL else {host.lower()}
-    return names | ({socket.gethostname().lower(), socket.getfqdn().lower()} if everywhere else set()), everywhere
+    return names | (
+        {socket.gethostname().lower(), socket.getfqdn().lower()} if everywhere else set()
+    ), everywhere
 
 
 class Uploads:
@@ -73,7 +75,9 @@ class Fence:
         self.names, self.addresses = own_names(host)
         self.uploads = Uploads(limits.session, limits.total)
 
-    async def __call__(self, scope: Message, receive: Callable[..., Any], send: Callable[..., Any]) -> None:
+    async def __call__(
+        self, scope: Message, receive: Callable[..., Any], send: Callable[..., Any]
+    ) -> None:
         if scope["type"] == "websocket":
             return await send({"type": "websocket.close", "code": 1008})
         if scope["type"] != "http":
@@ -87,14 +91,25 @@ class Fence:
             nonlocal begun
             if message["type"] == "http.response.start":
                 begun = True
-                more = [(b"content-security-policy", POLICY.encode()), (b"x-content-type-options", b"nosniff")]
-                message["headers"] = [*message.get("headers", []), *more, (b"referrer-policy", b"no-referrer")]
+                more = [
+                    (b"content-security-policy", POLICY.encode()),
+                    (b"x-content-type-options", b"nosniff"),
+                ]
+                message["headers"] = [
+                    *message.get("headers", []),
+                    *more,
+                    (b"referrer-policy", b"no-referrer"),
+                ]
             await send(message)
 
         try:
             await self.app(scope, receive, marked)
-        except Exception as error:  # of Gradio, about a request that its own page would not have sent
-            say(f"page: {scope['path']:.100}: {type(error).__name__}: {' '.join(str(error).split()):.200}")
+        except (
+            Exception
+        ) as error:  # of Gradio, about a request that its own page would not have sent
+            say(
+                f"page: {scope['path']:.100}: {type(error).__name__}: {' '.join(str(error).split()):.200}"
+            )
             if not begun:
                 await answer(send, 400, "this is no request of the page's")
 
@@ -127,7 +142,10 @@ class Fence:
         keeps = scope["path"].startswith(SENDING)
         most = self.limits.upload + 100_000 if keeps else self.limits.body
         if int(length) > most:
-            return 413, f"{int(length) / 1e6:.1f} MB are too much, at most {most / 1e6:.1f} MB are taken"
+            return (
+                413,
+                f"{int(length) / 1e6:.1f} MB are too much, at most {most / 1e6:.1f} MB are taken",
+            )
         why = self.uploads.take((scope.get("client") or ("",))[0], int(length)) if keeps else ""
         return (429, why) if why else (0, "")
 
@@ -135,6 +153,9 @@ class Fence:
 async def answer(send: Callable[..., Any], status: int, line: str) -> None:
     """A whole answer of one line."""
     body = line.encode()
-    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
+    headers = [
+        (b"content-type", b"text/plain; charset=utf-8"),
+        (b"content-length", str(len(body)).encode()),
+    ]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

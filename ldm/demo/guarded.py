@@ -33,17 +33,24 @@ class Page(gr.Blocks):
             return await super().process_api(*args, **given)
         except gr.Error as error:
             if error.print_exception:  # Gradio's own, which repeats what was sent
-                raise gr.Error(html.escape(str(error.message)[:300], quote=False), **REFUSED) from None
+                raise gr.Error(
+                    html.escape(str(error.message)[:300], quote=False), **REFUSED
+                ) from None
             raise
         except Refusal as error:
             raise gr.Error(str(error), **REFUSED) from None
         except Exception as error:
-            say(f"page: a request was not understood: {type(error).__name__}: {' '.join(str(error).split()):.200}")
+            say(
+                f"page: a request was not understood: {type(error).__name__}: {' '.join(str(error).split()):.200}"
+            )
             raise gr.Error(
-                "what was sent is not what this page sends: a wrong type, or something is missing", **REFUSED
+                "what was sent is not what this page sends: a wrong type, or something is missing",
+                **REFUSED,
             ) from None
 
-    async def preprocess_data(self, block_fn: Any, inputs: list[Any], *args: Any, **given: Any) -> list[Any]:
+    async def preprocess_data(
+        self, block_fn: Any, inputs: list[Any], *args: Any, **given: Any
+    ) -> list[Any]:
         for block, value in zip(block_fn.inputs, inputs, strict=False):
             expect_few(value, self.limits.pixels if isinstance(block, gr.UploadButton) else STROKES)
         return await super().preprocess_data(block_fn, inputs, *args, **given)
@@ -82,7 +89,9 @@ def expect_size(source: Any, pixels: int) -> None:
     except Exception:
         raise Refusal("upload: not a picture that can be read") from None
     if width * height > pixels:
-        raise Refusal(f"upload: more than {pixels / 1e6:.3g} million pixels are not taken; shrink it")
+        raise Refusal(
+            f"upload: more than {pixels / 1e6:.3g} million pixels are not taken; shrink it"
+        )
 
 
 def bounded(editor: gr.ImageEditor) -> gr.ImageEditor:
@@ -93,7 +102,11 @@ def bounded(editor: gr.ImageEditor) -> gr.ImageEditor:
     def accept_few(data: Any) -> Any:
         index, (_, content) = str(data.data.get("index") or 0), data.files[0]
         index = "0" if index == "null" else index
-        if data.data.get("type") not in ("layer", "background", "composite") or not index.isdecimal() or int(index) >= LAYERS:
+        if (
+            data.data.get("type") not in ("layer", "background", "composite")
+            or not index.isdecimal()
+            or int(index) >= LAYERS
+        ):
             raise ValueError("no layer of the canvas")
         expect_size(BytesIO(content), STROKES)
         while len(editor.blob_storage) >= KEPT and data.data.get("id") not in editor.blob_storage:

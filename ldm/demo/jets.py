@@ -21,15 +21,25 @@ FEW = 8  # jets that are drawn one by one
 
 
 def jets(
-    model: Model, limits: Limits, name: str, label: str | None, constituents: Any, shown: str, *numbers: Any
+    model: Model,
+    limits: Limits,
+    name: str,
+    label: str | None,
+    constituents: Any,
+    shown: str,
+    *numbers: Any,
 ) -> Iterator[Shown]:
     """`constituents` of every jet, 0: drawn as in training; `numbers`: solver, steps, guidance, seed, count."""
     asked, schedule = Asked.of(limits, *numbers), model.denoiser.schedule
     most = whole("constituents", constituents, 0, model.space.shape[0])
     settings = asked.overrides.over(model.settings, schedule)
     kind = class_of(model, label)
-    labels = [kind if kind is not None else seed % max(1, len(model.classes)) for seed in asked.seeds]
-    told = clouds.told(model, [most] * asked.count) if most else model.space.draw(asked.seeds, labels)
+    labels = [
+        kind if kind is not None else seed % max(1, len(model.classes)) for seed in asked.seeds
+    ]
+    told = (
+        clouds.told(model, [most] * asked.count) if most else model.space.draw(asked.seeds, labels)
+    )
     times, mask = schedule.grid(settings.steps, settings.grid), told["mask"][:FEW]
     names = [f"seed {seed}" for seed in asked.seeds[:FEW]]
 
@@ -48,7 +58,12 @@ def jets(
         mean = told["mask"].sum(1).float().mean()
         status = f"**Done** in {item.seconds:.1f} s: {asked.count} jets of {mean:.1f} constituents, by {settings.describe()}"
         given = {"label": label, "constituents": most or None}
-        made = Shown(drawn(item.value[:FEW], mask, names), status, samples=item.value, command=command(name, asked, **given))
+        made = Shown(
+            drawn(item.value[:FEW], mask, names),
+            status,
+            samples=item.value,
+            command=command(name, asked, **given),
+        )
         yield made
         made.more = distributions(Cloud(item.value, told["mask"]))
         yield made

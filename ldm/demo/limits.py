@@ -53,7 +53,9 @@ class Asked:
     count: int
 
     @classmethod
-    def of(cls, limits: Limits, solver: Any, steps: Any, guidance: Any, seed: Any, count: Any) -> "Asked":
+    def of(
+        cls, limits: Limits, solver: Any, steps: Any, guidance: Any, seed: Any, count: Any
+    ) -> "Asked":
         return cls(
             str(solver),
             whole("steps", steps, 1, limits.steps),
@@ -69,7 +71,9 @@ class Asked:
     @property
     def overrides(self) -> Overrides:
         """A batch is no larger than what is asked for: no time goes into filling it up."""
-        return Overrides(solver=self.solver, steps=self.steps, guidance=self.guidance, batch_size=self.count)
+        return Overrides(
+            solver=self.solver, steps=self.steps, guidance=self.guidance, batch_size=self.count
+        )
 
 
 def number(name: str, value: Any, low: float, high: float) -> float:
@@ -82,7 +86,12 @@ def number(name: str, value: Any, low: float, high: float) -> float:
 
 def whole(name: str, value: Any, low: int, high: int) -> int:
     """The whole number, or a Refusal that says what it may be."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1 or not low <= value <= high:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or value != value // 1
+        or not low <= value <= high
+    ):
         raise Refusal(f"{name}: {value!r:.40} is not a whole number from {low} to {high}")
     return int(value)
 

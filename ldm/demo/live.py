@@ -42,7 +42,9 @@ def live(work: Callable[[Watch], Any], draw: Draw, limit: float) -> Iterator[Any
         if left.is_set():
             raise Left
         if time.monotonic() - begun > limit:
-            raise Refusal(f"stopped after {limit:g} s, the most that is given to one click; fewer samples or steps")
+            raise Refusal(
+                f"stopped after {limit:g} s, the most that is given to one click; fewer samples or steps"
+            )
         if wanted.is_set():
             wanted.clear()
             found.put(draw(step, x_s, x0_hat))

@@ -55,7 +55,9 @@ def refusing(function: Callable[..., Any]) -> Callable[..., Any]:
             yield from function(*args)
         except Refusal as error:
             line = re.sub(r"--([a-z])", r"\1", " ".join(str(error).split()))
-            raise gr.Error(html.escape(line, quote=False), print_exception=False, title="This cannot be done") from None
+            raise gr.Error(
+                html.escape(line, quote=False), print_exception=False, title="This cannot be done"
+            ) from None
 
     return called
 
@@ -63,7 +65,9 @@ def refusing(function: Callable[..., Any]) -> Callable[..., Any]:
 def build(model: Model, name: str, limits: Limits) -> gr.Blocks:
     """The page for one checkpoint."""
     clouds = model.space.modality == "jets"
-    with Page(limits, title=f"ldm: {printable(name)}", analytics_enabled=False, delete_cache=(600, 3600)) as page:
+    with Page(
+        limits, title=f"ldm: {printable(name)}", analytics_enabled=False, delete_cache=(600, 3600)
+    ) as page:
         gr.Markdown(f"# {html.escape(printable(name))}\n{about(model)}")
         if clouds:
             sample_tab(model, name, limits, jets)
@@ -85,7 +89,11 @@ def about(model: Model) -> str:
     channels, height, width = image_shape(model)
     colour = "grey" if channels == 1 else "colour"
     shape = " x ".join(map(str, model.space.shape))
-    where = f", in latents of {shape}" if solve.kind(model) == "latent" else ", in the pixels themselves"
+    where = (
+        f", in latents of {shape}"
+        if solve.kind(model) == "latent"
+        else ", in the pixels themselves"
+    )
     return f"A diffusion model of {colour} pictures of {width} x {height} pixels{where}, {trained}{told}."
 
 
@@ -96,25 +104,52 @@ def numbers(model: Model, limits: Limits, solver: str, count: int, opened: bool 
     settings = model.settings
     text = "1: the model as it is; more: closer to the class or the words, less varied"
     with gr.Row():
-        seed = gr.Number(0, label="Seed", info="of the first sample; the next ones count on", precision=0, min_width=120)
-        many = gr.Slider(1, limits.count, min(count, limits.count), step=1, label="Samples", min_width=120)
+        seed = gr.Number(
+            0,
+            label="Seed",
+            info="of the first sample; the next ones count on",
+            precision=0,
+            min_width=120,
+        )
+        many = gr.Slider(
+            1, limits.count, min(count, limits.count), step=1, label="Samples", min_width=120
+        )
     with gr.Accordion("How it is solved", open=opened):
         choice = gr.Dropdown(solvers, value=solver, label="Solver")
         steps = gr.Slider(1, limits.steps, min(settings.steps, limits.steps), step=1, label="Steps")
         most = limits.guidance
-        guidance = gr.Slider(0, most, min(settings.guidance, most), step=0.1, label="Guidance", info=text, visible=guided)
+        guidance = gr.Slider(
+            0,
+            most,
+            min(settings.guidance, most),
+            step=0.1,
+            label="Guidance",
+            info=text,
+            visible=guided,
+        )
     return Numbers(choice, steps, guidance, seed, many)
 
 
-def sample_tab(model: Model, name: str, limits: Limits, make: Callable[..., Iterator[Shown]]) -> gr.State:
+def sample_tab(
+    model: Model, name: str, limits: Limits, make: Callable[..., Iterator[Shown]]
+) -> gr.State:
     """Samples of nothing but seeds; the state that holds the last ones."""
     clouds, last, turn = make is jets, gr.State(None), apart(IN_TURN, model.classes)
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
-            label = gr.Dropdown([turn, *model.classes], value=turn, label="Class", visible=bool(model.classes))
+            label = gr.Dropdown(
+                [turn, *model.classes], value=turn, label="Class", visible=bool(model.classes)
+            )
             if clouds:
                 most = model.space.shape[0]
-                words = gr.Slider(0, most, 0, step=1, label="Constituents", info="of every jet; 0: as many as in training")
+                words = gr.Slider(
+                    0,
+                    most,
+                    0,
+                    step=1,
+                    label="Constituents",
+                    info="of every jet; 0: as many as in training",
+                )
             else:
                 words = gr.Textbox(
                     label="Prompt",
@@ -123,7 +158,9 @@ def sample_tab(model: Model, name: str, limits: Limits, make: Callable[..., Iter
                     max_length=limits.prompt,
                     visible=model.text is not None,
                 )
-            asked = numbers(model, limits, type(model.settings.solver).__name__, 200 if clouds else 9)
+            asked = numbers(
+                model, limits, type(model.settings.solver).__name__, 200 if clouds else 9
+            )
             shown = gr.Radio([GUESS, STATE], value=GUESS, label="Show on the way")
             with gr.Row():
                 go = gr.Button("Sample", variant="primary", elem_id="sample")
@@ -131,8 +168,16 @@ def sample_tab(model: Model, name: str, limits: Limits, make: Callable[..., Iter
         with gr.Column(scale=3, min_width=320):
             style = {} if clouds else {"height": 470}
             picture = gr.Image(show_label=False, elem_id="samples", **style, **PICTURE)
-            status = gr.Markdown("Press **Sample**: the picture appears out of noise, step by step.", elem_id="status")
-            line = gr.Textbox(label="The same from the command line", interactive=False, buttons=["copy"], elem_id="command")
+            status = gr.Markdown(
+                "Press **Sample**: the picture appears out of noise, step by step.",
+                elem_id="status",
+            )
+            line = gr.Textbox(
+                label="The same from the command line",
+                interactive=False,
+                buttons=["copy"],
+                elem_id="command",
+            )
     gr.Markdown(f"### {'All of them' if clouds else 'How they came about'}\n{LEGEND[clouds]}")
     more = gr.Image(show_label=False, elem_id="more", **PICTURE)
 

@@ -47,14 +47,31 @@ def step_of(settings: SampleConfig, times: Tensor, step: int) -> str:
 
 def command(name: str, asked: Asked, **given: Any) -> str:
     """The same by sample.py."""
-    words = ["python", "sample.py", "--checkpoint", name, "--solver", asked.solver, "--steps", asked.steps]
+    words = [
+        "python",
+        "sample.py",
+        "--checkpoint",
+        name,
+        "--solver",
+        asked.solver,
+        "--steps",
+        asked.steps,
+    ]
     words += ["--guidance", f"{asked.guidance:g}", "--seed", asked.seed, "--count", asked.count]
-    words += [word for key, value in given.items() if value is not None for word in (f"--{key}", value)]
+    words += [
+        word for key, value in given.items() if value is not None for word in (f"--{key}", value)
+    ]
     return shlex.join(map(str, words))
 
 
 def pictures(
-    model: Model, limits: Limits, name: str, label: str | None, prompt: str | None, shown: str, *numbers: Any
+    model: Model,
+    limits: Limits,
+    name: str,
+    label: str | None,
+    prompt: str | None,
+    shown: str,
+    *numbers: Any,
 ) -> Iterator[Shown]:
     """`numbers`: solver, steps, guidance, seed, count. Refusal, one line, if anything of it cannot be."""
     asked = Asked.of(limits, *numbers)
@@ -80,7 +97,13 @@ def pictures(
         if not isinstance(item, Done):
             yield item
             continue
-        made = finished(asked, settings, item, prompts, "" if text is None or model.text is None else model.text.cut(text))
+        made = finished(
+            asked,
+            settings,
+            item,
+            prompts,
+            "" if text is None or model.text is None else model.text.cut(text),
+        )
         made.command = command(name, asked, label=label, prompt=text)
         yield made
         with torch.inference_mode():
@@ -88,9 +111,15 @@ def pictures(
         yield made
 
 
-def finished(asked: Asked, settings: SampleConfig, done: Done, prompts: list[str] | None, cut: str) -> Shown:
+def finished(
+    asked: Asked, settings: SampleConfig, done: Done, prompts: list[str] | None, cut: str
+) -> Shown:
     """The samples, and what was asked for."""
-    seeds = f"seed {asked.seed}" if asked.count == 1 else f"seeds {asked.seed} to {asked.seed + asked.count - 1}, row by row"
+    seeds = (
+        f"seed {asked.seed}"
+        if asked.count == 1
+        else f"seeds {asked.seed} to {asked.seed + asked.count - 1}, row by row"
+    )
     status = f"**Done** in {done.seconds:.1f} s: {seeds}, by {settings.describe()}"
     if cut:
         status += f". The prompt is too long for the text encoder; not heard: {cut}"

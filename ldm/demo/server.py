@@ -20,16 +20,22 @@ from ldm.sampling.run import pick_device
 
 def prepare(folder: str, limits: Limits) -> None:
     """What must be set before Gradio is imported: its own folder for files, and no word to anybody."""
-    for key in [key for key in os.environ if key.startswith("GRADIO_")]:  # GRADIO_SHARE, GRADIO_ALLOWED_PATHS and their like
+    for key in [
+        key for key in os.environ if key.startswith("GRADIO_")
+    ]:  # GRADIO_SHARE, GRADIO_ALLOWED_PATHS and their like
         del os.environ[key]
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder}
     if find_spec("gradio") is None:
         raise Refusal("the page needs the package gradio; pip install 'ldm[demo]'")
-    Image.MAX_IMAGE_PIXELS = limits.pixels // 2  # Pillow refuses at twice that, also where Gradio opens a picture before us
+    Image.MAX_IMAGE_PIXELS = (
+        limits.pixels // 2
+    )  # Pillow refuses at twice that, also where Gradio opens a picture before us
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
-def serve(model: Model, name: str, limits: Limits, host: str, port: int | None, checkpoint: Path) -> Any:
+def serve(
+    model: Model, name: str, limits: Limits, host: str, port: int | None, checkpoint: Path
+) -> Any:
     """Start the page in threads of its own: Gradio's Blocks, with `local_url` and `close()`. Refusal if the port is taken."""
     from starlette.middleware import Middleware
 
@@ -60,7 +66,9 @@ def serve(model: Model, name: str, limits: Limits, host: str, port: int | None, 
             **THEME,
         )
     except OSError:
-        raise Refusal(f"--port: nothing can listen at {host}:{port or '7860 ... 7959'}; name another") from None
+        raise Refusal(
+            f"--port: nothing can listen at {host}:{port or '7860 ... 7959'}; name another"
+        ) from None
     return page
 
 
@@ -90,7 +98,9 @@ def run(
 
         file = find(checkpoint)
         page = serve(model, file.resolve().parent.name, limits, host, port, file)
-        say(f"{checkpoint}: step {model.step}, {weights} weights\npage: {page.local_url} (Ctrl-C ends it)")
+        say(
+            f"{checkpoint}: step {model.step}, {weights} weights\npage: {page.local_url} (Ctrl-C ends it)"
+        )
         try:
             threading.Event().wait()
         finally:

@@ -30,7 +30,9 @@ class Loss:
 
     def coefficients(self, schedule: Schedule, t: Tensor) -> Coefficients:
         """c_skip, c_out, c_in of what is predicted, of t's shape."""
-        more = {"edm": lambda: (self.std,), "velocity": lambda: schedule.rates(t)}.get(self.predict, tuple)
+        more = {"edm": lambda: (self.std,), "velocity": lambda: schedule.rates(t)}.get(
+            self.predict, tuple
+        )
         return PREDICTIONS[self.predict](*schedule(t), *more())
 
     def weigh(self, schedule: Schedule, t: Tensor) -> Tensor:
@@ -83,9 +85,13 @@ class Denoiser(nn.Module):
 
     def forward(self, x_t: Tensor, t: Tensor, **cond: Tensor) -> Tensor:
         c_skip, c_out, c_in = self.coefficients(t)
-        return expand(c_skip, x_t) * x_t + expand(c_out, x_t) * self.run(x_t, t, c_in, **cond).to(x_t.dtype)
+        return expand(c_skip, x_t) * x_t + expand(c_out, x_t) * self.run(x_t, t, c_in, **cond).to(
+            x_t.dtype
+        )
 
-    def loss(self, x_0: Tensor, t: Tensor, eps: Tensor, mask: Tensor | None = None, **cond: Tensor) -> Tensor:
+    def loss(
+        self, x_0: Tensor, t: Tensor, eps: Tensor, mask: Tensor | None = None, **cond: Tensor
+    ) -> Tensor:
         """Weighted squared error in the network's output space, one value a sample: (B,).
 
         Algorithm 1 of Ho et al. 2020, whose last line is `predict = eps, weight = one`. With x_t = alpha x_0 + sigma eps
@@ -97,7 +103,10 @@ class Denoiser(nn.Module):
         alpha, sigma = self.schedule(t)
         c_skip, c_out, c_in = self.coefficients(t)
         x_t = expand(alpha, x_0) * x_0 + expand(sigma, x_0) * eps
-        target = expand((1 - c_skip * alpha) / c_out, x_0) * x_0 - expand(c_skip * sigma / c_out, x_0) * eps
+        target = (
+            expand((1 - c_skip * alpha) / c_out, x_0) * x_0
+            - expand(c_skip * sigma / c_out, x_0) * eps
+        )
         if mask is not None:
             mask = mask.bool()
             x_t, cond = x_t.masked_fill(~mask[..., None], 0), cond | {"mask": mask}
@@ -109,7 +118,9 @@ def mean_error(error: Tensor, mask: Tensor | None) -> Tensor:
     """Mean over all but the first axis, (B,); with a mask (B, N) over the real rows of (B, N, F) alone."""
     if mask is None:
         return error.flatten(1).mean(1)
-    real = error.masked_fill(~mask[..., None], 0).flatten(1).sum(1)  # filled, not multiplied: padding may be anything
+    real = (
+        error.masked_fill(~mask[..., None], 0).flatten(1).sum(1)
+    )  # filled, not multiplied: padding may be anything
     return real / (mask.sum(1) * error.shape[-1]).clamp(min=1)
 
 
@@ -123,7 +134,14 @@ def score(x_t: Tensor, x0_hat: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
     return -eps_hat(x_t, x0_hat, alpha, sigma) / expand(sigma, x_t)
 
 
-def velocity(x_t: Tensor, x0_hat: Tensor, alpha: Tensor, sigma: Tensor, alpha_rate: Tensor, sigma_rate: Tensor) -> Tensor:
+def velocity(
+    x_t: Tensor,
+    x0_hat: Tensor,
+    alpha: Tensor,
+    sigma: Tensor,
+    alpha_rate: Tensor,
+    sigma_rate: Tensor,
+) -> Tensor:
     """d x_t / dt = alpha' x0_hat + sigma' eps_hat: flow matching's field and the probability-flow ODE's (see `likelihood`)."""
     noise = eps_hat(x_t, x0_hat, alpha, sigma)
     return expand(alpha_rate, x_t) * x0_hat + expand(sigma_rate, x_t) * noise

@@ -47,14 +47,23 @@ class Ode:
     def __post_init__(self) -> None:
         if not (min(self.rtol, self.atol) > 0 and 0 < self.t_min < 1 and self.max_calls >= 1):
             got = f"{self.rtol}, {self.atol}, {self.t_min} and {self.max_calls}"
-            raise ValueError(f"Ode needs rtol, atol > 0, 0 < t_min < 1 and max_calls >= 1, got {got}")
+            raise ValueError(
+                f"Ode needs rtol, atol > 0, 0 < t_min < 1 and max_calls >= 1, got {got}"
+            )
 
     def ends(self, schedule: Schedule) -> Tensor:
         """alpha and sigma at t_min and at 1, (2, 2) in float64."""
-        return torch.stack([torch.stack(schedule(torch.tensor(t, dtype=torch.float64))) for t in (self.t_min, 1.0)])
+        return torch.stack(
+            [torch.stack(schedule(torch.tensor(t, dtype=torch.float64))) for t in (self.t_min, 1.0)]
+        )
 
     def solve(
-        self, schedule: Schedule, rate: Callable[[Tensor, Any], Any], state: Any, norm: Norm, backwards: bool = False
+        self,
+        schedule: Schedule,
+        rate: Callable[[Tensor, Any], Any],
+        state: Any,
+        norm: Norm,
+        backwards: bool = False,
     ) -> Any:
         """The state, a tensor or a tuple of them, carried in the angle from t_min to 1, or backwards. Unreached: see there."""
 
@@ -66,7 +75,9 @@ class Ode:
         alpha, sigma = self.ends(schedule).unbind(1)
         low, high = torch.atan2(sigma, alpha)
         ends = (high, low) if backwards else (low, high)
-        return along_angle(schedule, told, state, ends, (self.rtol, self.atol, self.max_calls), norm)
+        return along_angle(
+            schedule, told, state, ends, (self.rtol, self.atol, self.max_calls), norm
+        )
 
 
 def velocity(denoise: Denoise, x: Tensor, t: Tensor) -> Tensor:
@@ -93,13 +104,19 @@ def _carry(denoise: Denoise, x: Tensor, ode: Ode, mask: Tensor | None, backwards
     radii = torch.hypot(*ode.ends(denoise.schedule).unbind(1))
     first, last = radii.flip(0) if backwards else radii
     rate = lambda t, x: real * turned(denoise, x.to(dtype), t).double()  # noqa: E731
-    return (last * ode.solve(denoise.schedule, rate, real * x.double() / first, rms_of(real), backwards)).to(dtype)
+    return (
+        last * ode.solve(denoise.schedule, rate, real * x.double() / first, rms_of(real), backwards)
+    ).to(dtype)
 
 
 def real_numbers(denoise: Denoise, x: Tensor, mask: Tensor | None) -> Tensor:
     """1 where x is a number of the data, 0 at padding: float64, of x's shape."""
     mask = getattr(denoise, "mask", None) if mask is None else mask
-    return torch.ones_like(x, dtype=torch.float64) if mask is None else mask[..., None].expand(x.shape).double()
+    return (
+        torch.ones_like(x, dtype=torch.float64)
+        if mask is None
+        else mask[..., None].expand(x.shape).double()
+    )
 
 
 def rms_of(real: Tensor) -> Norm:
@@ -110,7 +127,10 @@ def rms_of(real: Tensor) -> Norm:
         parts = error if isinstance(error, tuple) else (error,)
         if not parts[0].ndim:
             return parts[0].abs()
-        sizes = [(parts[0].flatten(1).square().sum(1) / count).sqrt(), *(part.abs().flatten() for part in parts[1:])]
+        sizes = [
+            (parts[0].flatten(1).square().sum(1) / count).sqrt(),
+            *(part.abs().flatten() for part in parts[1:]),
+        ]
         return torch.cat(sizes).max()
 
     return norm
@@ -172,7 +192,10 @@ def log_likelihood(
         with torch.enable_grad():
             x = state[0].detach().to(dtype).requires_grad_()
             v = turned(denoise, x, t)
-            products = [(torch.autograd.grad(v, x, e, retain_graph=True)[0] * e).flatten(1).sum(1) for e in directions]
+            products = [
+                (torch.autograd.grad(v, x, e, retain_graph=True)[0] * e).flatten(1).sum(1)
+                for e in directions
+            ]
         return real * v.detach().double(), torch.stack(products, 1).detach().double()
 
     (alpha, sigma), count = ode.ends(denoise.schedule).unbind(1), real.flatten(1).sum(1)
@@ -180,7 +203,9 @@ def log_likelihood(
     with torch.no_grad():
         state = real * x_0.double() / r_0, real.new_zeros(len(real), len(directions))
         x_1, change = ode.solve(denoise.schedule, rate, state, rms_of(real))
-    prior = gaussian(x_1, torch.zeros_like(x_1), sigma[1] / r_1, real) - count * r_0.log()  # of x_0, r_0 times the state
+    prior = (
+        gaussian(x_1, torch.zeros_like(x_1), sigma[1] / r_1, real) - count * r_0.log()
+    )  # of x_0, r_0 times the state
     x_1 = (r_1 * x_1).to(dtype)
     if probes == 0:
         return Likelihood(prior + change.sum(1), torch.zeros_like(prior), x_1, calls, count)
@@ -199,7 +224,11 @@ def _directions(x: Tensor, generator: torch.Generator | None, probes: int) -> li
 
 def gaussian(x: Tensor, mean: Tensor, std: Tensor, real: Tensor | float = 1.0) -> Tensor:
     """log N(x; mean, std^2) in nats, summed over all but the first axis, where `real` is 1: (B,)."""
-    terms = -0.5 * ((x - mean) / std).square() - torch.as_tensor(std).log() - 0.5 * math.log(2 * math.pi)
+    terms = (
+        -0.5 * ((x - mean) / std).square()
+        - torch.as_tensor(std).log()
+        - 0.5 * math.log(2 * math.pi)
+    )
     return (real * terms.expand(x.shape)).flatten(1).sum(1)
 
 
@@ -238,4 +267,6 @@ def latent_bound(
     whitened after the encoder, whiten mean and std too. Kingma & Welling 2014, eq. 3; Vahdat et al. 2021, eq. 4.
     """
     z = mean + std * noise
-    return gaussian(x, decode(z), torch.as_tensor(decoder_std)) + log_prior(z) - gaussian(z, mean, std)
+    return (
+        gaussian(x, decode(z), torch.as_tensor(decoder_std)) + log_prior(z) - gaussian(z, mean, std)
+    )

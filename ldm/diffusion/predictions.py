@@ -13,7 +13,9 @@ Coefficients = tuple[Tensor, Tensor, Tensor]  # c_skip, c_out, c_in
 
 
 def _scale(alpha: Tensor, sigma: Tensor) -> Tensor:
-    return (alpha.square() + sigma.square()).sqrt()  # std of x_t for data of unit variance; 1 for every VP law
+    return (
+        alpha.square() + sigma.square()
+    ).sqrt()  # std of x_t for data of unit variance; 1 for every VP law
 
 
 def eps(alpha: Tensor, sigma: Tensor) -> Coefficients:

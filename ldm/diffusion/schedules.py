@@ -34,7 +34,10 @@ def expand(a: Tensor, x: Tensor) -> Tensor:
 
 def derivative(f: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
     """df/dt, elementwise, by automatic differentiation."""
-    with torch.inference_mode(False), torch.enable_grad():  # sampling runs in inference mode, which enable_grad leaves on
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+    ):  # sampling runs in inference mode, which enable_grad leaves on
         t = t.detach().clone().requires_grad_()
         return torch.autograd.grad((f(t) + 0 * t).sum(), t)[0]  # 0 t: for a constant f
 
@@ -105,8 +108,12 @@ class LinearBeta(Schedule):
     def __post_init__(self) -> None:
         if not 0 < self.beta_min <= self.beta_max:
             name = type(self).__name__
-            raise ValueError(f"{name} needs 0 < beta_min <= beta_max, got {self.beta_min} and {self.beta_max}")
-        if self.beta_min + self.beta_max > 100:  # alpha_1 = 1e-11; much beyond it is 0 in float32, and eps a division by 0
+            raise ValueError(
+                f"{name} needs 0 < beta_min <= beta_max, got {self.beta_min} and {self.beta_max}"
+            )
+        if (
+            self.beta_min + self.beta_max > 100
+        ):  # alpha_1 = 1e-11; much beyond it is 0 in float32, and eps a division by 0
             raise ValueError(
                 f"{type(self).__name__} needs beta_min + beta_max of at most 100, got {self.beta_min + self.beta_max}"
             )
@@ -169,15 +176,21 @@ class Cosine(VariancePreserving):
     t_end: float = 0.999
 
     def __post_init__(self) -> None:
-        if not (self.s > 0 and 0 < self.t_end <= 0.99999):  # nearer to 1, alpha_1 is rounding in float32
-            raise ValueError(f"Cosine needs s > 0 and 0 < t_end <= 0.99999, got {self.s} and {self.t_end}")
+        if not (
+            self.s > 0 and 0 < self.t_end <= 0.99999
+        ):  # nearer to 1, alpha_1 is rounding in float32
+            raise ValueError(
+                f"Cosine needs s > 0 and 0 < t_end <= 0.99999, got {self.s} and {self.t_end}"
+            )
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
         start = 0.5 * math.pi * self.s / (1 + self.s)
         angle = start + t * self.t_end * (0.5 * math.pi - start)
         alpha = angle.cos() / math.cos(start)
         # cos^2(start) - cos^2(angle) = sin(angle - start) sin(angle + start): no cancellation near t = 0
-        return alpha, ((angle - start).sin() * (angle + start).sin()).clamp(min=0).sqrt() / math.cos(start)
+        return alpha, ((angle - start).sin() * (angle + start).sin()).clamp(
+            min=0
+        ).sqrt() / math.cos(start)
 
     def inverse_log_snr(self, lam: Tensor) -> Tensor:
         """From alpha_t^2 = sigmoid(2 lam), by the angle's sine and cosine: exact digits at both ends."""
@@ -202,8 +215,12 @@ class VE(Schedule):
 
     def __post_init__(self) -> None:
         if not 0 < self.sigma_min < self.sigma_max:
-            raise ValueError(f"VE needs 0 < sigma_min < sigma_max, got {self.sigma_min} and {self.sigma_max}")
-        if self.sigma_max / self.sigma_min > 1e9 or self.sigma_max > 1e9:  # their squares end at 3e38 in float32
+            raise ValueError(
+                f"VE needs 0 < sigma_min < sigma_max, got {self.sigma_min} and {self.sigma_max}"
+            )
+        if (
+            self.sigma_max / self.sigma_min > 1e9 or self.sigma_max > 1e9
+        ):  # their squares end at 3e38 in float32
             raise ValueError(
                 f"VE needs sigma_max and sigma_max / sigma_min of at most 1e9, got {self.sigma_max:g} over {self.sigma_min:g}"
             )
@@ -266,13 +283,17 @@ class Discrete(VariancePreserving):
             raise ValueError(f"Discrete has a table of at most 100000 steps, got {self.steps}")
         if not self.zero_snr and self.alphas[-1] < 1e-12:  # 0 in float32, or nearly
             last = f"{self.alphas[-1]:.0e}"
-            raise ValueError(f"Discrete has alpha_1 = {last} by these betas: smaller ones, fewer steps, or zero_snr")
+            raise ValueError(
+                f"Discrete has alpha_1 = {last} by these betas: smaller ones, fewer steps, or zero_snr"
+            )
 
     def beta_table(self) -> Tensor:
         """beta_1 ... beta_T, float64."""
         if self.betas == "cosine":
             alpha = lambda u: math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2  # noqa: E731
-            ratios = [alpha((i + 1) / self.steps) / alpha(i / self.steps) for i in range(self.steps)]
+            ratios = [
+                alpha((i + 1) / self.steps) / alpha(i / self.steps) for i in range(self.steps)
+            ]
             return torch.tensor([min(1 - r, 0.999) for r in ratios], dtype=torch.float64)
         power = 0.5 if self.betas == "scaled_linear" else 1.0
         ends = self.beta_start**power, self.beta_end**power

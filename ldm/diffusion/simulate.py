@@ -39,5 +39,7 @@ def noising(schedule: Schedule, x_0: Tensor, times: Tensor, randn: Callable[[], 
     for t, s in pairwise(times.double()):
         (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(t), schedule(s)
         a = alpha_s / alpha_t
-        path.append(a * path[-1] + (sigma_s.square() - (a * sigma_t).square()).clamp(min=0).sqrt() * randn())
+        path.append(
+            a * path[-1] + (sigma_s.square() - (a * sigma_t).square()).clamp(min=0).sqrt() * randn()
+        )
     return torch.stack(path)

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 Shape = tuple[int, ...]
 Randn = Callable[[Shape], Tensor]
 Reduce = Callable[[Tensor], Tensor]
-Told = dict[str, Tensor]  # what the denoiser is given beside the class: nothing of pictures, the mask of clouds
+Told = dict[
+    str, Tensor
+]  # what the denoiser is given beside the class: nothing of pictures, the mask of clouds
 
 
 class Space(nn.Module, ABC):
@@ -25,7 +27,9 @@ class Space(nn.Module, ABC):
 
     modality: ClassVar[str]
     kind: ClassVar[str]
-    measured: ClassVar[bool] = False  # whether anything of the training set is measured before the first step
+    measured: ClassVar[bool] = (
+        False  # whether anything of the training set is measured before the first step
+    )
     shape: Shape
     data_shape: Shape
 
@@ -57,7 +61,9 @@ class Space(nn.Module, ABC):
         """What the denoiser is given when sampling, a row for each seed."""
         return {}
 
-    def measure(self, batches: Iterable[Mapping[str, Any]], all_reduce: Reduce, device: torch.device | str) -> str:
+    def measure(
+        self, batches: Iterable[Mapping[str, Any]], all_reduce: Reduce, device: torch.device | str
+    ) -> str:
         """Take statistics over the batches of every rank; says in one line what they are."""
         return ""
 

@@ -48,7 +48,9 @@ def grid(schedule: Schedule, steps: int, spacing: Spacing, table: int = 0) -> Te
         lam = -RHO * torch.linspace(roots[1], roots[0], steps, dtype=torch.float64).log()
     # the ends are set, not computed: no rounding, and 1 itself where its log-SNR is infinite
     inner = schedule.inverse_log_snr(lam)[1:]
-    return torch.cat([torch.ones(1, dtype=torch.float64), inner, torch.zeros(1, dtype=torch.float64)])
+    return torch.cat(
+        [torch.ones(1, dtype=torch.float64), inner, torch.zeros(1, dtype=torch.float64)]
+    )
 
 
 RHO = 7.0
@@ -109,7 +111,9 @@ class LogNormal(Uniform):
 
     def quantile(self, schedule: Schedule, u: Tensor) -> Tensor:
         low, high = -schedule.log_snr(ends(schedule))
-        return schedule.admit(schedule.inverse_log_snr(-truncated_normal(u, self.mean, self.std, low, high)))
+        return schedule.admit(
+            schedule.inverse_log_snr(-truncated_normal(u, self.mean, self.std, low, high))
+        )
 
 
 @dataclass(frozen=True)
@@ -128,9 +132,18 @@ class Importance(Uniform):
 
     def weight(self, schedule: Schedule, t: Tensor) -> Tensor:
         """Density of uniform times over ours: (lam range) / ((t_max - t_min) (-dlam / dt))."""
-        (t_min, t_max), (high, low) = ends(schedule).tolist(), schedule.log_snr(ends(schedule)).tolist()
+        (t_min, t_max), (high, low) = (
+            ends(schedule).tolist(),
+            schedule.log_snr(ends(schedule)).tolist(),
+        )
         (alpha, sigma), (alpha_rate, sigma_rate) = schedule(t), schedule.rates(t)
-        return (high - low) / (t_max - t_min) * alpha * sigma / (alpha * sigma_rate - alpha_rate * sigma)
+        return (
+            (high - low)
+            / (t_max - t_min)
+            * alpha
+            * sigma
+            / (alpha * sigma_rate - alpha_rate * sigma)
+        )
 
 
 def _positive(times: LogitNormal | LogNormal) -> None:

@@ -82,7 +82,9 @@ def _why_no_reference(kind: str, constituents: int) -> str | None:
 def told_of(model: Model, jets: JetSet) -> Told:
     """What the denoiser is told of real jets: the number of constituents, and pt and mass where it takes them."""
     space = model.space
-    return space.full(jets.counts.tolist()) | ({"jet": space.condition(jets.jet)} if space.jet else {})
+    return space.full(jets.counts.tolist()) | (
+        {"jet": space.condition(jets.jet)} if space.jet else {}
+    )
 
 
 def generate_like(
@@ -121,7 +123,9 @@ def judged(
     """
     names = ("real", "generated", "other real")
     parts = zip(names, (real, generated, others), strict=True)
-    samples = [Sample(name, cloud(part), clip, quiet) if len(part) else None for name, part in parts]
+    samples = [
+        Sample(name, cloud(part), clip, quiet) if len(part) else None for name, part in parts
+    ]
     if clip:
         say(said_of_clipping(clip, *filter(None, samples)))
     pair = Comparison(*samples[:2], quiet=quiet, **settings)
@@ -147,21 +151,30 @@ def fpnd_by_type(jets: JetSet, kinds: Sequence[str], quiet: bool = True) -> dict
 
 
 def judge(
-    real: JetSet, generated: JetSet, others: JetSet, metrics: Sequence[str], kinds: Sequence[str] = ("g",), **settings: Any
+    real: JetSet,
+    generated: JetSet,
+    others: JetSet,
+    metrics: Sequence[str],
+    kinds: Sequence[str] = ("g",),
+    **settings: Any,
 ) -> dict[str, Figure]:
     """All of `judged` at once."""
     parts = judged(real, generated, others, metrics, kinds, **settings)
     return {name: figure for part in parts for name, figure in part.items()}
 
 
-def _figures(values: dict[str, Value], floors: dict[str, Value], n: int, floor_n: int) -> dict[str, Figure]:
+def _figures(
+    values: dict[str, Value], floors: dict[str, Value], n: int, floor_n: int
+) -> dict[str, Figure]:
     base = lambda name: name.rsplit("_", 1)[0]  # noqa: E731 - FPND's size may differ between the two
     floors = {base(name): value for name, value in floors.items()}
     std = lambda v: None if v is None or math.isnan(v[1]) else v[1]  # noqa: E731
     found = {}
     for name, value in values.items():
         floor = floors.get(base(name))
-        found[name] = Figure(value[0], n, floor and floor[0], floor_n if floor else 0, std(value), std(floor))
+        found[name] = Figure(
+            value[0], n, floor and floor[0], floor_n if floor else 0, std(value), std(floor)
+        )
     return found
 
 
@@ -175,7 +188,9 @@ def sides(jets: Jets, split: str, count: int | None) -> tuple[JetSet, JetSet, Je
     """The real jets, those of them that are generated anew, and others in their place, of each type as many."""
     real = jets.train if split == "train" else jets.test
     if count is not None and count > len(real):
-        say(f"--count: {count} jets asked for; there are {len(real)} {split} jets, and as many are made")
+        say(
+            f"--count: {count} jets asked for; there are {len(real)} {split} jets, and as many are made"
+        )
     few = real.first(count or len(real))
     return real, few, jets.held_out.like(few)
 
@@ -203,24 +218,45 @@ def run(
     model = restore(file, weights, str(fabric.device) if ranks.world > 1 else device)
     settings = Overrides(**given).over(model.settings, model.schedule)
     log = open_log(output)
-    with tqdm(total=len(few), desc="sampling", unit="jet", disable=ranks.rank > 0, mininterval=1) as bar:
+    with tqdm(
+        total=len(few), desc="sampling", unit="jet", disable=ranks.rank > 0, mininterval=1
+    ) as bar:
         features, seconds = generate_like(model, settings, few, seed, bar.update, ranks)
     if ranks.rank > 0:
         return
     generated = JetSet(*features, few.jet, few.types)
-    how = made(settings, seed, len(few), split, clip) | {"weights": weights, "device": device, "processes": ranks.world}
+    how = made(settings, seed, len(few), split, clip) | {
+        "weights": weights,
+        "device": device,
+        "processes": ranks.world,
+    }
     how |= {"jets_per_second": len(few) / seconds, "reference": {"what": split, "n": len(real)}}
-    how |= {"checkpoint": {"path": str(file), "hash": file_hash(file), "stage": "diffusion", "step": model.step}}
+    how |= {
+        "checkpoint": {
+            "path": str(file),
+            "hash": file_hash(file),
+            "stage": "diffusion",
+            "step": model.step,
+        }
+    }
     said = f"{file}: step {model.step}, {weights} weights; {len(few)} jets against {len(real)} {split} jets"
     write_each(log, judged(real, generated, others, wanted, jets.kinds, clip), how, said)
 
 
-def made(settings: SampleConfig, seed: int, count: int, split: str, clip: float | None) -> dict[str, Any]:
+def made(
+    settings: SampleConfig, seed: int, count: int, split: str, clip: float | None
+) -> dict[str, Any]:
     """What a record says of how the jets were made and compared."""
-    return settings.record() | {"seeds": {"first": seed, "count": count}, "constituents": f"as {split} jets", "clip": clip}
+    return settings.record() | {
+        "seeds": {"first": seed, "count": count},
+        "constituents": f"as {split} jets",
+        "clip": clip,
+    }
 
 
-def write_each(log: Path, parts: Iterable[dict[str, Figure]], how: dict[str, Any], said: str) -> None:
+def write_each(
+    log: Path, parts: Iterable[dict[str, Figure]], how: dict[str, Any], said: str
+) -> None:
     """Append each part's records as it ends, and at the end, whatever ends it, show what there is."""
     figures: dict[str, Figure] = {}
     try:

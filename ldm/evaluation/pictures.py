@@ -44,7 +44,11 @@ LPIPS_SIDE = 32  # AlexNet's pooling leaves nothing of smaller pictures
 
 # -- stage 2 and the pixel baseline ---------------------------------------------------------------------------------------
 def sample_features(
-    model: Model, settings: SampleConfig, seeds: Sequence[int], features: Features, quiet: bool = False
+    model: Model,
+    settings: SampleConfig,
+    seeds: Sequence[int],
+    features: Features,
+    quiet: bool = False,
 ) -> Tensor:
     """Features of one sample for each seed, (N, d); the pictures themselves are not kept."""
     parts = []
@@ -99,8 +103,16 @@ def evaluate_autoencoder(
     Every rank decodes its share; rank 0 has the figures, and alone needs the reference.
     """
     device, mine, parts = next(autoencoder.parameters()).device, ranks.share(rows), []
-    lpips = load_lpips(autoencoder.shape, str(device), ranks.rank == 0) if "lpips" in metrics else None
-    with tqdm(total=len(mine), desc="reconstructing", unit="image", disable=quiet or ranks.rank > 0, mininterval=1) as bar:
+    lpips = (
+        load_lpips(autoencoder.shape, str(device), ranks.rank == 0) if "lpips" in metrics else None
+    )
+    with tqdm(
+        total=len(mine),
+        desc="reconstructing",
+        unit="image",
+        disable=quiet or ranks.rank > 0,
+        mininterval=1,
+    ) as bar:
         for i in range(0, len(mine), batch_size):
             x = as_images(dataset.__getitems__(mine[i : i + batch_size])).to(device)
             x_hat = autoencoder.decode(autoencoder.encode(x).chunk(2, 1)[0]).float().clamp(-1, 1)
@@ -113,18 +125,26 @@ def evaluate_autoencoder(
     if ranks.rank > 0:
         return {}
     names = ("psnr", "ssim", "lpips")[: 2 + (lpips is not None)]
-    means = {key: Figure(table[:, i].mean().item(), len(rows)) for i, key in enumerate(names) if key in metrics}
+    means = {
+        key: Figure(table[:, i].mean().item(), len(rows))
+        for i, key in enumerate(names)
+        if key in metrics
+    }
     figures = {f"{key}_{thousands(len(rows))}": figure for key, figure in means.items()}
     if "fd" not in metrics:
         return figures
     fake = table[:, len(names) :]
     truth, rest = real.apart(len(fake))
     floor = frechet_distance(Moments.of(truth), rest.moments)
-    distance = Figure(frechet_distance(Moments.of(fake), real.moments), len(fake), floor, len(truth))
+    distance = Figure(
+        frechet_distance(Moments.of(fake), real.moments), len(fake), floor, len(truth)
+    )
     return figures | {named("fd", len(fake), features, "r"): distance}
 
 
-def load_lpips(shape: tuple[int, ...], device: str, aloud: bool) -> LearnedPerceptualImagePatchSimilarity | None:
+def load_lpips(
+    shape: tuple[int, ...], device: str, aloud: bool
+) -> LearnedPerceptualImagePatchSimilarity | None:
     """LPIPS by torchmetrics with AlexNet, for pictures in [-1, 1]; None, and a line that says why, where it cannot be."""
     try:
         if min(shape[1:]) < LPIPS_SIDE:
@@ -141,12 +161,21 @@ def load_data(config: Data, root: str | None, state: dict[str, Any]) -> Images:
     """The data of a checkpoint, from its own place or from `root`; Refusal if it is other data."""
     data = recorded_data(config, root)
     found = View.of(state["shape"], state.get("view"), "it").found
-    if found and getattr(data, "range", ...) is None:  # elsewhere other pictures would span another range
+    if (
+        found and getattr(data, "range", ...) is None
+    ):  # elsewhere other pictures would span another range
         data = replace(data, range=found)
     images = data.load()
-    for what, here, there in (("shape", images.shape, state["shape"]), ("classes", images.classes, state["classes"])):
-        if there and tuple(here) != tuple(there):  # a model without classes does not mind which the data has
-            raise Refusal(f"--data-root: the data's {what} {tuple(here)} are not the checkpoint's {tuple(there)}; name its data")
+    for what, here, there in (
+        ("shape", images.shape, state["shape"]),
+        ("classes", images.classes, state["classes"]),
+    ):
+        if there and tuple(here) != tuple(
+            there
+        ):  # a model without classes does not mind which the data has
+            raise Refusal(
+                f"--data-root: the data's {what} {tuple(here)} are not the checkpoint's {tuple(there)}; name its data"
+            )
     return images
 
 
@@ -175,7 +204,9 @@ def run(
     meta, device = state["ldm"], pick_device(device)
     names = [name.strip() for name in metrics.split(",")] if metrics is not None else None
     if clip is not None and not 0 < clip < math.inf:
-        raise Refusal(f"--clip: {clip:g} is not an angle above 0; leave it out to compare the jets as they are")
+        raise Refusal(
+            f"--clip: {clip:g} is not an angle above 0; leave it out to compare the jets as they are"
+        )
     with checkpoint.malformed(file):
         config, stage1 = from_dict(meta["config"], str(file)), meta["stage"] == "autoencoder"
     if isinstance(config.data, JetNet):  # by the physicists' metrics, which look at no pictures
@@ -185,7 +216,9 @@ def run(
         return jet_evaluation.run(*place, names, clip, **given)
     if clip is not None:
         raise Refusal("--clip is of jets; this checkpoint makes pictures")
-    wanted = known(names, STAGE1 if stage1 else ALL) if names is not None else STAGE1 if stage1 else ALL
+    wanted = (
+        known(names, STAGE1 if stage1 else ALL) if names is not None else STAGE1 if stage1 else ALL
+    )
     split = split or ("test" if stage1 else "train")
     images = load_data(config.data, data_root, meta)
     dataset = images.train if split == "train" else images.test
@@ -209,19 +242,34 @@ def run(
         workers = min(config.data.workers, os.cpu_count() or 1)
         real = reference(dataset, network, what, Path(cache) if cache else None, workers=workers)
     if stage1:
-        rows, size = permutation(len(dataset), "reference")[:count].tolist(), given["batch_size"] or 64
-        figures = evaluate_autoencoder(autoencoder, dataset, rows, real, network, size, ranks=ranks, metrics=wanted)
+        rows, size = (
+            permutation(len(dataset), "reference")[:count].tolist(),
+            given["batch_size"] or 64,
+        )
+        figures = evaluate_autoencoder(
+            autoencoder, dataset, rows, real, network, size, ranks=ranks, metrics=wanted
+        )
     else:
         made |= settings.record()
-        made |= {"seeds": {"first": seed, "count": count}, "labels": "seed modulo classes" if model.classes else None}
+        made |= {
+            "seeds": {"first": seed, "count": count},
+            "labels": "seed modulo classes" if model.classes else None,
+        }
         made |= {"prompts": list(model.prompts)} if model.text is not None else {}
         figures = evaluate(model, settings, count, real, network, seed, ranks=ranks, metrics=wanted)
     if real is None:
         return
     made |= origin(real, network) | {"weights": weights, "device": device, "processes": ranks.world}
-    made["checkpoint"] = {"path": str(file), "hash": file_hash(file), "stage": meta["stage"], "step": state["global_step"]}
+    made["checkpoint"] = {
+        "path": str(file),
+        "hash": file_hash(file),
+        "stage": meta["stage"],
+        "step": state["global_step"],
+    }
     append(log, records(figures, made))
-    say(f"{file}: step {state['global_step']}, {weights} weights; {network.name} features; {what}, {real.moments.n} pictures")
+    say(
+        f"{file}: step {state['global_step']}, {weights} weights; {network.name} features; {what}, {real.moments.n} pictures"
+    )
     say(table(figures))
     say(f"wrote {len(figures)} records to {log}")
 
@@ -229,6 +277,11 @@ def run(
 def origin(real: Reference, network: Features) -> dict[str, Any]:
     """What a record says of its features and of the real side."""
     return {
-        "features": {"name": network.name, "hash": network.hash, "dim": network.dim, "resize": network.resize},
+        "features": {
+            "name": network.name,
+            "hash": network.hash,
+            "dim": network.dim,
+            "resize": network.resize,
+        },
         "reference": {"what": real.what, "hash": real.hash, "n": real.moments.n},
     }

@@ -24,8 +24,19 @@ from ldm.errors import Refusal, printable
 TABLE = 1000  # entry i of the scheduler is t = (i + 1) / TABLE
 PREDICTIONS = {"eps": "epsilon", "v": "v_prediction", "x0": "sample"}
 # schedulers of diffusers that make our data on the exported table, by tests on exact networks for every law and prediction
-SCHEDULERS = ["DDIM", "DDPM", "DPMSolverMultistep", "UniPCMultistep", "EulerDiscrete"]  # whatever the law
-FINITE = ["DPMSolverSinglestep", "DEISMultistep", "LMSDiscrete", "SASolver"]  # divide by alpha_1: not with zero terminal SNR
+SCHEDULERS = [
+    "DDIM",
+    "DDPM",
+    "DPMSolverMultistep",
+    "UniPCMultistep",
+    "EulerDiscrete",
+]  # whatever the law
+FINITE = [
+    "DPMSolverSinglestep",
+    "DEISMultistep",
+    "LMSDiscrete",
+    "SASolver",
+]  # divide by alpha_1: not with zero terminal SNR
 NOISY = ["EulerAncestralDiscrete"]  # knows no predict = x0
 WHY = """`pipeline.py` is in the folder, and needs no package but diffusers (and transformers for captions), because no stock
 pipeline pads and crops odd sizes, or guides by a null class or an untold caption."""
@@ -64,8 +75,11 @@ def expect_exportable(model: "Model") -> None:  # noqa: F821 - torch is imported
     wrong = {
         "clouds have no pipeline in diffusers": not isinstance(model.denoiser.net, PaddedUNet),
         f"a model trained for {model.task.use} is not exported yet": model.task.use is not None,
-        "a VQ autoencoder is not exported yet": isinstance(getattr(model.space, "autoencoder", None), VQAutoencoder),
-        f"diffusers' schedulers know {', '.join(PREDICTIONS)}, not predict = {predict}": predict not in PREDICTIONS,
+        "a VQ autoencoder is not exported yet": isinstance(
+            getattr(model.space, "autoencoder", None), VQAutoencoder
+        ),
+        f"diffusers' schedulers know {', '.join(PREDICTIONS)}, not predict = {predict}": predict
+        not in PREDICTIONS,
         f"diffusers' tables want alpha^2 + sigma^2 = 1, not {type(model.denoiser.schedule).__name__}": not isinstance(
             model.denoiser.schedule, VariancePreserving
         ),
@@ -82,16 +96,26 @@ def write(model: "Model", folder: Path) -> None:  # noqa: F821
     name = stock(model)
     parts = {"unet": unet(model), "scheduler": scheduler(model)}
     if autoencoder := getattr(model.space, "autoencoder", None):
-        parts["vqvae" if name else "vae"] = whitened(autoencoder.net, model.space.mean, model.space.std)
+        parts["vqvae" if name else "vae"] = whitened(
+            autoencoder.net, model.space.mean, model.space.std
+        )
     if model.text:
         parts |= {"text_encoder": model.text.model, "tokenizer": model.text.pretrained}
     for part, value in parts.items():
         value.save_pretrained(folder / part)
-    index = {"_class_name": name or ["pipeline", "LDMPipeline"], "_diffusers_version": diffusers.__version__}
+    index = {
+        "_class_name": name or ["pipeline", "LDMPipeline"],
+        "_diffusers_version": diffusers.__version__,
+    }
     if name is None:
         shutil.copy(PIPELINE, folder / "pipeline.py")
-        index |= {"about": json.dumps(about(model))} | {part: [None, None] for part in ("vae", "text_encoder", "tokenizer")}
-    index |= {part: [type(value).__module__.split(".")[0], type(value).__name__] for part, value in parts.items()}
+        index |= {"about": json.dumps(about(model))} | {
+            part: [None, None] for part in ("vae", "text_encoder", "tokenizer")
+        }
+    index |= {
+        part: [type(value).__module__.split(".")[0], type(value).__name__]
+        for part, value in parts.items()
+    }
     (folder / "model_index.json").write_text(json.dumps(index, indent=2))
 
 
@@ -129,7 +153,9 @@ def unet(model: "Model") -> "UNet2DModel":  # noqa: F821
 
     net = copy.deepcopy(model.denoiser.net.unet)
     weight = net.time_embedding.linear_1.weight.data
-    cos, sin = net.time_proj(torch.ones(1)).chunk(2, -1)  # diffusers' flip_sin_to_cos: cosines first
+    cos, sin = net.time_proj(torch.ones(1)).chunk(
+        2, -1
+    )  # diffusers' flip_sin_to_cos: cosines first
     by_cos, by_sin = weight.chunk(2, 1)
     weight.copy_(torch.cat([by_cos * cos + by_sin * sin, by_sin * cos - by_cos * sin], 1))
     return net
@@ -141,7 +167,10 @@ def whitened(net: "AutoencoderKL", mean: "Tensor", std: "Tensor") -> "Autoencode
 
     net = copy.deepcopy(net)
     before, after = net.quant_conv, net.post_quant_conv
-    shift, scale = torch.cat([mean, 2 * std.log()]), torch.cat([std, torch.ones_like(std)])  # of means and log-variances
+    shift, scale = (
+        torch.cat([mean, 2 * std.log()]),
+        torch.cat([std, torch.ones_like(std)]),
+    )  # of means and log-variances
     before.weight.data.div_(scale[:, None, None, None])
     before.bias.data.sub_(shift).div_(scale)
     after.bias.data.add_(after.weight.data[:, :, 0, 0] @ mean)
@@ -155,7 +184,9 @@ def scheduler(model: "Model") -> "DDIMScheduler":  # noqa: F821
     import torch
     from diffusers import DDIMScheduler
 
-    alpha2 = model.denoiser.schedule(torch.arange(TABLE + 1, dtype=torch.float64) / TABLE)[0].square()
+    alpha2 = model.denoiser.schedule(torch.arange(TABLE + 1, dtype=torch.float64) / TABLE)[
+        0
+    ].square()
     betas = (1 - alpha2[1:] / alpha2[:-1]).tolist()
     return DDIMScheduler(
         num_train_timesteps=TABLE,
@@ -174,7 +205,11 @@ def schedulers(model: "Model") -> list[str]:  # noqa: F821
     if stock(model) == "DDIMPipeline":  # makes a DDIMScheduler of whatever it is given
         return ["DDIM"]
     forgets = bool(scheduler(model).config.rescale_betas_zero_snr)
-    return SCHEDULERS + ([] if forgets else FINITE) + ([] if model.denoiser.loss_config.predict == "x0" else NOISY)
+    return (
+        SCHEDULERS
+        + ([] if forgets else FINITE)
+        + ([] if model.denoiser.loss_config.predict == "x0" else NOISY)
+    )
 
 
 def others(model: "Model") -> str:  # noqa: F821

@@ -18,7 +18,9 @@ def pack(checkpoint: str | Path, output: str | Path, weights: str = "ema") -> Pa
     source, folder = find(checkpoint), Path(output).resolve()
     file = folder / packed.NAME
     if file.exists() or (folder.exists() and not folder.is_dir()):
-        raise Refusal(f"--output: {file if file.exists() else folder} is there already; name another folder")
+        raise Refusal(
+            f"--output: {file if file.exists() else folder} is there already; name another folder"
+        )
     kept, about = contents(read(source), weights, source)
     folder.mkdir(parents=True, exist_ok=True)
     beside = file.with_suffix(".partial")
@@ -33,12 +35,17 @@ def pack(checkpoint: str | Path, output: str | Path, weights: str = "ema") -> Pa
     return file
 
 
-def contents(state: dict[str, Any], which: str, source: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def contents(
+    state: dict[str, Any], which: str, source: Path
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """The weights that sampling needs, and what the checkpoint says of them without paths and ids of this machine."""
     from ldm.checkpoints import checkpoint, packed
 
     meta = dict(state["ldm"])
-    kept = {f"{meta['trained']}.{key}": tensor for key, tensor in checkpoint.weights(state, which, source).items()}
+    kept = {
+        f"{meta['trained']}.{key}": tensor
+        for key, tensor in checkpoint.weights(state, which, source).items()
+    }
     kept |= {key: tensor for key, tensor in state["state_dict"].items() if key.startswith("space.")}
     kept = {key: packed.halve(tensor) for key, tensor in kept.items()}
     found = {key: packed.whole(tensor) for key, tensor in kept.items()}  # as it will be read
@@ -47,7 +54,11 @@ def contents(state: dict[str, Any], which: str, source: Path) -> tuple[dict[str,
         meta["autoencoder"] = {"config": anonymous(inside["config"]), "hash": digest}
     meta |= {"config": anonymous(meta["config"]), "ema": None}
     meta.pop("wandb_id", None)
-    about = {"ldm": meta, "global_step": state["global_step"], "weights": state.get("weights", which)}
+    about = {
+        "ldm": meta,
+        "global_step": state["global_step"],
+        "weights": state.get("weights", which),
+    }
     return kept, about | {"hash": checkpoint.fingerprint(found.items())}
 
 
@@ -57,7 +68,12 @@ def anonymous(config: dict[str, Any]) -> dict[str, Any]:
     from ldm.config.schema import to_dict
 
     run = from_dict(config)
-    run.output, run.logger, run.evaluate, run.trainer.options = RunConfig.output, LoggerConfig(), Evaluate(), {}
+    run.output, run.logger, run.evaluate, run.trainer.options = (
+        RunConfig.output,
+        LoggerConfig(),
+        Evaluate(),
+        {},
+    )
     if hasattr(run.data, "root"):
         run.data.root = type(run.data).root
     for part, key in (("space", "autoencoder"), ("text", "model")):

@@ -17,10 +17,18 @@ class LDMPipeline(DiffusionPipeline):
     _optional_components = ["vae", "text_encoder", "tokenizer"]  # noqa: RUF012 - diffusers reads it so
 
     def __init__(
-        self, unet: Any, scheduler: Any, vae: Any = None, text_encoder: Any = None, tokenizer: Any = None, about: str = ""
+        self,
+        unet: Any,
+        scheduler: Any,
+        vae: Any = None,
+        text_encoder: Any = None,
+        tokenizer: Any = None,
+        about: str = "",
     ):
         super().__init__()
-        self.register_modules(unet=unet, scheduler=scheduler, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer)
+        self.register_modules(
+            unet=unet, scheduler=scheduler, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer
+        )
         self.register_to_config(about=about)
 
     @torch.no_grad()
@@ -45,25 +53,50 @@ class LDMPipeline(DiffusionPipeline):
         classes is the label. guidance_scale 1 is the plain conditional model. The older names prompts, labels, steps and
         guidance mean prompt, class_labels, num_inference_steps and guidance_scale. ValueError for what the model has not.
         """
-        given = {"prompt": prompt, "class_labels": class_labels, "num_inference_steps": num_inference_steps}
+        given = {
+            "prompt": prompt,
+            "class_labels": class_labels,
+            "num_inference_steps": num_inference_steps,
+        }
         given = renamed(given | {"guidance_scale": guidance_scale}, old)
         about, device = json.loads(self.config.about), self._execution_device
-        steps = about["steps"] if given["num_inference_steps"] is None else given["num_inference_steps"]
+        steps = (
+            about["steps"] if given["num_inference_steps"] is None else given["num_inference_steps"]
+        )
         weight = about["guidance"] if given["guidance_scale"] is None else given["guidance_scale"]
         prompts, labels = self.asked(about, given, num_images_per_prompt, steps)
-        seeds = numbered(seeds, generator, latents, len(prompts or labels or [0] * num_images_per_prompt), num_images_per_prompt)
+        seeds = numbered(
+            seeds,
+            generator,
+            latents,
+            len(prompts or labels or [0] * num_images_per_prompt),
+            num_images_per_prompt,
+        )
         if generator is None and latents is None:
             generator = [torch.Generator().manual_seed(seed) for seed in seeds]
         told, untold = self.told(about, seeds, labels, prompts, device)
         self.scheduler.set_timesteps(steps, device=device)
         if latents is None:
-            latents = randn_tensor((len(seeds), *about["shape"]), generator=generator, device=device, dtype=self.unet.dtype)
-        x = self.denoised(latents.to(device, self.unet.dtype) * self.scheduler.init_noise_sigma, told, untold, weight, generator)
+            latents = randn_tensor(
+                (len(seeds), *about["shape"]),
+                generator=generator,
+                device=device,
+                dtype=self.unet.dtype,
+            )
+        x = self.denoised(
+            latents.to(device, self.unet.dtype) * self.scheduler.init_noise_sigma,
+            told,
+            untold,
+            weight,
+            generator,
+        )
         picture = ((self.decode(x) / 2 + 0.5).clamp(0, 1)).permute(0, 2, 3, 1).float().cpu().numpy()
         images = self.numpy_to_pil(picture) if output_type == "pil" else picture
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
-    def denoised(self, x: Tensor, told: dict, untold: dict, weight: float, generator: Any) -> Tensor:
+    def denoised(
+        self, x: Tensor, told: dict, untold: dict, weight: float, generator: Any
+    ) -> Tensor:
         """The loop, from the scheduler's first noise to data."""
         takes = "generator" in inspect.signature(self.scheduler.step).parameters
         extra = {"generator": generator} if takes else {}
@@ -76,7 +109,9 @@ class LDMPipeline(DiffusionPipeline):
             x = self.scheduler.step(out, t, x, **extra).prev_sample.to(x.dtype)
         return x
 
-    def asked(self, about: dict, given: dict, images: int, steps: int) -> tuple[list[str] | None, list[int] | None]:
+    def asked(
+        self, about: dict, given: dict, images: int, steps: int
+    ) -> tuple[list[str] | None, list[int] | None]:
         """Prompts and labels, each as often as pictures of it are asked for; ValueError for what cannot be."""
         for name, number in (("num_inference_steps", steps), ("num_images_per_prompt", images)):
             if number < 1:
@@ -88,21 +123,31 @@ class LDMPipeline(DiffusionPipeline):
             raise ValueError("this model has no classes: leave class_labels away")
         prompts = [prompts] if isinstance(prompts, str) else prompts
         labels = [labels] if isinstance(labels, int) else labels
-        often = lambda values: None if values is None else [v for v in values for _ in range(images)]  # noqa: E731
+        often = lambda values: (
+            None if values is None else [v for v in values for _ in range(images)]
+        )  # noqa: E731
         return often(prompts), often(labels)
 
-    def told(self, about: dict, seeds: Sequence[int], labels: Any, prompts: Any, device: Any) -> tuple[dict, dict]:
+    def told(
+        self, about: dict, seeds: Sequence[int], labels: Any, prompts: Any, device: Any
+    ) -> tuple[dict, dict]:
         """What the network is told, and what it is told for guidance: the class after the last, no caption."""
         told, untold, classes, count = {}, {}, len(about["classes"]), len(seeds)
         if classes:
-            chosen = [labels[i % len(labels)] for i in range(count)] if labels else [seed % classes for seed in seeds]
+            chosen = (
+                [labels[i % len(labels)] for i in range(count)]
+                if labels
+                else [seed % classes for seed in seeds]
+            )
             if not 0 <= min(chosen) <= max(chosen) < classes:
                 raise ValueError(f"labels must be 0 ... {classes - 1}, got {chosen}")
             told["class_labels"] = torch.tensor(chosen, device=device)
             untold["class_labels"] = torch.full_like(told["class_labels"], classes)
         if self.text_encoder is not None:
             chosen = prompts or about["prompts"]
-            told |= self.heard([chosen[i % len(chosen)] for i in range(count)], about["length"], device)
+            told |= self.heard(
+                [chosen[i % len(chosen)] for i in range(count)], about["length"], device
+            )
             untold |= self.heard([""] * count, about["length"], device)
         return told, untold
 
@@ -114,7 +159,9 @@ class LDMPipeline(DiffusionPipeline):
         for i, caption in enumerate(captions):
             if caption := " ".join(caption.split()):
                 ids = self.tokenizer(caption, truncation=True, max_length=length)["input_ids"]
-                states[i, : len(ids)] = self.text_encoder(torch.tensor([ids], device=device)).last_hidden_state[0]
+                states[i, : len(ids)] = self.text_encoder(
+                    torch.tensor([ids], device=device)
+                ).last_hidden_state[0]
                 mask[i, : len(ids)] = True
         return {"encoder_hidden_states": states, "encoder_attention_mask": mask}
 
@@ -124,10 +171,19 @@ class LDMPipeline(DiffusionPipeline):
         return crop(self.unet(wide, t, **told).sample, *x.shape[-2:])
 
     def decode(self, x: Tensor) -> Tensor:
-        return x if self.vae is None else crop(self.vae.decode(x).sample, *json.loads(self.config.about)["picture"][1:])
+        return (
+            x
+            if self.vae is None
+            else crop(self.vae.decode(x).sample, *json.loads(self.config.about)["picture"][1:])
+        )
 
 
-OLD = {"prompts": "prompt", "labels": "class_labels", "steps": "num_inference_steps", "guidance": "guidance_scale"}
+OLD = {
+    "prompts": "prompt",
+    "labels": "class_labels",
+    "steps": "num_inference_steps",
+    "guidance": "guidance_scale",
+}
 
 
 def renamed(given: dict[str, Any], old: dict[str, Any]) -> dict[str, Any]:
@@ -147,10 +203,14 @@ def numbered(seeds: Any, generator: Any, latents: Any, count: int, images: int) 
         raise ValueError("the noise is of seeds or of a generator: give one of the two")
     rows = {len(noise) for noise in (seeds, latents) if noise is not None}
     if len(rows) > 1 or (rows and images > 1 and rows != {count}):
-        raise ValueError(f"{count} pictures are asked for, and noise for {', '.join(map(str, sorted(rows)))} is given")
+        raise ValueError(
+            f"{count} pictures are asked for, and noise for {', '.join(map(str, sorted(rows)))} is given"
+        )
     count = rows.pop() if rows else count
     if isinstance(generator, list) and len(generator) != count:
-        raise ValueError(f"a list of {len(generator)} generators for {count} pictures: one for each")
+        raise ValueError(
+            f"a list of {len(generator)} generators for {count} pictures: one for each"
+        )
     return range(count) if seeds is None else seeds
 
 

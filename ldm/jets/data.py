@@ -32,7 +32,10 @@ def kind_of(path: Path) -> str | None:
     """The type of jets that a file's name says (g.hdf5, q150.hdf5, gluon30_mini.hdf5, light-quark.hdf5), None if none."""
     words = re.findall(r"[a-z]+", path.stem.lower())
     first = words[0].removesuffix("s") if words else ""
-    short = {kind: {kind, name.lower(), name.lower().split()[-1], name.lower().split()[0]} for kind, name in NAMES.items()}
+    short = {
+        kind: {kind, name.lower(), name.lower().split()[-1], name.lower().split()[0]}
+        for kind, name in NAMES.items()
+    }
     return next((kind for kind, names in short.items() if first in names), None)
 
 
@@ -76,12 +79,18 @@ class JetSet(Dataset):
         wanted = torch.bincount(other.types)
         here = torch.bincount(self.types, minlength=len(wanted))[: len(wanted)]
         share = min(1.0, (here[wanted > 0] / wanted[wanted > 0]).min().item())
-        rows = [(self.types == kind).nonzero()[: int(n * share), 0] for kind, n in enumerate(wanted.tolist())]
+        rows = [
+            (self.types == kind).nonzero()[: int(n * share), 0]
+            for kind, n in enumerate(wanted.tolist())
+        ]
         return self.rows(torch.cat(rows).sort().values)
 
     def identity(self) -> dict[str, str]:
         """Hashes of the jets and of their types: what a checkpoint keeps of the data it was trained on."""
-        return {"content": hash_of(self.features, self.mask, self.jet), "labels": hash_of(self.types)}
+        return {
+            "content": hash_of(self.features, self.mask, self.jet),
+            "labels": hash_of(self.types),
+        }
 
     def __getitem__(self, i: int) -> Batch:
         return self.__getitems__([i])
@@ -89,7 +98,12 @@ class JetSet(Dataset):
     def __getitems__(self, indices: list[int]) -> Batch:
         rows = torch.tensor(indices)
         mask = self.mask[rows]
-        batch = {"particles": self.features[rows], "mask": mask, "count": mask.sum(1), "jet": self.jet[rows]}
+        batch = {
+            "particles": self.features[rows],
+            "mask": mask,
+            "count": mask.sum(1),
+            "jet": self.jet[rows],
+        }
         return batch | {"label": self.types[rows], "index": rows}
 
 
@@ -130,7 +144,9 @@ class JetNet:
     root: str = "data"
     types: tuple[str, ...] = ("g",)
     constituents: int = 30
-    truncate: bool = False  # keep the hardest constituents where a jet has more, instead of refusing it
+    truncate: bool = (
+        False  # keep the hardest constituents where a jet has more, instead of refusing it
+    )
     split: Literal["jetnet", "order"] = "jetnet"
     parts: tuple[float, float, float] = (0.7, 0.15, 0.15)
     download: bool = True
@@ -139,12 +155,25 @@ class JetNet:
     seed: ClassVar[int] = 42  # of the split, the jetnet package's
 
     def __post_init__(self) -> None:
-        require(self.batch_size >= 1 and self.workers >= 0, "batch_size must be at least 1 and workers at least 0")
-        require(1 <= self.constituents <= 150, f"constituents must be in 1 ... 150, got {self.constituents}")
+        require(
+            self.batch_size >= 1 and self.workers >= 0,
+            "batch_size must be at least 1 and workers at least 0",
+        )
+        require(
+            1 <= self.constituents <= 150,
+            f"constituents must be in 1 ... 150, got {self.constituents}",
+        )
         for kind in self.types:
             require(kind in TYPES, one_of("types", kind, TYPES))
-        require(bool(self.types) and len(set(self.types)) == len(self.types), "types must name each type once")
-        whole = all(0 <= part < math.inf for part in self.parts) and self.parts[0] > 0 and self.parts[2] > 0
+        require(
+            bool(self.types) and len(set(self.types)) == len(self.types),
+            "types must name each type once",
+        )
+        whole = (
+            all(0 <= part < math.inf for part in self.parts)
+            and self.parts[0] > 0
+            and self.parts[2] > 0
+        )
         require(whole, "parts: train and test must be above 0, all finite")
 
     def load(self) -> Jets:
@@ -155,7 +184,9 @@ class JetNet:
             self.check(kind, path)
         files = [read_jets(path, self.constituents, self.truncate, self.bad) for path in paths]
         arrays = (torch.from_numpy(np.concatenate(arrays)) for arrays in zip(*files, strict=True))
-        whole = JetSet(*arrays, torch.cat([torch.full((len(file[0]),), i) for i, file in enumerate(files)]))
+        whole = JetSet(
+            *arrays, torch.cat([torch.full((len(file[0]),), i) for i, file in enumerate(files)])
+        )
         sets = [whole.rows(rows) for rows in self.cut(whole.types)]
         classes = tuple(NAMES[kind] for kind in kinds) if len(kinds) > 1 else ()
         if classes:
@@ -165,28 +196,44 @@ class JetNet:
     def cut(self, types: Tensor) -> list[Tensor]:
         """Indices of train, valid and test."""
         n = len(types)
-        order = np.random.default_rng(self.seed).permutation(n) if self.split == "jetnet" else spread(types).numpy()
+        order = (
+            np.random.default_rng(self.seed).permutation(n)
+            if self.split == "jetnet"
+            else spread(types).numpy()
+        )
         shares = sum(self.parts) <= 1 + 1e-9
         cuts = np.cumsum([0, *self.parts])
-        cuts = (np.minimum(cuts, 1) * n).astype(int) if shares else cuts.astype(int)  # truncated, as jetnet does
+        cuts = (
+            (np.minimum(cuts, 1) * n).astype(int) if shares else cuts.astype(int)
+        )  # truncated, as jetnet does
         if cuts[-1] > n or cuts[1] < 1 or cuts[3] <= cuts[2]:
-            raise Refusal(f"data.parts: {tuple(self.parts)} cannot be cut from the {n} jets of '{self.root}'")
+            raise Refusal(
+                f"data.parts: {tuple(self.parts)} cannot be cut from the {n} jets of '{self.root}'"
+            )
         return [torch.from_numpy(order[a:b].copy()) for a, b in pairwise(cuts)]
 
     def count(self, sets: list[JetSet], classes: tuple[str, ...]) -> None:
         """Say how many jets of each type there are; Refusal where one has none to train on."""
-        table = torch.stack([torch.bincount(part.types, minlength=len(classes)) for part in sets], 1).tolist()
-        rows = [f"{name} {', '.join(map(str, row))}" for name, row in zip(classes, table, strict=True)]
+        table = torch.stack(
+            [torch.bincount(part.types, minlength=len(classes)) for part in sets], 1
+        ).tolist()
+        rows = [
+            f"{name} {', '.join(map(str, row))}" for name, row in zip(classes, table, strict=True)
+        ]
         say(f"data: jets to train on, held out, to test on: {'; '.join(rows)}")
         if empty := [name for name, row in zip(classes, table, strict=True) if not row[0]]:
-            raise Refusal(f"data.parts: {tuple(self.parts)} leaves no {empty[0]} jet to train on; leave the type out")
+            raise Refusal(
+                f"data.parts: {tuple(self.parts)} leaves no {empty[0]} jet to train on; leave the type out"
+            )
 
     def check(self, kind: str, path: Path) -> None:
         """Before anything is read: whether the file has the room asked for, and whose jets its name says it holds."""
         room = places(path)
         if self.constituents > USUAL and 0 < room < self.constituents:
             where = f"{path} has room for {room} constituents a jet"
-            raise Refusal(f"data.constituents: {self.constituents} asked for, {where}; set data.constituents={room}")
+            raise Refusal(
+                f"data.constituents: {self.constituents} asked for, {where}; set data.constituents={room}"
+            )
         if (said := kind_of(path)) not in (kind, None):
             say(
                 f"data: the name of {path} says {NAMES[said]} jets, data.types says {NAMES[kind]}; if so, set data.types=[{said}]"
@@ -197,11 +244,15 @@ class JetNet:
         root = Path(self.root)
         if root.is_file() or root.suffix in (".hdf5", ".h5"):
             if len(self.types) > 1:
-                raise Refusal(f"data.root: '{root}' is one file, and data.types names {len(self.types)} types; give their folder")
+                raise Refusal(
+                    f"data.root: '{root}' is one file, and data.types names {len(self.types)} types; give their folder"
+                )
             return root
         few, many = root / f"{kind}.hdf5", root / f"{kind}150.hdf5"
         wanted, other = (few, many) if self.constituents <= USUAL else (many, few)
-        if wanted.is_file() or (other == many and other.is_file()):  # of 150, whose hardest are taken or missed
+        if wanted.is_file() or (
+            other == many and other.is_file()
+        ):  # of 150, whose hardest are taken or missed
             return wanted if wanted.is_file() else other
         if other.is_file():
             asked = f"data.constituents: {self.constituents} asked for, '{root}' holds {few.name} of {USUAL} alone"
@@ -218,15 +269,23 @@ def download(path: Path, record: int) -> Path:
     part = path.with_name(path.name + ".part")
     try:
         with urlopen(f"https://zenodo.org/api/records/{record}", timeout=20) as answer:
-            entry = next(f for f in json.load(answer)["files"] if f.get("key", f.get("filename")) == path.name)
+            entry = next(
+                f
+                for f in json.load(answer)["files"]
+                if f.get("key", f.get("filename")) == path.name
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
         url = entry["links"].get("self") or entry["links"]["download"]
         digest = _fetch(url, part, entry.get("size"))
     except (OSError, ValueError, KeyError, StopIteration) as error:
-        raise Refusal(f"data: {path.name} is not in '{path.parent}' and cannot be downloaded ({error}); set data.root") from None
+        raise Refusal(
+            f"data: {path.name} is not in '{path.parent}' and cannot be downloaded ({error}); set data.root"
+        ) from None
     if digest != entry["checksum"].removeprefix("md5:"):
         part.unlink()
-        raise Refusal(f"data: {path.name} came with another checksum than Zenodo's ({digest}); try again")
+        raise Refusal(
+            f"data: {path.name} came with another checksum than Zenodo's ({digest}); try again"
+        )
     os.replace(part, path)
     return path
 
@@ -234,7 +293,11 @@ def download(path: Path, record: int) -> Path:
 def _fetch(url: str, part: Path, size: int | None) -> str:
     """Stream a URL into a file; its MD5."""
     digest = hashlib.md5(usedforsecurity=False)
-    with urlopen(url, timeout=60) as answer, open(part, "wb") as file, tqdm(total=size, unit="B", unit_scale=True) as bar:
+    with (
+        urlopen(url, timeout=60) as answer,
+        open(part, "wb") as file,
+        tqdm(total=size, unit="B", unit_scale=True) as bar,
+    ):
         while block := answer.read(1 << 20):
             file.write(block)
             digest.update(block)

@@ -55,9 +55,14 @@ def fpd(
         times = np.bincount(rng.choice(len(x), n), minlength=len(x))
         return times @ x / n, np.cov(x, rowvar=False, fweights=times)
 
-    values = [frechet(*draw(real, n), *draw(generated, n)) for n in shown(np.repeat(sizes, 20), "FPD", quiet)]
+    values = [
+        frechet(*draw(real, n), *draw(generated, n))
+        for n in shown(np.repeat(sizes, 20), "FPD", quiet)
+    ]
     means = np.reshape(values, (-1, 20)).mean(1)
-    line, errors = curve_fit(lambda x, a, b: a + b * x, 1 / sizes, means, bounds=([0, 0], [np.inf, np.inf]))
+    line, errors = curve_fit(
+        lambda x, a, b: a + b * x, 1 / sizes, means, bounds=([0, 0], [np.inf, np.inf])
+    )
     return float(line[0]), float(np.sqrt(errors[0, 0]))
 
 
@@ -88,7 +93,12 @@ def _within(x: np.ndarray, times: np.ndarray) -> float:
 
 
 def kpd(
-    real: np.ndarray, generated: np.ndarray, seed: int = 42, size: int = 5_000, batches: int = 10, quiet: bool = True
+    real: np.ndarray,
+    generated: np.ndarray,
+    seed: int = 42,
+    size: int = 5_000,
+    batches: int = 10,
+    quiet: bool = True,
 ) -> tuple[float, float]:
     """Kernel physics distance: median, and half the 16-84 % range, of `kernel_mmd` over batches. It may be below 0."""
     real, generated = normalised(real, generated)

@@ -24,7 +24,9 @@ def connected_graphs(edges: int) -> tuple[Graph, ...]:
     found = set()
     for graph in connected_graphs(edges - 1):
         n = vertices(graph)
-        pairs = [(a, b) for b in range(n + 1) for a in range(min(b, n))]  # vertex n is a new one, hung on an old one
+        pairs = [
+            (a, b) for b in range(n + 1) for a in range(min(b, n))
+        ]  # vertex n is a new one, hung on an old one
         found |= {_canonical((*graph, pair)) for pair in pairs}
     return tuple(sorted(found))
 
@@ -50,7 +52,9 @@ def evaluate(graph: Graph, z: Tensor, powers: list[Tensor]) -> Tensor:
     weight = [z] * vertices(graph)
     left = set(range(len(weight)))
     while len(left) > 1:
-        v, (first, *second) = min(((v, _neighbours(edge, v)) for v in left), key=lambda item: len(item[1]))
+        v, (first, *second) = min(
+            ((v, _neighbours(edge, v)) for v in left), key=lambda item: len(item[1])
+        )
         left.remove(v)
         to_first = edge.pop((min(v, first), max(v, first)))  # theta is symmetric
         if not second:
@@ -70,7 +74,12 @@ def _neighbours(edge: dict[tuple[int, int], Tensor], v: int) -> list[int]:
 
 @torch.no_grad()
 def efps(
-    features: Tensor, mask: Tensor, graphs: tuple[Graph, ...], chunk: int = 1000, what: str = "polynomials", quiet: bool = True
+    features: Tensor,
+    mask: Tensor,
+    graphs: tuple[Graph, ...],
+    chunk: int = 1000,
+    what: str = "polynomials",
+    quiet: bool = True,
 ) -> np.ndarray:
     """EFPs of jets: features (N, P, 3) = eta, phi, pt, mask (N, P) -> (N, len(graphs)), float64."""
     rows, parts = [], zip(features.split(chunk), mask.split(chunk), strict=True)
@@ -82,7 +91,9 @@ def efps(
     return torch.cat(rows).numpy()
 
 
-GRAPHS = tuple(graph for edges in range(5) for graph in connected_graphs(edges))  # the 21 connected ones of at most 4 edges
+GRAPHS = tuple(
+    graph for edges in range(5) for graph in connected_graphs(edges)
+)  # the 21 connected ones of at most 4 edges
 
 
 def four_by_four() -> tuple[Graph, ...]:
@@ -101,5 +112,9 @@ def with_products(values: np.ndarray) -> np.ndarray:
     inner = [i for i, d in enumerate(degrees) if d]  # a product with the dot would only rescale
     products = [[i] for i in range(len(GRAPHS))]
     for size in (2, 3, 4):
-        products += [list(c) for c in combinations_with_replacement(inner, size) if sum(degrees[i] for i in c) <= 4]
+        products += [
+            list(c)
+            for c in combinations_with_replacement(inner, size)
+            if sum(degrees[i] for i in c) <= 4
+        ]
     return np.stack([values[:, product].prod(1) for product in products], 1)

@@ -17,7 +17,9 @@ def energy_movers_distance(a: np.ndarray, b: np.ndarray) -> float:
     solve = transport()
     pt_a, pt_b = a[:, 2].astype(np.float64), b[:, 2].astype(np.float64)
     padded = np.ones((len(a) + 1, len(b) + 1))
-    padded[:-1, :-1] = np.hypot(np.subtract.outer(a[:, 0], b[:, 0]), np.subtract.outer(a[:, 1], b[:, 1]))
+    padded[:-1, :-1] = np.hypot(
+        np.subtract.outer(a[:, 0], b[:, 0]), np.subtract.outer(a[:, 1], b[:, 1])
+    )
     padded[-1, -1] = 0
     total_a, total_b = pt_a.sum(), pt_b.sum()
     missing, scale = total_b - total_a, max(total_a, total_b)
@@ -36,7 +38,9 @@ def transport() -> Callable[[np.ndarray, np.ndarray, np.ndarray], float]:
     try:
         import ot
     except ImportError:
-        raise Refusal("coverage and MMD need the exact optimal transport of POT: pip install POT") from None
+        raise Refusal(
+            "coverage and MMD need the exact optimal transport of POT: pip install POT"
+        ) from None
     try:
         from ot.lp.emd_wrap import emd_c
 
@@ -46,7 +50,9 @@ def transport() -> Callable[[np.ndarray, np.ndarray, np.ndarray], float]:
     return lambda a, b, costs: _core(emd_c, ot.emd2, a, b, costs)
 
 
-def _core(core: Callable, whole: Callable, a: np.ndarray, b: np.ndarray, costs: np.ndarray) -> float:
+def _core(
+    core: Callable, whole: Callable, a: np.ndarray, b: np.ndarray, costs: np.ndarray
+) -> float:
     _, cost, _, _, code = core(a, b, costs, 100_000, 1)
     return cost if code == 1 else whole(a, b, costs)  # which says what is wrong
 
@@ -66,7 +72,9 @@ def cov_mmd(
     Jets are arrays (n, 3) of their real constituents alone; pt must not be negative.
     """
     rng = np.random.default_rng(seed)
-    distance = cache(lambda j, i: energy_movers_distance(generated[j], real[i]))  # few jets are drawn again and again
+    distance = cache(
+        lambda j, i: energy_movers_distance(generated[j], real[i])
+    )  # few jets are drawn again and again
     values = []
     for _ in shown(range(batches), "coverage and MMD", quiet):
         rows = rng.choice(len(real), size), rng.choice(len(generated), size)

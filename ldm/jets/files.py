@@ -17,7 +17,10 @@ from ldm.jets.kinematics import jet_kinematics
 
 KEYS = ("particle_features", "jet_features")
 SMALL = 1 << 26  # bytes that may be claimed by zeros
-MOST_PACKED, USUAL_PACKED = 1032, 50  # bytes of a byte: the most that gzip can do; ten times what jets are packed to
+MOST_PACKED, USUAL_PACKED = (
+    1032,
+    50,
+)  # bytes of a byte: the most that gzip can do; ten times what jets are packed to
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]  # features (N, P, 3), mask (N, P), jet (N, 4)
 
 
@@ -33,7 +36,9 @@ class Fault(NamedTuple):
         return self.where if self.where.ndim == 1 else self.where.any(1)
 
 
-def read_jets(path: Path, constituents: int, truncate: bool = False, bad: str | None = None) -> Arrays:
+def read_jets(
+    path: Path, constituents: int, truncate: bool = False, bad: str | None = None
+) -> Arrays:
     """features float32 (N, P, 3), mask bool (N, P) and jet float32 (N, 4) of one file, P = `constituents`.
 
     A file without a mask column has its padding where all features are 0; NaN under a mask of 0 is padding too. Jets with
@@ -56,7 +61,9 @@ def read_jets(path: Path, constituents: int, truncate: bool = False, bad: str | 
         say(f"data: {path}: {(~filled).sum()} jets without a constituent are left out")
         features, mask, jet = features[filled], mask[filled], jet[filled]
     if not len(mask):
-        raise Refusal(f"{path}: no jet {'is left' if faults else 'has a constituent'}; get the file again")
+        raise Refusal(
+            f"{path}: no jet {'is left' if faults else 'has a constituent'}; get the file again"
+        )
     features, mask = _fit(path, features, mask, constituents, truncate)
     jet[:, 3] = mask.sum(1)  # JetNet clips it likewise; the mask is what is right
     return features, mask, jet
@@ -74,18 +81,24 @@ def places(path: Path) -> int:
 
 def _read(path: Path) -> list[np.ndarray]:
     if not path.is_file():
-        raise Refusal(f"{path}: no such file; set data.root to a JetNet file or the folder that holds it")
+        raise Refusal(
+            f"{path}: no such file; set data.root to a JetNet file or the folder that holds it"
+        )
     try:
         with h5py.File(path, "r") as file:
             if missing := [key for key in KEYS if not _holds(file, key)]:
                 there = ", ".join(file) or "nothing"
-                raise Refusal(f"{path}: no data set '{missing[0]}' of its own (there: {there:.200}); JetNet's layout is wanted")
+                raise Refusal(
+                    f"{path}: no data set '{missing[0]}' of its own (there: {there:.200}); JetNet's layout is wanted"
+                )
             for key in KEYS:
                 if file[key].dtype.kind != "f":
                     raise Refusal(f"{path}: {key} is of type {file[key].dtype}, floats are wanted")
                 _expect_stored(path, key, file[key])
             _check_layout(path, *(file[key] for key in KEYS))
-            with np.errstate(over="ignore"):  # too large for float32 is infinite, and refused as such
+            with np.errstate(
+                over="ignore"
+            ):  # too large for float32 is infinite, and refused as such
                 return [file[key][:].astype(np.float32) for key in KEYS]
     except Refusal:
         raise
@@ -111,7 +124,9 @@ def _expect_stored(path: Path, key: str, data: h5py.Dataset) -> None:
     stored, claimed = data.id.get_storage_size(), data.size * data.dtype.itemsize
     most = MOST_PACKED if claimed < SMALL else USUAL_PACKED
     if claimed > most * stored or stored > path.stat().st_size:
-        raise Refusal(f"{path}: {key} claims {claimed / 1e6:.1f} MB, of which {stored} bytes are stored; get it again")
+        raise Refusal(
+            f"{path}: {key} claims {claimed / 1e6:.1f} MB, of which {stored} bytes are stored; get it again"
+        )
     if data.chunks and np.prod(data.chunks) * data.dtype.itemsize > max(claimed, SMALL):
         raise Refusal(f"{path}: {key} is stored in blocks larger than itself; get it again")
 
@@ -119,9 +134,20 @@ def _expect_stored(path: Path, key: str, data: h5py.Dataset) -> None:
 def _check_layout(path: Path, particles: h5py.Dataset, jet: h5py.Dataset) -> None:
     """Before anything is read: the shapes alone."""
     shapes = f"particle_features {particles.shape} and jet_features {jet.shape}"
-    if len(particles.shape) != 3 or particles.shape[2] not in (3, 4) or len(jet.shape) != 2 or jet.shape[1] != 4:
-        hint = "; a fifth column is the class, which JetNet's files do not hold" if jet.shape[1:] == (5,) else ""
-        raise Refusal(f"{path}: {shapes}, wanted (N, P, 4) = eta, phi, pt, mask and (N, 4) = pt, eta, mass, number{hint}")
+    if (
+        len(particles.shape) != 3
+        or particles.shape[2] not in (3, 4)
+        or len(jet.shape) != 2
+        or jet.shape[1] != 4
+    ):
+        hint = (
+            "; a fifth column is the class, which JetNet's files do not hold"
+            if jet.shape[1:] == (5,)
+            else ""
+        )
+        raise Refusal(
+            f"{path}: {shapes}, wanted (N, P, 4) = eta, phi, pt, mask and (N, 4) = pt, eta, mass, number{hint}"
+        )
     if len(particles) != len(jet):
         raise Refusal(f"{path}: {shapes} do not have the same number of jets")
     if not len(jet) or not particles.shape[1]:
@@ -137,7 +163,9 @@ def _split(particles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.where(~mask[..., None] & np.isnan(features), np.float32(0), features), mask
 
 
-def _faults(particles: np.ndarray, features: np.ndarray, mask: np.ndarray, jet: np.ndarray) -> list[Fault]:
+def _faults(
+    particles: np.ndarray, features: np.ndarray, mask: np.ndarray, jet: np.ndarray
+) -> list[Fault]:
     pt, order = features[..., 2], "the columns are eta_rel, phi_rel, pt_rel, mask"
     name, columns = "particle_features", "the columns are pt, eta, mass, num_particles"
     masks = particles[..., 3] if particles.shape[2] == 4 else np.zeros_like(pt)
@@ -150,8 +178,14 @@ def _faults(particles: np.ndarray, features: np.ndarray, mask: np.ndarray, jet: 
             # FastJet gives a massless jet -sqrt(-m^2) of a rounding error
             Fault("jet_features", jet[:, 2] < -1e-3 * jet[:, 0], f"mass is negative ({columns})"),
             Fault(name, mask & (pt < 0), f"pt_rel is negative ({order})"),
-            Fault(name, mask & (pt > 1.01), f"pt_rel is above 1: it is the share of the jet's pt ({order})"),
-            Fault(name, mask & (np.abs(features[..., 1]) > np.pi), f"|phi_rel| is above pi ({order})"),
+            Fault(
+                name,
+                mask & (pt > 1.01),
+                f"pt_rel is above 1: it is the share of the jet's pt ({order})",
+            ),
+            Fault(
+                name, mask & (np.abs(features[..., 1]) > np.pi), f"|phi_rel| is above pi ({order})"
+            ),
             Fault(name, ~mask & (features != 0).any(-1), "padding (mask 0) is not zero"),
         ]
 
@@ -159,10 +193,14 @@ def _faults(particles: np.ndarray, features: np.ndarray, mask: np.ndarray, jet: 
 def _refuse(path: Path, fault: Fault, more: str) -> None:
     """Refusal that names the first index of a fault, and how many there are."""
     index = ", ".join(str(i) for i in np.argwhere(fault.where)[0])
-    raise Refusal(f"{path}: {fault.name}[{index}]: {fault.what}; {fault.where.sum()} such in the file{more}")
+    raise Refusal(
+        f"{path}: {fault.name}[{index}]: {fault.what}; {fault.where.sum()} such in the file{more}"
+    )
 
 
-def _fit(path: Path, features: np.ndarray, mask: np.ndarray, size: int, truncate: bool) -> tuple[np.ndarray, np.ndarray]:
+def _fit(
+    path: Path, features: np.ndarray, mask: np.ndarray, size: int, truncate: bool
+) -> tuple[np.ndarray, np.ndarray]:
     """Bring the padded length to `size`."""
     counts = mask.sum(1)
     if (counts > size).any() and not truncate:
@@ -171,7 +209,9 @@ def _fit(path: Path, features: np.ndarray, mask: np.ndarray, size: int, truncate
             f"{path}: jet {first} has {counts[first]} constituents, more than data.constituents = {size}; "
             "raise it, or set data.truncate=true to keep the hardest"
         )
-    if mask.shape[1] > size:  # real ones first, hardest first; stable, so a file in JetNet's order stays in it
+    if (
+        mask.shape[1] > size
+    ):  # real ones first, hardest first; stable, so a file in JetNet's order stays in it
         order = np.argsort(np.where(mask, -features[..., 2], 1), 1, kind="stable")[:, :size]
         return np.take_along_axis(features, order[..., None], 1), np.take_along_axis(mask, order, 1)
     room = (0, size - mask.shape[1])
@@ -191,11 +231,15 @@ def attribute(path: Path, key: str) -> str:
 
 def by_pt(features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Each jet's constituents (N, P, 3) hardest first, padding last, as JetNet's own loader takes them to be."""
-    order = features[..., 2].masked_fill(~mask, -torch.inf).argsort(dim=1, descending=True, stable=True)
+    order = (
+        features[..., 2].masked_fill(~mask, -torch.inf).argsort(dim=1, descending=True, stable=True)
+    )
     return features.gather(1, order[..., None].expand_as(features)), mask.gather(1, order)
 
 
-def write_jets(path: str | Path, features: Tensor, mask: Tensor, jet: Tensor | None = None, **attributes: str) -> None:
+def write_jets(
+    path: str | Path, features: Tensor, mask: Tensor, jet: Tensor | None = None, **attributes: str
+) -> None:
     """Write jets in JetNet's layout: features (N, P, 3), mask (N, P), jet (N, 3 or more) = pt, eta, mass.
 
     Constituents are written hardest first. Without `jet` its pt, eta and mass are those of the summed constituents,

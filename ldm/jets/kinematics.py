@@ -13,7 +13,14 @@ def jet_kinematics(features: Tensor, mask: Tensor) -> dict[str, Tensor]:
     """
     eta, phi, pt = features.double().unbind(-1)
     pt = pt * mask
-    e, x, y, z = (part.sum(-1) for part in (pt * eta.cosh(), pt * phi.cos(), pt * phi.sin(), pt * eta.sinh()))
+    e, x, y, z = (
+        part.sum(-1) for part in (pt * eta.cosh(), pt * phi.cos(), pt * phi.sin(), pt * eta.sinh())
+    )
     transverse = torch.hypot(x, y)
     mass = (e.square() - x.square() - y.square() - z.square()).clamp(min=0).sqrt()
-    return {"pt": transverse, "eta": torch.asinh(z / transverse.clamp(min=1e-30)), "phi": torch.atan2(y, x), "mass": mass}
+    return {
+        "pt": transverse,
+        "eta": torch.asinh(z / transverse.clamp(min=1e-30)),
+        "phi": torch.atan2(y, x),
+        "mass": mass,
+    }

@@ -56,9 +56,13 @@ class Cloud(NamedTuple):
         return int((self.mask & (self.features != other.features).any(-1)).sum())
 
 
-def w1(real: np.ndarray, generated: np.ndarray, draws: int, batches: int, rng: np.random.Generator) -> np.ndarray:
+def w1(
+    real: np.ndarray, generated: np.ndarray, draws: int, batches: int, rng: np.random.Generator
+) -> np.ndarray:
     """W1 of each column in `batches` draws, with replacement, of `draws` rows of (N, F) each: (batches, F)."""
-    rows = [(rng.choice(len(real), draws), rng.choice(len(generated), draws)) for _ in range(batches)]
+    rows = [
+        (rng.choice(len(real), draws), rng.choice(len(generated), draws)) for _ in range(batches)
+    ]
     return np.array([_columns(real[a], generated[b]) for a, b in rows])
 
 
@@ -67,7 +71,12 @@ def _columns(x: np.ndarray, y: np.ndarray) -> list[float]:
 
 
 def w1_particles(
-    real: Cloud, generated: Cloud, draws: int, batches: int, rng: np.random.Generator, quiet: bool = True
+    real: Cloud,
+    generated: Cloud,
+    draws: int,
+    batches: int,
+    rng: np.random.Generator,
+    quiet: bool = True,
 ) -> np.ndarray:
     """W1 of each feature over all real constituents of `draws` jets, drawn with replacement: (batches, 3)."""
 
@@ -75,7 +84,9 @@ def w1_particles(
         rows = torch.from_numpy(rng.choice(len(cloud.mask), draws))
         return cloud.features[rows][cloud.mask[rows]].numpy()
 
-    return np.array([_columns(draw(real), draw(generated)) for _ in shown(range(batches), "w1p", quiet)])
+    return np.array(
+        [_columns(draw(real), draw(generated)) for _ in shown(range(batches), "w1p", quiet)]
+    )
 
 
 def average(batches: np.ndarray) -> Value:
@@ -103,7 +114,9 @@ class Sample:
     @cached_property
     def polynomials(self) -> np.ndarray:
         """EFPs of every connected graph with at most 4 edges, (N, len(GRAPHS))."""
-        return efps(*self.cloud, GRAPHS, what=f"polynomials of the {self.name} jets", quiet=self.quiet)
+        return efps(
+            *self.cloud, GRAPHS, what=f"polynomials of the {self.name} jets", quiet=self.quiet
+        )
 
     @cached_property
     def products(self) -> np.ndarray:
@@ -144,31 +157,61 @@ class Comparison:
 
     def w1m(self) -> dict[str, Value]:
         pair = self.real.masses, self.generated.masses
-        return {f"w1m_{thousands(self.draws)}": average(w1(*pair, self.draws, self.batches, self.rng("w1m")))}
+        return {
+            f"w1m_{thousands(self.draws)}": average(
+                w1(*pair, self.draws, self.batches, self.rng("w1m"))
+            )
+        }
 
     def w1p(self) -> dict[str, Value]:
         pair = self.real.cloud, self.generated.cloud
         table = w1_particles(*pair, self.draws, self.batches, self.rng("w1p"), self.quiet)
-        each = {f"w1p_{name}_{thousands(self.draws)}": average(table[:, [i]]) for i, name in enumerate(COLUMNS)}
+        each = {
+            f"w1p_{name}_{thousands(self.draws)}": average(table[:, [i]])
+            for i, name in enumerate(COLUMNS)
+        }
         return {f"w1p_{thousands(self.draws)}": average(table), **each}
 
     def w1efp(self) -> dict[str, Value]:
         pair = self.real.squares, self.generated.squares
-        return {f"w1efp_{thousands(self.draws)}": average(w1(*pair, self.draws, self.batches, self.rng("w1efp")))}
+        return {
+            f"w1efp_{thousands(self.draws)}": average(
+                w1(*pair, self.draws, self.batches, self.rng("w1efp"))
+            )
+        }
 
     def fpd(self) -> dict[str, Value]:
-        return {"fpd_50k": fpd(self.real.products, self.generated.products, seed=42 + self.seed, quiet=self.quiet)}
+        return {
+            "fpd_50k": fpd(
+                self.real.products, self.generated.products, seed=42 + self.seed, quiet=self.quiet
+            )
+        }
 
     def kpd(self) -> dict[str, Value]:
-        return {"kpd_5k": kpd(self.real.products, self.generated.products, seed=42 + self.seed, quiet=self.quiet)}
+        return {
+            "kpd_5k": kpd(
+                self.real.products, self.generated.products, seed=42 + self.seed, quiet=self.quiet
+            )
+        }
 
     def cov_mmd(self) -> dict[str, Value]:
         pair = self.real.jets, self.generated.jets
-        return dict(zip(("cov_100", "mmd_100"), cov_mmd(*pair, seed=self.seed, quiet=self.quiet), strict=True))
+        return dict(
+            zip(
+                ("cov_100", "mmd_100"),
+                cov_mmd(*pair, seed=self.seed, quiet=self.quiet),
+                strict=True,
+            )
+        )
 
     def fpnd(self) -> dict[str, Value]:
         size = thousands(min(50_000, len(self.generated)))
-        return {f"fpnd_{size}": (fpnd(*self.generated.cloud, self.kind, self.fpnd_folder, quiet=self.quiet), math.nan)}
+        return {
+            f"fpnd_{size}": (
+                fpnd(*self.generated.cloud, self.kind, self.fpnd_folder, quiet=self.quiet),
+                math.nan,
+            )
+        }
 
 
 def known(metrics: Iterable[str]) -> tuple[str, ...]:
@@ -207,7 +250,10 @@ def evaluate_jets(
 
 def said_of_clipping(clip: float, *samples: Sample) -> str:
     """What clipping did to each sample."""
-    parts = [f"{s.clipped} of {int(s.cloud.mask.sum())} constituents of the {s.name} jets" for s in samples]
+    parts = [
+        f"{s.clipped} of {int(s.cloud.mask.sum())} constituents of the {s.name} jets"
+        for s in samples
+    ]
     return f"metrics: clipped at {clip:g}: {', '.join(parts)} moved; JetNet's figures are of jets as they are"
 
 
@@ -218,6 +264,8 @@ def checked(name: str, cloud: Cloud, clip: float | None = None) -> Cloud:
         raise Refusal(f"{name} jets: each needs a constituent, and there must be some")
     bad = mask & ~(torch.isfinite(features).all(-1) & (features[..., 2] >= 0))
     if bad.any():
-        raise Refusal(f"{name} jets: constituent {tuple(bad.nonzero()[0].tolist())} is not finite or has negative pt")
+        raise Refusal(
+            f"{name} jets: constituent {tuple(bad.nonzero()[0].tolist())} is not finite or has negative pt"
+        )
     cloud = Cloud(features.float().masked_fill(~mask[..., None], 0), mask)
     return cloud.clipped(clip) if clip else cloud

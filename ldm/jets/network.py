@@ -28,10 +28,16 @@ class SetTransformer(NetworkConfig):
         return self.jet
 
     def __post_init__(self) -> None:
-        require(min(self.dim, self.layers, self.heads, self.widen) >= 1, "dim, layers, heads and widen must be at least 1")
+        require(
+            min(self.dim, self.layers, self.heads, self.widen) >= 1,
+            "dim, layers, heads and widen must be at least 1",
+        )
         require(self.layers <= 200, f"layers must be at most 200, got {self.layers}")
         require(self.jet in (0, 2), f"jet must be 0 or 2, got {self.jet}")
-        require(self.dim % (2 * self.heads) == 0, f"dim = {self.dim} must be a multiple of twice heads = {self.heads}")
+        require(
+            self.dim % (2 * self.heads) == 0,
+            f"dim = {self.dim} must be a multiple of twice heads = {self.heads}",
+        )
 
     def build(self, shape: tuple[int, int], classes: int = 0) -> nn.Module:
         """The network for clouds of `shape` (P, features) and so many jet types (0: one)."""
@@ -40,7 +46,9 @@ class SetTransformer(NetworkConfig):
 
 def sinusoids(values: Tensor, dim: int) -> Tensor:
     """cos and sin of `values` (B,) in 0 ... 1000 at dim / 2 frequencies from 1 to 1/10000 (Vaswani et al. 2017): (B, dim)."""
-    frequencies = torch.exp(-math.log(10000) * torch.arange(dim // 2, device=values.device) / (dim // 2))
+    frequencies = torch.exp(
+        -math.log(10000) * torch.arange(dim // 2, device=values.device) / (dim // 2)
+    )
     angles = values.float()[:, None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], -1)
 
@@ -53,17 +61,23 @@ class Block(nn.Module):
         self.heads = heads
         self.norm = nn.LayerNorm(dim, elementwise_affine=False)
         self.qkv, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
-        self.mlp = nn.Sequential(nn.Linear(dim, widen * dim), nn.GELU(), nn.Linear(widen * dim, dim))
+        self.mlp = nn.Sequential(
+            nn.Linear(dim, widen * dim), nn.GELU(), nn.Linear(widen * dim, dim)
+        )
         self.modulate = zeroed(nn.Linear(dim, 6 * dim))
 
     def attend(self, x: Tensor, mask: Tensor) -> Tensor:
         """Multi-head attention among the real constituents: a padded key has weight 0."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, heads, P, dim / heads)
+        q, k, v = (
+            self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        )  # each (B, heads, P, dim / heads)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None])
         return self.out(y.transpose(1, 2).flatten(2))
 
     def forward(self, x: Tensor, condition: Tensor, mask: Tensor) -> Tensor:
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulate(condition)[:, None].chunk(6, -1)
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulate(condition)[:, None].chunk(
+            6, -1
+        )
         x = x + gate1 * self.attend(self.norm(x) * (1 + scale1) + shift1, mask)
         return x + gate2 * self.mlp(self.norm(x) * (1 + scale2) + shift2)
 
@@ -84,15 +98,21 @@ class SetNetwork(nn.Module):
         self.count = nn.Linear(dim, dim)
         self.jet = nn.Linear(config.jet, dim) if config.jet else None
         self.label = nn.Embedding(classes + 1, dim) if classes else None
-        self.blocks = nn.ModuleList(Block(dim, config.heads, config.widen) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(
+            Block(dim, config.heads, config.widen) for _ in range(config.layers)
+        )
         self.norm = nn.LayerNorm(dim, elementwise_affine=False)
         self.modulate = zeroed(nn.Linear(dim, 2 * dim))
         self.out = zeroed(nn.Linear(dim, features))
 
-    def condition(self, c_noise: Tensor, count: Tensor, jet: Tensor | None, label: Tensor | None) -> Tensor:
+    def condition(
+        self, c_noise: Tensor, count: Tensor, jet: Tensor | None, label: Tensor | None
+    ) -> Tensor:
         """Time, number, and what else is told, summed into one vector a cloud: (B, dim)."""
         dtype = self.embed.weight.dtype
-        total = self.time(sinusoids(c_noise, self.dim).to(dtype)) + self.count(sinusoids(count, self.dim).to(dtype))
+        total = self.time(sinusoids(c_noise, self.dim).to(dtype)) + self.count(
+            sinusoids(count, self.dim).to(dtype)
+        )
         if self.jet is not None and jet is not None:
             told = jet.isfinite().all(1, keepdim=True)
             total = total + told * self.jet(torch.where(told, jet, 0).to(dtype))

@@ -15,7 +15,11 @@ from ldm.errors import Refusal
 from ldm.jets.distances import frechet, gaussian
 from ldm.metrics.progress import shown
 
-LARGEST = (1.6211985349655151, 0.520724892616272, 0.8934717178344727)  # of the real eta, phi, pt: the weights' own scale
+LARGEST = (
+    1.6211985349655151,
+    0.520724892616272,
+    0.8934717178344727,
+)  # of the real eta, phi, pt: the weights' own scale
 NEIGHBOURS = 16
 
 
@@ -30,7 +34,9 @@ class ParticleNet(nn.Module):
         super().__init__()
         widths = 3, 64, 128, 256
         sums = np.cumsum(widths).tolist()
-        self.edge_nets = nn.ModuleList(_EdgeNet(inputs, width) for inputs, width in zip(sums[:3], widths[1:], strict=True))
+        self.edge_nets = nn.ModuleList(
+            _EdgeNet(inputs, width) for inputs, width in zip(sums[:3], widths[1:], strict=True)
+        )
         self.fc1 = nn.Sequential(nn.Linear(sums[-1], 256))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -38,7 +44,11 @@ class ParticleNet(nn.Module):
         for i, net in enumerate(self.edge_nets):
             near = _nearest(x[..., :2] if i == 0 else x)
             centre = x[:, :, None].expand(-1, -1, NEIGHBOURS, -1)
-            other = torch.gather(x[:, None].expand(-1, x.shape[1], -1, -1), 2, near[..., None].expand(*near.shape, x.shape[-1]))
+            other = torch.gather(
+                x[:, None].expand(-1, x.shape[1], -1, -1),
+                2,
+                near[..., None].expand(*near.shape, x.shape[-1]),
+            )
             x = torch.cat([net(torch.cat([centre, other - centre], -1)).mean(2), x], -1)
         return self.fc1(x.mean(1))
 
@@ -59,7 +69,9 @@ class _EdgeNet(nn.Module):
 
 def _nearest(x: Tensor) -> Tensor:
     """Indices (B, P, k) of the k nearest others of each point (B, P, F)."""
-    distance = (x[:, :, None] - x[:, None]).square().sum(-1) if x.shape[-1] < 8 else torch.cdist(x, x)
+    distance = (
+        (x[:, :, None] - x[:, None]).square().sum(-1) if x.shape[-1] < 8 else torch.cdist(x, x)
+    )
     itself = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
     return distance.masked_fill(itself, torch.inf).topk(NEIGHBOURS, largest=False).indices
 
@@ -67,11 +79,19 @@ def _nearest(x: Tensor) -> Tensor:
 def resources(folder: str | Path | None = None) -> Path:
     """The folder with `pnet_state_dict.pt` and the moments: the one given, or the installed package's."""
     spec = None if folder else find_spec("jetnet")  # finds the package without importing it
-    path = Path(folder) if folder else Path(spec.origin).parent / "evaluation" if spec and spec.origin else None
+    path = (
+        Path(folder)
+        if folder
+        else Path(spec.origin).parent / "evaluation"
+        if spec and spec.origin
+        else None
+    )
     if path is not None and not folder:
         path = path / "fpnd_resources/jetnet/30_particles"
     if path is None or not (path / "pnet_state_dict.pt").is_file():
-        raise Refusal("FPND needs ParticleNet's weights out of the jetnet package: pip install --no-deps jetnet")
+        raise Refusal(
+            "FPND needs ParticleNet's weights out of the jetnet package: pip install --no-deps jetnet"
+        )
     return path
 
 
@@ -80,14 +100,20 @@ def load(folder: Path) -> ParticleNet:
     state = torch.load(folder / "pnet_state_dict.pt", map_location="cpu", weights_only=True)
     net = ParticleNet()
     # the convolutions hold the same edge networks a second time
-    net.load_state_dict({key: value for key, value in state.items() if not key.startswith(("edge_convs", "fc2"))})
+    net.load_state_dict(
+        {key: value for key, value in state.items() if not key.startswith(("edge_convs", "fc2"))}
+    )
     return net.eval()
 
 
 @torch.no_grad()
-def activations(net: ParticleNet, features: Tensor, mask: Tensor, batch: int = 256, quiet: bool = True) -> np.ndarray:
+def activations(
+    net: ParticleNet, features: Tensor, mask: Tensor, batch: int = 256, quiet: bool = True
+) -> np.ndarray:
     """(N, 256) of jets (N, 30, 3) in JetNet's normalisation: divided by the real maxima, pt shifted by -0.5."""
-    x = features.float() * mask[..., None] / features.new_tensor(LARGEST) - features.new_tensor([0, 0, 0.5])
+    x = features.float() * mask[..., None] / features.new_tensor(LARGEST) - features.new_tensor(
+        [0, 0, 0.5]
+    )
     return torch.cat([net(part) for part in shown(x.split(batch), "FPND", quiet)]).double().numpy()
 
 
@@ -95,7 +121,9 @@ def reference(kind: str, constituents: int, folder: str | Path | None = None) ->
     """The folder with JetNet's reference of one type; Refusal, before anything is sampled, where there is none."""
     path = resources(folder)
     if constituents != 30 or not (path / f"{kind}_mu.txt").is_file():
-        raise Refusal(f"FPND is defined for 30 constituents and types g, q, t; got {constituents} and '{kind}'")
+        raise Refusal(
+            f"FPND is defined for 30 constituents and types g, q, t; got {constituents} and '{kind}'"
+        )
     return path
 
 
@@ -113,4 +141,7 @@ def fpnd(
     """
     path = reference(kind, features.shape[1], folder)
     moments = (np.loadtxt(path / f"{kind}_{name}.txt") for name in ("mu", "sigma"))
-    return frechet(*gaussian(activations(load(path), features[:largest], mask[:largest], quiet=quiet)), *moments)
+    return frechet(
+        *gaussian(activations(load(path), features[:largest], mask[:largest], quiet=quiet)),
+        *moments,
+    )

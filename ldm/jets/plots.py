@@ -37,7 +37,10 @@ def quantities(constituents: int) -> dict[str, Quantity]:
         "eta": Quantity(r"$\eta^{rel}$ of constituents", angles),
         "phi": Quantity(r"$\phi^{rel}$ of constituents", angles),
         "multiplicity": Quantity("constituents in a jet", np.arange(constituents + 2) - 0.5),
-        **{k: Quantity(f"$p_T^{{rel}}$ of constituent {i}", np.linspace(0, top, 41)) for k, (i, top) in leading.items()},
+        **{
+            k: Quantity(f"$p_T^{{rel}}$ of constituent {i}", np.linspace(0, top, 41))
+            for k, (i, top) in leading.items()
+        },
     }
 
 
@@ -47,19 +50,32 @@ def values(cloud: Cloud) -> dict[str, np.ndarray]:
     hardest = (cloud.features[..., 2] * cloud.mask).sort(1, descending=True).values
     ordered = {f"leading_{i}": hardest[:, i - 1] for i in (1, 2, 5) if i <= hardest.shape[1]}
     each = dict(zip(("eta", "phi", "pt"), particles.unbind(-1), strict=True))
-    numbers = {"mass": jet_kinematics(*cloud)["mass"], "multiplicity": cloud.mask.sum(1), **each, **ordered}
+    numbers = {
+        "mass": jet_kinematics(*cloud)["mass"],
+        "multiplicity": cloud.mask.sum(1),
+        **each,
+        **ordered,
+    }
     return {name: tensor.numpy() for name, tensor in numbers.items()}
 
 
-def ratio(real: np.ndarray, generated: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def ratio(
+    real: np.ndarray, generated: np.ndarray, edges: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Density of generated over real in each bin, its Poisson error, and the real one's relative error; NaN where empty."""
     a, b = np.histogram(real, edges)[0], np.histogram(generated, edges)[0]
     with np.errstate(divide="ignore", invalid="ignore"):
         quotient = np.where(a > 0, (b / len(generated)) / (a / len(real)), np.nan)
-        return quotient, quotient / np.sqrt(np.where(b > 0, b, np.nan)), 1 / np.sqrt(np.where(a > 0, a, np.nan))
+        return (
+            quotient,
+            quotient / np.sqrt(np.where(b > 0, b, np.nan)),
+            1 / np.sqrt(np.where(a > 0, a, np.nan)),
+        )
 
 
-def histograms(real: Cloud, generated: Cloud, names: tuple[str, str] = ("real", "generated")) -> Image.Image:
+def histograms(
+    real: Cloud, generated: Cloud, names: tuple[str, str] = ("real", "generated")
+) -> Image.Image:
     """Each quantity of both samples as densities, overlaid, and below it generated / real with statistical errors.
 
     How many values of each sample lie outside the axis stands in its name.
@@ -78,7 +94,9 @@ def histograms(real: Cloud, generated: Cloud, names: tuple[str, str] = ("real", 
     return picture(figure)
 
 
-def _overlay(axes: Axes, real: np.ndarray, generated: np.ndarray, quantity: Quantity, names: tuple[str, str]) -> None:
+def _overlay(
+    axes: Axes, real: np.ndarray, generated: np.ndarray, quantity: Quantity, names: tuple[str, str]
+) -> None:
     for numbers, name, style in (
         (real, names[0], {"color": REAL, "alpha": 0.35, "fill": True}),
         (generated, names[1], {"color": GENERATED, "linewidth": 1.5}),
@@ -94,7 +112,12 @@ def _density(axes: Axes, numbers: np.ndarray, quantity: Quantity, **style: Any) 
 
 
 def _scales(axes: Axes, quantity: Quantity) -> None:
-    axes.set(yscale="log", xscale="log" if quantity.log_x else "linear", xlim=quantity.edges[[0, -1]], ylabel="density")
+    axes.set(
+        yscale="log",
+        xscale="log" if quantity.log_x else "linear",
+        xlim=quantity.edges[[0, -1]],
+        ylabel="density",
+    )
 
 
 def _ratio(axes: Axes, real: np.ndarray, generated: np.ndarray, quantity: Quantity) -> None:
@@ -102,13 +125,22 @@ def _ratio(axes: Axes, real: np.ndarray, generated: np.ndarray, quantity: Quanti
     middles = (quantity.edges[1:] + quantity.edges[:-1]) / 2
     axes.stairs(1 + band, quantity.edges, baseline=1 - band, fill=True, color=REAL, alpha=0.25)
     axes.errorbar(middles, quotient, error, fmt=".", color=GENERATED, markersize=4, linewidth=1)
-    for outside, edge, marker in ((quotient > 1.5, 1.46, "^"), (quotient < 0.5, 0.54, "v")):  # beyond the panel, not gone
-        axes.plot(middles[outside], np.full(outside.sum(), edge), marker, color=GENERATED, markersize=3)
+    for outside, edge, marker in (
+        (quotient > 1.5, 1.46, "^"),
+        (quotient < 0.5, 0.54, "v"),
+    ):  # beyond the panel, not gone
+        axes.plot(
+            middles[outside], np.full(outside.sum(), edge), marker, color=GENERATED, markersize=3
+        )
     axes.axhline(1, color=REAL, linewidth=0.8)
     scale = "log" if quantity.log_x else "linear"
-    left, right = (int(((n < quantity.edges[0]) | (n > quantity.edges[-1])).sum()) for n in (real, generated))
+    left, right = (
+        int(((n < quantity.edges[0]) | (n > quantity.edges[-1])).sum()) for n in (real, generated)
+    )
     name = quantity.name + (f" ({left} and {right} outside)" if left or right else "")
-    axes.set(xscale=scale, xlim=quantity.edges[[0, -1]], ylim=(0.5, 1.5), xlabel=name, ylabel="ratio")
+    axes.set(
+        xscale=scale, xlim=quantity.edges[[0, -1]], ylim=(0.5, 1.5), xlabel=name, ylabel="ratio"
+    )
 
 
 def mean_image(cloud: Cloud, side: int = 40, reach: float = 0.4) -> np.ndarray:
@@ -118,7 +150,12 @@ def mean_image(cloud: Cloud, side: int = 40, reach: float = 0.4) -> np.ndarray:
     return np.histogram2d(eta, phi, bins=side, range=span, weights=pt)[0] / len(cloud.mask)
 
 
-def jet_images(real: Cloud, generated: Cloud, names: tuple[str, str] = ("real", "generated"), reach: float = 0.4) -> Image.Image:
+def jet_images(
+    real: Cloud,
+    generated: Cloud,
+    names: tuple[str, str] = ("real", "generated"),
+    reach: float = 0.4,
+) -> Image.Image:
     """Averaged jet images of both samples on one logarithmic scale, and their difference over their mean."""
     a, b = mean_image(real, reach=reach), mean_image(generated, reach=reach)
     figure = Figure(figsize=(14, 4.4), layout="constrained")
@@ -126,11 +163,15 @@ def jet_images(real: Cloud, generated: Cloud, names: tuple[str, str] = ("real", 
     top = max(a.max(), b.max(), 1e-12)
     scale, extent = LogNorm(top * 1e-6, top), (-reach, reach, -reach, reach)
     for ax, image, name in zip(axes, (a, b), names, strict=False):
-        shown = ax.imshow(image.T.clip(top * 1e-6), norm=scale, origin="lower", extent=extent, cmap="magma")
+        shown = ax.imshow(
+            image.T.clip(top * 1e-6), norm=scale, origin="lower", extent=extent, cmap="magma"
+        )
         ax.set_title(f"{name}, {len(real.mask if name is names[0] else generated.mask):,} jets")
     figure.colorbar(shown, ax=axes[:2], label="mean $p_T^{rel}$ a pixel")
     total = np.where(a + b > 0, a + b, 1)
-    shown = axes[2].imshow((2 * (b - a) / total).T, origin="lower", extent=extent, cmap="RdBu_r", vmin=-1, vmax=1)
+    shown = axes[2].imshow(
+        (2 * (b - a) / total).T, origin="lower", extent=extent, cmap="RdBu_r", vmin=-1, vmax=1
+    )
     axes[2].set_title(f"({names[1]} - {names[0]}) / mean")
     figure.colorbar(shown, ax=axes[2])
     for ax in axes:
@@ -138,7 +179,9 @@ def jet_images(real: Cloud, generated: Cloud, names: tuple[str, str] = ("real", 
     return picture(figure)
 
 
-def reverse_process(steps: Sequence[Tensor], mask: Tensor, times: Sequence[float], jets: int = 4) -> Image.Image:
+def reverse_process(
+    steps: Sequence[Tensor], mask: Tensor, times: Sequence[float], jets: int = 4
+) -> Image.Image:
     """A few jets as point clouds at several times: `steps` are decoded features (B, P, 3), one for each of `times`.
 
     A row is a jet, time runs from noise on the left to data on the right, a disc's area is the constituent's pt_rel.
@@ -174,7 +217,17 @@ def jets(features: Tensor, mask: Tensor, names: Sequence[str], columns: int = 4)
 def _constituents(axes: Axes, cloud: Tensor) -> None:
     """A disc of area pt_rel for each of (n, 3)."""
     eta, phi, pt = cloud.detach().cpu().unbind(-1)
-    axes.scatter(eta, phi, s=4 + 900 * pt, c=pt.log10(), cmap="viridis", vmin=-3, vmax=-0.5, alpha=0.7, linewidths=0)
+    axes.scatter(
+        eta,
+        phi,
+        s=4 + 900 * pt,
+        c=pt.log10(),
+        cmap="viridis",
+        vmin=-3,
+        vmax=-0.5,
+        alpha=0.7,
+        linewidths=0,
+    )
     axes.set(xlim=(-0.4, 0.4), ylim=(-0.4, 0.4), aspect="equal")
 
 

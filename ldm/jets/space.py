@@ -12,7 +12,10 @@ from ldm.errors import Refusal
 from ldm.system.batches import Batch
 from ldm.system.randomness import generator
 
-SMALLEST, LARGEST = 1e-6, 1 - 1e-4  # of pt_rel, so that its logit is finite; below and above a decode is off by as much
+SMALLEST, LARGEST = (
+    1e-6,
+    1 - 1e-4,
+)  # of pt_rel, so that its logit is finite; below and above a decode is off by as much
 LIGHTEST = 1e-4  # mass / pt that a mass of 0 counts as
 # standard deviations below which a feature is constant, and not divided by them: of the constituents' features, and of
 # log pt and log(mass / pt), where a tenth of a per cent says nothing, and another value told would be thousands of them away
@@ -26,7 +29,9 @@ class PointCloud:
     modality: ClassVar[str] = "jets"
     cached: ClassVar[bool] = False
 
-    def build(self, shape: Shape, autoencoder: None, classes: int, features: int) -> "PointCloudSpace":
+    def build(
+        self, shape: Shape, autoencoder: None, classes: int, features: int
+    ) -> "PointCloudSpace":
         """The space of clouds of `shape`; `features`: how many of the jet's own the denoiser is given."""
         return PointCloudSpace(shape, classes, features)
 
@@ -63,7 +68,9 @@ class PointCloudSpace(Space):
         """Refusal if what a checkpoint says was measured cannot have been."""
         positive = (self.scale > 0).all() and (self.jet_scale > 0).all()
         if not positive or (self.numbers < 0).any() or not (self.numbers.sum(1) > 0).any():
-            raise Refusal(f"{where}: the clouds' scales and numbers of constituents are not all above 0; it is of no model")
+            raise Refusal(
+                f"{where}: the clouds' scales and numbers of constituents are not all above 0; it is of no model"
+            )
 
     def read(self, batch: Batch) -> Tensor:
         """The batch's constituents (B, P, 3)."""
@@ -86,7 +93,9 @@ class PointCloudSpace(Space):
     def draw(self, seeds: Sequence[int], labels: Sequence[int] | None = None) -> Told:
         """Masks with numbers of constituents as in training, each a function of its seed and type."""
         rows = zip(seeds, labels or [0] * len(seeds), strict=True)
-        return self.full([self._number(seed, min(label, len(self.numbers) - 1)) for seed, label in rows])
+        return self.full(
+            [self._number(seed, min(label, len(self.numbers) - 1)) for seed, label in rows]
+        )
 
     def _number(self, seed: int, row: int) -> int:
         u = torch.rand((), generator=generator("constituents", int(seed)), dtype=torch.float64)
@@ -101,7 +110,9 @@ class PointCloudSpace(Space):
         """Finished samples as features (B, P, 3) on the CPU."""
         return self.decode(x, told["mask"].to(x.device)).cpu()
 
-    def measure(self, batches: Iterable[Batch], all_reduce: Reduce, device: torch.device | str) -> str:
+    def measure(
+        self, batches: Iterable[Batch], all_reduce: Reduce, device: torch.device | str
+    ) -> str:
         """Scales and numbers over the batches of every rank; says what they are."""
         statistics = CloudStatistics(device, tuple(self.numbers.shape))
         for batch in batches:
@@ -109,20 +120,28 @@ class PointCloudSpace(Space):
         statistics.reduce(all_reduce)
         if self.jet and statistics.without_pt:
             what = f"{statistics.without_pt} training jets have no pt above 0 in jet_features"
-            raise Refusal(f"data: {what}, and network.jet={self.jet} is told it; set network.jet=0, or mend the file")
+            raise Refusal(
+                f"data: {what}, and network.jet={self.jet} is told it; set network.jet=0, or mend the file"
+            )
         self.set_statistics(statistics)
         numbers = self.numbers.cpu()
         mean = (numbers * torch.arange(self.shape[0] + 1)).sum(1) / numbers.sum(1)
         said = f"clouds: shift {listed(self.shift)}, scale {listed(self.scale)}, constituents {listed(mean)}"
         n = statistics.at_an_end
-        return said + (f"; {n} constituents of pt_rel below {SMALLEST:g} or above {LARGEST:g} count as there" if n else "")
+        return said + (
+            f"; {n} constituents of pt_rel below {SMALLEST:g} or above {LARGEST:g} count as there"
+            if n
+            else ""
+        )
 
     def seen(self, row: int = 0) -> tuple[int, int]:
         """The smallest and the largest number of constituents of one type's jets in training."""
         there = self.numbers[min(row, len(self.numbers) - 1)].nonzero()[:, 0]
         return (int(there[0]), int(there[-1])) if len(there) else (0, self.shape[0])
 
-    def encode(self, features: Tensor, randn: Randn | None = None, *, mask: Tensor, **_: Tensor) -> Tensor:
+    def encode(
+        self, features: Tensor, randn: Randn | None = None, *, mask: Tensor, **_: Tensor
+    ) -> Tensor:
         """features (B, P, 3) = eta_rel, phi_rel, pt_rel and mask (B, P) -> x_0 (B, P, 3)."""
         x = (raw_features(features) - self.shift) / self.scale
         return x.masked_fill(~mask[..., None], 0)
@@ -146,7 +165,9 @@ class PointCloudSpace(Space):
         """Standardised log pt and log(mass / pt), (B, 2), of jet (B, 3 or more) = pt, eta, mass."""
         return (raw_jet(jet.to(self.jet_shift)) - self.jet_shift) / self.jet_scale
 
-    def set_statistics(self, statistics: "CloudStatistics", all_reduce: Reduce = lambda sums: sums) -> None:
+    def set_statistics(
+        self, statistics: "CloudStatistics", all_reduce: Reduce = lambda sums: sums
+    ) -> None:
         """Take over what was measured."""
         for name, value in statistics.result(all_reduce).items():
             getattr(self, name).copy_(value)
@@ -183,7 +204,9 @@ class CloudStatistics:
         numbers = torch.bincount(place.cpu(), minlength=self.table[0] * self.table[1])
         ends = (features[..., 2][mask] < SMALLEST).sum() + (features[..., 2][mask] > LARGEST).sum()
         odd = torch.stack([(jet[:, 0] <= 0).sum(), ends]).cpu()
-        self.sums += torch.cat([_moments(raw_features(features)[mask]), _moments(raw_jet(jet)), odd, numbers])
+        self.sums += torch.cat(
+            [_moments(raw_features(features)[mask]), _moments(raw_jet(jet)), odd, numbers]
+        )
 
     @property
     def without_pt(self) -> int:
@@ -197,7 +220,9 @@ class CloudStatistics:
 
     def reduce(self, all_reduce: Reduce) -> None:
         """Take in what every other rank has added."""
-        self.sums = all_reduce(self.sums.to(self.device) if str(self.device) != "mps" else self.sums).cpu()
+        self.sums = all_reduce(
+            self.sums.to(self.device) if str(self.device) != "mps" else self.sums
+        ).cpu()
 
     def result(self, all_reduce: Reduce = lambda sums: sums) -> dict[str, Tensor]:
         """`PointCloudSpace`'s buffers over everything added on every rank, float32; a constant feature has the scale 1."""

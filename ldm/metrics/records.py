@@ -75,7 +75,10 @@ def table(figures: dict[str, Figure]) -> str:
     for name, f in figures.items():
         rows.append((name, _shown(f.value, f.std), _shown(f.floor, f.floor_std), f.note))
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    return "\n".join("  ".join([*(c.ljust(w) for c, w in zip(row[:3], widths, strict=True)), row[3]]).rstrip() for row in rows)
+    return "\n".join(
+        "  ".join([*(c.ljust(w) for c, w in zip(row[:3], widths, strict=True)), row[3]]).rstrip()
+        for row in rows
+    )
 
 
 def _shown(value: float | None, std: float | None) -> str:
@@ -97,7 +100,9 @@ def open_log(folder: Path) -> Path:
                 part.rmdir() if part.is_dir() else part.unlink()
         return path
     except OSError as error:
-        raise Refusal(f"--output: '{folder}' cannot be written ({error.strerror}); name another folder") from None
+        raise Refusal(
+            f"--output: '{folder}' cannot be written ({error.strerror}); name another folder"
+        ) from None
 
 
 def append(path: Path, lines: list[dict[str, Any]]) -> None:

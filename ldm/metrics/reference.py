@@ -81,12 +81,22 @@ def reference(
     return computed
 
 
-def _compute(dataset: Dataset, features: Features, key: str, what: str, batch_size: int, workers: int, quiet: bool) -> Reference:
+def _compute(
+    dataset: Dataset,
+    features: Features,
+    key: str,
+    what: str,
+    batch_size: int,
+    workers: int,
+    quiet: bool,
+) -> Reference:
     shard = Shard(len(dataset), batch_size, 0, 1)
     kept = torch.full((len(dataset),), -1)
     kept[permutation(len(dataset), "reference")[:KEPT]] = torch.arange(min(KEPT, len(dataset)))
     parts, rows, places = [], [], []
-    with tqdm(total=len(dataset), desc=f"features of {what}", unit="image", disable=quiet, mininterval=1) as bar:
+    with tqdm(
+        total=len(dataset), desc=f"features of {what}", unit="image", disable=quiet, mininterval=1
+    ) as bar:
         for wanted, batch in zip(shard, loader(dataset, shard, workers, pin=False), strict=True):
             # where a file cannot be read, the next is handed out: it is not counted twice
             own = batch["index"] == torch.tensor(wanted)
@@ -107,7 +117,11 @@ def _write(found: Reference, path: Path) -> None:
     beside = path.with_suffix(f".{os.getpid()}.partial")
     tensors = {"total": found.moments.total, "outer": found.moments.outer, "rows": found.rows}
     try:
-        save_file(tensors, beside, {"key": found.hash, "facts": json.dumps({"n": found.moments.n, "what": found.what})})
+        save_file(
+            tensors,
+            beside,
+            {"key": found.hash, "facts": json.dumps({"n": found.moments.n, "what": found.what})},
+        )
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
@@ -122,7 +136,9 @@ def _read(path: Path, key: str, what: str) -> Reference | None:
             meta: dict[str, Any] = file.metadata() or {}
             if meta.get("key") != key:
                 return None
-            moments = Moments(json.loads(meta["facts"])["n"], file.get_tensor("total"), file.get_tensor("outer"))
+            moments = Moments(
+                json.loads(meta["facts"])["n"], file.get_tensor("total"), file.get_tensor("outer")
+            )
             return Reference(moments, file.get_tensor("rows"), key, what)
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         say(f"{path} is damaged ({str(error).splitlines()[0]}); computed again")

@@ -32,7 +32,9 @@ class AutoencoderKL:
     attention: bool = True  # in the middle block
     norm_groups: int = 8
     multiple: int = 1
-    kl_weight: float = 1e-3  # on the KL divergence over the number of pixel values, as in CompVis' loss
+    kl_weight: float = (
+        1e-3  # on the KL divergence over the number of pixel values, as in CompVis' loss
+    )
 
     def __post_init__(self) -> None:
         _check(self)
@@ -62,13 +64,20 @@ class VQModel:
 
     def __post_init__(self) -> None:
         _check(self)
-        require(self.codes >= 2 and self.patience >= 1 and self.codebook_weight >= 0, "codes >= 2, patience >= 1, weight >= 0")
+        require(
+            self.codes >= 2 and self.patience >= 1 and self.codebook_weight >= 0,
+            "codes >= 2, patience >= 1, weight >= 0",
+        )
 
     def build(self, shape: Shape) -> "Autoencoder":
         """The network for pictures of `shape` (C, H, W)."""
         from diffusers import VQModel as DiffusersVQ  # slow to import: not to read a config
 
-        net = DiffusersVQ(**_sizes(self, shape), num_vq_embeddings=self.codes, mid_block_add_attention=self.attention)
+        net = DiffusersVQ(
+            **_sizes(self, shape),
+            num_vq_embeddings=self.codes,
+            mid_block_add_attention=self.attention,
+        )
         return VQAutoencoder(net, shape, _multiple(self))
 
 
@@ -76,10 +85,16 @@ def _check(config: "AutoencoderKL | VQModel") -> None:
     for key in ("layers", "latent_channels", "norm_groups", "multiple"):
         require(getattr(config, key) >= 1, f"{key} must be at least 1, got {getattr(config, key)}")
     require(config.layers <= 32, f"layers must be at most 32, got {config.layers}")
-    require(len(config.channels) <= 8, f"channels must be of at most 8 levels, got {len(config.channels)}")
+    require(
+        len(config.channels) <= 8,
+        f"channels must be of at most 8 levels, got {len(config.channels)}",
+    )
     require(config.multiple <= 1024, f"multiple must be at most 1024, got {config.multiple}")
     whole = config.channels and all(c > 0 and c % config.norm_groups == 0 for c in config.channels)
-    require(bool(whole), f"channels {tuple(config.channels)} must be multiples of norm_groups = {config.norm_groups}")
+    require(
+        bool(whole),
+        f"channels {tuple(config.channels)} must be multiples of norm_groups = {config.norm_groups}",
+    )
 
 
 def _multiple(config: AutoencoderKL | VQModel) -> int:
@@ -147,7 +162,9 @@ class VQAutoencoder(Autoencoder):
     def __init__(self, net: "DiffusersVQ", shape: Shape, multiple: int):
         super().__init__(net, shape, multiple)
         self.codes = net.config.num_vq_embeddings
-        self.register_buffer("idle", torch.zeros(self.codes, dtype=torch.long))  # steps since a code was last used
+        self.register_buffer(
+            "idle", torch.zeros(self.codes, dtype=torch.long)
+        )  # steps since a code was last used
 
     def encode(self, x: Tensor) -> Tensor:
         mean = self.net.encode(self.pad(x)).latents.float()

@@ -16,7 +16,14 @@ class PatchGAN(nn.Module):
         body: list[nn.Module] = [nn.Conv2d(in_channels, widths[0], 4, 2, 1), nn.LeakyReLU(0.2)]
         for i in range(1, layers + 1):
             stride = 2 if i < layers else 1
-            conv = nn.Conv2d(widths[i - 1], widths[i], 4, stride, padding="same" if stride == 1 else 1, bias=False)
+            conv = nn.Conv2d(
+                widths[i - 1],
+                widths[i],
+                4,
+                stride,
+                padding="same" if stride == 1 else 1,
+                bias=False,
+            )
             body += [conv, nn.GroupNorm(8, widths[i]), nn.LeakyReLU(0.2)]
         self.body = nn.Sequential(*body, nn.Conv2d(widths[-1], 1, 4, padding="same"))
 

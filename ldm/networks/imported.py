@@ -18,10 +18,25 @@ from ldm.errors import Refusal
 from ldm.networks.autoencoder import Autoencoder, AutoencoderKL, Shape
 
 CONFIG = "config.json"
-LARGEST, SMALL = 1_000_000, 10_000_000  # bytes of a config.json; weights that may lie in no file (they are named missing)
-ABSENT = {"act_fn": "silu", "down_block_types": "DownEncoderBlock2D", "up_block_types": "UpDecoderBlock2D"}
+LARGEST, SMALL = (
+    1_000_000,
+    10_000_000,
+)  # bytes of a config.json; weights that may lie in no file (they are named missing)
+ABSENT = {
+    "act_fn": "silu",
+    "down_block_types": "DownEncoderBlock2D",
+    "up_block_types": "UpDecoderBlock2D",
+}
 
-USED = {*ABSENT, "block_out_channels", "layers_per_block", "latent_channels", "norm_num_groups", "in_channels", "out_channels"}
+USED = {
+    *ABSENT,
+    "block_out_channels",
+    "layers_per_block",
+    "latent_channels",
+    "norm_num_groups",
+    "in_channels",
+    "out_channels",
+}
 USED |= {"mid_block_add_attention", "use_quant_conv", "use_post_quant_conv"}
 
 
@@ -36,7 +51,9 @@ def load(folder: Path, shape: Shape) -> tuple[Autoencoder, AutoencoderKL]:
     about = _config(folder)
     if not about["in_channels"] == about["out_channels"] == shape[0]:
         both = f"{about['in_channels']} channels in and {about['out_channels']} out"
-        raise Refusal(f"space.autoencoder: {folder} is for pictures of {both}, the data has {shape[0]}")
+        raise Refusal(
+            f"space.autoencoder: {folder} is for pictures of {both}, the data has {shape[0]}"
+        )
     try:
         config = AutoencoderKL(
             channels=tuple(about["block_out_channels"]),
@@ -49,7 +66,11 @@ def load(folder: Path, shape: Shape) -> tuple[Autoencoder, AutoencoderKL]:
         raise Refusal(f"space.autoencoder: {folder / CONFIG}: {error}") from None
     _expect_room(folder, config, shape)
     ours = config.build(shape)
-    load_strict(ours.net, _weights(folder, about) | _identities(ours.net, about), f"space.autoencoder: {folder}")
+    load_strict(
+        ours.net,
+        _weights(folder, about) | _identities(ours.net, about),
+        f"space.autoencoder: {folder}",
+    )
     return ours.eval(), config
 
 
@@ -80,20 +101,30 @@ def _config(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise Refusal(f"space.autoencoder: {folder / CONFIG} is not readable ({error})") from None
     if about.get("_class_name") != "AutoencoderKL":
-        raise Refusal(f"space.autoencoder: {folder} holds diffusers' {about.get('_class_name')}; an AutoencoderKL is wanted")
+        raise Refusal(
+            f"space.autoencoder: {folder} holds diffusers' {about.get('_class_name')}; an AutoencoderKL is wanted"
+        )
     for key, default in DiffusersKL().config.items():
         if key in USED and not _alike(about[key], default):
-            raise Refusal(f"space.autoencoder: {folder / CONFIG}: {key} = {about[key]!r} is not of the kind of {default!r}")
+            raise Refusal(
+                f"space.autoencoder: {folder / CONFIG}: {key} = {about[key]!r} is not of the kind of {default!r}"
+            )
     for key, only in ABSENT.items():
         if set([about[key]] if isinstance(about[key], str) else about[key]) != {only}:
-            raise Refusal(f"space.autoencoder: {folder}: {key} = {about[key]}; only {only} is known here")
+            raise Refusal(
+                f"space.autoencoder: {folder}: {key} = {about[key]}; only {only} is known here"
+            )
     return about
 
 
 def _alike(value: Any, default: Any) -> bool:
     """Of one type; of a list, each of its items."""
     if isinstance(default, (list, tuple)):
-        return isinstance(value, (list, tuple)) and bool(value) and all(type(v) is type(default[0]) for v in value)
+        return (
+            isinstance(value, (list, tuple))
+            and bool(value)
+            and all(type(v) is type(default[0]) for v in value)
+        )
     return type(value) is type(default)
 
 
@@ -110,10 +141,14 @@ def _weights(folder: Path, about: dict[str, Any]) -> dict[str, Tensor]:
         )
     except Exception as error:  # diffusers, safetensors and json each raise what they like
         why = " ".join(str(error).split())[:160]
-        raise Refusal(f"space.autoencoder: {folder} cannot be read ({why}); safetensors are wanted, whole") from None
+        raise Refusal(
+            f"space.autoencoder: {folder} cannot be read ({why}); safetensors are wanted, whole"
+        ) from None
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if found[kind]:
-            raise Refusal(f"space.autoencoder: {folder}: {kind.replace('_', ' ')}: {next(iter(found[kind]))}; of another model")
+            raise Refusal(
+                f"space.autoencoder: {folder}: {kind.replace('_', ' ')}: {next(iter(found[kind]))}; of another model"
+            )
     return net.state_dict()
 
 

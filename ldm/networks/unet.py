@@ -31,32 +31,51 @@ class UNet(NetworkConfig):
     hears: ClassVar[frozenset[str]] = frozenset({"label", "text", "concat"})
 
     def __post_init__(self) -> None:
-        require(min(self.layers, self.head_dim, self.norm_groups) >= 1, "layers, head_dim and norm_groups must be at least 1")
+        require(
+            min(self.layers, self.head_dim, self.norm_groups) >= 1,
+            "layers, head_dim and norm_groups must be at least 1",
+        )
         require(self.layers <= 32, f"layers must be at most 32, got {self.layers}")
-        require(len(self.channels) <= 8, f"channels must be of at most 8 levels, got {len(self.channels)}")
+        require(
+            len(self.channels) <= 8,
+            f"channels must be of at most 8 levels, got {len(self.channels)}",
+        )
         require(0 <= self.dropout < 1, f"dropout must be in [0, 1), got {self.dropout}")
         for key in ("norm_groups", "head_dim"):
             size = getattr(self, key)
             whole = self.channels and all(c > 0 and c % size == 0 for c in self.channels)
-            require(bool(whole), f"channels {tuple(self.channels)} must be multiples of {key} = {size}")
+            require(
+                bool(whole), f"channels {tuple(self.channels)} must be multiples of {key} = {size}"
+            )
 
-    def build(self, shape: tuple[int, int, int], classes: int = 0, text: int = 0, concat: int = 0) -> nn.Module:
+    def build(
+        self, shape: tuple[int, int, int], classes: int = 0, text: int = 0, concat: int = 0
+    ) -> nn.Module:
         """The network for x of `shape` (C, H, W), so many classes (0: none), captions so wide (0: none) and so many channels
         beside x.
 
         With captions the levels of `attention`, and the middle in any case, attend to their tokens too.
         """
-        from diffusers import UNet2DConditionModel, UNet2DModel  # slow to import: not to read a config
+        from diffusers import (
+            UNet2DConditionModel,
+            UNet2DModel,
+        )  # slow to import: not to read a config
 
         factor = 2 ** (len(self.channels) - 1)
         side = max(shape[1:]) + -max(shape[1:]) % factor
         sides = [side >> level for level in range(len(self.channels))]
         attend = self.attends(sides)
         if text:  # diffusers' attention_head_dim of this one is the number of heads
-            kinds, heads = ("CrossAttnDownBlock2D", "CrossAttnUpBlock2D"), tuple(c // self.head_dim for c in self.channels)
+            kinds, heads = (
+                ("CrossAttnDownBlock2D", "CrossAttnUpBlock2D"),
+                tuple(c // self.head_dim for c in self.channels),
+            )
             more = {"cross_attention_dim": text, "attention_head_dim": heads}
         else:
-            kinds, more = ("AttnDownBlock2D", "AttnUpBlock2D"), {"attention_head_dim": self.head_dim}
+            kinds, more = (
+                ("AttnDownBlock2D", "AttnUpBlock2D"),
+                {"attention_head_dim": self.head_dim},
+            )
         net = (UNet2DConditionModel if text else UNet2DModel)(
             sample_size=side,
             in_channels=shape[0] + concat,
@@ -67,7 +86,9 @@ class UNet(NetworkConfig):
             up_block_types=tuple(kinds[1] if a else "UpBlock2D" for a in reversed(attend)),
             norm_num_groups=self.norm_groups,
             dropout=self.dropout,
-            num_class_embeds=classes + 1 if classes else None,  # the last one is the null class of guidance
+            num_class_embeds=classes + 1
+            if classes
+            else None,  # the last one is the null class of guidance
             **more,
         )
         return PaddedUNet(net, factor, text)
@@ -80,7 +101,10 @@ class UNet(NetworkConfig):
                 f"network.attention: {sorted(wrong)} is not among this network's resolutions {sides}, "
                 f"nor its levels {list(levels)}; network.attention=[-1] is the last level at any size"
             )
-        return [side in self.attention or level in self.attention for side, level in zip(sides, levels, strict=True)]
+        return [
+            side in self.attention or level in self.attention
+            for side, level in zip(sides, levels, strict=True)
+        ]
 
 
 class PaddedUNet(nn.Module):
@@ -116,5 +140,7 @@ class PaddedUNet(nn.Module):
         if text is None:
             text = x.new_zeros(len(x), 1, self.text)
         first = torch.arange(text.shape[1], device=x.device)[None] == 0
-        mask = torch.ones_like(first).expand(text.shape[:2]) if mask is None else mask.bool() | first
+        mask = (
+            torch.ones_like(first).expand(text.shape[:2]) if mask is None else mask.bool() | first
+        )
         return {"encoder_hidden_states": text, "encoder_attention_mask": mask}

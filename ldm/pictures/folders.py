@@ -20,7 +20,16 @@ from ldm.errors import Refusal, nearest, one_of, printable, require, say
 from ldm.pictures.images import ImageData, Images
 from ldm.pictures.listing import Listing, Notes, listing, tell
 from ldm.pictures.metadata import Metadata, captions_beside, read_metadata
-from ldm.pictures.opening import Fit, Head, Range, Unreadable, View, extensions, finite_range, is_range
+from ldm.pictures.opening import (
+    Fit,
+    Head,
+    Range,
+    Unreadable,
+    View,
+    extensions,
+    finite_range,
+    is_range,
+)
 from ldm.system.batches import Batch
 from ldm.system.identity import hash_of, hash_of_files
 from ldm.system.rows import row_file
@@ -61,7 +70,9 @@ class ImageFolder(ImageData):
     caption: str = ""
     channels: int = 0  # 0: grey if all pictures are
     fit: Fit = "crop"  # pad: nothing is cut, white around
-    range: tuple[float, float] | None = None  # what is black and white where there are more than 8 bits; null: of the type
+    range: tuple[float, float] | None = (
+        None  # what is black and white where there are more than 8 bits; null: of the type
+    )
     holdout: int = 10
     hold: list[str] = field(default_factory=list)
     skip: dict[str, list[str]] = field(default_factory=dict)
@@ -70,7 +81,10 @@ class ImageFolder(ImageData):
         super().__post_init__()
         if self.size < 1 or self.channels not in (0, 1, 3) or self.holdout < 2:
             raise ValueError("ImageFolder needs size >= 1, channels 0, 1 or 3, holdout >= 2")
-        require(self.range is None or is_range(self.range), f"range must be [BLACK, WHITE], got {self.range}")
+        require(
+            self.range is None or is_range(self.range),
+            f"range must be [BLACK, WHITE], got {self.range}",
+        )
 
     def load(self) -> Images:
         root = Path(self.root)
@@ -80,7 +94,9 @@ class ImageFolder(ImageData):
         found = listing(root, notes)
         if not found.pictures:
             tried = f"tried {' '.join(extensions()[:12])} ..., also in folders inside"
-            raise Refusal(f"data.root: '{root}' holds no pictures ({tried}{f'; there: {found.kinds()}' * bool(found.others)})")
+            raise Refusal(
+                f"data.root: '{root}' holds no pictures ({tried}{f'; there: {found.kinds()}' * bool(found.others)})"
+            )
         rows = read_metadata(root, found.tables, found.pictures, notes)
         paths = self._chosen(root, found.pictures, rows)
         heads = _heads(root, paths)
@@ -88,7 +104,12 @@ class ImageFolder(ImageData):
         texts = self._captions(root, paths, found, rows, notes)
         names, labels = self._labels(root, paths, rows, notes)
         pictures = [Picture(*fields) for fields in zip(paths, labels, texts, strict=True)]
-        view = View((self._channels(heads), self.size, self.size), self.fit, self.range, self._found_range(heads))
+        view = View(
+            (self._channels(heads), self.size, self.size),
+            self.fit,
+            self.range,
+            self._found_range(heads),
+        )
         sets = self._split(root, pictures, names, view)
         if found.others:
             tell(f"not read: {found.kinds()}, first: {notes.name(found.others[0])}")
@@ -100,8 +121,14 @@ class ImageFolder(ImageData):
             if column not in rows.columns and nearest(column, rows.columns, TYPO):
                 rows.expect(column, "data.skip", root)
             elif column not in rows.columns:
-                tell(f"no column '{column}' in the metadata of '{root}': data.skip leaves nothing out by it")
-        chosen = [p for p in paths if not any(str(rows.of(p).word(key)) in out for key, out in self.skip.items())]
+                tell(
+                    f"no column '{column}' in the metadata of '{root}': data.skip leaves nothing out by it"
+                )
+        chosen = [
+            p
+            for p in paths
+            if not any(str(rows.of(p).word(key)) in out for key, out in self.skip.items())
+        ]
         if not chosen:
             raise Refusal(f"data.skip leaves none of the {len(paths)} pictures in '{root}'")
         if len(chosen) < len(paths):
@@ -109,7 +136,9 @@ class ImageFolder(ImageData):
         return chosen
 
     # -- what is known of each picture ------------------------------------------------------------------------------
-    def _captions(self, root: Path, paths: list[Path], found: Listing, rows: Metadata, notes: Notes) -> list[str]:
+    def _captions(
+        self, root: Path, paths: list[Path], found: Listing, rows: Metadata, notes: Notes
+    ) -> list[str]:
         """Of every picture, empty where there is none; from the metadata first."""
         if self.caption:
             rows.expect(self.caption, "data.caption", root)
@@ -118,7 +147,10 @@ class ImageFolder(ImageData):
         texts = [rows.of(p).caption(self.caption) or beside.get(p, "") for p in paths]
         for path, text in zip(paths, texts, strict=True):
             if rows.columns and path not in rows.rows:
-                notes.add(("picture has no row in the metadata", "pictures have no row in the metadata"), path)
+                notes.add(
+                    ("picture has no row in the metadata", "pictures have no row in the metadata"),
+                    path,
+                )
             elif any(texts) and not text:
                 notes.add(("picture has no caption", "pictures have no caption"), path)
         self._expect_held({*texts}, root)
@@ -127,12 +159,18 @@ class ImageFolder(ImageData):
     def _expect_held(self, texts: set[str], root: Path) -> None:
         """Captions of `hold` are there; none of them is where a config of other data is used for these, which is said."""
         missing = sorted({*self.hold} - texts)
-        if missing and ({*self.hold} & texts or any(nearest(text, texts, TYPO) for text in missing)):
+        if missing and (
+            {*self.hold} & texts or any(nearest(text, texts, TYPO) for text in missing)
+        ):
             raise Refusal("data.hold: " + one_of("captions", missing[0], sorted(texts)[:20]))
         if missing:
-            tell(f"no picture in '{root}' has a caption of data.hold, first: '{missing[0]}'; nothing is held out by it")
+            tell(
+                f"no picture in '{root}' has a caption of data.hold, first: '{missing[0]}'; nothing is held out by it"
+            )
 
-    def _labels(self, root: Path, paths: list[Path], rows: Metadata, notes: Notes) -> tuple[tuple[str, ...], list[int]]:
+    def _labels(
+        self, root: Path, paths: list[Path], rows: Metadata, notes: Notes
+    ) -> tuple[tuple[str, ...], list[int]]:
         """The classes' names, sorted, none where there are not two, and which of them each picture is."""
         if self.label in PLACES:
             classes = [_place(path.relative_to(root), self.label) for path in paths]
@@ -142,7 +180,9 @@ class ImageFolder(ImageData):
                 there = ", ".join(sorted(rows.columns)) or "no metadata at all"
                 more = f" and {len(lacking) - 1} more" * (len(lacking) > 1)
                 where = f"in {root}/metadata.* (there: {there}; or label={'|'.join(PLACES)})"
-                raise Refusal(f"data.label: no column '{self.label}' for {lacking[0]}{more} {where}")
+                raise Refusal(
+                    f"data.label: no column '{self.label}' for {lacking[0]}{more} {where}"
+                )
             classes = list(map(str, words))
         if self.label == "folder":
             _merged(root, paths, notes)
@@ -155,7 +195,9 @@ class ImageFolder(ImageData):
     def _channels(self, heads: dict[Path, Head]) -> int:
         colour = [path for path, head in heads.items() if not head.grey]
         if self.channels == 1 and colour:
-            tell(f"{len(colour)} pictures in colour are made grey (data.channels=1), first: {colour[0]}")
+            tell(
+                f"{len(colour)} pictures in colour are made grey (data.channels=1), first: {colour[0]}"
+            )
         elif colour and len(colour) < len(heads) and not self.channels:
             which = f"{len(colour)} of {len(heads)} pictures are in colour, first: {colour[0]}"
             tell(f"{which}; grey ones get three equal channels (data.channels=1 makes all grey)")
@@ -165,19 +207,31 @@ class ImageFolder(ImageData):
         """What the pictures whose type says nothing span together, unless it is stated; and what is to be said of all."""
         deep = [path for path, head in heads.items() if head.deep]
         if small := [path for path, head in heads.items() if head.shorter < self.size]:
-            tell(f"{len(small)} of {len(heads)} pictures are smaller than {self.size} pixels and enlarged, first: {small[0]}")
+            tell(
+                f"{len(small)} of {len(heads)} pictures are smaller than {self.size} pixels and enlarged, first: {small[0]}"
+            )
         if several := [path for path, head in heads.items() if head.frames]:
-            tell(f"{len(several)} pictures are animated or stacks: the first frame of each, first: {several[0]}")
+            tell(
+                f"{len(several)} pictures are animated or stacks: the first frame of each, first: {several[0]}"
+            )
         if self.range is not None:
             unused = "" if deep else "; no picture has more, so it is not used"
-            tell(f"data.range={list(self.range)} is that of {len(deep)} pictures of more than 8 bits{unused}")
+            tell(
+                f"data.range={list(self.range)} is that of {len(deep)} pictures of more than 8 bits{unused}"
+            )
             return None
-        for (low, high), n in Counter(heads[path].range for path in deep if heads[path].range).items():
-            tell(f"{n} pictures of 16 bits are read from {low:g} to {high:g}; data.range=[BLACK,WHITE] states another range")
+        for (low, high), n in Counter(
+            heads[path].range for path in deep if heads[path].range
+        ).items():
+            tell(
+                f"{n} pictures of 16 bits are read from {low:g} to {high:g}; data.range=[BLACK,WHITE] states another range"
+            )
         return _measured_range([path for path in deep if heads[path].range is None])
 
     # -- what is held out -------------------------------------------------------------------------------------------
-    def _split(self, root: Path, pictures: list[Picture], names: tuple[str, ...], view: View) -> tuple[Dataset, Dataset]:
+    def _split(
+        self, root: Path, pictures: list[Picture], names: tuple[str, ...], view: View
+    ) -> tuple[Dataset, Dataset]:
         out = self._held_out(root, pictures)
         kept = [picture for picture, held in zip(pictures, out, strict=True) if not held]
         held = [picture for picture, held in zip(pictures, out, strict=True) if held]
@@ -186,24 +240,35 @@ class ImageFolder(ImageData):
             listed = [f"{name or 'no folder'} {counts[i]}" for i, name in enumerate(names[:LISTED])]
             more = f", and {len(names) - LISTED} more" * (len(names) > LISTED)
             tell(f"{len(names)} classes: {', '.join(listed)}{more}")
-            lost = [name for i, name in enumerate(names) if not any(p.label == i for p in kept)] if self.hold else []
+            lost = (
+                [name for i, name in enumerate(names) if not any(p.label == i for p in kept)]
+                if self.hold
+                else []
+            )
             if lost:
                 tell(f"{len(lost)} classes are held out whole by data.hold, first: {lost[0]}")
         if not kept:
-            raise Refusal(f"data.hold takes all of the {len(pictures)} pictures in '{root}'; none is left to train on")
+            raise Refusal(
+                f"data.hold takes all of the {len(pictures)} pictures in '{root}'; none is left to train on"
+            )
         train, test = FolderSet(kept, view), FolderSet(held or kept, view)
         train.check()
         if held and not test.readable():
             tell(f"none of the {len(held)} held-out pictures can be read")
             held = []
         if not held:
-            tell("no picture is held out of so few: what is measured is measured on those that are trained on")
+            tell(
+                "no picture is held out of so few: what is measured is measured on those that are trained on"
+            )
             return train, train
         return train, test
 
     def _held_out(self, root: Path, pictures: list[Picture]) -> list[bool]:
         """By the hash of a file's name, so that more pictures move none; but never all of a class, nor none of a large one."""
-        marks = [zlib.crc32(os.fsencode(picture.path.relative_to(root).as_posix())) for picture in pictures]
+        marks = [
+            zlib.crc32(os.fsencode(picture.path.relative_to(root).as_posix()))
+            for picture in pictures
+        ]
         asked = [picture.text in self.hold for picture in pictures]
         out = [hold or mark % self.holdout == 0 for hold, mark in zip(asked, marks, strict=True)]
         members: dict[int, list[int]] = {}
@@ -233,22 +298,30 @@ def _merged(root: Path, paths: list[Path], notes: Notes) -> None:
         folders.setdefault(folder.name, []).append(notes.name(folder))
     for name, several in folders.items():
         if len(several) > 1:
-            tell(f"{len(several)} folders called '{name}' are one class ({', '.join(several[:3])}); data.label=path parts them")
+            tell(
+                f"{len(several)} folders called '{name}' are one class ({', '.join(several[:3])}); data.label=path parts them"
+            )
 
 
 def _heads(root: Path, paths: list[Path]) -> dict[Path, Head]:
     """What each file says of itself; those that cannot be opened are named and left out."""
     heads, bad = {}, []
     with ThreadPoolExecutor(8) as threads:  # a network's disk answers many as fast as one
-        found = chain.from_iterable(threads.map(_head, paths[i : i + BLOCK]) for i in range(0, len(paths), BLOCK))
-        bar = tqdm(found, total=len(paths), desc="data: looking at", unit="picture", delay=3, leave=False)
+        found = chain.from_iterable(
+            threads.map(_head, paths[i : i + BLOCK]) for i in range(0, len(paths), BLOCK)
+        )
+        bar = tqdm(
+            found, total=len(paths), desc="data: looking at", unit="picture", delay=3, leave=False
+        )
         for path, head in zip(paths, bar, strict=True):
             if isinstance(head, str):
                 bad.append((path, head))
             else:
                 heads[path] = head
     if not heads:
-        raise Refusal(f"data.root: none of the {len(paths)} pictures in '{root}' can be read; first: {bad[0][0]} ({bad[0][1]})")
+        raise Refusal(
+            f"data.root: none of the {len(paths)} pictures in '{root}' can be read; first: {bad[0][0]} ({bad[0][1]})"
+        )
     for path, why in bad[:NAMED]:
         tell(_skipped(path, why))
     if bad:
@@ -279,7 +352,9 @@ def _measured_range(paths: list[Path]) -> Range | None:
     if not ranges:
         return None
     low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
-    tell(f"{len(paths)} pictures of 32 bits are read from {low:g} to {high:g}, found over all of them; data.range states it")
+    tell(
+        f"{len(paths)} pictures of 32 bits are read from {low:g} to {high:g}, found over all of them; data.range states it"
+    )
     return (low, high) if low < high else (low, low + 1)
 
 
@@ -289,7 +364,9 @@ class FolderSet(Dataset):
     def __init__(self, pictures: list[Picture], view: View):
         self.pictures, self.view = pictures, view
         self.named = torch.zeros(len(pictures), dtype=torch.uint8)
-        with contextlib.suppress(RuntimeError, OSError):  # where there is no room, each worker names what it meets
+        with contextlib.suppress(
+            RuntimeError, OSError
+        ):  # where there is no room, each worker names what it meets
             self.named.share_memory_()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -317,7 +394,9 @@ class FolderSet(Dataset):
                 if not self.named[k]:
                     self.named[k] = 1
                     say(f"data: {printable(_skipped(self.pictures[k].path, str(why)))}")
-        raise Refusal(f"data.root: none of the {len(self)} pictures can be read, first: {self.pictures[i % len(self)].path}")
+        raise Refusal(
+            f"data.root: none of the {len(self)} pictures can be read, first: {self.pictures[i % len(self)].path}"
+        )
 
     def check(self) -> None:
         """Refusal where not one picture can be read."""
@@ -334,7 +413,12 @@ class FolderSet(Dataset):
         rows, images = zip(*map(self.read, indices), strict=True)
         chosen = [self.pictures[i] for i in rows]
         labels = torch.tensor([p.label for p in chosen])
-        return {"image": torch.stack(images), "label": labels, "index": torch.tensor(rows), "text": [p.text for p in chosen]}
+        return {
+            "image": torch.stack(images),
+            "label": labels,
+            "index": torch.tensor(rows),
+            "text": [p.text for p in chosen],
+        }
 
     def shown(self, count: int) -> list[int]:
         """Rows for a panel: spread over the set, which lies class by class."""
@@ -352,6 +436,10 @@ class FolderSet(Dataset):
 
     def identity(self) -> dict[str, str]:
         """Hashes of the pictures as they are read, and of what is said of them (identity.py)."""
-        content = hash_of(repr(self.view), hash_of_files([picture.path for picture in self.pictures]))
-        labels, texts = ([repr(getattr(picture, key)) for picture in self.pictures] for key in ("label", "text"))
+        content = hash_of(
+            repr(self.view), hash_of_files([picture.path for picture in self.pictures])
+        )
+        labels, texts = (
+            [repr(getattr(picture, key)) for picture in self.pictures] for key in ("label", "text")
+        )
         return {"content": content, "labels": hash_of(*labels), "captions": hash_of(*texts)}

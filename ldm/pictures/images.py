@@ -21,7 +21,18 @@ from ldm.system.identity import hash_of
 from ldm.system.randomness import permutation
 
 GREY = tuple(str(i) for i in range(10))
-CLOTHES = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+CLOTHES = (
+    "T-shirt",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
 CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
@@ -92,7 +103,9 @@ class ImageData:
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.workers < 0:
-            raise ValueError(f"batch_size must be at least 1 and workers at least 0, got {self.batch_size}, {self.workers}")
+            raise ValueError(
+                f"batch_size must be at least 1 and workers at least 0, got {self.batch_size}, {self.workers}"
+            )
 
     def load(self) -> Images:
         """Read the data set; Refusal where it cannot be had."""
@@ -126,7 +139,9 @@ def read_idx(path: Path) -> Tensor:
             if start[:3] != b"\0\0\x08":
                 raise ValueError("the first bytes are not those of an idx file of bytes")
             shape = struct.unpack(f">{start[3]}I", file.read(4 * start[3]))
-            room = path.stat().st_size * (1032 if path.suffix == ".gz" else 1)  # the most that gzip can pack
+            room = path.stat().st_size * (
+                1032 if path.suffix == ".gz" else 1
+            )  # the most that gzip can pack
             if (size := math.prod(shape)) > min(room, LARGEST):
                 raise ValueError(f"it claims {size / 1e6:.1f} MB")
             raw = bytearray(file.read(size))
@@ -157,7 +172,14 @@ class MNIST(ImageData):
         """The four files in the first folder that has them all."""
         for folder in self.folders:
             found = [
-                next((p for p in (Path(self.root, folder, part + end) for end in ("", ".gz")) if p.is_file()), None)
+                next(
+                    (
+                        p
+                        for p in (Path(self.root, folder, part + end) for end in ("", ".gz"))
+                        if p.is_file()
+                    ),
+                    None,
+                )
                 for part in self.parts
             ]
             if all(found):
@@ -177,7 +199,9 @@ class MNIST(ImageData):
         x, y, x_test, y_test = (read_idx(path) for path in files)
         for images, labels, path in ((x, y, files[0]), (x_test, y_test, files[2])):
             if len(images) != len(labels) or images.ndim != 3 or not len(images):
-                raise Refusal(f"{path}: {tuple(images.shape)} pictures and {len(labels)} labels do not belong together")
+                raise Refusal(
+                    f"{path}: {tuple(images.shape)} pictures and {len(labels)} labels do not belong together"
+                )
         sets = ImageTensor(x[:, None], y), ImageTensor(x_test[:, None], y_test)
         return Images(*sets, self.classes, (1, *x.shape[1:]))
 
@@ -187,7 +211,11 @@ class FashionMNIST(MNIST):
     """Fashion-MNIST (Xiao et al. 2017), 28 x 28, grey; Debian's package `dataset-fashion-mnist` is found by itself."""
 
     classes: ClassVar[tuple[str, ...]] = CLOTHES
-    folders: ClassVar[tuple[str, ...]] = ("", "FashionMNIST/raw", "/usr/share/datasets/fashion-mnist")
+    folders: ClassVar[tuple[str, ...]] = (
+        "",
+        "FashionMNIST/raw",
+        "/usr/share/datasets/fashion-mnist",
+    )
 
 
 @dataclass
@@ -202,9 +230,14 @@ class CIFAR10(ImageData):
         if not folder.is_dir() and self.download:
             _download("CIFAR10", self.root)
         if not folder.is_dir():
-            raise Refusal(f"data.root: no folder cifar-10-batches-bin in '{self.root}'; set data.root=DIR or data.download=true")
+            raise Refusal(
+                f"data.root: no folder cifar-10-batches-bin in '{self.root}'; set data.root=DIR or data.download=true"
+            )
         train = [self.read(folder / f"data_batch_{i}.bin") for i in range(1, 6)]
-        sets = ImageTensor(*map(torch.cat, zip(*train, strict=True))), ImageTensor(*self.read(folder / "test_batch.bin"))
+        sets = (
+            ImageTensor(*map(torch.cat, zip(*train, strict=True))),
+            ImageTensor(*self.read(folder / "test_batch.bin")),
+        )
         return Images(*sets, CIFAR, (3, 32, 32))
 
     @staticmethod
@@ -213,11 +246,16 @@ class CIFAR10(ImageData):
         try:
             records = torch.from_numpy(np.fromfile(path, np.uint8).reshape(-1, 3073))
         except (OSError, ValueError) as error:
-            raise Refusal(f"{path} cannot be read as CIFAR-10's binary records ({error}); get it again") from None
+            raise Refusal(
+                f"{path} cannot be read as CIFAR-10's binary records ({error}); get it again"
+            ) from None
         return records[:, 1:].reshape(-1, 3, 32, 32).clone(), records[:, 0].long()
 
 
-CIFAR_BINARY = ("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530")
+CIFAR_BINARY = (
+    "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+    "c32a1d4ab5d03f1284b67883e8d87530",
+)
 
 
 def _download(name: str, root: str) -> None:
@@ -233,4 +271,6 @@ def _download(name: str, root: str) -> None:
             getattr(datasets, name)(root, download=True)
     except (OSError, RuntimeError) as error:
         line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise Refusal(f"data: {name} is not in '{root}' and cannot be downloaded ({line}); set data.root=DIR") from None
+        raise Refusal(
+            f"data: {name} is not in '{root}' and cannot be downloaded ({line}); set data.root=DIR"
+        ) from None

@@ -44,7 +44,10 @@ def cache_folder(root: Path, autoencoder: str, data: str, orientations: int) -> 
 def checksums(rows: Rows) -> np.ndarray:
     """CRC-32 of each row's moments, label and index: (N,)."""
     columns = (rows[name] for name in ("moments", "label", "index"))
-    return np.array([zlib.crc32(i, zlib.crc32(c, zlib.crc32(m))) for m, c, i in zip(*columns, strict=True)], np.uint32)
+    return np.array(
+        [zlib.crc32(i, zlib.crc32(c, zlib.crc32(m))) for m, c, i in zip(*columns, strict=True)],
+        np.uint32,
+    )
 
 
 class LatentCache(Dataset):
@@ -76,7 +79,9 @@ class LatentCache(Dataset):
             self.refuse()
         batch: Batch = {name: torch.from_numpy(part) for name, part in rows.items()}
         # by the picture's own index: an unreadable one has another in its place
-        return batch | ({"text": [self.captions[i] for i in batch["index"].tolist()]} if self.captions else {})
+        return batch | (
+            {"text": [self.captions[i] for i in batch["index"].tolist()]} if self.captions else {}
+        )
 
     @property
     def size(self) -> int:
@@ -117,7 +122,9 @@ def open_cache(folder: Path) -> LatentCache | None:
             raise ValueError("a row is not what was written")
         return found
     except (OSError, ValueError, KeyError, AttributeError, TypeError, EOFError) as error:
-        print(f"latent cache: {folder} is damaged ({_first_line(error)}); computed again", flush=True)
+        print(
+            f"latent cache: {folder} is damaged ({_first_line(error)}); computed again", flush=True
+        )
         return None
 
 
@@ -148,7 +155,10 @@ def sweep(root: Path) -> None:
     """Take away what writers left that were killed: `*.partial` of which no process has the lock."""
     for partial in root.glob("*.partial"):
         lock = _lock(partial)
-        with contextlib.suppress(OSError, NotImplementedError), lock:  # a Timeout is an OSError: it is being written
+        with (
+            contextlib.suppress(OSError, NotImplementedError),
+            lock,
+        ):  # a Timeout is an OSError: it is being written
             shutil.rmtree(partial, ignore_errors=True)
             Path(lock.lock_file).unlink(missing_ok=True)
 
@@ -169,7 +179,9 @@ class Writer:
         try:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             sweep(self.folder.parent)
-            with contextlib.suppress(NotImplementedError, Timeout):  # nobody has it: a file system without locks
+            with contextlib.suppress(
+                NotImplementedError, Timeout
+            ):  # nobody has it: a file system without locks
                 self.lock.acquire()
             self.partial.mkdir()
             for name, kind in PARTS.items():
@@ -197,7 +209,9 @@ class Writer:
         """The posterior of pictures `rows`, (B, orientations, 2 z, h, w); Refusal where it does not fit into 16 bits."""
         half = moments.half().cpu()
         if not torch.isfinite(half.chunk(2, 2)[0]).all():
-            raise Refusal(f"latent cache: the latents of pictures {rows[:8]} are not finite in 16 bits; space.cache=false")
+            raise Refusal(
+                f"latent cache: the latents of pictures {rows[:8]} are not finite in 16 bits; space.cache=false"
+            )
         values = {"moments": half.numpy(), "label": label.numpy(), "index": index.numpy()}
         # the bytes of the file: its own kind, and each row in one piece (convolutions may leave channels last)
         values = {name: np.ascontiguousarray(value, PARTS[name]) for name, value in values.items()}
@@ -217,8 +231,12 @@ class Writer:
 
     def end(self) -> None:
         """Give the folder its name; one that another run has made since is as good."""
-        parts = {name: _header(np.load(self.partial / f"{name}.npy", mmap_mode="r")) for name in PARTS}
-        (self.partial / "about.json").write_text(json.dumps({"version": VERSION, "parts": parts}) + "\n")
+        parts = {
+            name: _header(np.load(self.partial / f"{name}.npy", mmap_mode="r")) for name in PARTS
+        }
+        (self.partial / "about.json").write_text(
+            json.dumps({"version": VERSION, "parts": parts}) + "\n"
+        )
         if self.folder.exists() and open_cache(self.folder) is None:
             shutil.rmtree(self.folder)
         with contextlib.suppress(OSError):  # it is there

@@ -15,7 +15,9 @@ from pathlib import Path
 from ldm.errors import printable, say
 from ldm.pictures.opening import extensions, looks_like
 
-SYSTEM = frozenset(["__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found", "__pycache__"])
+SYSTEM = frozenset(
+    ["__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found", "__pycache__"]
+)
 SYSTEM |= frozenset(["Thumbs.db", "desktop.ini", "Icon\r"])
 TABLES = ("metadata.jsonl", "metadata.csv", "metadata.tsv")
 
@@ -71,7 +73,9 @@ class Listing:
     def kinds(self) -> str:
         """What the others are: 3 .svg, 1 without an extension."""
         ends = Counter(p.suffix.lower() or "without an extension" for p in self.others)
-        return ", ".join(f"{n} {end}" for end, n in ends.most_common(12)) + (", ..." if len(ends) > 12 else "")
+        return ", ".join(f"{n} {end}" for end, n in ends.most_common(12)) + (
+            ", ..." if len(ends) > 12 else ""
+        )
 
 
 def listing(root: Path, notes: Notes, deep: bool = True) -> Listing:

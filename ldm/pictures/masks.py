@@ -26,14 +26,25 @@ def draw(
     rows = [torch.rand(4 + 2 * POINTS, generator=generator(*key)) for key in keys]
     u = torch.stack(rows).to(device)
     share = area[0] + (area[1] - area[0]) * u[:, 0]
-    hole = torch.where((u[:, 1] < rectangles)[:, None, None], rectangle(share, u[:, 2:5], size), stroke(share, u[:, 3:], size))
+    hole = torch.where(
+        (u[:, 1] < rectangles)[:, None, None],
+        rectangle(share, u[:, 2:5], size),
+        stroke(share, u[:, 3:], size),
+    )
     return 1 - hole.float()[:, None]
 
 
 def rectangle(share: Tensor, u: Tensor, size: tuple[int, int]) -> Tensor:
     """Rectangles of a share (B,) of the picture, inside it, of side ratios 1/2 ... 2 where they fit: (B, H, W)."""
     (height, width), pixels = size, share * size[0] * size[1]
-    h = (pixels * 4 ** (u[:, 0] - 0.5)).sqrt().clamp(max=height).maximum(pixels / width).round().clamp(1, height)
+    h = (
+        (pixels * 4 ** (u[:, 0] - 0.5))
+        .sqrt()
+        .clamp(max=height)
+        .maximum(pixels / width)
+        .round()
+        .clamp(1, height)
+    )
     w = (pixels / h).round().clamp(1, width)
     top, left = ((u[:, 1] * (height - h + 1)).floor(), (u[:, 2] * (width - w + 1)).floor())
     y, x = torch.arange(height, device=u.device)[:, None], torch.arange(width, device=u.device)
@@ -46,11 +57,15 @@ def stroke(share: Tensor, u: Tensor, size: tuple[int, int]) -> Tensor:
     height, width = size
     last = 1 + (u[:, 0] * (POINTS - 1)).long()
     points = u[:, 1:].unflatten(1, (POINTS, 2)) * torch.tensor(size, device=u.device)
-    order = torch.arange(POINTS, device=u.device).minimum(last[:, None])  # the last point is repeated
+    order = torch.arange(POINTS, device=u.device).minimum(
+        last[:, None]
+    )  # the last point is repeated
     points = points.gather(1, order[..., None].expand(-1, -1, 2))
     y, x = torch.arange(height, device=u.device) + 0.5, torch.arange(width, device=u.device) + 0.5
     pixels = torch.stack(torch.meshgrid(y, x, indexing="ij"), -1).flatten(0, 1)
-    far = torch.stack([distance(pixels, points[:, i], points[:, i + 1]) for i in range(POINTS - 1)]).amin(0)
+    far = torch.stack(
+        [distance(pixels, points[:, i], points[:, i + 1]) for i in range(POINTS - 1)]
+    ).amin(0)
     count = (share * height * width).round().long().clamp(1, height * width - 1)
     edge = far.sort(1).values.gather(1, count[:, None] - 1)
     return (far <= edge).unflatten(1, size)

@@ -21,7 +21,11 @@ from ldm.pictures.listing import Notes, tell
 
 FILES = ("file_name", "filename", "file", "image", "path")
 CAPTIONS = ("text", "caption")
-MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 
 
 @dataclass
@@ -35,7 +39,9 @@ class Row:
         """A column as text; None where it is not there, empty or null."""
         value = self.values.get(column)
         if isinstance(value, (list, dict)):
-            raise Refusal(f"{self.where}: column '{column}' holds a {type(value).__name__}, not a text")
+            raise Refusal(
+                f"{self.where}: column '{column}' holds a {type(value).__name__}, not a text"
+            )
         return None if value is None or value == "" else str(value)
 
     def caption(self, column: str) -> str | None:
@@ -60,7 +66,9 @@ class Metadata:
         """Refusal where no table has a column."""
         if column not in self.columns:
             if not self.columns:
-                raise Refusal(f"{option}: '{column}' is a column, and {root} has no metadata.jsonl or metadata.csv")
+                raise Refusal(
+                    f"{option}: '{column}' is a column, and {root} has no metadata.jsonl or metadata.csv"
+                )
             raise Refusal(f"{root}/metadata.*: " + one_of(option, column, sorted(self.columns)))
 
 
@@ -73,13 +81,24 @@ def read_metadata(root: Path, tables: list[Path], pictures: list[Path], notes: N
         for row in rows:
             found.columns |= row.values.keys()
             name = _file_of(row)
-            path = next((known[key] for key in _keys(root, table.parent, name) if key in known), None)
+            path = next(
+                (known[key] for key in _keys(root, table.parent, name) if key in known), None
+            )
             if path is None:
-                kind = (f"row of {table.name} names no picture", f"rows of {table.name} name no picture")
+                kind = (
+                    f"row of {table.name} names no picture",
+                    f"rows of {table.name} name no picture",
+                )
                 notes.add(kind, f"{name} ({row.where.removeprefix(f'{table} ')})")
                 continue
             if path in found.rows:
-                notes.add(("picture has a second row, which counts", "pictures have a second row, which counts"), path)
+                notes.add(
+                    (
+                        "picture has a second row, which counts",
+                        "pictures have a second row, which counts",
+                    ),
+                    path,
+                )
             found.rows[path] = row
     return found
 
@@ -90,7 +109,9 @@ def _file_of(row: Row) -> str:
     column = next((written[name] for name in FILES if name in written), None)
     if column is None:
         there = ", ".join(map(str, row.values)) or "nothing"
-        raise Refusal(f"{row.where}: every row needs a file_name, as Hugging Face's imagefolder has it (there: {there})")
+        raise Refusal(
+            f"{row.where}: every row needs a file_name, as Hugging Face's imagefolder has it (there: {there})"
+        )
     if not isinstance(name := row.values[column], str) or not name.strip():
         raise Refusal(f"{row.where}: {column} is {name!r}, not the name of a file")
     return name.strip()
@@ -149,9 +170,13 @@ def _json_rows(table: Path) -> Iterator[Row]:
         try:
             values = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise Refusal(f"{where}: not JSON ({getattr(error, 'msg', 'nested too deep')}); a row is one object a line") from None
+            raise Refusal(
+                f"{where}: not JSON ({getattr(error, 'msg', 'nested too deep')}); a row is one object a line"
+            ) from None
         if not isinstance(values, dict):
-            raise Refusal(f'{where}: a row is one object a line, {{"file_name": "a.png", "text": "..."}}')
+            raise Refusal(
+                f'{where}: a row is one object a line, {{"file_name": "a.png", "text": "..."}}'
+            )
         yield Row(where, values)
 
 
@@ -175,7 +200,9 @@ def _csv_rows(table: Path) -> Iterator[Row]:
 def _columns(head: list[str], fields: list[str], where: str) -> dict[str, str]:
     """Refusal for a row longer than the head: a separator stands unquoted in a text, and the words behind it would be lost."""
     if any(field.strip() for field in fields[len(head) :]):
-        raise Refusal(f"{where}: {len(fields)} fields, the first line has {len(head)}; put texts with a separator in quotes")
+        raise Refusal(
+            f"{where}: {len(fields)} fields, the first line has {len(head)}; put texts with a separator in quotes"
+        )
     return {name: value.strip() for name, value in zip(head, fields, strict=False) if name}
 
 
@@ -191,7 +218,9 @@ def _separator(text: str) -> str:
 
 
 # -- NAME.txt -------------------------------------------------------------------------------------------------------------
-def captions_beside(pictures: list[Path], texts: list[Path], notes: Notes) -> tuple[dict[Path, str], list[Path]]:
+def captions_beside(
+    pictures: list[Path], texts: list[Path], notes: Notes
+) -> tuple[dict[Path, str], list[Path]]:
     """The captions in NAME.txt beside NAME.png, on one line; and the texts that are beside no picture."""
     found, beside = {}, {text.with_suffix(""): text for text in texts}
     for path in pictures:

@@ -35,11 +35,45 @@ PIXELS = 89_478_485  # Pillow's own limit: more are refused before they are deco
 GREY_MODES = ("1", "L", "LA", "La")  # and whatever has more than 8 bits
 # those that are told by their first bytes, then those of which the name must tell; none that starts another program (EPS),
 # draws (WMF), or is a stub
-TOLD = ("PNG", "JPEG", "MPO", "GIF", "WEBP", "AVIF", "TIFF", "BMP", "JPEG2000", "PSD", "QOI", "ICO", "ICNS", "DDS")
-NAMED = ("PPM", "DIB", "TGA", "PCX", "SGI", "SUN", "XBM", "XPM", "CUR", "IM", "MSP", "FITS", "DCX", "BLP", "FTEX", "PIXAR")
+TOLD = (
+    "PNG",
+    "JPEG",
+    "MPO",
+    "GIF",
+    "WEBP",
+    "AVIF",
+    "TIFF",
+    "BMP",
+    "JPEG2000",
+    "PSD",
+    "QOI",
+    "ICO",
+    "ICNS",
+    "DDS",
+)
+NAMED = (
+    "PPM",
+    "DIB",
+    "TGA",
+    "PCX",
+    "SGI",
+    "SUN",
+    "XBM",
+    "XPM",
+    "CUR",
+    "IM",
+    "MSP",
+    "FITS",
+    "DCX",
+    "BLP",
+    "FTEX",
+    "PIXAR",
+)
 LONGEST = 16  # sides' ratio beyond which a picture is cut before it is scaled: a line of a million pixels is no square of them
 
-warnings.filterwarnings("ignore", module=r"PIL\.")  # what matters of a damaged file is said by us, once
+warnings.filterwarnings(
+    "ignore", module=r"PIL\."
+)  # what matters of a damaged file is said by us, once
 
 
 class Unreadable(Exception):
@@ -61,7 +95,21 @@ def formats() -> tuple[str, ...]:
 def extensions() -> tuple[str, ...]:
     """The ends of names that mean a picture, .png first."""
     known = {end for end, name in Image.registered_extensions().items() if name in formats()}
-    first = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".jfif", ".ico")
+    first = (
+        ".png",
+        ".jpg",
+        ".jpeg",
+        ".webp",
+        ".avif",
+        ".gif",
+        ".bmp",
+        ".tif",
+        ".tiff",
+        ".ppm",
+        ".pgm",
+        ".jfif",
+        ".ico",
+    )
     return (*(end for end in first if end in known), *sorted(known - set(first)))
 
 
@@ -119,7 +167,13 @@ class Head:
         """Unreadable where it cannot be had."""
         with opened(path) as image:
             deep = image.mode.startswith(("I", "F"))
-            return cls(deep or image.mode in GREY_MODES, deep, type_range(image), _several(image), min(image.size))
+            return cls(
+                deep or image.mode in GREY_MODES,
+                deep,
+                type_range(image),
+                _several(image),
+                min(image.size),
+            )
 
 
 def _several(image: Image.Image) -> bool:
@@ -170,7 +224,11 @@ class View:
             mode, image = image.mode, eight_bits(image, self.range, self.found)
             size, image = image.size, image.convert("L" if self.shape[0] == 1 else "RGB")
             array = np.array(fitted(image, self.size, self.fit))
-        return torch.from_numpy(array).reshape(*self.shape[1:], self.shape[0]).permute(2, 0, 1), size, mode
+        return (
+            torch.from_numpy(array).reshape(*self.shape[1:], self.shape[0]).permute(2, 0, 1),
+            size,
+            mode,
+        )
 
     @property
     def size(self) -> tuple[int, int]:
@@ -183,7 +241,9 @@ class View:
 
     def to_dict(self) -> dict[str, Any]:
         """For a checkpoint, whose shape is in it already."""
-        return {"fit": self.fit} | {key: list(v) if (v := getattr(self, key)) else None for key in ("range", "found")}
+        return {"fit": self.fit} | {
+            key: list(v) if (v := getattr(self, key)) else None for key in ("range", "found")
+        }
 
     @classmethod
     def of(cls, shape: tuple[int, ...], about: Any, where: str) -> "View":
@@ -191,11 +251,15 @@ class View:
         try:
             about = about or {}
             ranges = [tuple(map(float, about.get(key) or ())) for key in ("range", "found")]
-            if about.get("fit", "crop") not in ("crop", "pad") or not all(is_range(r) for r in ranges if r):
+            if about.get("fit", "crop") not in ("crop", "pad") or not all(
+                is_range(r) for r in ranges if r
+            ):
                 raise ValueError
             return cls(tuple(shape), about.get("fit", "crop"), *(r or None for r in ranges))
         except (AttributeError, TypeError, ValueError):
-            raise Refusal(f"checkpoint: {where} says how its pictures were read in a way that is not ldm's") from None
+            raise Refusal(
+                f"checkpoint: {where} says how its pictures were read in a way that is not ldm's"
+            ) from None
 
 
 def is_range(given: tuple[float, ...]) -> bool:
@@ -204,7 +268,12 @@ def is_range(given: tuple[float, ...]) -> bool:
 
 
 # -- what is done to a picture --------------------------------------------------------------------------------------------
-def eight_bits(image: Image.Image, stated: Range | None = None, found: Range | None = None, ground: str = "white") -> Image.Image:
+def eight_bits(
+    image: Image.Image,
+    stated: Range | None = None,
+    found: Range | None = None,
+    ground: str = "white",
+) -> Image.Image:
     """An opened picture decoded, upright, of 8 bits a value, transparency on `ground`, colours of sRGB."""
     if image.mode.startswith(("I", "F")):
         low_high = stated or type_range(image) or found
@@ -230,7 +299,9 @@ def _stretched(array: np.ndarray, low_high: Range | None) -> np.ndarray:
     """Values from low ... high to 0 ... 255, clipped; of the picture itself where no range is known."""
     finite = np.isfinite(array)
     if low_high is None:
-        low_high = (float(array[finite].min()), float(array[finite].max())) if finite.any() else (0.0, 1.0)
+        low_high = (
+            (float(array[finite].min()), float(array[finite].max())) if finite.any() else (0.0, 1.0)
+        )
     low, high = low_high
     scaled = np.subtract(array, low, dtype=np.float64)
     scaled *= 255 / max(high - low, np.finfo(float).tiny)
@@ -240,7 +311,9 @@ def _stretched(array: np.ndarray, low_high: Range | None) -> np.ndarray:
 def _srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     """Colours of a profile (Display P3, Adobe RGB, a press' CMYK) as sRGB; as they are where it cannot be used."""
     if image.mode == "LAB":
-        return ImageCms.profileToProfile(image, ImageCms.createProfile("LAB"), _srgb_profile(), outputMode="RGB")
+        return ImageCms.profileToProfile(
+            image, ImageCms.createProfile("LAB"), _srgb_profile(), outputMode="RGB"
+        )
     if not profile or image.mode not in ("RGB", "RGBA", "CMYK"):
         return image
     try:
@@ -270,7 +343,9 @@ def fitted(
     (width, height), scales = size, (size[0] / image.width, size[1] / image.height)
     scale = max(scales) if fit == "crop" else min(scales)
     sides = [round(side * scale) for side in image.size]
-    sides = [max(a, b) if fit == "crop" else min(max(a, 1), b) for a, b in zip(sides, size, strict=True)]
+    sides = [
+        max(a, b) if fit == "crop" else min(max(a, 1), b) for a, b in zip(sides, size, strict=True)
+    ]
     image = image.resize(sides, by, reducing_gap=3)
     left, top = (image.width - width) // 2, (image.height - height) // 2
     if fit == "crop":
@@ -282,6 +357,9 @@ def fitted(
 
 def _shortened(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """The middle of a picture that is LONGEST times longer than what it is to cover: more of it is never seen."""
-    most = [math.ceil(LONGEST * other * mine / its) for other, mine, its in zip(image.size[::-1], size, size[::-1], strict=True)]
+    most = [
+        math.ceil(LONGEST * other * mine / its)
+        for other, mine, its in zip(image.size[::-1], size, size[::-1], strict=True)
+    ]
     left, top = (max(0, side - limit) // 2 for side, limit in zip(image.size, most, strict=True))
     return image.crop((left, top, image.width - left, image.height - top)) if left or top else image

@@ -19,7 +19,9 @@ from ldm.metrics.images import psnr
 from ldm.networks.autoencoder import Autoencoder, sample_posterior
 from ldm.system.batches import Batch, as_bytes, as_images
 
-CARRIES = 0.1  # the least share of a latent channel's variance that the picture explains, or it is lost
+CARRIES = (
+    0.1  # the least share of a latent channel's variance that the picture explains, or it is lost
+)
 
 
 @dataclass
@@ -29,7 +31,9 @@ class Pixels:
     modality: ClassVar[str] = "pictures"
     cached: ClassVar[bool] = False
 
-    def build(self, shape: Shape, autoencoder: Autoencoder | None, classes: int, features: int) -> "PixelSpace":
+    def build(
+        self, shape: Shape, autoencoder: Autoencoder | None, classes: int, features: int
+    ) -> "PixelSpace":
         """The space of pictures of `shape`."""
         return PixelSpace(shape)
 
@@ -52,7 +56,9 @@ class Latents:
         """Whether the training set is encoded once."""
         return self.cache
 
-    def build(self, shape: Shape, autoencoder: Autoencoder | None, classes: int, features: int) -> "LatentSpace":
+    def build(
+        self, shape: Shape, autoencoder: Autoencoder | None, classes: int, features: int
+    ) -> "LatentSpace":
         """The space of an autoencoder's latents, of pictures of `shape`."""
         assert autoencoder is not None, "stage 1 comes first"
         return LatentSpace(autoencoder, self.chunk)
@@ -135,7 +141,9 @@ class LatentSpace(PictureSpace):
 
     def expect_measured(self, where: str) -> None:
         if not (self.std > 0).all():
-            raise Refusal(f"{where}: the latents' std {listed(self.std)} is not above 0; it is of no model")
+            raise Refusal(
+                f"{where}: the latents' std {listed(self.std)} is not above 0; it is of no model"
+            )
 
     def train(self, mode: bool = True) -> "LatentSpace":
         """The autoencoder stays in evaluation mode whatever its owner does."""
@@ -172,7 +180,9 @@ class LatentSpace(PictureSpace):
         finite = bool(torch.isfinite(self.std).all())
         trained = finite and self.std.max() < 100 and self.std.min() > 1e-3 and quality > flat + 1
         if finite:
-            said += self._expect_latents("" if trained else f"its {reached}: it is not trained on this data; or ")
+            said += self._expect_latents(
+                "" if trained else f"its {reached}: it is not trained on this data; or "
+            )
         if not trained:
             std = listed(self.std)
             raise Refusal(
@@ -190,7 +200,9 @@ class LatentSpace(PictureSpace):
                 f"space.autoencoder: {otherwise}{shares}: stage 1 has collapsed, its kl_weight is too large; "
                 "train it again with a smaller network.kl_weight and another name"
             )
-        more = "a smaller kl_weight of stage 1 would fill them, fewer latent_channels would do as well"
+        more = (
+            "a smaller kl_weight of stage 1 would fill them, fewer latent_channels would do as well"
+        )
         return [f"latents: {shares}: {more}"] if lost else []
 
     def posterior(self, data: Tensor) -> Tensor:
@@ -206,7 +218,9 @@ class LatentSpace(PictureSpace):
         return (z - self.mean[:, None, None]) / self.std[:, None, None]
 
     @torch.no_grad()
-    def measure(self, batches: Iterable[Batch], all_reduce: Reduce, device: torch.device | str) -> str:
+    def measure(
+        self, batches: Iterable[Batch], all_reduce: Reduce, device: torch.device | str
+    ) -> str:
         """Mean, std and share explained of each channel over the batches of every rank; says what they are."""
         statistics = ChannelStatistics(self.shape[0], device)
         for batch in batches:
@@ -264,7 +278,9 @@ class ChannelStatistics:
 
     def result(self, all_reduce: Reduce = lambda sums: sums) -> tuple[Tensor, Tensor, Tensor]:
         """Mean, std, and share of the variance explained (z,), of everything added on every rank, float32."""
-        sums = all_reduce(self.sums.to(self.device) if str(self.device) != "mps" else self.sums).cpu()
+        sums = all_reduce(
+            self.sums.to(self.device) if str(self.device) != "mps" else self.sums
+        ).cpu()
         mean, square, noise = (sums[:-1] / sums[-1]).chunk(3)
         signal = (square - mean.square()).clamp(min=0)
         variance = (signal + noise).clamp(min=1e-12)

@@ -18,7 +18,9 @@ from ldm.errors import Refusal, require
 from ldm.pictures import masks
 from ldm.pictures.space import PictureSpace
 
-Left = tuple[Tensor, Tensor | None]  # what is left of pictures, and which of its pixels are known where that is a question
+Left = tuple[
+    Tensor, Tensor | None
+]  # what is left of pictures, and which of its pixels are known where that is a question
 
 
 @dataclass
@@ -57,7 +59,10 @@ class Inpaint(Generate):
 
     def __post_init__(self) -> None:
         low, high = self.area
-        require(0 < low <= high < 1, f"area must be two shares 0 < LOW <= HIGH < 1, got {low} and {high}")
+        require(
+            0 < low <= high < 1,
+            f"area must be two shares 0 < LOW <= HIGH < 1, got {low} and {high}",
+        )
         require(0 <= self.rectangles <= 1, f"rectangles must be in [0, 1], got {self.rectangles}")
 
     def channels(self, x: int) -> int:
@@ -68,7 +73,11 @@ class Inpaint(Generate):
 
     def tell(self, space: PictureSpace, given: Tensor, known: Tensor | None) -> Told:
         hole = space.on_grid(1 - known)
-        return {"concat": torch.cat([space.encode_mean(torch.where(known > 0, given, 0)), 2 * hole - 1], 1)}
+        return {
+            "concat": torch.cat(
+                [space.encode_mean(torch.where(known > 0, given, 0)), 2 * hole - 1], 1
+            )
+        }
 
 
 @dataclass
@@ -101,10 +110,16 @@ class SuperResolve(Generate):
     def degrade(self, image: Tensor, keys: Sequence[masks.Key]) -> Left:
         if self.kernel == "box":
             return AveragePool(self.factor)(image), None
-        return interpolate(image, scale_factor=1 / self.factor, mode="bicubic", antialias=True).clamp(-1, 1), None
+        return interpolate(
+            image, scale_factor=1 / self.factor, mode="bicubic", antialias=True
+        ).clamp(-1, 1), None
 
     def tell(self, space: PictureSpace, given: Tensor, known: Tensor | None) -> Told:
-        return {"concat": space.encode_mean(interpolate(given, scale_factor=self.factor, mode="bicubic").clamp(-1, 1))}
+        return {
+            "concat": space.encode_mean(
+                interpolate(given, scale_factor=self.factor, mode="bicubic").clamp(-1, 1)
+            )
+        }
 
 
 AnyTask = Generate | Inpaint | SuperResolve
@@ -113,4 +128,6 @@ AnyTask = Generate | Inpaint | SuperResolve
 def expect_plain(task: AnyTask, what: str) -> None:
     """Refuse `what`, which makes pictures of nothing, to a model that needs something."""
     if task.use is not None:
-        raise Refusal(f"{what} makes pictures of nothing; this checkpoint is trained for {task.use} and needs {task.needs}")
+        raise Refusal(
+            f"{what} makes pictures of nothing; this checkpoint is trained for {task.use} and needs {task.needs}"
+        )

@@ -28,15 +28,21 @@ class Condition:
 
     def rows(self, rows: Sequence[int]) -> "Condition":
         """Some of the rows."""
-        labels, prompts = ([of[i] for i in rows] if of is not None else None for of in (self.labels, self.prompts))
-        return Condition(labels, prompts, {key: value[list(rows)] for key, value in self.told.items()})
+        labels, prompts = (
+            [of[i] for i in rows] if of is not None else None for of in (self.labels, self.prompts)
+        )
+        return Condition(
+            labels, prompts, {key: value[list(rows)] for key, value in self.told.items()}
+        )
 
     def tensors(self, model: Model, count: int) -> dict[str, Tensor]:
         """What the network is given, `count` rows on the model's device."""
         cond = {key: value.to(model.device) for key, value in self.told.items()}
         if model.classes:
             null = len(model.classes)
-            cond["label"] = torch.tensor([null] * count if self.labels is None else self.labels, device=model.device)
+            cond["label"] = torch.tensor(
+                [null] * count if self.labels is None else self.labels, device=model.device
+            )
         if self.prompts is not None and model.text is not None:
             cond |= model.text.condition(self.prompts, model.device)
         return cond
@@ -49,7 +55,12 @@ def completed(model: Model, seeds: Sequence[int], condition: Condition) -> Condi
         labels = [seed % len(model.classes) for seed in seeds]
     if prompts is None and model.text is not None:
         prompts = model.prompts_of(seeds)
-    return replace(condition, labels=labels, prompts=prompts, told=condition.told or model.space.draw(seeds, labels))
+    return replace(
+        condition,
+        labels=labels,
+        prompts=prompts,
+        told=condition.told or model.space.draw(seeds, labels),
+    )
 
 
 def bind(model: Model, settings: SampleConfig, condition: Condition, count: int) -> Guided:
@@ -57,11 +68,17 @@ def bind(model: Model, settings: SampleConfig, condition: Condition, count: int)
     cond = condition.tensors(model, count)
     chosen = (bool(model.classes) and condition.labels is not None) or condition.prompts is not None
     rows = torch.ones(count, dtype=torch.bool, device=model.device)
-    null = without(cond, rows, len(model.classes)) if chosen or condition.told.keys() - KEPT else None
-    return cfg(model.denoiser, cond, null, settings.guidance, tuple(settings.interval), settings.rescale)
+    null = (
+        without(cond, rows, len(model.classes)) if chosen or condition.told.keys() - KEPT else None
+    )
+    return cfg(
+        model.denoiser, cond, null, settings.guidance, tuple(settings.interval), settings.rescale
+    )
 
 
 def without(cond: dict[str, Tensor], rows: Tensor, classes: int) -> dict[str, Tensor]:
     """The null condition in these rows (B,): the class after the last, NaN for a jet's features, no caption."""
     nothing = {"label": classes, "jet": float("nan"), "text": 0.0, "text_mask": False}
-    return {k: v if k in KEPT else v.masked_fill(expand(rows, v), nothing[k]) for k, v in cond.items()}
+    return {
+        k: v if k in KEPT else v.masked_fill(expand(rows, v), nothing[k]) for k, v in cond.items()
+    }

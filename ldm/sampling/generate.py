@@ -45,14 +45,22 @@ def generate(
         x = _batch(model, settings, [seeds[r] for r in rows], these, watch)
         watch = None
         if not torch.isfinite(x[: len(part)]).all():
-            raise Refusal(f"sampling gave numbers that are not finite at seed {seeds[i]}; try more steps or another solver")
+            raise Refusal(
+                f"sampling gave numbers that are not finite at seed {seeds[i]}; try more steps or another solver"
+            )
         done.append(model.space.finish(x, these.told)[: len(part)])
         if progress is not None:
             progress(len(part))
     return torch.cat(done)
 
 
-def _batch(model: Model, settings: SampleConfig, seeds: Sequence[int], condition: Condition, watch: Watch | None) -> Tensor:
+def _batch(
+    model: Model,
+    settings: SampleConfig,
+    seeds: Sequence[int],
+    condition: Condition,
+    watch: Watch | None,
+) -> Tensor:
     randn = SampleNoise(seeds, model.space.shape, model.device, condition.told.get("mask"))
     denoise = bind(model, settings, condition, len(seeds))
     times = times_of(model, settings)
@@ -74,7 +82,11 @@ def times_of(model: Model, settings: SampleConfig) -> Tensor:
 
 
 def reverse(
-    model: Model, settings: SampleConfig, seeds: Sequence[int], condition: Condition = Condition(), frames: int = 7
+    model: Model,
+    settings: SampleConfig,
+    seeds: Sequence[int],
+    condition: Condition = Condition(),
+    frames: int = 7,
 ) -> tuple[list[Tensor], Tensor, list[float]]:
     """Clouds during the reverse process, in one batch: decoded features (B, P, 3) of each frame, masks, and the times."""
     whole = completed(model, seeds, condition)

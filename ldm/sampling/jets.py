@@ -26,7 +26,10 @@ from ldm.system.randomness import generator
 MOST = 150  # constituents in any of JetNet's files
 TOLD = ("pt", "mass")  # of the jet's own features, what `network.jet: 2` is told
 FAR = 5  # standard deviations of the training jets from their mean, beyond which a pt or a mass is worth a warning
-RELATIVE, AS_TOLD = "relative", "GeV: the pt, eta and mass that the network was told"  # the attribute `jet_units`
+RELATIVE, AS_TOLD = (
+    "relative",
+    "GeV: the pt, eta and mass that the network was told",
+)  # the attribute `jet_units`
 
 
 class Asked(NamedTuple):
@@ -66,7 +69,10 @@ def asked_for(text: str | None, count: int | None, pairs: Sequence[str] | None =
         raise Refusal(f"--count: {count} jets asked for, {path} has numbers for {len(mask)}")
     units, kind = attribute(path, "jet_units"), attribute(path, "jet_type")
     features = None if units.startswith(RELATIVE) else torch.from_numpy(jet)
-    features, numbers = spread(len(jet)) if value is not None else features, mask.sum(1)[:count].tolist()
+    features, numbers = (
+        spread(len(jet)) if value is not None else features,
+        mask.sum(1)[:count].tolist(),
+    )
     told = features[:count] if features is not None else None
     return Asked(numbers, told, kind or kind_of(path), path, value is not None)
 
@@ -92,7 +98,9 @@ def jet_of(pairs: Sequence[str]) -> Tensor:
             raise Refusal(f"--jet: {key} is given twice")
         given[key] = _gev(key, text)
     if missing := [key for key in TOLD if key not in given]:
-        raise Refusal(f"--jet: {missing[0]} is missing; the network is told pt and mass together, in GeV")
+        raise Refusal(
+            f"--jet: {missing[0]} is missing; the network is told pt and mass together, in GeV"
+        )
     return torch.tensor([given["pt"], 0.0, given["mass"], 0.0])
 
 
@@ -100,9 +108,13 @@ def _gev(key: str, text: str) -> float:
     try:
         value = float(text)
     except ValueError:
-        raise Refusal(f"--jet: {key}: '{text}' is not a number; write --jet pt=1000 mass=80, in GeV") from None
+        raise Refusal(
+            f"--jet: {key}: '{text}' is not a number; write --jet pt=1000 mass=80, in GeV"
+        ) from None
     if not 0 <= value < 1e9 or (key == "pt" and value == 0):
-        raise Refusal(f"--jet: {key}={text} cannot be: {'above' if key == 'pt' else 'at least'} 0 and finite, in GeV")
+        raise Refusal(
+            f"--jet: {key}={text} cannot be: {'above' if key == 'pt' else 'at least'} 0 and finite, in GeV"
+        )
     return value
 
 
@@ -116,7 +128,9 @@ def labels_of(model: Model, label: str | None, asked: Asked, seeds: Sequence[int
     if kind in classes:
         return [classes.index(kind)] * len(seeds)
     why = f"is of {kind} jets" if kind else "does not say of which type its jets are"
-    raise Refusal(f"--constituents: {asked.source} {why}; this checkpoint makes {', '.join(classes)}: name one with --label")
+    raise Refusal(
+        f"--constituents: {asked.source} {why}; this checkpoint makes {', '.join(classes)}: name one with --label"
+    )
 
 
 def told(model: Model, numbers: Sequence[int], jet: Tensor | None = None) -> Told:
@@ -125,8 +139,12 @@ def told(model: Model, numbers: Sequence[int], jet: Tensor | None = None) -> Tol
     if space.modality != "jets":
         raise Refusal("--constituents: this checkpoint makes pictures, not clouds")
     if bad := [n for n in numbers if not 1 <= n <= space.shape[0]]:
-        raise Refusal(f"--constituents: {bad[0]} is not in 1 ... {space.shape[0]}, what this checkpoint makes")
-    return space.full(numbers) | ({"jet": space.condition(jet)} if jet is not None and space.jet else {})
+        raise Refusal(
+            f"--constituents: {bad[0]} is not in 1 ... {space.shape[0]}, what this checkpoint makes"
+        )
+    return space.full(numbers) | (
+        {"jet": space.condition(jet)} if jet is not None and space.jet else {}
+    )
 
 
 def log_density(
@@ -149,11 +167,15 @@ def log_density(
     if space.modality != "jets":
         raise Refusal("this checkpoint makes pictures, not clouds")
     features = features.to(device)
-    told = {"mask": mask} | ({"jet": space.condition(jet.to(device))} if jet is not None and space.jet else {})
+    told = {"mask": mask} | (
+        {"jet": space.condition(jet.to(device))} if jet is not None and space.jet else {}
+    )
     cond = Condition(labels, told=told).tensors(model, len(features))
     x_0 = space.encode(features, mask=cond["mask"])
     try:
-        found = log_likelihood(cfg(model.denoiser, cond), x_0, generator("likelihood", seed), probes, ode)
+        found = log_likelihood(
+            cfg(model.denoiser, cond), x_0, generator("likelihood", seed), probes, ode
+        )
     except Unreached as error:
         raise Refusal(f"likelihood: {error}") from None
     return replace(found, nats=found.nats + space.log_jacobian(features, cond["mask"]))
@@ -168,10 +190,18 @@ def told_as_asked(model: Model, asked: Asked, seeds: Sequence[int], labels: Sequ
             return space.draw(seeds, labels)
         raise Refusal(f"{flag}: this checkpoint makes pictures, not clouds")
     if asked.by_hand and not space.jet:
-        raise Refusal("--jet: this checkpoint's network is told no pt and no mass; one trained with network.jet=2 is")
-    numbers = space.draw(seeds, labels)["mask"].sum(1).tolist() if asked.numbers is None else asked.numbers
+        raise Refusal(
+            "--jet: this checkpoint's network is told no pt and no mass; one trained with network.jet=2 is"
+        )
+    numbers = (
+        space.draw(seeds, labels)["mask"].sum(1).tolist()
+        if asked.numbers is None
+        else asked.numbers
+    )
     if asked.jet is not None and space.jet and (asked.jet[:, 0] <= 0).any():
-        raise Refusal(f"--constituents: {asked.source} has jets of no pt above 0, which the network is told; --jet tells another")
+        raise Refusal(
+            f"--constituents: {asked.source} has jets of no pt above 0, which the network is told; --jet tells another"
+        )
     return told(model, numbers, asked.jet)
 
 
@@ -179,13 +209,22 @@ def warnings(model: Model, asked: Asked, labels: Sequence[int], told: Told) -> l
     """What the user should know of what is asked: where it lies outside what training saw, and what is not told."""
     if model.space.modality != "jets":
         return []
-    found = [_outside(model, row, told["mask"][torch.tensor(labels) == row].sum(1)) for row in range(max(1, len(model.classes)))]
-    other = model.classes and asked.type and {asked.type} != {model.classes[label] for label in labels}
+    found = [
+        _outside(model, row, told["mask"][torch.tensor(labels) == row].sum(1))
+        for row in range(max(1, len(model.classes)))
+    ]
+    other = (
+        model.classes and asked.type and {asked.type} != {model.classes[label] for label in labels}
+    )
     found.append(f"--label: other jets than FILE's, which are {asked.type}" if other else "")
     if model.space.jet and "jet" not in told:
-        found.append("the network is told no pt and no mass; --jet pt=GEV mass=GEV or --constituents FILE tells them")
+        found.append(
+            "the network is told no pt and no mass; --jet pt=GEV mass=GEV or --constituents FILE tells them"
+        )
     if "jet" in told and (far := int((told["jet"].abs() > FAR).any(1).sum())):
-        found.append(f"pt or mass of {far} jets lie more than {FAR} standard deviations from the training jets' mean")
+        found.append(
+            f"pt or mass of {far} jets lie more than {FAR} standard deviations from the training jets' mean"
+        )
     return [line for line in found if line]
 
 
@@ -194,7 +233,11 @@ def _outside(model: Model, row: int, numbers: Tensor) -> str:
     outside = numbers[(numbers < low) | (numbers > high)]
     whose = f"{model.classes[row]} jets" if model.classes else "jets"
     seen = f"training saw {whose} of {low} ... {high} alone"
-    return f"--constituents: {len(outside)} jets of {outside.min()} ... {outside.max()}; {seen}" if len(outside) else ""
+    return (
+        f"--constituents: {len(outside)} jets of {outside.min()} ... {outside.max()}; {seen}"
+        if len(outside)
+        else ""
+    )
 
 
 def write_clouds(
@@ -216,11 +259,20 @@ def write_clouds(
     lines: list[dict[str, Any]] = [{}] * len(seeds)
     for name in dict.fromkeys(names):
         rows = [i for i, other in enumerate(names) if other == name]
-        more = {"settings": json.dumps(settings)} | ({"jet_type": labels[rows[0]]} if labels else {})
+        more = {"settings": json.dumps(settings)} | (
+            {"jet_type": labels[rows[0]]} if labels else {}
+        )
         more |= {"jet_units": AS_TOLD} if jet is not None else {}
-        write_jets(folder / name, features[rows], mask[rows], jet if jet is None else jet[rows], **more)
+        write_jets(
+            folder / name, features[rows], mask[rows], jet if jet is None else jet[rows], **more
+        )
         for row, i in enumerate(rows):
-            lines[i] = {"file": name, "row": row, "seed": seeds[i], "constituents": int(mask[i].sum())}
+            lines[i] = {
+                "file": name,
+                "row": row,
+                "seed": seeds[i],
+                "constituents": int(mask[i].sum()),
+            }
             lines[i] |= {"label": labels[i]} if labels else {}
     (folder / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (folder / "settings.json").write_text(json.dumps(settings, indent=2) + "\n")

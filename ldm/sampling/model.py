@@ -64,7 +64,9 @@ class Model:
             return int(name)
         if numbers:
             named = ", ".join(self.classes)
-            raise Refusal(f"--label: '{name}' is not one of the {len(self.classes)} classes, told by their names: {named}")
+            raise Refusal(
+                f"--label: '{name}' is not one of the {len(self.classes)} classes, told by their names: {named}"
+            )
         listed = ", ".join(f"{i} {c}" if c != str(i) else c for i, c in enumerate(self.classes))
         raise Refusal(f"--label: '{name}' is not one of the {len(self.classes)} classes: {listed}")
 
@@ -74,14 +76,18 @@ def is_number(name: str) -> bool:
     return bool(re.fullmatch(r"\s*[+-]?\d+([.,]\d+)?\s*", name))
 
 
-def build_net(config: DiffusionConfig, shape: tuple[int, ...], classes: int, text: TextEncoder | None = None) -> nn.Module:
+def build_net(
+    config: DiffusionConfig, shape: tuple[int, ...], classes: int, text: TextEncoder | None = None
+) -> nn.Module:
     """The network of a config for x of `shape`."""
     more = {"text": text.dim} if text else {}
     more |= {"concat": channels} if (channels := config.task.channels(shape[0])) else {}
     return config.network.build(shape, classes, **more)
 
 
-def build_denoiser(config: DiffusionConfig, shape: tuple[int, ...], classes: int, text: TextEncoder | None = None) -> Denoiser:
+def build_denoiser(
+    config: DiffusionConfig, shape: tuple[int, ...], classes: int, text: TextEncoder | None = None
+) -> Denoiser:
     """The denoiser of a config for x of `shape`."""
     denoiser = Denoiser(build_net(config, shape, classes, text), config.schedule, config.loss)
     denoiser.register_forward_pre_hook(threads.tick)
@@ -115,16 +121,22 @@ def _restored(state: dict[str, Any], file: Path, weights: str, device: str) -> M
     built = checkpoint.build_fitting(space, found, str(file))
     built.expect_measured(str(file))
     if stage1 and fingerprint(built.autoencoder) != meta["autoencoder"]["hash"]:
-        raise Refusal(f"checkpoint: the autoencoder inside {file} is not the one it was trained with; the file is damaged")
+        raise Refusal(
+            f"checkpoint: the autoencoder inside {file} is not the one it was trained with; the file is damaged"
+        )
     about_text = meta.get("text") or {}
     text = load_text(config, about_text.get("hash"), str(file), download=False)
     net = checkpoint.build_fitting(
-        lambda: build_net(config, built.shape, len(classes), text), checkpoint.weights(state, weights, file), str(file)
+        lambda: build_net(config, built.shape, len(classes), text),
+        checkpoint.weights(state, weights, file),
+        str(file),
     )
     denoiser = Denoiser(net, config.schedule, config.loss).eval().requires_grad_(False).to(device)
     view = View.of(shape, meta.get("view"), str(file)) if built.modality == "pictures" else None
     told = text, tuple(map(str, about_text.get("prompts", ()))), config.task, view
-    return Model(denoiser, built.eval().to(device), classes, config.sample, state["global_step"], *told)
+    return Model(
+        denoiser, built.eval().to(device), classes, config.sample, state["global_step"], *told
+    )
 
 
 def fingerprint(module: nn.Module) -> str:
@@ -142,10 +154,14 @@ def data_shape(meta: dict[str, Any], data: Data, file: Path) -> tuple[int, ...]:
     places = 2 if kind == "JetNet" else 3
     whole = len(shape) == places and all(type(size) is int and size > 0 for size in shape)
     if not whole or math.prod(shape) > LARGEST:
-        raise Refusal(f"checkpoint: {file} is of data of shape {shape}, which no picture or cloud has")
+        raise Refusal(
+            f"checkpoint: {file} is of data of shape {shape}, which no picture or cloud has"
+        )
     side = SIDES.get(kind) or getattr(data, "size", None)
     if places == 3 and side is not None and max(shape[1:]) > side:
-        raise Refusal(f"checkpoint: {file} says {shape} of its data, and {side} pixels in its config")
+        raise Refusal(
+            f"checkpoint: {file} says {shape} of its data, and {side} pixels in its config"
+        )
     return shape
 
 
@@ -153,11 +169,15 @@ def class_names(meta: dict[str, Any], file: Path) -> tuple[str, ...]:
     """The classes' names; Refusal where they are no names."""
     names = tuple(meta["classes"])
     if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
-        raise Refusal(f"checkpoint: {file} has classes that are not names, each of its own: {names!r:.100}")
+        raise Refusal(
+            f"checkpoint: {file} has classes that are not names, each of its own: {names!r:.100}"
+        )
     return names
 
 
-def load_text(config: DiffusionConfig, expected: str | None = None, where: str = "", download: bool = True) -> TextEncoder | None:
+def load_text(
+    config: DiffusionConfig, expected: str | None = None, where: str = "", download: bool = True
+) -> TextEncoder | None:
     """The text encoder that a config names, if it is of captions; Refusal if it is not the one that was trained with.
 
     Without `download` only what lies on this machine: a checkpoint's own word is no reason to fetch anything.
@@ -166,11 +186,15 @@ def load_text(config: DiffusionConfig, expected: str | None = None, where: str =
         return None
     text = config.text.load(download)
     if expected is not None and text.hash != expected:
-        raise Refusal(f"{where}: text encoder {type(config.text).__name__} is {text.hash} here, it was trained with {expected}")
+        raise Refusal(
+            f"{where}: text encoder {type(config.text).__name__} is {text.hash} here, it was trained with {expected}"
+        )
     return text
 
 
-def load_autoencoder(path: Path, which: str = "ema") -> tuple[Autoencoder, AutoencoderConfig, dict[str, Any]]:
+def load_autoencoder(
+    path: Path, which: str = "ema"
+) -> tuple[Autoencoder, AutoencoderConfig, dict[str, Any]]:
     """Stage 1 from its checkpoint, averaged weights where it kept them, or `raw`; and what the checkpoint says of itself."""
     state = checkpoint.read(path)
     checkpoint.expect_stage(state, "autoencoder", path)
@@ -179,7 +203,9 @@ def load_autoencoder(path: Path, which: str = "ema") -> tuple[Autoencoder, Autoe
         config = from_dict(meta["config"], str(path))
         shape = data_shape(meta, config.data, path)
         found = checkpoint.weights(state, which, path)
-        autoencoder = checkpoint.build_fitting(lambda: config.network.build(shape), found, str(path))
+        autoencoder = checkpoint.build_fitting(
+            lambda: config.network.build(shape), found, str(path)
+        )
         class_names(meta, path)
         return autoencoder.eval(), config, meta
 
@@ -187,9 +213,13 @@ def load_autoencoder(path: Path, which: str = "ema") -> tuple[Autoencoder, Autoe
 def recorded_data(config: Data, root: str | None = None) -> Data:
     """The data settings of a checkpoint, to read from `root` or from where they lay: never to be downloaded."""
     if root is not None and not hasattr(config, "root"):
-        raise Refusal(f"--data-root: {type(config).__name__} are embedded and read from no folder; leave it out")
+        raise Refusal(
+            f"--data-root: {type(config).__name__} are embedded and read from no folder; leave it out"
+        )
     if root is not None and not Path(root).exists():
         raise Refusal(f"--data-root: '{root}' is not a folder, nor a file")
     given = {"root": root} if root is not None else {}
     kept = {"download": False} if hasattr(config, "download") else {}
-    return dataclasses.replace(config, **given, **kept, workers=min(config.workers, os.cpu_count() or 1))
+    return dataclasses.replace(
+        config, **given, **kept, workers=min(config.workers, os.cpu_count() or 1)
+    )

@@ -9,7 +9,9 @@ from ldm.sampling.model import Model
 LARGEST = 10_000_000  # bytes of a file of prompts
 
 
-def prompts_from(model: Model, prompt: str | None, file: str | None, seeds: Sequence[int]) -> list[str] | None:
+def prompts_from(
+    model: Model, prompt: str | None, file: str | None, seeds: Sequence[int]
+) -> list[str] | None:
     """What --prompt or --prompt-file says for each seed, the file's lines in turn; None for a model without text."""
     if prompt is None and file is None:
         return model.prompts_of(seeds) if model.text is not None else None
@@ -17,11 +19,15 @@ def prompts_from(model: Model, prompt: str | None, file: str | None, seeds: Sequ
     if prompt is not None and file is not None:
         raise Refusal("--prompt and --prompt-file: give one of them")
     if model.text is None:
-        raise Refusal(f"{flag}: this checkpoint is of a model without text; train one with condition=text")
+        raise Refusal(
+            f"{flag}: this checkpoint is of a model without text; train one with condition=text"
+        )
     lines = [prompt] if file is None else _lines(Path(file))
     lines = [line.strip() for line in lines if line.strip()]
     if not lines:
-        raise Refusal(f"{flag}: {'the prompt' if file is None else file} is empty; leave it out for the checkpoint's own prompts")
+        raise Refusal(
+            f"{flag}: {'the prompt' if file is None else file} is empty; leave it out for the checkpoint's own prompts"
+        )
     for line in lines:
         if rest := model.text.cut(line):
             say(f"{flag}: longer than {model.text.length} tokens; cut: '{rest:.300}'")
@@ -34,7 +40,9 @@ def _lines(file: Path) -> list[str]:
         if file.exists() and not file.is_file():
             raise Refusal(f"--prompt-file: '{file}' is no file")
         if (size := file.stat().st_size) > LARGEST:
-            raise Refusal(f"--prompt-file: '{file}' has {size / 1e6:.0f} MB, at most {LARGEST / 1e6:.0f} are read")
+            raise Refusal(
+                f"--prompt-file: '{file}' has {size / 1e6:.0f} MB, at most {LARGEST / 1e6:.0f} are read"
+            )
         return file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or "not text"

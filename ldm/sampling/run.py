@@ -46,7 +46,9 @@ def new_folder(output: str) -> Iterator[Path]:
     if not output.strip():
         raise Refusal("--output: it is empty; name a folder")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise Refusal(f"--output: '{folder}' is not empty; name another folder, nothing is overwritten")
+        raise Refusal(
+            f"--output: '{folder}' is not empty; name another folder, nothing is overwritten"
+        )
     made = [part for part in (folder, *folder.parents) if not part.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -66,7 +68,9 @@ def expect_numbers(count: int | None, seed: int) -> None:
     if (count is not None and count < 1) or seed < 0:
         raise Refusal("--count must be at least 1 and --seed at least 0")
     if (count or 0) > MOST:
-        raise Refusal(f"--count: {count:.3g} samples are more than {MOST} of one command; go on from another --seed")
+        raise Refusal(
+            f"--count: {count:.3g} samples are more than {MOST} of one command; go on from another --seed"
+        )
     if seed >= 2**63 - MOST:
         raise Refusal("--seed: it is beyond 63 bits; give a smaller one")
 
@@ -119,30 +123,58 @@ def _run(
             say(f"warning: {warning}")
     jets = model.space.modality == "jets"
     own, condition = [seeds[i] for i in mine], Condition(labels, prompts, told)
-    recorder = Recorder(model, settings, own, min(trajectory, settings.batch_size)) if trajectory and not jets else None
-    with tqdm(total=len(mine), desc="sampling", unit="sample", disable=not fabric.is_global_zero) as bar:
+    recorder = (
+        Recorder(model, settings, own, min(trajectory, settings.batch_size))
+        if trajectory and not jets
+        else None
+    )
+    with tqdm(
+        total=len(mine), desc="sampling", unit="sample", disable=not fabric.is_global_zero
+    ) as bar:
         here = generate(model, settings, own, condition.rows(mine), bar.update, recorder)
         samples = ranks.collect(here, count)
     if not fabric.is_global_zero:
         return
-    record = {"checkpoint": str(find(checkpoint)), "step": model.step, "weights": weights, "count": count, "seed": seed}
+    record = {
+        "checkpoint": str(find(checkpoint)),
+        "step": model.step,
+        "weights": weights,
+        "count": count,
+        "seed": seed,
+    }
     names = [model.classes[i] for i in labels] if model.classes else None
     how = settings.record()
     if jets:
         features = asked.jet if "jet" in told else None
-        names = clouds.write_clouds(folder, samples, told["mask"], seeds, names, record | how | {"jet": jet}, features)
+        names = clouds.write_clouds(
+            folder, samples, told["mask"], seeds, names, record | how | {"jet": jet}, features
+        )
         if trajectory:
-            _draw_jets(folder, model, settings, seeds[:trajectory], labels, {k: v[:trajectory] for k, v in told.items()})
+            _draw_jets(
+                folder,
+                model,
+                settings,
+                seeds[:trajectory],
+                labels,
+                {k: v[:trajectory] for k, v in told.items()},
+            )
         say(f"wrote {count} jets to {', '.join(f'{folder}/{name}' for name in names)}")
         return
     write(folder, samples, seeds, names, record | how, prompts)
     if recorder is not None:
         recorder.write(folder)
-    say(f"wrote {count} pictures, grid.png{', trajectory.png, trajectory.gif' if recorder else ''} to {folder}/")
+    say(
+        f"wrote {count} pictures, grid.png{', trajectory.png, trajectory.gif' if recorder else ''} to {folder}/"
+    )
 
 
 def _draw_jets(
-    folder: Path, model: Model, settings: SampleConfig, seeds: Sequence[int], labels: Sequence[int], told: Told
+    folder: Path,
+    model: Model,
+    settings: SampleConfig,
+    seeds: Sequence[int],
+    labels: Sequence[int],
+    told: Told,
 ) -> None:
     from ldm.jets.plots import reverse_process  # matplotlib is slow to import
 

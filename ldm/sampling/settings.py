@@ -38,8 +38,14 @@ class Overrides:
         if self.eta is not None:
             plain["solver"]["eta"] = self.eta
         plain["solver"] |= solver_options(self.solver_option or ())
-        law = {"schedule": {"name": type(schedule).__name__} | to_dict(schedule)} if schedule is not None else {}
-        whole = from_dict({"name": "sample", "sample": plain, "loss": {"predict": "v"}} | law, "sample.py")
+        law = (
+            {"schedule": {"name": type(schedule).__name__} | to_dict(schedule)}
+            if schedule is not None
+            else {}
+        )
+        whole = from_dict(
+            {"name": "sample", "sample": plain, "loss": {"predict": "v"}} | law, "sample.py"
+        )
         assert isinstance(whole, DiffusionConfig)
         return whole.sample
 

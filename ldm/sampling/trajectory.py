@@ -51,7 +51,12 @@ class Recorder:
         noise = SampleNoise(self.seeds[: self.count], self.model.space.shape, device)
         reverse = [solvers.start(schedule, times[0], noise()), *self.states]
         keep = torch.linspace(0, len(times) - 1, min(most, len(times))).round().long().tolist()
-        there = noising(schedule, self.states[-1], times.flip(0)[[len(times) - 1 - i for i in keep[::-1]]], noise).flip(0)
+        there = noising(
+            schedule,
+            self.states[-1],
+            times.flip(0)[[len(times) - 1 - i for i in keep[::-1]]],
+            noise,
+        ).flip(0)
         guesses = [*self.guesses, self.states[-1]]
         states = zip([*there, *(reverse[i] for i in keep)], times[[*keep, *keep]], strict=True)
         shown = [in_view(schedule, x, t) for x, t in states]
@@ -64,14 +69,19 @@ class Recorder:
         rows, times = self.rows(COLUMNS)
         # the forward row reads from left to right, from data to noise; the reverse rows from noise to data
         pictures = torch.stack([rows[0].flip(0), rows[1], rows[2]])  # (3, frames, N, C, H, W)
-        return _with_header(to_picture(pictures.permute(2, 0, 1, 3, 4, 5).flatten(0, 2), len(times)), times.tolist())
+        return _with_header(
+            to_picture(pictures.permute(2, 0, 1, 3, 4, 5).flatten(0, 2), len(times)), times.tolist()
+        )
 
     def gif(self, path: Path) -> None:
         """There and back again, x0_hat below x_t."""
         rows, _ = self.rows(FRAMES)
         data = rows[2][-1:].expand_as(rows[2])
         frames = [*zip(rows[0].flip(0), data, strict=True), *zip(rows[1], rows[2], strict=True)]
-        drawn = [to_picture(torch.cat(pair), self.count).convert("P", palette=Image.Palette.ADAPTIVE) for pair in frames]
+        drawn = [
+            to_picture(torch.cat(pair), self.count).convert("P", palette=Image.Palette.ADAPTIVE)
+            for pair in frames
+        ]
         lengths = [80] * len(drawn)
         lengths[0] = lengths[-1] = 1200
         drawn[0].save(path, save_all=True, append_images=drawn[1:], duration=lengths, loop=0)
@@ -97,5 +107,7 @@ def _with_header(grid: Image.Image, times: list[float]) -> Image.Image:
     whole.paste(grid, (0, HEADER))
     for i, (there, back) in enumerate(zip(times[::-1], times, strict=True)):
         text = f"to {there:.2f}\nback {back:.2f}"
-        ImageDraw.Draw(whole).multiline_text((4 + i * grid.width / len(times), 0), text, fill="black", spacing=1)
+        ImageDraw.Draw(whole).multiline_text(
+            (4 + i * grid.width / len(times), 0), text, fill="black", spacing=1
+        )
     return whole

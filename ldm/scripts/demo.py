@@ -15,16 +15,42 @@ from ldm.scripts.flags import Parser, home
 def parse() -> argparse.Namespace:
     formatter = argparse.RawDescriptionHelpFormatter
     parser = Parser(prog="python -m ldm.demo", description=__doc__, formatter_class=formatter)
-    parser.add_argument("--checkpoint", type=home, required=True, metavar="PATH", help="a run's folder or a checkpoint file")
-    parser.add_argument("--weights", metavar="W", default="ema", help="as of sample.py (default: ema)")
-    parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
-    parser.add_argument("--host", default="127.0.0.1", metavar="H", help="the address to listen at (default: 127.0.0.1)")
-    parser.add_argument("--port", type=int, metavar="N", help="default: the first free one from 7860")
+    parser.add_argument(
+        "--checkpoint",
+        type=home,
+        required=True,
+        metavar="PATH",
+        help="a run's folder or a checkpoint file",
+    )
+    parser.add_argument(
+        "--weights", metavar="W", default="ema", help="as of sample.py (default: ema)"
+    )
+    parser.add_argument(
+        "--device", metavar="D", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)"
+    )
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        metavar="H",
+        help="the address to listen at (default: 127.0.0.1)",
+    )
+    parser.add_argument(
+        "--port", type=int, metavar="N", help="default: the first free one from 7860"
+    )
     limits = parser.add_argument_group("what a visitor may ask for")
-    limits.add_argument("--max-count", type=int, metavar="N", help="samples at once (default: 16 pictures, 500 jets)")
+    limits.add_argument(
+        "--max-count",
+        type=int,
+        metavar="N",
+        help="samples at once (default: 16 pictures, 500 jets)",
+    )
     limits.add_argument("--max-steps", type=int, default=250, metavar="N", help="default: 250")
-    limits.add_argument("--max-seconds", type=int, default=300, metavar="S", help="of one click (default: 300)")
-    limits.add_argument("--max-upload", type=int, default=8, metavar="MB", help="of one picture (default: 8)")
+    limits.add_argument(
+        "--max-seconds", type=int, default=300, metavar="S", help="of one click (default: 300)"
+    )
+    limits.add_argument(
+        "--max-upload", type=int, default=8, metavar="MB", help="of one picture (default: 8)"
+    )
     return parser.parse_args()
 
 

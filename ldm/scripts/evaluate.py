@@ -18,9 +18,19 @@ def parse() -> argparse.Namespace:
     about = __doc__.replace("python evaluate.py", command("evaluate"))
     parser = Parser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--checkpoint", type=home, dest="path", required=True, metavar="PATH", help="a run's folder or a checkpoint file"
+        "--checkpoint",
+        type=home,
+        dest="path",
+        required=True,
+        metavar="PATH",
+        help="a run's folder or a checkpoint file",
     )
-    parser.add_argument("--count", type=int, metavar="N", help="samples (default: 5000; stage 1: every picture of the split)")
+    parser.add_argument(
+        "--count",
+        type=int,
+        metavar="N",
+        help="samples (default: 5000; stage 1: every picture of the split)",
+    )
     parser.add_argument(
         "--features",
         type=home,
@@ -29,11 +39,29 @@ def parse() -> argparse.Namespace:
         help="auto, fashion, digits, efficientnet-lite0, inception, or a file of weights (default: the data's classifier)",
     )
     parser.add_argument(
-        "--split", metavar="S", help="the real pictures: train (default, as is usual) or test (stage 1's default)"
+        "--split",
+        metavar="S",
+        help="the real pictures: train (default, as is usual) or test (stage 1's default)",
     )
-    parser.add_argument("--data-root", type=home, metavar="DIR", help="where the data lie (default: where they lay in training)")
-    parser.add_argument("--output", type=home, default="evaluations", metavar="DIR", help="records.jsonl there is appended to")
-    parser.add_argument("--cache", type=home, metavar="DIR", help="of real pictures' features (default: ~/.cache/ldm)")
+    parser.add_argument(
+        "--data-root",
+        type=home,
+        metavar="DIR",
+        help="where the data lie (default: where they lay in training)",
+    )
+    parser.add_argument(
+        "--output",
+        type=home,
+        default="evaluations",
+        metavar="DIR",
+        help="records.jsonl there is appended to",
+    )
+    parser.add_argument(
+        "--cache",
+        type=home,
+        metavar="DIR",
+        help="of real pictures' features (default: ~/.cache/ldm)",
+    )
     text = "some of them, with commas between: fd,kd,precision,... of samples, psnr,ssim,lpips,fd of stage 1, w1m,fpd,... of jets"
     parser.add_argument("--metrics", metavar="A,B", help=text)
     text = "jets: cut |eta| and |phi| to it before they are compared, and say how many were (default: as they are, as JetNet)"

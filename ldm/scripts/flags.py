@@ -14,30 +14,71 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         from ldm.errors import printable
 
-        print(f"error: {printable(' '.join(message.split()))[:2000]} (--help lists all)", file=sys.stderr)
+        print(
+            f"error: {printable(' '.join(message.split()))[:2000]} (--help lists all)",
+            file=sys.stderr,
+        )
         self.exit(2)
 
 
 def sampling(parser: argparse.ArgumentParser) -> None:
     """How samples are made, over the checkpoint's own settings."""
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seeds S ... S + N - 1, one a sample")
-    parser.add_argument("--solver", metavar="NAME", help="DDIM, Heun, EulerMaruyama, ... (default: the config's)")
-    parser.add_argument("--solver-option", action="append", metavar="KEY=VALUE", help="a field of the solver: churn=0.5")
-    parser.add_argument("--eta", type=float, help="short for --solver-option eta=..., DDIM's stochasticity")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="seeds S ... S + N - 1, one a sample"
+    )
+    parser.add_argument(
+        "--solver", metavar="NAME", help="DDIM, Heun, EulerMaruyama, ... (default: the config's)"
+    )
+    parser.add_argument(
+        "--solver-option",
+        action="append",
+        metavar="KEY=VALUE",
+        help="a field of the solver: churn=0.5",
+    )
+    parser.add_argument(
+        "--eta", type=float, help="short for --solver-option eta=..., DDIM's stochasticity"
+    )
     parser.add_argument("--steps", type=int, metavar="N")
-    parser.add_argument("--grid", metavar="G", help="times: uniform, log_snr, karras; for Discrete also trailing, leading")
-    parser.add_argument("--guidance", type=float, metavar="W", help="1: the plain conditional model")
-    parser.add_argument("--weights", metavar="W", default="ema", help="ema, raw, ema:DECAY, or ema:0.05: any width, post-hoc")
+    parser.add_argument(
+        "--grid",
+        metavar="G",
+        help="times: uniform, log_snr, karras; for Discrete also trailing, leading",
+    )
+    parser.add_argument(
+        "--guidance", type=float, metavar="W", help="1: the plain conditional model"
+    )
+    parser.add_argument(
+        "--weights",
+        metavar="W",
+        default="ema",
+        help="ema, raw, ema:DECAY, or ema:0.05: any width, post-hoc",
+    )
     parser.add_argument("--batch-size", type=int, metavar="B")
-    parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
-    parser.add_argument("--devices", type=int, default=1, metavar="N", help="processes a node that share the seeds (default: 1)")
+    parser.add_argument(
+        "--device", metavar="D", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)"
+    )
+    parser.add_argument(
+        "--devices",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes a node that share the seeds (default: 1)",
+    )
 
 
 def to_folder(program: str, about: str, output: str) -> argparse.Namespace:
     """The arguments of a command that makes a folder of a checkpoint."""
     formatter = argparse.RawDescriptionHelpFormatter
     parser = Parser(prog=f"python -m {program}", description=about, formatter_class=formatter)
-    parser.add_argument("--checkpoint", type=home, required=True, metavar="PATH", help="a run's folder or a checkpoint file")
+    parser.add_argument(
+        "--checkpoint",
+        type=home,
+        required=True,
+        metavar="PATH",
+        help="a run's folder or a checkpoint file",
+    )
     parser.add_argument("--output", type=home, required=True, metavar="DIR", help=output)
-    parser.add_argument("--weights", metavar="W", default="ema", help="as of sample.py (default: ema)")
+    parser.add_argument(
+        "--weights", metavar="W", default="ema", help="as of sample.py (default: ema)"
+    )
     return parser.parse_args()

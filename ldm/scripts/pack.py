@@ -13,7 +13,9 @@ def main() -> None:
     from ldm.export.pack import pack  # slow imports only once the arguments are right
 
     file = pack(**vars(args))
-    say(f"packed to {file} ({file.stat().st_size / 1e6:.1f} MB); its card is {file.with_name('README.md')}")
+    say(
+        f"packed to {file} ({file.stat().st_size / 1e6:.1f} MB); its card is {file.with_name('README.md')}"
+    )
 
 
 def entry() -> None:

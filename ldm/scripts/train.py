@@ -19,8 +19,12 @@ def parse() -> argparse.Namespace:
     text = "a YAML file of yours; where there is none, the one that ldm ships: digits/latent.yaml, configs/digits/latent.yaml"
     parser.add_argument("--config", required=True, metavar="FILE", help=text)
     parser.add_argument("--resume", action="store_true", help="go on from the run's last.ckpt")
-    parser.add_argument("--dry-run", action="store_true", help="build everything, print the plan, train nothing")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings over the file's")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="build everything, print the plan, train nothing"
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="settings over the file's"
+    )
     return parser.parse_intermixed_args()
 
 

@@ -49,7 +49,9 @@ class Slots:
     accumulate: int = 1
     rank: int = 0
     world: int = 1
-    first_step: Callable[[], int] = lambda: 0  # asked when iteration starts: after a resume it is the restored step
+    first_step: Callable[[], int] = lambda: (
+        0
+    )  # asked when iteration starts: after a resume it is the restored step
 
     def __len__(self) -> int:
         return self.steps * self.accumulate
@@ -87,9 +89,17 @@ class _HandOver:
         if get_worker_info() is None:
             return batch
         try:
-            return {key: part.share_memory_() if isinstance(part, Tensor) else part for key, part in batch.items()}
+            return {
+                key: part.share_memory_() if isinstance(part, Tensor) else part
+                for key, part in batch.items()
+            }
         except RuntimeError:
-            return ByValue({key: part.numpy() if isinstance(part, Tensor) else part for key, part in batch.items()})
+            return ByValue(
+                {
+                    key: part.numpy() if isinstance(part, Tensor) else part
+                    for key, part in batch.items()
+                }
+            )
 
 
 @cache
@@ -128,7 +138,9 @@ class ResumableLoader(DataLoader):
             for batch in super().__iter__():
                 yield self._received(batch) if isinstance(batch, ByValue) else batch
         except Refusal as error:  # a worker's comes with its traceback
-            raise Refusal(str(error).strip().splitlines()[-1].removeprefix("ldm.errors.Refusal: ")) from None
+            raise Refusal(
+                str(error).strip().splitlines()[-1].removeprefix("ldm.errors.Refusal: ")
+            ) from None
 
     def _received(self, batch: ByValue) -> Batch:
         arrays = {key: part for key, part in batch.items() if isinstance(part, np.ndarray)}

@@ -6,9 +6,13 @@ from collections.abc import Iterable
 
 from ldm.errors import printable, unseen
 
-LONGEST = 100  # bytes of a name in UTF-8: room for a seed and a suffix below the 255 of most file systems
+LONGEST = (
+    100  # bytes of a name in UTF-8: room for a seed and a suffix below the 255 of most file systems
+)
 FORBIDDEN = frozenset('/\\<>:"|?*')  # of one system or another
-RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)", re.IGNORECASE)  # devices on Windows
+RESERVED = re.compile(
+    r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)", re.IGNORECASE
+)  # devices on Windows
 
 
 def file_name(text: object, empty: str = "unnamed") -> str:
@@ -18,7 +22,9 @@ def file_name(text: object, empty: str = "unnamed") -> str:
     """
     words = unicodedata.normalize("NFC", str(text)).strip()
     plain = "".join("_" if c in FORBIDDEN or unseen(c) else c for c in words)
-    plain = re.sub(r"^[.\-~\s]+", "_", plain).encode()[:LONGEST].decode(errors="ignore").rstrip(". ")
+    plain = (
+        re.sub(r"^[.\-~\s]+", "_", plain).encode()[:LONGEST].decode(errors="ignore").rstrip(". ")
+    )
     if RESERVED.fullmatch(plain.split(".")[0].rstrip()):
         plain = f"_{plain}"
     return plain if plain.strip("_ ") else empty
@@ -31,7 +37,9 @@ def file_names(texts: Iterable[object]) -> list[str]:
     names, taken = dict[int, str](), set[str]()
     first = {text: i for i, text in reversed([*enumerate(texts)])}
     kept = [wanted[i] == text and first[text] == i for i, text in enumerate(texts)]
-    for i in sorted(range(len(texts)), key=lambda i: not kept[i]):  # who keeps its name chooses first
+    for i in sorted(
+        range(len(texts)), key=lambda i: not kept[i]
+    ):  # who keeps its name chooses first
         names[i] = _free(wanted[i], taken)
         taken.add(_folded(names[i]))
     return [names[i] for i in range(len(texts))]
@@ -52,4 +60,9 @@ def _folded(name: str) -> str:
 def plain(name: str) -> bool:
     """Whether a person's own word can name a folder here: one part of a path, seen whole, not hidden, no option."""
     shown = name == printable(name) == name.strip() and not set("/\\") & set(name)
-    return shown and bool(name.strip(".")) and name[0] not in "-~" and 0 < len(name.encode()) <= 2 * LONGEST
+    return (
+        shown
+        and bool(name.strip("."))
+        and name[0] not in "-~"
+        and 0 < len(name.encode()) <= 2 * LONGEST
+    )

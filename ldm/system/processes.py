@@ -24,7 +24,9 @@ def launch(devices: int, device: str) -> Fabric:
         raise Refusal(f"--devices must be at least 1, got {devices}")
     kind = torch.device(device).type
     if kind == "cpu" and devices > (most := max(8, os.cpu_count() or 1)):
-        raise Refusal(f"--devices: {devices} processes asked for, at most {most} on this machine's CPU")
+        raise Refusal(
+            f"--devices: {devices} processes asked for, at most {most} on this machine's CPU"
+        )
     if kind == "cuda" and devices > torch.cuda.device_count():
         raise Refusal(f"--devices: {devices} asked for, {torch.cuda.device_count()} GPUs are here")
     nodes = int(os.environ.get("SLURM_NNODES", os.environ.get("GROUP_WORLD_SIZE", 1)))
@@ -40,7 +42,9 @@ class Ranks:
 
     rank: int = 0
     world: int = 1
-    gather: Callable[[Tensor], Tensor] = lambda rows: rows  # (n, ...) here -> (world, n, ...), or as it is where world = 1
+    gather: Callable[[Tensor], Tensor] = lambda rows: (
+        rows
+    )  # (n, ...) here -> (world, n, ...), or as it is where world = 1
 
     @staticmethod
     def of(engine: Fabric) -> "Ranks":
@@ -56,7 +60,10 @@ class Ranks:
 
     def share(self, items: Sequence[Any]) -> list[Any]:
         """This rank's items: rank, rank + world, ...; round again from the start where that is more than there are."""
-        return [items[(self.rank + self.world * i) % len(items)] for i in range(-(-len(items) // self.world))]
+        return [
+            items[(self.rank + self.world * i) % len(items)]
+            for i in range(-(-len(items) // self.world))
+        ]
 
     def collect(self, rows: Tensor, count: int) -> Tensor:
         """Every rank's share (n, ...) -> (count, ...) in the order of the items, on the CPU."""

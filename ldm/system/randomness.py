@@ -38,7 +38,11 @@ class SampleNoise:
     """
 
     def __init__(
-        self, seeds: Sequence[int], shape: Sequence[int], device: torch.device | str = "cpu", mask: Tensor | None = None
+        self,
+        seeds: Sequence[int],
+        shape: Sequence[int],
+        device: torch.device | str = "cpu",
+        mask: Tensor | None = None,
     ):
         self.generators = [generator("sample", int(seed)) for seed in seeds]
         self.shape, self.device, self.mask = tuple(shape), device, mask

@@ -20,7 +20,9 @@ class RowFile(Sequence[Any]):
 
     def __init__(self, rows: Sequence[Any]):
         blobs = [pickle.dumps(row, pickle.HIGHEST_PROTOCOL) for row in rows]
-        handle, path = tempfile.mkstemp(prefix="ldm-rows-")  # readable by us alone: what is read back is what we wrote
+        handle, path = tempfile.mkstemp(
+            prefix="ldm-rows-"
+        )  # readable by us alone: what is read back is what we wrote
         with open(handle, "wb") as file:
             np.cumsum([0, *map(len, blobs)], dtype=np.int64).tofile(file)
             file.writelines(blobs)
@@ -50,7 +52,9 @@ class RowFile(Sequence[Any]):
 
 def _remove(path: str, maker: int) -> None:
     if os.getpid() == maker:  # a forked worker has a copy of the object, not the file
-        with contextlib.suppress(OSError):  # Windows, while a worker has it open: the system's own cleaning takes it
+        with contextlib.suppress(
+            OSError
+        ):  # Windows, while a worker has it open: the system's own cleaning takes it
             os.unlink(path)
 
 

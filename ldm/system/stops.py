@@ -20,7 +20,9 @@ from ldm.errors import Stopped
 # SIGUSR1, SIGUSR2 and SIGXCPU are warnings of job systems, SIGHUP is a terminal that went away; Windows lacks most
 NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 STOPS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
-AGAIN = 1.0  # seconds: torchrun and srun hand a terminal's Ctrl-C on, so that one press arrives twice
+AGAIN = (
+    1.0  # seconds: torchrun and srun hand a terminal's Ctrl-C on, so that one press arrives twice
+)
 
 
 def ignore_stops(worker: int) -> None:
@@ -37,7 +39,9 @@ def end_workers_at_exit() -> None:
 
 def _end_workers() -> None:
     if hasattr(signal, "SIGCHLD"):
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would raise for a worker that was killed
+        signal.signal(
+            signal.SIGCHLD, signal.SIG_DFL
+        )  # torch would raise for a worker that was killed
     for child in multiprocessing.active_children():
         if child.daemon:
             child.kill()
@@ -102,7 +106,11 @@ class Stops:
         if not self.received:
             self.received, self.since = number, time.monotonic()
         if (again or not self.training) and not self.held:
-            raise self.stopped(*("at once", "go on from the last checkpoint with --resume") if again else self.where)
+            raise self.stopped(
+                *("at once", "go on from the last checkpoint with --resume")
+                if again
+                else self.where
+            )
 
     def let_through(self) -> None:
         """No longer held: what came meanwhile is raised here, if it would have been there."""

@@ -19,8 +19,13 @@ import torch
 from ldm.errors import say
 
 LASTS = 0.02  # seconds that a number is tried for: a few time slices of the system
-SOON, EVERY = 1.0, 10.0  # seconds to the next check: after a change, then twice as long as before, up to this
-SLOW = 2.0  # a piece of work that takes so many times the quickest since the last check is looked into
+SOON, EVERY = (
+    1.0,
+    10.0,
+)  # seconds to the next check: after a change, then twice as long as before, up to this
+SLOW = (
+    2.0  # a piece of work that takes so many times the quickest since the last check is looked into
+)
 SHARE = 0.02  # of the time, at most, that checks take
 GAIN = 1.15  # another number must be so many times quicker
 BLOCK = 32_768  # values: what torch gives one thread at least
@@ -56,7 +61,9 @@ class Chooser:
     def tick(self) -> None:
         """Before each piece of work: check if it is time to."""
         if (found := torch.get_num_threads()) != self.now:
-            self.most = self.now = found  # somebody else has set it: Lightning, for processes that share the cores
+            self.most = self.now = (
+                found  # somebody else has set it: Lightning, for processes that share the cores
+            )
         if self.most < 2:
             return
         at = time.perf_counter()

@@ -90,14 +90,22 @@ def changes(view: View, size: tuple[int, int], mode: str) -> list[str]:
     if size != view.size:
         cut = "cut to its middle" if view.fit == "crop" else "padded with white"
         cut = f", {cut}" if size[0] * view.size[1] != size[1] * view.size[0] else ""
-        told.append(f"is {size[0]} x {size[1]} pixels: scaled{cut}, to {view.size[0]} x {view.size[1]}")
+        told.append(
+            f"is {size[0]} x {size[1]} pixels: scaled{cut}, to {view.size[0]} x {view.size[1]}"
+        )
     grey = mode in ("1", "L", "LA", "La") or mode.startswith(("I", "F"))
     if grey != (view.shape[0] == 1):
         told.append(f"is of mode {mode}: made {'grey' if view.shape[0] == 1 else 'RGB'}")
     if mode.startswith(("I", "F")):
         known = view.range or (view.found if mode in ("F", "I") else None)
-        own = "from its own darkest to its brightest" if mode in ("F", "I") else "by the range of its type"
-        told.append(f"has more than 8 bits: read {'from {:g} to {:g}'.format(*known) if known else own}")
+        own = (
+            "from its own darkest to its brightest"
+            if mode in ("F", "I")
+            else "by the range of its type"
+        )
+        told.append(
+            f"has more than 8 bits: read {'from {:g} to {:g}'.format(*known) if known else own}"
+        )
     return told
 
 
@@ -115,7 +123,9 @@ def read_mask(path: Path, view: View, picture: tuple[int, int]) -> Tensor:
                 f"{picture[1]}; make the mask of the picture's size"
             )
         mask = fitted(mask, view.size, view.fit, "black", Image.Resampling.BOX)
-        _tell(f"--mask: {path} is scaled with its picture, and white where at least half of a pixel is")
+        _tell(
+            f"--mask: {path} is scaled with its picture, and white where at least half of a pixel is"
+        )
         mask = mask.point(lambda value: 255 * (value >= 128))
     return _known(path, np.asarray(mask))
 
@@ -132,8 +142,14 @@ def _known(path: Path, mask: np.ndarray) -> Tensor:
     values = np.unique(mask)
     if not set(values.tolist()) <= {0, 255}:
         grey = next(v for v in values if v not in (0, 255))
-        raise Refusal(f"--mask: {path} is not binary (it has grey {grey}); white (255) where to paint, black (0) elsewhere")
+        raise Refusal(
+            f"--mask: {path} is not binary (it has grey {grey}); white (255) where to paint, black (0) elsewhere"
+        )
     if len(values) == 1:
-        what = "black: nothing to paint" if values[0] == 0 else "white: nothing is known; sample without --task"
+        what = (
+            "black: nothing to paint"
+            if values[0] == 0
+            else "white: nothing is known; sample without --task"
+        )
         raise Refusal(f"--mask: {path} is all {what}")
     return torch.from_numpy((mask == 0).astype(np.float32))[None]

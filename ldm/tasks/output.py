@@ -35,7 +35,10 @@ class Result:
         """Headings and pictures of the panel's row; the spread's white is a standard deviation of 1, of range -1 ... 1."""
         if self.frames:
             return self.before | {f"{i + 1}": frame for i, frame in enumerate(self.samples)}
-        shown = {f"seed {seed}": sample for seed, sample in zip(self.seeds[:SHOWN], self.samples, strict=False)}
+        shown = {
+            f"seed {seed}": sample
+            for seed, sample in zip(self.seeds[:SHOWN], self.samples, strict=False)
+        }
         rest = {} if self.mean is None else {"mean": self.mean}
         if self.raw is not None:
             rest["unpasted"] = self.raw[0]
@@ -54,7 +57,9 @@ def panel(results: list[Result], side: int = 84) -> Image.Image:
     canvas = Image.new("RGB", (grid.width, grid.height + 14), "white")
     canvas.paste(grid, (0, 14))
     for i, heading in enumerate(headings):
-        ImageDraw.Draw(canvas).text((4 + i * (grid.width - 2) / len(headings), 1), heading, fill="black")
+        ImageDraw.Draw(canvas).text(
+            (4 + i * (grid.width - 2) / len(headings), 1), heading, fill="black"
+        )
     return canvas
 
 
@@ -78,7 +83,9 @@ def write(folder: Path, results: list[Result], settings: dict[str, Any]) -> None
             save(sample, folder / f"{name}.png")
             heard = {"prompt": result.prompts[i]} if result.prompts else {}
             what = {"frame": i} if result.frames else {"seed": seed}
-            lines.append({"file": f"{name}.png", "input": result.name} | what | heard | result.notes)
+            lines.append(
+                {"file": f"{name}.png", "input": result.name} | what | heard | result.notes
+            )
             if result.raw is not None:
                 save(result.raw[i], folder / f"{name}-unpasted.png")
         columns = result.columns()

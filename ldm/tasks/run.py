@@ -29,7 +29,11 @@ from ldm.tasks.output import Result, write
 def batch(task: Task, prior: solve.Prior, cases: list[Case]) -> Tensor:
     """One sample for each row of cases."""
     given = torch.stack([case.given for case in cases]).to(prior.device)
-    known = torch.stack([case.known for case in cases]).to(prior.device) if task.name == "inpaint" else None
+    known = (
+        torch.stack([case.known for case in cases]).to(prior.device)
+        if task.name == "inpaint"
+        else None
+    )
     if task.method == "trained":
         return solve.trained(prior, given, known)
     if task.name == "inpaint":
@@ -58,7 +62,10 @@ def samples(
     Rows of one noise level share a batch, and the last one is filled up by repeats, as when sampling without a task.
     `progress(n)` is told of every finished batch, `watch` of every step of the first.
     """
-    rows = sorted(((i, seed) for i in range(len(cases)) for seed in seeds), key=lambda row: cases[row[0]].noise_std)
+    rows = sorted(
+        ((i, seed) for i in range(len(cases)) for seed in seeds),
+        key=lambda row: cases[row[0]].noise_std,
+    )
     done: dict[tuple[int, int], Tensor] = {}
     heard = dict(zip(seeds, prompts, strict=True)) if prompts else {}
     for _, group in groupby(rows, key=lambda row: cases[row[0]].noise_std):
@@ -89,32 +96,48 @@ def result(
 ) -> Result:
     """A case and its samples, ready to be shown and written."""
     before = {"truth": case.truth} if case.truth is not None else {}
-    if task.name != "inpaint" or case.truth is None:  # or the input, of which the mask shows what is used, is the truth
+    if (
+        task.name != "inpaint" or case.truth is None
+    ):  # or the input, of which the mask shows what is used, is the truth
         before["input"] = case.given
-    found = Result(case.name, before, made, seeds, made.mean(0) if len(made) > 1 else None, prompts=prompts)
+    found = Result(
+        case.name, before, made, seeds, made.mean(0) if len(made) > 1 else None, prompts=prompts
+    )
     if task.name == "inpaint":
         before["mask"] = torch.where(case.known > 0, case.given, 1.0)
-        if task.method == "trained" or solve.kind(model) == "latent":  # otherwise the known pixels are met already
+        if (
+            task.method == "trained" or solve.kind(model) == "latent"
+        ):  # otherwise the known pixels are met already
             found.samples, found.raw = solve.paste(made, case.given, case.known), made
             found.mean = found.samples.mean(0) if len(made) > 1 else None
     if task.name == "denoise":
         found.notes["noise_std"] = round(case.noise_std, 4)
         if task.method == "restore" and solve.kind(model) == "pixel":
             prior = solve.Prior(model, settings, [0], label, prompts and prompts[:1])
-            found.mean = solve.denoised_mean(prior, case.given[None].to(prior.device), case.noise_std)[0].cpu()
+            found.mean = solve.denoised_mean(
+                prior, case.given[None].to(prior.device), case.noise_std
+            )[0].cpu()
     return found
 
 
 @torch.no_grad()
 def frames(
-    model: Model, settings: SampleConfig, cases: list[Case], count: int, label: int | None, prompts: list[str] | None
+    model: Model,
+    settings: SampleConfig,
+    cases: list[Case],
+    count: int,
+    label: int | None,
+    prompts: list[str] | None,
 ) -> Result:
     """The way from one picture to another, `count` frames with both ends."""
     weights = torch.linspace(0, 1, count).tolist()
     prior = solve.Prior(model, settings, [0], label, prompts and prompts[:1])
     ends = [case.given[None].to(prior.device) for case in cases]
     made = solve.interpolate(prior, *ends, weights, settings.batch_size).cpu()
-    name, before = f"{cases[0].name}-{cases[1].name}", {"from": cases[0].given, "to": cases[1].given}
+    name, before = (
+        f"{cases[0].name}-{cases[1].name}",
+        {"from": cases[0].given, "to": cases[1].given},
+    )
     told = prompts and prompts[:1] * len(made)
     return Result(name, before, made, list(range(len(made))), prompts=told, frames=True)
 
@@ -130,7 +153,9 @@ def run(task: str | None, count: int | None, **args: Any) -> None:
         return run_task(task, 4 if count is None else count, **args, **mine)
     given = [key.replace("_", "-") for key in MINE if mine[key] is not None]
     if given:
-        raise Refusal(f"--{given[0]} belongs to a task: add --task inpaint, super-resolve, denoise, edit or interpolate")
+        raise Refusal(
+            f"--{given[0]} belongs to a task: add --task inpaint, super-resolve, denoise, edit or interpolate"
+        )
     sample(count=count, **args)
 
 
@@ -157,13 +182,17 @@ def run_task(
     """Everything from the command line to the folder of results."""
     expect_numbers(count, seed)
     if devices != 1:
-        raise Refusal("--devices: a task runs on one process; start several commands on parts of a folder")
+        raise Refusal(
+            "--devices: a task runs on one process; start several commands on parts of a folder"
+        )
     if trajectory:
         raise Refusal("--trajectory draws samples of no task: leave --task out")
     if task == "interpolate":
         expect_flow(count, prompt_file, given)
     if constituents is not None or jet is not None:
-        raise Refusal(f"--{'jet' if constituents is None else 'constituents'} is of jets, a task of pictures: leave one out")
+        raise Refusal(
+            f"--{'jet' if constituents is None else 'constituents'} is of jets, a task of pictures: leave one out"
+        )
     if not image:
         raise Refusal(f"--task {task} needs --image FILE or --image FOLDER")
     device = pick_device(device)
@@ -174,9 +203,16 @@ def run_task(
     settings = settings_of(model, asked, Overrides(**given))
     chosen = model.label(label) if label is not None else None
     seeds, told = list(range(seed, seed + count)), prompt is not None or prompt_file is not None
-    prompts = prompts_from(model, prompt, prompt_file, seeds) if told else None  # untold otherwise, as the class is
+    prompts = (
+        prompts_from(model, prompt, prompt_file, seeds) if told else None
+    )  # untold otherwise, as the class is
     cases = read(model, asked, image, mask, seed)
-    record = {"checkpoint": str(find(checkpoint)), "step": model.step, "weights": weights, "count": count}
+    record = {
+        "checkpoint": str(find(checkpoint)),
+        "step": model.step,
+        "weights": weights,
+        "count": count,
+    }
     record |= {"label": label, "prompts": prompts} | dataclasses.asdict(asked)
     keys = ("guidance", "interval", "rescale", "batch_size")
     how = f"{type(settings.solver).__name__}, {settings.steps} steps"
@@ -194,7 +230,9 @@ def run_task(
             with tqdm(total=len(cases) * count, desc=task, unit="image") as bar:
                 made = samples(asked, model, settings, cases, seeds, chosen, prompts, bar.update)
             pairs = zip(cases, made, strict=True)
-            results = [result(asked, model, settings, *pair, seeds, chosen, prompts) for pair in pairs]
+            results = [
+                result(asked, model, settings, *pair, seeds, chosen, prompts) for pair in pairs
+            ]
         write(folder, results, record | {key: to_dict(settings)[key] for key in keys})
     say(f"wrote {sum(len(r.samples) for r in results)} results and panel.png to {folder}/")
 
@@ -205,10 +243,16 @@ def expect_flow(count: int, prompt_file: str | None, given: dict[str, Any]) -> N
         raise Refusal("--count: the way between two pictures has two ends; give at least 2 frames")
     if prompt_file is not None:
         raise Refusal("--prompt-file: all of --task interpolate hears one prompt, --prompt TEXT")
-    unheard = [key for key in ("solver", "solver_option", "eta", "steps", "grid") if given.get(key) is not None]
+    unheard = [
+        key
+        for key in ("solver", "solver_option", "eta", "steps", "grid")
+        if given.get(key) is not None
+    ]
     if unheard:
         flags = ", ".join(f"--{key.replace('_', '-')}" for key in unheard)
-        say(f"{flags}: not heard, --task interpolate follows the flow by an adaptive solver of its own")
+        say(
+            f"{flags}: not heard, --task interpolate follows the flow by an adaptive solver of its own"
+        )
 
 
 def settings_of(model: Model, task: Task, given: Overrides) -> SampleConfig:

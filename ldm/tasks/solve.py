@@ -76,14 +76,20 @@ class Prior:
     def begin(self) -> Tensor:
         return solvers.start(self.schedule, self.times[0], self.randn())
 
-    def run(self, denoise: solvers.Denoise, x: Tensor, times: Tensor, solver: Solver | None = None) -> Tensor:
+    def run(
+        self, denoise: solvers.Denoise, x: Tensor, times: Tensor, solver: Solver | None = None
+    ) -> Tensor:
         """From x at times[0] to pictures."""
         try:
-            x = solvers.sample(solver or self.settings.solver, denoise, x, times, self.randn, self.watch)
+            x = solvers.sample(
+                solver or self.settings.solver, denoise, x, times, self.randn, self.watch
+            )
         except solvers.Unreached as error:
             raise Refusal(f"sample: {error}") from None
         if not torch.isfinite(x).all():
-            raise Refusal("the task gave numbers that are not finite; try more steps or another solver")
+            raise Refusal(
+                "the task gave numbers that are not finite; try more steps or another solver"
+            )
         return self.model.space.decode(x)
 
     def through(self, operator: tasks.Operator, y: Tensor, noise_std: float) -> solvers.Denoise:
@@ -91,13 +97,19 @@ class Prior:
         std = (noise_std**2 + operator.gram * DECODER_STD**2) ** 0.5
         return tasks.guide_through(self.denoise(), self.model.space.picture, operator, y, std)
 
-    def measured(self, operator: tasks.Operator, y: Tensor, noise_std: float, method: str, resamples: int = 4) -> Tensor:
+    def measured(
+        self, operator: tasks.Operator, y: Tensor, noise_std: float, method: str, resamples: int = 4
+    ) -> Tensor:
         """Samples of x given y = A x + n by project, guide or repaint."""
         solver = self.settings.solver
         if method == "guide" and kind(self.model) == "latent":
             denoise = self.through(operator, y, noise_std)
         else:
-            denoise = tasks.guide(self.denoise(), operator, y, noise_std) if method == "guide" else self.denoise()
+            denoise = (
+                tasks.guide(self.denoise(), operator, y, noise_std)
+                if method == "guide"
+                else self.denoise()
+            )
             denoise = denoise if noise_std else tasks.project(denoise, operator, y)
         if method == "repaint":
             solver = tasks.Repaint(solver, resamples)
@@ -106,10 +118,14 @@ class Prior:
     def blended(self, known: Tensor, images: Tensor) -> Tensor:
         """In-painting by the latents' own mask: a cell is known if all of its pixels are; the hole is encoded as grey."""
         hole = self.model.space.on_grid(1 - known.float())
-        middle = (images * known).sum((2, 3), keepdim=True) / known.sum((2, 3), keepdim=True).clamp(min=1)
+        middle = (images * known).sum((2, 3), keepdim=True) / known.sum((2, 3), keepdim=True).clamp(
+            min=1
+        )
         latents = self.model.space.encode_mean(torch.where(known > 0, images, middle))
         operator = tasks.Mask(1 - hole)
-        return self.run(tasks.project(self.denoise(), operator, operator(latents)), self.begin(), self.times)
+        return self.run(
+            tasks.project(self.denoise(), operator, operator(latents)), self.begin(), self.times
+        )
 
 
 def trained(prior: Prior, given: Tensor, known: Tensor | None = None) -> Tensor:
@@ -149,8 +165,12 @@ def denoise(prior: Prior, noisy: Tensor, noise_std: float, method: str) -> Tenso
         return prior.run(prior.denoise(), x, tasks.below(prior.times, t))
     lam = -torch.tensor(LATENT_GAIN * noise_std, dtype=torch.float64).log()
     strength = prior.schedule.inverse_log_snr(lam).clamp(1e-3, 1).item()
-    t, x = tasks.edit(prior.schedule, prior.model.space.encode_mean(noisy.clamp(-1, 1)), strength, prior.randn())
-    return prior.run(prior.through(tasks.Identity(), noisy, noise_std), x, tasks.below(prior.times, t))
+    t, x = tasks.edit(
+        prior.schedule, prior.model.space.encode_mean(noisy.clamp(-1, 1)), strength, prior.randn()
+    )
+    return prior.run(
+        prior.through(tasks.Identity(), noisy, noise_std), x, tasks.below(prior.times, t)
+    )
 
 
 def denoised_mean(prior: Prior, noisy: Tensor, noise_std: float) -> Tensor:
@@ -160,22 +180,30 @@ def denoised_mean(prior: Prior, noisy: Tensor, noise_std: float) -> Tensor:
 
 def edit(prior: Prior, images: Tensor, strength: float) -> Tensor:
     """SDEdit: noised up to t = strength, and down again."""
-    t, x = tasks.edit(prior.schedule, prior.model.space.encode_mean(images), strength, prior.randn())
+    t, x = tasks.edit(
+        prior.schedule, prior.model.space.encode_mean(images), strength, prior.randn()
+    )
     return prior.run(prior.denoise(), x, tasks.below(prior.times, t))
 
 
 FLOW = likelihood.Ode(1e-4, 1e-4)  # by which two pictures are carried to noise and back
 
 
-def interpolate(prior: Prior, first: Tensor, second: Tensor, weights: Sequence[float], batch: int = 64) -> Tensor:
+def interpolate(
+    prior: Prior, first: Tensor, second: Tensor, weights: Sequence[float], batch: int = 64
+) -> Tensor:
     """Pictures between two (1, C, H, W): both carried to noise by the flow, mixed on the sphere, carried back, (K, ...).
 
     `batch` of them are carried back at once.
     """
     try:
-        ends = likelihood.encode(prior.denoise(2), prior.model.space.encode_mean(torch.cat([first, second])), FLOW)
+        ends = likelihood.encode(
+            prior.denoise(2), prior.model.space.encode_mean(torch.cat([first, second])), FLOW
+        )
         noise = torch.cat([likelihood.slerp(ends[:1], ends[1:], weight) for weight in weights])
-        parts = [likelihood.decode(prior.denoise(len(part)), part, FLOW) for part in noise.split(batch)]
+        parts = [
+            likelihood.decode(prior.denoise(len(part)), part, FLOW) for part in noise.split(batch)
+        ]
         return torch.cat([prior.model.space.decode(part) for part in parts])
     except solvers.Unreached as error:
         raise Refusal(f"interpolate: {error}") from None

@@ -56,16 +56,22 @@ class AutoencoderModule(Stage):
 
     stage, trained = "autoencoder", "autoencoder"
 
-    def __init__(self, config: AutoencoderConfig, shape: tuple[int, int, int], classes: tuple[str, ...]):
+    def __init__(
+        self, config: AutoencoderConfig, shape: tuple[int, int, int], classes: tuple[str, ...]
+    ):
         super().__init__(config, shape, classes)
         self.automatic_optimization = False
         self.space = PixelSpace(self.shape)
         self.autoencoder = config.network.build(self.shape)
         gan = config.discriminator
-        self.discriminator = PatchGAN(self.shape[0], gan.channels, gan.layers) if gan.weight else None
+        self.discriminator = (
+            PatchGAN(self.shape[0], gan.channels, gan.layers) if gan.weight else None
+        )
         # in a list: a frozen backbone is no part of the model, and must not be in its checkpoints
         self.perceptual = [build_perceptual(config.perceptual)] if config.perceptual.weight else []
-        self.lost: Set[int] = set()  # latent channels that carried next to nothing at the last validation
+        self.lost: Set[int] = (
+            set()
+        )  # latent channels that carried next to nothing at the last validation
         self.codes_used: Tensor | float = 0.0  # shares of the codebook in this step's micro-batches
         self.start_ema()
 
@@ -76,7 +82,10 @@ class AutoencoderModule(Stage):
         x = next(self.net.parameters()).new_zeros(self.few, *self.shape)
         x_hat = self.autoencoder.decode(self.autoencoder.encode(x).chunk(2, 1)[0])
         judges = [self.discriminator] if self.discriminator else []
-        for judge in [*judges, *(lambda x_hat, net=net: perceptual_distance(net, x, x_hat) for net in self.perceptual)]:
+        for judge in [
+            *judges,
+            *(lambda x_hat, net=net: perceptual_distance(net, x, x_hat) for net in self.perceptual),
+        ]:
             judge(x_hat)
         return x_hat
 
@@ -91,24 +100,36 @@ class AutoencoderModule(Stage):
             if randn is not None:
                 self.codes_used = self.codes_used + used
                 self.last_latents = moments.detach().chunk(2, 1)[0]
-            return self.autoencoder.decode_codes(z_q), self.config.network.codebook_weight * loss, {"perplexity": perplexity}
+            return (
+                self.autoencoder.decode_codes(z_q),
+                self.config.network.codebook_weight * loss,
+                {"perplexity": perplexity},
+            )
         z = (
             moments.chunk(2, 1)[0]
             if randn is None
             else sample_posterior(moments, randn((len(x), *self.autoencoder.latent_shape)))
         )
         kl = kl_divergence(moments).mean()
-        return self.autoencoder.decode(z), self.config.network.kl_weight * kl / x[0].numel(), {"kl": kl}
+        return (
+            self.autoencoder.decode(z),
+            self.config.network.kl_weight * kl / x[0].numel(),
+            {"kl": kl},
+        )
 
     def restart_codes(self) -> None:
         """Once a step: idle codes go onto latents of the step's last slot, the same on every rank; in the first step all do."""
         first = self.global_step == 0
         used = self.all_gather(self.codes_used).reshape(-1, self.autoencoder.codes).sum(0)
         rows = self.last_latents.permute(0, 2, 3, 1).flatten(0, 2)
-        order = torch.randperm(len(rows), generator=randomness.generator(self.config.seed, "codes", self.global_step))
+        order = torch.randperm(
+            len(rows), generator=randomness.generator(self.config.seed, "codes", self.global_step)
+        )
         chosen = rows[order[: len(used)].to(rows.device)]
         rows = self.all_gather(chosen)[-1] if self.trainer.world_size > 1 else chosen
-        moved = self.autoencoder.restart(used * (not first), rows.to(used), 1 if first else self.config.network.patience)
+        moved = self.autoencoder.restart(
+            used * (not first), rows.to(used), 1 if first else self.config.network.patience
+        )
         self.log("train/codes_restarted", float(moved))
         self.codes_used = torch.zeros_like(self.codes_used)
 
@@ -122,8 +143,13 @@ class AutoencoderModule(Stage):
     def balance(self, reconstruction: Tensor, adversarial: Tensor) -> Tensor:
         """|grad reconstruction| / |grad adversarial| at the last layer, clamped (Esser et al. 2021, eq. 7)."""
         last = self.autoencoder.last_layer
-        norms = [torch.autograd.grad(loss, last, retain_graph=True)[0].norm() for loss in (reconstruction, adversarial)]
-        return (norms[0] / (norms[1] + 1e-4)).clamp(max=self.config.discriminator.max_balance).detach()
+        norms = [
+            torch.autograd.grad(loss, last, retain_graph=True)[0].norm()
+            for loss in (reconstruction, adversarial)
+        ]
+        return (
+            (norms[0] / (norms[1] + 1e-4)).clamp(max=self.config.discriminator.max_balance).detach()
+        )
 
     def adversarial_loss(self, x_hat: Tensor, reconstruction: Tensor) -> Tensor:
         """What reaches the decoder from the discriminator: - balance * weight * E[D(x_hat)]."""
@@ -197,7 +223,11 @@ class AutoencoderModule(Stage):
         values = {"loss": loss, "psnr": psnr(x, x_hat).mean(), "ssim": ssim(x, x_hat)}
         values |= {f"latent_mean/{i}": m for i, m in enumerate(z.mean((0, 2, 3)))}
         values |= {f"latent_std/{i}": s for i, s in enumerate(z.std((0, 2, 3)))} | watched
-        self.log_dict({f"val/{key}": value for key, value in values.items()}, sync_dist=True, batch_size=len(x))
+        self.log_dict(
+            {f"val/{key}": value for key, value in values.items()},
+            sync_dist=True,
+            batch_size=len(x),
+        )
 
     def posteriors_told(self, explained: Tensor) -> None:
         """Name the channels that carry next to nothing, when they change: hours before stage 2 refuses them."""

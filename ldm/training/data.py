@@ -35,10 +35,20 @@ class RunData(pl.LightningDataModule):
 
     def whole_training_set(self) -> DataLoader:
         """This rank's share of every training picture or latent, once: what is measured over the data set."""
-        shard = Shard(len(self.images.train), self.config.data.batch_size, self.trainer.global_rank, self.trainer.world_size)
+        shard = Shard(
+            len(self.images.train),
+            self.config.data.batch_size,
+            self.trainer.global_rank,
+            self.trainer.world_size,
+        )
         return loader(self.train, shard, self.config.data.workers, self._pin())
 
     def val_dataloader(self) -> DataLoader:
         held_out = self.images.held_out
-        shard = Shard(len(held_out), self.config.data.batch_size, self.trainer.global_rank, self.trainer.world_size)
+        shard = Shard(
+            len(held_out),
+            self.config.data.batch_size,
+            self.trainer.global_rank,
+            self.trainer.world_size,
+        )
         return loader(held_out, shard, self.config.data.workers, self._pin())

@@ -41,7 +41,9 @@ class DiffusionModule(Stage):
         super().__init__(config, shape, classes)
         config.task.check(self.shape)
         self.text, self.prompts = text, prompts
-        self.space = config.space.build(self.shape, autoencoder, len(classes), config.network.features)
+        self.space = config.space.build(
+            self.shape, autoencoder, len(classes), config.network.features
+        )
         self.denoiser = build_denoiser(config, self.space.shape, len(classes), text)
         self.autoencoder_config = autoencoder_config
         self.autoencoder_hash = _hash(autoencoder)
@@ -50,11 +52,17 @@ class DiffusionModule(Stage):
     def model(self) -> Model:
         """What sampling needs of this module, as it is now."""
         told = self.text, self.prompts, self.config.task
-        return Model(self.denoiser, self.space, self.classes, self.config.sample, self.global_step, *told)
+        return Model(
+            self.denoiser, self.space, self.classes, self.config.sample, self.global_step, *told
+        )
 
     def once(self) -> Tensor:
         x = next(self.net.parameters()).new_zeros(self.few, *self.space.shape)
-        cond = {"label": torch.zeros(self.few, dtype=torch.long, device=x.device)} if self.classes else {}
+        cond = (
+            {"label": torch.zeros(self.few, dtype=torch.long, device=x.device)}
+            if self.classes
+            else {}
+        )
         if self.text is not None:
             cond["text"] = x.new_zeros(self.few, self.text.length, self.text.dim)
         if channels := self.config.task.channels(len(x[0])):
@@ -64,7 +72,9 @@ class DiffusionModule(Stage):
     # -- hand-off ---------------------------------------------------------------------------------------------------
     def on_fit_start(self) -> None:
         """Cache latents; measure the space and verify stage 1, unless both come from a checkpoint that is being resumed."""
-        batch = next(iter(self.trainer.datamodule.whole_training_set()))  # of data, not of cached latents
+        batch = next(
+            iter(self.trainer.datamodule.whole_training_set())
+        )  # of data, not of cached latents
         # a trained task needs the pictures
         if self.config.space.cached and self.config.task.use is None:
             use_cache(self)
@@ -76,24 +86,37 @@ class DiffusionModule(Stage):
         """The space's statistics (whitening; scales and numbers of clouds) over the training set, every rank its share."""
         batches = self.trainer.datamodule.whole_training_set()
         quiet, pause = not self.trainer.is_global_zero, 0.1 if sys.stderr.isatty() else 10
-        bar = tqdm(batches, desc="measuring the data", disable=quiet, leave=False, mininterval=pause)
-        say(self.space.measure(bar, lambda sums: self.trainer.strategy.reduce(sums, reduce_op="sum"), self.device))
+        bar = tqdm(
+            batches, desc="measuring the data", disable=quiet, leave=False, mininterval=pause
+        )
+        say(
+            self.space.measure(
+                bar, lambda sums: self.trainer.strategy.reduce(sums, reduce_op="sum"), self.device
+            )
+        )
 
     def verify(self, batch: Batch) -> None:
         """A batch through the space and back: Refusal of a stage 1 in whose latents nothing can be learnt."""
-        lines = self.space.verify(self.space.read(batch).to(self.device), self.trainer.strategy.reduce)
+        lines = self.space.verify(
+            self.space.read(batch).to(self.device), self.trainer.strategy.reduce
+        )
         for i, line in enumerate(lines):
             say(line if i else f"autoencoder {self.autoencoder_hash}: {line}")
 
     # -- training ---------------------------------------------------------------------------------------------------
-    def condition(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+    def condition(
+        self, batch: Batch, generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
         """The batch's labels, captions and what else may be dropped; with a generator, each row is, with probability `drop`."""
         cond = ({"label": batch["label"]} if self.classes else {}) | self.space.features(batch)
         if self.text is not None:
             cond |= self.text.condition(batch["text"], self.device)
         if generator is None or not cond:
             return cond
-        dropped = torch.rand(len(batch["index"]), generator=generator, device=self.device) < self.config.drop
+        dropped = (
+            torch.rand(len(batch["index"]), generator=generator, device=self.device)
+            < self.config.drop
+        )
         return without(cond, dropped, len(self.classes))
 
     def left(self, data: Tensor, keys: Sequence[Key]) -> dict[str, Tensor]:
@@ -111,7 +134,9 @@ class DiffusionModule(Stage):
         u = randomness.stratified(len(x_0), *self.slot(batch_idx), *key).to(self.device)
         t = self.denoiser.times(u)
         eps = self.randn("noise", batch_idx)(x_0.shape)
-        losses = self.denoiser.loss(x_0, t, eps, **told, **self.condition(batch, self.generator("drop", batch_idx)))
+        losses = self.denoiser.loss(
+            x_0, t, eps, **told, **self.condition(batch, self.generator("drop", batch_idx))
+        )
         loss = losses.mean()
         self.log_by_time(losses.detach(), u)
         self.note_loss({"loss": loss, "x_0": x_0}, batch)
@@ -127,14 +152,22 @@ class DiffusionModule(Stage):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The loss of the averaged weights with noise and times that are the same every time."""
-        generator = randomness.generator(self.config.seed, "validation", batch_idx, self.global_rank)
+        generator = randomness.generator(
+            self.config.seed, "validation", batch_idx, self.global_rank
+        )
         draw = lambda shape: torch.randn(shape, generator=generator).to(self.device)  # noqa: E731
         told, data = self.space.told(batch), self.space.read(batch)
         x_0 = self.space.encode(self.watch_posterior(data), draw, **told)
-        told |= self.left(data, [(self.config.seed, "held-out hole", i) for i in batch["index"].tolist()])
-        u = randomness.stratified(len(x_0), 0, 1, self.config.seed, "validation times", batch_idx).to(self.device)
+        told |= self.left(
+            data, [(self.config.seed, "held-out hole", i) for i in batch["index"].tolist()]
+        )
+        u = randomness.stratified(
+            len(x_0), 0, 1, self.config.seed, "validation times", batch_idx
+        ).to(self.device)
         with self.averaged():
-            loss = self.denoiser.loss(x_0, self.denoiser.times(u), draw(x_0.shape), **told, **self.condition(batch))
+            loss = self.denoiser.loss(
+                x_0, self.denoiser.times(u), draw(x_0.shape), **told, **self.condition(batch)
+            )
         self.log("val/loss", loss.mean(), sync_dist=True, batch_size=len(x_0))
         for name, value in self.space.statistics(x_0).items():
             self.log(f"val/{name}", value, sync_dist=True, batch_size=len(x_0))
@@ -169,7 +202,9 @@ class DiffusionModule(Stage):
     def on_load_checkpoint(self, state: dict[str, Any]) -> None:
         before = (state["ldm"].get("text") or {}).get("hash")
         if self.text is not None and before != self.text.hash:
-            raise Refusal(f"--resume: the text encoder is {self.text.hash} here, the run began with {before}")
+            raise Refusal(
+                f"--resume: the text encoder is {self.text.hash} here, the run began with {before}"
+            )
         super().on_load_checkpoint(state)
 
 

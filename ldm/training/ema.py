@@ -28,7 +28,9 @@ class EMA:
         self.powers: dict[float, Weights] = {width: copy() for width in widths}
 
     def _live(self) -> list[tuple[str, Tensor]]:
-        return [(n, t) for n, t in self.net.state_dict(keep_vars=True).items() if t.is_floating_point()]
+        return [
+            (n, t) for n, t in self.net.state_dict(keep_vars=True).items() if t.is_floating_point()
+        ]
 
     @property
     def shadow(self) -> Weights:
@@ -67,7 +69,10 @@ class EMA:
     def state(self) -> dict[str, Any]:
         (decay, weights), *more = self.decays.items()
         state = {"decay": decay, "updates": self.updates, "weights": dict(weights)}
-        return state | {"more": [[d, dict(w)] for d, w in more], "power": [[d, dict(w)] for d, w in self.powers.items()]}
+        return state | {
+            "more": [[d, dict(w)] for d, w in more],
+            "power": [[d, dict(w)] for d, w in self.powers.items()],
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         self.updates = state["updates"]

@@ -20,7 +20,13 @@ def work(module: Stage) -> float:
     with FlopCounterMode(display=False) as counter:
         module.once()
     trained = 3  # the backward pass is twice the forward one
-    return trained * counter.get_total_flops() / module.few * module.config.data.batch_size * module.config.trainer.accumulate
+    return (
+        trained
+        * counter.get_total_flops()
+        / module.few
+        * module.config.data.batch_size
+        * module.config.trainer.accumulate
+    )
 
 
 class TimeLeft(pl.Callback):
@@ -61,7 +67,10 @@ def _say(trainer: pl.Trainer, text: str) -> None:
 def in_words(pace: float, left: int, later: Mapping[str, float], now: datetime) -> str:
     """The estimate, from seconds a step, the steps left, and those that later stages are worth."""
     parts = [f"{span(pace * left)} for the {left} steps left"]
-    parts += [f"{span(pace * steps)} for {name} after it, by its arithmetic" for name, steps in later.items()]
+    parts += [
+        f"{span(pace * steps)} for {name} after it, by its arithmetic"
+        for name, steps in later.items()
+    ]
     seconds = pace * (left + sum(later.values()))
     end = now + timedelta(seconds=min(seconds, 1e9))
     total = f"; {span(seconds)} in all" if later else ""

@@ -55,8 +55,13 @@ def _lock(path: Path) -> IO[str]:
                 return _signed(file)
         except OSError as error:
             if error.errno in HELD:
-                raise Refusal(f"{path.parent} is {_holder(file)}; wait for it, or start another run with name=OTHER") from None
-            print(f"warning: {path} cannot be locked ({error.strerror}): nothing keeps a second run out", flush=True)
+                raise Refusal(
+                    f"{path.parent} is {_holder(file)}; wait for it, or start another run with name=OTHER"
+                ) from None
+            print(
+                f"warning: {path} cannot be locked ({error.strerror}): nothing keeps a second run out",
+                flush=True,
+            )
             return file
         file.close()  # whoever had it before has just taken the file away
 

@@ -26,14 +26,20 @@ def use_cache(module: "DiffusionModule") -> None:
     data, strategy = module.trainer.datamodule, module.trainer.strategy
     orientations = 1 + module.config.data.flip
     fingerprint = data.images.train.fingerprint()
-    folder = cache_folder(Path(module.config.output), module.autoencoder_hash, fingerprint, orientations)
+    folder = cache_folder(
+        Path(module.config.output), module.autoencoder_hash, fingerprint, orientations
+    )
     found = open_cache(folder)
-    if not strategy.reduce(torch.tensor(float(found is not None), device=module.device), reduce_op="min"):
+    if not strategy.reduce(
+        torch.tensor(float(found is not None), device=module.device), reduce_op="min"
+    ):
         strategy.barrier()
         fill(module, folder, orientations)
         found = open_cache(folder)
     if found is None:
-        raise Refusal(f"latent cache: process {module.global_rank} does not see {folder}; put output on shared storage")
+        raise Refusal(
+            f"latent cache: process {module.global_rank} does not see {folder}; put output on shared storage"
+        )
     say(f"latents: {folder}, {found.size / 1e9:.2f} GB for {len(found)} pictures")
     if fits(found, module.device):
         module.space.table, found.read = found.table(module.device), False
@@ -76,17 +82,28 @@ def write(module: "DiffusionModule", writer: Writer, orientations: int) -> None:
     # whole batches of consecutive rows, the same on any number of processes: so are the bits that come out
     blocks = [*Shard(len(pictures), config.batch_size, 0, 1)][rank :: trainer.world_size]
     batches = zip(blocks, loader(pictures, blocks, config.workers, pin=False), strict=True)
-    options = dict(desc="encoding", unit="batch", disable=rank > 0, mininterval=0.1 if sys.stderr.isatty() else 10)
+    options = dict(
+        desc="encoding",
+        unit="batch",
+        disable=rank > 0,
+        mininterval=0.1 if sys.stderr.isatty() else 10,
+    )
     for rows, batch in tqdm(batches, total=len(blocks), **options):
         threads.tick()
-        moments = encode(space.autoencoder.encode, as_images({"image": batch["image"].to(module.device)}), orientations)
+        moments = encode(
+            space.autoencoder.encode,
+            as_images({"image": batch["image"].to(module.device)}),
+            orientations,
+        )
         writer.put(rows, moments, batch["label"], batch["index"])
     writer.close()
 
 
 def encode(encoder: torch.nn.Module, image: Tensor, orientations: int) -> Tensor:
     """Moments of pictures (B, C, H, W) and, with two orientations, of their mirror images: (B, orientations, 2 z, h, w)."""
-    return torch.stack([encoder(image.flip(-1) if mirrored else image) for mirrored in range(orientations)], 1)
+    return torch.stack(
+        [encoder(image.flip(-1) if mirrored else image) for mirrored in range(orientations)], 1
+    )
 
 
 def _try(work: Callable[[], None]) -> str | None:

@@ -43,7 +43,9 @@ class Partners(pl.Callback):
             if isinstance(thread, _ChildProcessObserver):
                 thread._terminate_all = lambda: self.lost(trainer)
 
-    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
+    def on_exception(
+        self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException
+    ) -> None:
         self.ending.set()
 
     def on_fit_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -53,6 +55,10 @@ class Partners(pl.Callback):
         """In the observer's thread: the main one ends by itself, or hangs in an exchange and is not to be woken."""
         if self.ending.wait(PATIENCE):
             return
-        print(f"error: {partner_lost(trainer.global_step, trainer.world_size)}", file=sys.stderr, flush=True)
+        print(
+            f"error: {partner_lost(trainer.global_step, trainer.world_size)}",
+            file=sys.stderr,
+            flush=True,
+        )
         trainer.strategy.launcher.kill(9)
         leave(2)

@@ -28,7 +28,15 @@ from ldm.training.autoencoder import AutoencoderModule
 from ldm.training.boards.loggers import where_shown
 from ldm.training.diffusion import DiffusionModule
 from ldm.training.estimate import work
-from ldm.training.resume import about_data, changed, expect_same_data, keep_global_batch, named, other_data, resume_point
+from ldm.training.resume import (
+    about_data,
+    changed,
+    expect_same_data,
+    keep_global_batch,
+    named,
+    other_data,
+    resume_point,
+)
 from ldm.training.stage import Stage
 from ldm.training.trainer import check_trainer, precision, strategy, world_size
 
@@ -89,12 +97,17 @@ class Leg:
             return self._diffusion(None, None)
         if self.stage1 is None and (folder := imported.find(run.space.autoencoder)):
             autoencoder, network = imported.load(folder, images.shape)
-            return self._diffusion(autoencoder, AutoencoderConfig(run.name, "autoencoder", data=run.data, network=network))
+            return self._diffusion(
+                autoencoder,
+                AutoencoderConfig(run.name, "autoencoder", data=run.data, network=network),
+            )
         return self._diffusion(*_trained(run, images, self.stage1))
 
     def _diffusion(self, autoencoder: Any, trained_as: AutoencoderConfig | None) -> DiffusionModule:
         classes = classes_of(self.run, self.images)
-        return DiffusionModule(self.run, self.images.shape, classes, autoencoder, trained_as, **self.text)
+        return DiffusionModule(
+            self.run, self.images.shape, classes, autoencoder, trained_as, **self.text
+        )
 
 
 def make_plan(run: Config, resume: bool, dry_run: bool, hold: Hold) -> list[Leg]:
@@ -138,7 +151,10 @@ def _leg(run: Config, images: Images | Jets, resume: bool, dry_run: bool) -> Leg
 
 
 # -- stage 1 -----------------------------------------------------------------------------------------------------------------
-OWN = ("data.batch_size", "data.flip")  # of stage 1's data; what else is said of them their identity tells
+OWN = (
+    "data.batch_size",
+    "data.flip",
+)  # of stage 1's data; what else is said of them their identity tells
 
 
 def _finished(stage1: AutoencoderConfig) -> bool:
@@ -152,7 +168,9 @@ def _stale(trained_as: AutoencoderConfig, stage1: AutoencoderConfig) -> list[str
     return [key for key in keys if key != "name" and (key in OWN or not key.startswith("data."))]
 
 
-def _under_its_name(run: DiffusionConfig, images: Images, stage1: AutoencoderConfig, resume: bool) -> AutoencoderConfig:
+def _under_its_name(
+    run: DiffusionConfig, images: Images, stage1: AutoencoderConfig, resume: bool
+) -> AutoencoderConfig:
     """Stage 1 under the name in its own config, where what lies there is what the run would train: settings and data.
 
     So runs on the same data share the hours of one stage 1, and a run on other data trains its own.
@@ -165,13 +183,18 @@ def _under_its_name(run: DiffusionConfig, images: Images, stage1: AutoencoderCon
             return stage1
         meta = checkpoint.read(own.folder / "last.ckpt")["ldm"]
         trained_as = config.from_dict(meta["config"], str(own.folder))
-    except (Refusal, ValueError):  # no plain name, or a damaged file: what lies there is not to be used, and no concern of ours
+    except (
+        Refusal,
+        ValueError,
+    ):  # no plain name, or a damaged file: what lies there is not to be used, and no concern of ours
         return stage1
     same = isinstance(trained_as, AutoencoderConfig) and not _stale(trained_as, own)
     return own if same and meta.get("data") and not other_data(meta, images) else stage1
 
 
-def _trained(run: DiffusionConfig, images: Images, stage1: AutoencoderConfig | None) -> tuple[Autoencoder, AutoencoderConfig]:
+def _trained(
+    run: DiffusionConfig, images: Images, stage1: AutoencoderConfig | None
+) -> tuple[Autoencoder, AutoencoderConfig]:
     """Stage 1's network and config from its checkpoint; Refusal if it is of another shape, other settings or other data.
 
     A checkpoint that the user named, and not its config, may be of other data: that is said.
@@ -179,11 +202,15 @@ def _trained(run: DiffusionConfig, images: Images, stage1: AutoencoderConfig | N
     path = checkpoint.find(stage1.folder if stage1 else run.space.autoencoder, prefer="best")
     autoencoder, trained_as, about = load_autoencoder(path)
     if tuple(about["shape"]) != tuple(images.shape):
-        raise Refusal(f"space.autoencoder: {path} is for pictures of {tuple(about['shape'])}, the data has {images.shape}")
+        raise Refusal(
+            f"space.autoencoder: {path} is for pictures of {tuple(about['shape'])}, the data has {images.shape}"
+        )
     why = other_data(about, images)
     if stage1 is None:
         if why:
-            say(f"stage 1    {path} is of other data than {named(run)}: {why}; used, as space.autoencoder names it")
+            say(
+                f"stage 1    {path} is of other data than {named(run)}: {why}; used, as space.autoencoder names it"
+            )
         return autoencoder, trained_as
     if keys := _stale(trained_as, stage1):
         why = f"is stale, {keys[0]} differs from {run.space.autoencoder}"
@@ -199,7 +226,9 @@ def _trained(run: DiffusionConfig, images: Images, stage1: AutoencoderConfig | N
 def classes_of(run: DiffusionConfig, images: Images | Jets) -> tuple[str, ...]:
     """The classes that the model is told, or none; Refusal where it is to be told of classes that the data has not."""
     if run.condition in ("label", "both") and not images.classes:
-        raise Refusal(f"condition: {run.condition} is asked for, but the data has no classes; set condition=none")
+        raise Refusal(
+            f"condition: {run.condition} is asked for, but the data has no classes; set condition=none"
+        )
     return () if run.condition in ("none", "text") else images.classes
 
 
@@ -214,10 +243,17 @@ def text_of(run: DiffusionConfig, images: Images | Jets) -> dict[str, Any]:
             "text or caption (data.caption) of metadata.jsonl or metadata.csv, or from NAME.txt beside NAME.png"
         )
     encoder = load_text(run)
-    held = sorted({text for text in images.held_out.captions if text}) or sorted(set(captions) - {""})
+    held = sorted({text for text in images.held_out.captions if text}) or sorted(
+        set(captions) - {""}
+    )
     if cut := [text for text in sorted(set(captions)) if encoder.cut(text)]:
-        say(f"text: {len(cut)} captions are longer than {encoder.length} tokens; cut of '{cut[0]}': '{encoder.cut(cut[0])}'")
-    return {"text": encoder, "prompts": tuple(held[i] for i in permutation(len(held), "prompts")[:PROMPTS].tolist())}
+        say(
+            f"text: {len(cut)} captions are longer than {encoder.length} tokens; cut of '{cut[0]}': '{encoder.cut(cut[0])}'"
+        )
+    return {
+        "text": encoder,
+        "prompts": tuple(held[i] for i in permutation(len(held), "prompts")[:PROMPTS].tolist()),
+    }
 
 
 # -- what can be known to be wrong -----------------------------------------------------------------------------------------
@@ -226,7 +262,9 @@ def _check(leg: Leg) -> None:
     run, images = leg.run, leg.images
     few = min(len(images.train), len(images.test))
     if few < (world := world_size(run.trainer)):
-        raise Refusal(f"data: {len(images.train)} pictures and {len(images.test)} held out are too few for {world} processes")
+        raise Refusal(
+            f"data: {len(images.train)} pictures and {len(images.test)} held out are too few for {world} processes"
+        )
     if isinstance(run, DiffusionConfig):
         _check_sampling(run)
     if not isinstance(run.data, JetNet):
@@ -245,7 +283,9 @@ def _try_once(leg: Leg) -> None:
         leg.module.once()
     except (RuntimeError, ValueError) as error:
         why = printable(str(error).splitlines()[0])
-        raise Refusal(f"network: {leg.run.name} does not take pictures of {tuple(leg.images.shape)}: {why}") from None
+        raise Refusal(
+            f"network: {leg.run.name} does not take pictures of {tuple(leg.images.shape)}: {why}"
+        ) from None
 
 
 def _check_output(folder: Path) -> None:
@@ -270,7 +310,9 @@ def worth(leg: Leg, later: Sequence[Leg]) -> dict[str, float]:
     if not later:
         return {}
     step = work(leg.module)
-    return {other.run.name: other.run.trainer.max_steps * work(other.module) / step for other in later}
+    return {
+        other.run.name: other.run.trainer.max_steps * work(other.module) / step for other in later
+    }
 
 
 # -- what the user reads ---------------------------------------------------------------------------------------------------
@@ -287,15 +329,27 @@ def _lines(leg: Leg) -> list[str]:
     run, images, module, settings = leg.run, leg.images, leg.module, leg.run.trainer
     count = sum(p.numel() for p in module.net.parameters())
     frozen = sum(p.numel() for p in module.parameters() if not p.requires_grad)
-    held = count * 4 * (4 + bool(module.ema)) + 4 * frozen  # weights, gradients, two moments, the average
+    held = (
+        count * 4 * (4 + bool(module.ema)) + 4 * frozen
+    )  # weights, gradients, two moments, the average
     device = "GPU" if torch.cuda.is_available() and settings.accelerator != "cpu" else "CPU"
     world = world_size(settings)
     batch = run.data.batch_size * settings.accumulate * world
-    space = f", space {type(run.space).__name__} {tuple(module.space.shape)}" if isinstance(run, DiffusionConfig) else ""
-    space += f", trained for {run.task.use}" if isinstance(run, DiffusionConfig) and run.task.use else ""
+    space = (
+        f", space {type(run.space).__name__} {tuple(module.space.shape)}"
+        if isinstance(run, DiffusionConfig)
+        else ""
+    )
+    space += (
+        f", trained for {run.task.use}" if isinstance(run, DiffusionConfig) and run.task.use else ""
+    )
     return [
         f"run        {run.name} ({run.stage}{space})",
-        *([f"stage 1    {leg.stage1.folder}/, finished"] if leg.stage1 and _finished(leg.stage1) else []),
+        *(
+            [f"stage 1    {leg.stage1.folder}/, finished"]
+            if leg.stage1 and _finished(leg.stage1)
+            else []
+        ),
         f"data       {type(run.data).__name__}: {len(images.train)} training, {len(images.test)} held out, "
         f"{tuple(images.shape)}, {len(images.classes)} classes",
         f"network    {count / 1e6:.2f} M parameters; {held / 1e9:.2f} GB for weights, gradients, optimiser and average",

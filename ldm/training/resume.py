@@ -17,7 +17,16 @@ from ldm.training.trainer import world_size
 LISTED = 20  # names of a long list that are shown
 
 # what may change between a stop and --resume, and between the training of a stage 1 and its use
-FREE = ("trainer", "sample", "evaluate", "logger", "output", "data.root", "data.workers", "data.download")
+FREE = (
+    "trainer",
+    "sample",
+    "evaluate",
+    "logger",
+    "output",
+    "data.root",
+    "data.workers",
+    "data.download",
+)
 FREE += ("space.chunk", "space.cache", "space.autoencoder", "optim.lr", "optim.clip")
 FREE += tuple(f"stage1.{key}" for key in FREE)
 
@@ -60,7 +69,12 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def expect_same_data(
-    run: Config, images: Images | Jets, start: Path, state: dict[str, Any], told: Sequence[str], classes: Sequence[str] | None
+    run: Config,
+    images: Images | Jets,
+    start: Path,
+    state: dict[str, Any],
+    told: Sequence[str],
+    classes: Sequence[str] | None,
 ) -> None:
     """A resumed run goes on with the data it began with; Refusal if they are others, or others are said of them.
 
@@ -73,7 +87,9 @@ def expect_same_data(
     if not why and tuple(meta["shape"]) != tuple(images.shape):
         why = f"it is for data of {tuple(meta['shape'])}, these are {tuple(images.shape)}"
     if why:
-        raise Refusal(f"--resume: {start} is of other data than {named(run)}: {why}; undo that, or name=OTHER starts another run")
+        raise Refusal(
+            f"--resume: {start} is of other data than {named(run)}: {why}; undo that, or name=OTHER starts another run"
+        )
 
 
 def named(run: Config) -> str:
@@ -89,7 +105,9 @@ def resume_point(run: Config, resume: bool) -> tuple[Path | None, dict[str, Any]
         return (newest, state) if resume else (None, {})
     if newest is None:
         if complaints:
-            raise Refusal(f"{run.folder}: no checkpoint is whole ({complaints[0]}); name=OTHER starts another run")
+            raise Refusal(
+                f"{run.folder}: no checkpoint is whole ({complaints[0]}); name=OTHER starts another run"
+            )
         return None, {}  # a run that saved nothing has nothing to lose
     for complaint in complaints if resume else []:
         say(f"{complaint}; resuming from {newest} instead")
@@ -100,12 +118,18 @@ def resume_point(run: Config, resume: bool) -> tuple[Path | None, dict[str, Any]
             "or start another with name=OTHER"
         )
     if not resume:
-        raise Refusal(f"{run.folder} holds an unfinished run ({step} of {goal} steps); add --resume, or name=OTHER")
+        raise Refusal(
+            f"{run.folder} holds an unfinished run ({step} of {goal} steps); add --resume, or name=OTHER"
+        )
     checkpoint.expect_resumable(state, newest)
     with checkpoint.malformed(newest):
-        before = config.from_dict(state["ldm"]["config"], str(newest))  # with the defaults of keys that are newer than it
+        before = config.from_dict(
+            state["ldm"]["config"], str(newest)
+        )  # with the defaults of keys that are newer than it
     if keys := changed(schema.to_dict(before), schema.to_dict(run)):
-        raise Refusal(f"--resume: {', '.join(keys)} changed since {newest}; undo that, or start another run with name=OTHER")
+        raise Refusal(
+            f"--resume: {', '.join(keys)} changed since {newest}; undo that, or start another run with name=OTHER"
+        )
     return newest, state
 
 
@@ -116,7 +140,9 @@ def keep_global_batch(run: Config, state: dict[str, Any]) -> None:
     if world * accumulate == slots:
         return
     if slots % world:
-        raise Refusal(f"--resume: a step was {slots} micro-batches of {run.data.batch_size}; {world} processes cannot share them")
+        raise Refusal(
+            f"--resume: a step was {slots} micro-batches of {run.data.batch_size}; {world} processes cannot share them"
+        )
     run.trainer.accumulate = slots // world
     say(
         f"resuming on {world} processes: accumulate {accumulate} -> {slots // world} "

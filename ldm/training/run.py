@@ -37,7 +37,11 @@ def _train(run: Config, resume: bool, dry_run: bool, stops: Stops) -> Path:
     elif not on_gpu(run.trainer):
         threads.auto()
     with ExitStack() as held:
-        hold = _nothing if dry_run or rank_zero_only.rank else lambda folder: held.enter_context(taken(folder))
+        hold = (
+            _nothing
+            if dry_run or rank_zero_only.rank
+            else lambda folder: held.enter_context(taken(folder))
+        )
         legs = make_plan(run, resume, dry_run, hold)
         say(in_words(legs))
         if not dry_run:
@@ -66,13 +70,17 @@ def _train_leg(leg: Leg, later: Sequence[Leg], stops: Stops) -> bool:
     estimate = TimeLeft(worth(leg, later))
     trainer = build_trainer(run, module, images, state.get("global_step"), stops, [estimate])
     _fit(run, trainer, module, RunData(run, images), leg.start, stops)
-    done = trainer.global_step >= run.trainer.max_steps  # trainer.options.max_time may have ended it before
+    done = (
+        trainer.global_step >= run.trainer.max_steps
+    )  # trainer.options.max_time may have ended it before
     say(_farewell(run) if done else f"stopped at step {trainer.global_step}; --resume goes on")
     leg.module = None
     return done
 
 
-def _fit(run: Config, trainer: pl.Trainer, module: Stage, data: RunData, start: Path | None, stops: Stops) -> None:
+def _fit(
+    run: Config, trainer: pl.Trainer, module: Stage, data: RunData, start: Path | None, stops: Stops
+) -> None:
     """Train, and end the run on every board with what ended it."""
     try:
         trainer.fit(module, datamodule=data, ckpt_path=start and str(start), weights_only=True)
@@ -89,15 +97,21 @@ def _fit(run: Config, trainer: pl.Trainer, module: Stage, data: RunData, start: 
     close_loggers(trainer, run, None)
 
 
-def _explained(error: BaseException, trainer: pl.Trainer, run: Config, stops: Stops) -> BaseException:
+def _explained(
+    error: BaseException, trainer: pl.Trainer, run: Config, stops: Stops
+) -> BaseException:
     """What a dead worker or process of the run raises in this one as the one line that it is; anything else as it came."""
-    reset = isinstance(error, ConnectionResetError) and run.data.workers > 0  # it died while it was handing over a batch
+    reset = (
+        isinstance(error, ConnectionResetError) and run.data.workers > 0
+    )  # it died while it was handing over a batch
     worker = reset or (isinstance(error, RuntimeError) and "DataLoader worker" in str(error))
     partner = not worker and lost_partner(error, trainer.world_size)
     if not (worker or partner):
         return error
     if stops.received:  # the signal went to all of them
-        return stops.stopped(f"at step {trainer.global_step}", "go on from the last checkpoint with --resume")
+        return stops.stopped(
+            f"at step {trainer.global_step}", "go on from the last checkpoint with --resume"
+        )
     if partner:
         return partner_lost(trainer.global_step, trainer.world_size)
     # PyTorch raises it from a signal handler, in the middle of whatever was going on: the state is not to be trusted

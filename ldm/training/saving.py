@@ -21,7 +21,9 @@ from ldm.training.stage import Stage
 class AtomicIO(TorchCheckpointIO):
     """Lightning's checkpoints through `checkpoint.write`."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
         write(checkpoint, Path(path))
 
 
@@ -65,7 +67,9 @@ class Checkpoints(pl.callbacks.Checkpoint):
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.saved = trainer.global_step  # what a run starts from need not be written again
 
-    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         if batch_idx % module.config.trainer.accumulate:
             return
         self.save_best(trainer)
@@ -74,10 +78,14 @@ class Checkpoints(pl.callbacks.Checkpoint):
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         value = trainer.callback_metrics.get(self.monitor)
-        if value is not None and (self.best is None or self.sign * float(value) > self.sign * self.best):
+        if value is not None and (
+            self.best is None or self.sign * float(value) > self.sign * self.best
+        ):
             self.best, self.better = float(value), True
 
-    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
+    def on_exception(
+        self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException
+    ) -> None:
         # raised on every rank before the step changed anything; after any other error the state is not to be trusted
         if isinstance(exception, NotFinite) and trainer.global_step > 0:
             self.save_last(trainer)
@@ -100,7 +108,9 @@ class Snapshots(pl.Callback):
     def __init__(self, folder: Path, every: int):
         self.folder, self.every = folder / "snapshots", every
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: Stage, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: Stage, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         stepped = (batch_idx + 1) % module.config.trainer.accumulate == 0
         if trainer.is_global_zero and stepped and trainer.global_step % self.every == 0:
             write_snapshot(self.folder, trainer.global_step, module.ema.powers)
@@ -119,7 +129,9 @@ class StopSignals(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.stops.install()
 
-    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         self.stops.training = True
         if batch_idx % module.config.trainer.accumulate:
             return
@@ -127,10 +139,18 @@ class StopSignals(pl.Callback):
         if trainer.world_size > 1:
             if trainer.global_step % self.every:
                 return
-            number = int(trainer.strategy.reduce(torch.tensor(float(number), device=module.device), reduce_op="max"))
+            number = int(
+                trainer.strategy.reduce(
+                    torch.tensor(float(number), device=module.device), reduce_op="max"
+                )
+            )
         if number:
             self.saving.save_last(trainer)
-            raise self.stops.stopped(f"at step {trainer.global_step}", "go on with --resume", number)
+            raise self.stops.stopped(
+                f"at step {trainer.global_step}", "go on with --resume", number
+            )
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.saving.save_last(trainer)  # before the last panels and figures, which may take longer than a job is left
+        self.saving.save_last(
+            trainer
+        )  # before the last panels and figures, which may take longer than a job is left

@@ -32,7 +32,9 @@ def learning_rate(optim: Optim, step: int, max_steps: int) -> float:
     """Linear warm-up, then constant, cosine or linear to 0 at max_steps: a pure function of the step."""
     warm = min(1.0, (step + 1) / max(1, optim.warmup))
     left = min(1.0, max(0.0, (max_steps - step) / max(1, max_steps - optim.warmup)))
-    shape = {"constant": 1.0, "linear": left, "cosine": 0.5 - 0.5 * math.cos(math.pi * left)}[optim.decay]
+    shape = {"constant": 1.0, "linear": left, "cosine": 0.5 - 0.5 * math.cos(math.pi * left)}[
+        optim.decay
+    ]
     return optim.lr * warm * shape
 
 
@@ -109,12 +111,18 @@ class Stage(pl.LightningModule):
     def training_images(self, batch: Batch, batch_idx: int) -> Tensor:
         """What the batch holds, half of it mirrored if the data says so: pictures in [-1, 1], or jets' constituents."""
         data = self.space.read(batch)
-        return self.space.mirror(data, self.generator("flip", batch_idx)) if self.config.data.flip else data
+        return (
+            self.space.mirror(data, self.generator("flip", batch_idx))
+            if self.config.data.flip
+            else data
+        )
 
     # -- optimisation -----------------------------------------------------------------------------------------------
     def adamw(self, net: nn.Module, lr: float) -> torch.optim.Optimizer:
         optim = self.config.optim
-        return torch.optim.AdamW(net.parameters(), lr, tuple(optim.betas), weight_decay=optim.weight_decay, fused=True)
+        return torch.optim.AdamW(
+            net.parameters(), lr, tuple(optim.betas), weight_decay=optim.weight_decay, fused=True
+        )
 
     @property
     def learning_rate_now(self) -> float:
@@ -123,7 +131,9 @@ class Stage(pl.LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         threads.tick()
         optimizers = self.optimizers(use_pl_optimizer=False)
-        first = optimizers[0] if isinstance(optimizers, list) else optimizers  # a discriminator has a rate of its own
+        first = (
+            optimizers[0] if isinstance(optimizers, list) else optimizers
+        )  # a discriminator has a rate of its own
         for group in first.param_groups:
             group["lr"] = self.learning_rate_now
         self.place_log(batch_idx)
@@ -144,8 +154,12 @@ class Stage(pl.LightningModule):
         # Lightning's own axis counts micro-batches under manual optimisation
         self.log("step", float(self.global_step))
         if self.posteriors is not None:  # on every rank: each has a share of the pictures
-            explained = self.posteriors.result(lambda sums: self.trainer.strategy.reduce(sums, reduce_op="sum"))[2]
-            self.log_dict({f"val/latent_explained/{i}": share for i, share in enumerate(explained.tolist())})
+            explained = self.posteriors.result(
+                lambda sums: self.trainer.strategy.reduce(sums, reduce_op="sum")
+            )[2]
+            self.log_dict(
+                {f"val/latent_explained/{i}": share for i, share in enumerate(explained.tolist())}
+            )
             self.posteriors_told(explained)
 
     def posteriors_told(self, explained: Tensor) -> None:
@@ -174,11 +188,20 @@ class Stage(pl.LightningModule):
             for parameter in self.parameters():
                 parameter.grad = None
             return
-        bad = [x for x in self.noted if not all(torch.isfinite(v).all() for v in x[0].values())] or self.noted
-        said = "; ".join(f"{', '.join(f'{k} {v.mean():.4g}' for k, v in p.items())}, rows {i[:8].tolist()}" for p, i in bad)
+        bad = [
+            x for x in self.noted if not all(torch.isfinite(v).all() for v in x[0].values())
+        ] or self.noted
+        said = "; ".join(
+            f"{', '.join(f'{k} {v.mean():.4g}' for k, v in p.items())}, rows {i[:8].tolist()}"
+            for p, i in bad
+        )
         raise NotFinite(
             f"the gradient is not finite ({norm:.4g}) at step {self.global_step}: {said}; "
-            + ("the state before this step is saved: lower optim.lr and --resume" if self.global_step else "lower optim.lr")
+            + (
+                "the state before this step is saved: lower optim.lr and --resume"
+                if self.global_step
+                else "lower optim.lr"
+            )
             + ", or set trainer.on_nan=skip"
         )
 
@@ -190,7 +213,9 @@ class Stage(pl.LightningModule):
     def step_done(self) -> None:
         """After each optimiser step of either stage."""
         trainer = self.config.trainer
-        self.images_seen += self.config.data.batch_size * trainer.accumulate * self.trainer.world_size
+        self.images_seen += (
+            self.config.data.batch_size * trainer.accumulate * self.trainer.world_size
+        )
         self.noted.clear()
         if self.ema:
             self.ema.update()
@@ -222,7 +247,10 @@ class Stage(pl.LightningModule):
     def on_load_checkpoint(self, state: dict[str, Any]) -> None:
         threads.begin_with(state["ldm"].get("threads"))
         with checkpoint.malformed(self.config.folder):
-            self.images_seen, self.skipped = state["ldm"]["images_seen"], state["ldm"].get("skipped", 0)
+            self.images_seen, self.skipped = (
+                state["ldm"]["images_seen"],
+                state["ldm"].get("skipped", 0),
+            )
             if self.ema and state["ldm"]["ema"]:
                 self.ema.restore(state["ldm"]["ema"])
             self.place_loop(state)
@@ -235,7 +263,10 @@ class Stage(pl.LightningModule):
         """
         micro = state["global_step"] * self.config.trainer.accumulate
         loop = state["loops"]["fit_loop"]
-        for counters in (loop["epoch_loop.batch_progress"]["current"], loop["epoch_loop.batch_progress"]["total"]):
+        for counters in (
+            loop["epoch_loop.batch_progress"]["current"],
+            loop["epoch_loop.batch_progress"]["total"],
+        ):
             counters.update(dict.fromkeys(("ready", "started", "processed", "completed"), micro))
 
     def place_log(self, batch_idx: int) -> None:
@@ -243,4 +274,6 @@ class Stage(pl.LightningModule):
 
         Its own count is one ahead after a resume at a step that was validated: it goes through the end of that step twice.
         """
-        self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.global_step if self.automatic_optimization else batch_idx
+        self.trainer.fit_loop.epoch_loop._batches_that_stepped = (
+            self.global_step if self.automatic_optimization else batch_idx
+        )

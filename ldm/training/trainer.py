@@ -32,7 +32,10 @@ def on_gpu(settings: TrainerConfig) -> bool:
 
 def quicken(net: nn.Module, settings: TrainerConfig) -> None:
     """Memory format and compilation as the settings say; in place, so that the weights keep their names."""
-    chosen = {key: on_gpu(settings) if (v := getattr(settings, key)) == "auto" else v for key in ("compile", "channels_last")}
+    chosen = {
+        key: on_gpu(settings) if (v := getattr(settings, key)) == "auto" else v
+        for key in ("compile", "channels_last")
+    }
     if chosen["channels_last"]:
         net.to(memory_format=torch.channels_last)
     if chosen["compile"]:
@@ -43,15 +46,27 @@ def precision(settings: TrainerConfig) -> str:
     """auto: bf16-mixed on a GPU that has it. On a CPU without AMX bf16 is many times slower than float32."""
     if settings.precision != "auto":
         return settings.precision
-    return "bf16-mixed" if on_gpu(settings) and torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    return (
+        "bf16-mixed"
+        if on_gpu(settings) and torch.cuda.is_bf16_supported(including_emulation=False)
+        else "32-true"
+    )
 
 
 def strategy(run: Config) -> str:
     """auto: Lightning's choice; with a discriminator under several processes DDP must look for unused parameters."""
     settings = run.trainer
     gan = isinstance(run, AutoencoderConfig) and run.discriminator.weight > 0
-    several = settings.num_nodes > 1 or settings.devices not in ("auto", 1, "1") or torch.cuda.device_count() > 1
-    return "ddp_find_unused_parameters_true" if settings.strategy == "auto" and gan and several else settings.strategy
+    several = (
+        settings.num_nodes > 1
+        or settings.devices not in ("auto", 1, "1")
+        or torch.cuda.device_count() > 1
+    )
+    return (
+        "ddp_find_unused_parameters_true"
+        if settings.strategy == "auto" and gan and several
+        else settings.strategy
+    )
 
 
 def world_size(settings: TrainerConfig) -> int:
@@ -63,7 +78,11 @@ def world_size(settings: TrainerConfig) -> int:
         count = max(1, torch.cuda.device_count()) if settings.accelerator != "cpu" else 1
     else:
         count = (
-            len(devices) if isinstance(devices, list) else len(str(devices).split(",")) if "," in str(devices) else int(devices)
+            len(devices)
+            if isinstance(devices, list)
+            else len(str(devices).split(","))
+            if "," in str(devices)
+            else int(devices)
         )
     return count * settings.num_nodes
 
@@ -128,7 +147,12 @@ def build_trainer(
 
 def check_trainer(run: Config) -> None:
     """Refusal for what Lightning will not take, before anything is written."""
-    nothing = dict(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+    nothing = dict(
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
     _lightning(**_machine(run), plugins=_plugins(), **nothing | run.trainer.options)
 
 
@@ -148,7 +172,9 @@ def _lightning(**arguments: Any) -> pl.Trainer:
     try:
         return pl.Trainer(**arguments)
     except Exception as error:  # Lightning and what it asks raise whatever they like
-        raise Refusal(f"trainer: Lightning refuses these settings: {' '.join(str(error).split())}") from None
+        raise Refusal(
+            f"trainer: Lightning refuses these settings: {' '.join(str(error).split())}"
+        ) from None
 
 
 def _sample_panels(run: DiffusionConfig, images: Images | Jets) -> pl.Callback:

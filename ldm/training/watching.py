@@ -46,7 +46,11 @@ class DiscriminatorBalance(pl.Callback):
         module.log("discriminator/saturated", float(saturated))
         if saturated and not self.said:
             self.said = True
-            advice = "lower discriminator.lr or weight" if mean < self.low else "raise discriminator.lr, or start it later"
+            advice = (
+                "lower discriminator.lr or weight"
+                if mean < self.low
+                else "raise discriminator.lr, or start it later"
+            )
             text = f"its hinge loss is {mean:.3g} over {self.window * self.every} steps (0: it has won, 1: chance); {advice}"
             alert(trainer, "discriminator saturated", text)
 
@@ -61,7 +65,9 @@ class Throughput(pl.Callback):
         self.ended = time.perf_counter()
         self.since = (module.images_seen, self.ended)
 
-    def on_train_batch_start(self, trainer: pl.Trainer, module: Stage, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, module: Stage, batch: Any, batch_idx: int
+    ) -> None:
         self.waited += time.perf_counter() - self.ended
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Stage, *_: Any) -> None:

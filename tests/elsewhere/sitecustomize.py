@@ -14,7 +14,15 @@ import types
 from pathlib import Path
 
 LDM = str(Path(__file__).parents[2] / "ldm")
-MACOS = {"os": ("posix_fallocate", "posix_fadvise", "sched_getaffinity", "sched_setaffinity", "memfd_create")}
+MACOS = {
+    "os": (
+        "posix_fallocate",
+        "posix_fadvise",
+        "sched_getaffinity",
+        "sched_setaffinity",
+        "memfd_create",
+    )
+}
 WINDOWS = {
     "os": (*MACOS["os"], "fork", "setsid", "getpgid", "killpg", "getuid", "geteuid", "getloadavg", "sysconf", "statvfs", "uname",
            "nice", "mkfifo", "fchmod", "chown", "pread", "pwrite", "wait4"),

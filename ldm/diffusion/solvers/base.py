@@ -33,7 +33,9 @@ class Solver:
         """What steps along this one loop's `times`: the solver itself, unless it must know them all beforehand."""
         return self
 
-    def step(self, denoise: Denoise, x_t: Tensor, t: Tensor, s: Tensor, randn: Randn, past: Past) -> Step:
+    def step(
+        self, denoise: Denoise, x_t: Tensor, t: Tensor, s: Tensor, randn: Randn, past: Past
+    ) -> Step:
         """x_t, (B, ...) -> x_s and the x0_hat at t; `randn()` draws noise of x_t's shape."""
         raise NotImplementedError
 

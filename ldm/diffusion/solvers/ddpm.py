@@ -23,11 +23,15 @@ class DDIM(Solver):
         if not 0 <= self.eta <= 1:
             raise ValueError(f"DDIM needs eta in [0, 1], got {self.eta}")
 
-    def step(self, denoise: Denoise, x_t: Tensor, t: Tensor, s: Tensor, randn: Randn, past: Past) -> Step:
+    def step(
+        self, denoise: Denoise, x_t: Tensor, t: Tensor, s: Tensor, randn: Randn, past: Past
+    ) -> Step:
         (alpha_t, sigma_t), (alpha_s, sigma_s) = denoise.schedule(t), denoise.schedule(s)
         x0_hat = denoise(x_t, t)
         std = self.eta * posterior_std(alpha_t, sigma_t, alpha_s, sigma_s)
-        x_s = alpha_s * x0_hat + (sigma_s**2 - std**2).clamp(min=0).sqrt() * eps_hat(x_t, x0_hat, alpha_t, sigma_t)
+        x_s = alpha_s * x0_hat + (sigma_s**2 - std**2).clamp(min=0).sqrt() * eps_hat(
+            x_t, x0_hat, alpha_t, sigma_t
+        )
         return (x_s + std * randn() if self.eta else x_s), x0_hat
 
 
@@ -43,7 +47,9 @@ class DDPM(Solver):
 
     variance: Literal["small", "large"] = "small"
 
-    def step(self, denoise: Denoise, x_t: Tensor, t: Tensor, s: Tensor, randn: Randn, past: Past) -> Step:
+    def step(
+        self, denoise: Denoise, x_t: Tensor, t: Tensor, s: Tensor, randn: Randn, past: Past
+    ) -> Step:
         (alpha_t, sigma_t), (alpha_s, sigma_s) = denoise.schedule(t), denoise.schedule(s)
         x0_hat = denoise(x_t, t)
         a, b2 = transition(alpha_t, sigma_t, alpha_s, sigma_s)
@@ -51,11 +57,17 @@ class DDPM(Solver):
         if s == 0:  # the last line of Algorithm 2: z = 0 if t = 1
             return mean, x0_hat
         r2_t, r2_s = alpha_t**2 + sigma_t**2, alpha_s**2 + sigma_s**2
-        std = (b2 * r2_s / r2_t).sqrt() if self.variance == "large" else posterior_std(alpha_t, sigma_t, alpha_s, sigma_s)
+        std = (
+            (b2 * r2_s / r2_t).sqrt()
+            if self.variance == "large"
+            else posterior_std(alpha_t, sigma_t, alpha_s, sigma_s)
+        )
         return mean + std * randn(), x0_hat
 
 
-def transition(alpha_t: Tensor, sigma_t: Tensor, alpha_s: Tensor, sigma_s: Tensor) -> tuple[Tensor, Tensor]:
+def transition(
+    alpha_t: Tensor, sigma_t: Tensor, alpha_s: Tensor, sigma_s: Tensor
+) -> tuple[Tensor, Tensor]:
     """a and b^2 of the forward transition x_t = a x_s + b z: a = alpha_t / alpha_s, b^2 = sigma_t^2 - a^2 sigma_s^2."""
     a = alpha_t / alpha_s
     return a, (sigma_t**2 - a**2 * sigma_s**2).clamp(min=0)

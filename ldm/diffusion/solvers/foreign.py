@@ -37,9 +37,15 @@ class Diffusers(Solver):
     ValueError for a schedule that is not variance preserving or has alpha_1 = 0, and for a grid of other times.
     """
 
-    scheduler: Literal["DEIS", "DPMSolverMultistep", "DPMSolverMultistepSDE", "DPMSolverSinglestep", "Euler", "LMS", "UniPC"] = (
-        "UniPC"
-    )
+    scheduler: Literal[
+        "DEIS",
+        "DPMSolverMultistep",
+        "DPMSolverMultistepSDE",
+        "DPMSolverSinglestep",
+        "Euler",
+        "LMS",
+        "UniPC",
+    ] = "UniPC"
     order: int = 2
 
     def __post_init__(self) -> None:
@@ -52,15 +58,23 @@ class Diffusers(Solver):
 
     def bind(self, schedule: Schedule, times: Tensor) -> Solver:
         if len(times) > T + 1:
-            raise ValueError(f"Diffusers' schedulers have a table of {T}: at most {T} steps, got {len(times) - 1}")
+            raise ValueError(
+                f"Diffusers' schedulers have a table of {T}: at most {T} steps, got {len(times) - 1}"
+            )
         scheduler = self.build(schedule)
         if self.scheduler == "DPMSolverSinglestep":  # knows no trailing spacing
             scheduler.set_timesteps(timesteps=((times[:-1] * T).round().long() - 1).tolist())
         else:
             scheduler.set_timesteps(len(times) - 1)
         theirs = (torch.as_tensor(scheduler.timesteps).double() + 1) / T
-        if len(theirs) != len(times) - 1 or (theirs - times[:-1].cpu()).abs().max() > 0.51 / T or times[-1] != 0:
-            raise ValueError("Diffusers' schedulers run on even times from t = 1 to 0 alone (grid uniform or trailing)")
+        if (
+            len(theirs) != len(times) - 1
+            or (theirs - times[:-1].cpu()).abs().max() > 0.51 / T
+            or times[-1] != 0
+        ):
+            raise ValueError(
+                "Diffusers' schedulers run on even times from t = 1 to 0 alone (grid uniform or trailing)"
+            )
         extra = {"order": self.order} if self.scheduler == "LMS" else {}
         return _Stepper(scheduler, iter(scheduler.timesteps), self.scheduler.endswith("SDE"), extra)
 
@@ -70,7 +84,9 @@ class Diffusers(Solver):
 
         alpha, sigma = schedule(torch.linspace(0, 1, T + 1, dtype=torch.float64))
         if (alpha**2 + sigma**2 - 1).abs().max() > 1e-6 or alpha[-1] == 0:
-            raise ValueError("Diffusers' schedulers need a variance-preserving schedule with alpha > 0 at t = 1")
+            raise ValueError(
+                "Diffusers' schedulers need a variance-preserving schedule with alpha > 0 at t = 1"
+            )
         name, settings = SCHEDULERS[self.scheduler]
         cls = getattr(diffusers, name)
         if self.scheduler not in ("Euler", "LMS"):
@@ -92,14 +108,19 @@ class _Stepper(Solver):
     noisy: bool
     extra: dict[str, Any]
 
-    def step(self, denoise: Denoise, x_t: Tensor, t: Tensor, s: Tensor, randn: Randn, past: Past) -> Step:
+    def step(
+        self, denoise: Denoise, x_t: Tensor, t: Tensor, s: Tensor, randn: Randn, past: Past
+    ) -> Step:
         timestep = next(self.timesteps)
         t = (timestep.double() + 1) / T
         (alpha_t, sigma_t), kwargs = denoise.schedule(t), dict(self.extra)
         x0_hat = denoise(x_t, t)
         if self.noisy:
             kwargs["variance_noise"] = randn()
-        eps, scaled = eps_hat(x_t, x0_hat, alpha_t, sigma_t), hasattr(self.scheduler, "is_scale_input_called")
+        eps, scaled = (
+            eps_hat(x_t, x0_hat, alpha_t, sigma_t),
+            hasattr(self.scheduler, "is_scale_input_called"),
+        )
         x = x_t / alpha_t if scaled else x_t  # Euler and LMS work in x / alpha
         self.scheduler.scale_model_input(x, timestep)
         x = self.scheduler.step(eps, timestep, x, **kwargs).prev_sample

@@ -39,9 +39,13 @@ class DPMpp2M(Solver):
     x_s = (sigma_s / sigma_t) x_t - alpha_s (e^{-h} - 1) D, D = x0_hat + (x0_hat - x0_before) h / (2 h_before).
     """
 
-    def step(self, denoise: Denoise, x_t: Tensor, t: Tensor, s: Tensor, randn: Randn, past: Past) -> Step:
+    def step(
+        self, denoise: Denoise, x_t: Tensor, t: Tensor, s: Tensor, randn: Randn, past: Past
+    ) -> Step:
         x0_hat = denoise(x_t, t)
-        return exponential(denoise.schedule, x_t, midpoint(denoise.schedule, x0_hat, t, s, past), t, s), x0_hat
+        return exponential(
+            denoise.schedule, x_t, midpoint(denoise.schedule, x0_hat, t, s, past), t, s
+        ), x0_hat
 
 
 def midpoint(schedule: Schedule, x0_hat: Tensor, t: Tensor, s: Tensor, past: Past) -> Tensor:
@@ -60,10 +64,14 @@ class DPMpp2MSDE(Solver):
     eta: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.eta <= 2:  # beyond it ten steps miss the data's spread by more than a fifth
+        if (
+            not 0 <= self.eta <= 2
+        ):  # beyond it ten steps miss the data's spread by more than a fifth
             raise ValueError(f"DPMpp2MSDE needs eta of at least 0 and at most 2, got {self.eta}")
 
-    def step(self, denoise: Denoise, x_t: Tensor, t: Tensor, s: Tensor, randn: Randn, past: Past) -> Step:
+    def step(
+        self, denoise: Denoise, x_t: Tensor, t: Tensor, s: Tensor, randn: Randn, past: Past
+    ) -> Step:
         (alpha_t, sigma_t), (alpha_s, sigma_s) = denoise.schedule(t), denoise.schedule(s)
         x0_hat = denoise(x_t, t)
         estimate = midpoint(denoise.schedule, x0_hat, t, s, past)
@@ -85,7 +93,9 @@ class DPMpp3M(Solver):
     first order would spoil the third: it takes one more evaluation, at s, and is of second (n steps: n + 1 evaluations).
     """
 
-    def step(self, denoise: Denoise, x_t: Tensor, t: Tensor, s: Tensor, randn: Randn, past: Past) -> Step:
+    def step(
+        self, denoise: Denoise, x_t: Tensor, t: Tensor, s: Tensor, randn: Randn, past: Past
+    ) -> Step:
         x0_hat, schedule = denoise(x_t, t), denoise.schedule
         x_s = exponential(schedule, x_t, x0_hat, t, s)
         h = spans(schedule, t, s, past, 2)
@@ -94,7 +104,9 @@ class DPMpp3M(Solver):
         alpha_s, exact = schedule(s)[0], -torch.expm1(-h[0])
         slope = (denoise(x_s, s) - x0_hat) / h[0] if len(h) == 1 else (x0_hat - past[-1][1]) / h[1]
         if len(h) == 3:
-            second = (slope - (past[-1][1] - past[-2][1]) / h[2]) / (h[1] + h[2])  # divided difference, D'' / 2
+            second = (slope - (past[-1][1] - past[-2][1]) / h[2]) / (
+                h[1] + h[2]
+            )  # divided difference, D'' / 2
             slope = slope + h[1] * second
             x_s = x_s + (2 * alpha_s * (h[0] ** 2 / 2 - h[0] + exact)) * second
         return x_s + (alpha_s * (h[0] - exact)) * slope, x0_hat

@@ -23,10 +23,14 @@ class Euler(Solver):
     this one is exact for data of unit variance.
     """
 
-    def step(self, denoise: Denoise, x_t: Tensor, t: Tensor, s: Tensor, randn: Randn, past: Past) -> Step:
+    def step(
+        self, denoise: Denoise, x_t: Tensor, t: Tensor, s: Tensor, randn: Randn, past: Past
+    ) -> Step:
         alpha_s, sigma_s = denoise.schedule(s)
         x0_hat = denoise(x_t, t)
-        return (euler_in_angle(denoise.schedule, x_t, x0_hat, t, s) if sigma_s > 0 else alpha_s * x0_hat), x0_hat
+        return (
+            euler_in_angle(denoise.schedule, x_t, x0_hat, t, s) if sigma_s > 0 else alpha_s * x0_hat
+        ), x0_hat
 
 
 def euler_in_angle(schedule: Schedule, x_t: Tensor, x0_hat: Tensor, t: Tensor, s: Tensor) -> Tensor:
@@ -53,11 +57,15 @@ class Heun(Solver):
 
     coordinate: Literal["ratio", "angle"] = "ratio"
 
-    def step(self, denoise: Denoise, x_t: Tensor, t: Tensor, s: Tensor, randn: Randn, past: Past) -> Step:
+    def step(
+        self, denoise: Denoise, x_t: Tensor, t: Tensor, s: Tensor, randn: Randn, past: Past
+    ) -> Step:
         return (heun if self.coordinate == "ratio" else heun_in_angle)(denoise, x_t, t, s)
 
 
-LEAP = 3.0  # the largest u_t / u_s of a step in u: beyond it, eps_hat is not near a straight line in u
+LEAP = (
+    3.0  # the largest u_t / u_s of a step in u: beyond it, eps_hat is not near a straight line in u
+)
 
 
 def heun(denoise: Denoise, x_t: Tensor, t: Tensor, s: Tensor) -> Step:
@@ -115,11 +123,15 @@ class AdaptiveODE(Solver):
 
     def __post_init__(self) -> None:
         if not (self.rtol > 0 and self.atol > 0):
-            raise ValueError(f"AdaptiveODE needs rtol and atol above 0, got {self.rtol} and {self.atol}")
+            raise ValueError(
+                f"AdaptiveODE needs rtol and atol above 0, got {self.rtol} and {self.atol}"
+            )
         if self.max_calls < 1:
             raise ValueError(f"AdaptiveODE needs max_calls of at least 1, got {self.max_calls}")
 
-    def step(self, denoise: Denoise, x_t: Tensor, t: Tensor, s: Tensor, randn: Randn, past: Past) -> Step:
+    def step(
+        self, denoise: Denoise, x_t: Tensor, t: Tensor, s: Tensor, randn: Randn, past: Past
+    ) -> Step:
         schedule, near = denoise.schedule, torch.finfo(x_t.dtype).eps ** 0.4
         (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(t), schedule(s)
         phi_t, phi_s = torch.atan2(sigma_t, alpha_t), torch.atan2(sigma_s, alpha_s).clamp(min=near)
@@ -140,7 +152,9 @@ class AdaptiveODE(Solver):
             return turned(denoise, x, t)
 
         tolerance = self.rtol, self.atol, self.max_calls
-        return along_angle(denoise.schedule, rate, x, (phi_t, phi_s), tolerance, largest_rms, self.method)
+        return along_angle(
+            denoise.schedule, rate, x, (phi_t, phi_s), tolerance, largest_rms, self.method
+        )
 
 
 def turned(denoise: Denoise, x: Tensor, t: Tensor) -> Tensor:
@@ -179,11 +193,16 @@ def along_angle(
         nonlocal calls
         calls += 1
         if calls > most:
-            raise Unreached(f"{failed} within {most} calls of the network: take a larger one, or allow more calls")
+            raise Unreached(
+                f"{failed} within {most} calls of the network: take a larger one, or allow more calls"
+            )
         # the first trial step may overshoot, and for x in float32 torchdiffeq rounds phi, to more than pi/2
         return rate(time_of(schedule, phi.cpu().double().clamp(low, high)), state)
 
-    options = {"norm": norm, "step_t": phis[1:]}  # end on the last angle, not beyond it with interpolation back
+    options = {
+        "norm": norm,
+        "step_t": phis[1:],
+    }  # end on the last angle, not beyond it with interpolation back
     try:
         path = odeint(told, state, phis, rtol=rtol, atol=atol, method=method, options=options)
     except AssertionError as error:  # torchdiffeq's word for steps of 0 and for what is not finite
@@ -198,4 +217,6 @@ def time_of(schedule: Schedule, phi: Tensor) -> Tensor:
 
 def largest_rms(error: Tensor) -> Tensor:
     """The largest root mean square over the samples; torchdiffeq's own is over the whole batch."""
-    return error.reshape(len(error), -1).square().mean(1).sqrt().max() if error.ndim else error.abs()
+    return (
+        error.reshape(len(error), -1).square().mean(1).sqrt().max() if error.ndim else error.abs()
+    )

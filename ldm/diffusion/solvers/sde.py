@@ -32,7 +32,9 @@ class EulerMaruyama(Solver):
         if not 0 <= self.churn < math.inf:
             raise ValueError(f"EulerMaruyama needs churn of at least 0, got {self.churn}")
 
-    def step(self, denoise: Denoise, x_t: Tensor, t: Tensor, s: Tensor, randn: Randn, past: Past) -> Step:
+    def step(
+        self, denoise: Denoise, x_t: Tensor, t: Tensor, s: Tensor, randn: Randn, past: Past
+    ) -> Step:
         (alpha_t, sigma_t), (alpha_s, sigma_s) = denoise.schedule(t), denoise.schedule(s)
         x0_hat = denoise(x_t, t)
         if sigma_s == 0:
@@ -40,10 +42,16 @@ class EulerMaruyama(Solver):
         x_s = euler_in_angle(denoise.schedule, x_t, x0_hat, t, s)
         if not self.churn:
             return x_s, x0_hat
-        r_t, r_s, cot = torch.hypot(alpha_t, sigma_t), torch.hypot(alpha_s, sigma_s), alpha_t / sigma_t
+        r_t, r_s, cot = (
+            torch.hypot(alpha_t, sigma_t),
+            torch.hypot(alpha_s, sigma_s),
+            alpha_t / sigma_t,
+        )
         span = torch.atan2(sigma_t, alpha_t) - torch.atan2(sigma_s, alpha_s)
         most = (sigma_t / r_t) ** 2 * (1 - span * cot)
-        share = (1 - (alpha_t / r_t * (r_s / alpha_s)) ** (self.churn**2)).clamp(min=0).minimum(most)
+        share = (
+            (1 - (alpha_t / r_t * (r_s / alpha_s)) ** (self.churn**2)).clamp(min=0).minimum(most)
+        )
         x, v = x_t / r_t, turning(x_t, x0_hat, alpha_t, sigma_t)
         return x_s + r_s * (relaxed(x, v, cot, share, randn()) - x), x0_hat
 
@@ -74,9 +82,13 @@ class PredictorCorrector(Solver):
 
     def __post_init__(self) -> None:
         if self.corrector_steps < 0 or not 0 < self.snr <= 0.5:
-            raise ValueError("PredictorCorrector needs corrector_steps of at least 0 and snr above 0, at most 0.5")
+            raise ValueError(
+                "PredictorCorrector needs corrector_steps of at least 0 and snr above 0, at most 0.5"
+            )
 
-    def step(self, denoise: Denoise, x_t: Tensor, t: Tensor, s: Tensor, randn: Randn, past: Past) -> Step:
+    def step(
+        self, denoise: Denoise, x_t: Tensor, t: Tensor, s: Tensor, randn: Randn, past: Past
+    ) -> Step:
         x_s, x0_hat = EulerMaruyama().step(denoise, x_t, t, s, randn, past)
         alpha, sigma = denoise.schedule(s)
         for _ in range(self.corrector_steps if sigma > 0 else 0):
@@ -101,8 +113,12 @@ class EDMStochastic(Solver):
     s_noise: float = 1.003
 
     def __post_init__(self) -> None:
-        if not (self.s_churn >= 0 and 0.98 <= self.s_noise <= 1.05 and 0 <= self.s_tmin <= self.s_tmax):
-            raise ValueError("EDMStochastic needs s_churn >= 0, 0.98 <= s_noise <= 1.05 and 0 <= s_tmin <= s_tmax")
+        if not (
+            self.s_churn >= 0 and 0.98 <= self.s_noise <= 1.05 and 0 <= self.s_tmin <= self.s_tmax
+        ):
+            raise ValueError(
+                "EDMStochastic needs s_churn >= 0, 0.98 <= s_noise <= 1.05 and 0 <= s_tmin <= s_tmax"
+            )
 
     def bind(self, schedule: Schedule, times: Tensor) -> Solver:
         t = times[:-1].cpu()
@@ -120,7 +136,9 @@ class _Churned(Solver):
     s_noise: float
     raised: dict[float, Tensor] = field(default_factory=dict)
 
-    def step(self, denoise: Denoise, x_t: Tensor, t: Tensor, s: Tensor, randn: Randn, past: Past) -> Step:
+    def step(
+        self, denoise: Denoise, x_t: Tensor, t: Tensor, s: Tensor, randn: Randn, past: Past
+    ) -> Step:
         hat = self.raised.get(float(t))
         if hat is None:
             return heun(denoise, x_t, t, s)

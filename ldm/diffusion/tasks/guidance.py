@@ -66,7 +66,9 @@ def cfg(
 
 def usable(value: Tensor) -> Tensor:
     """A tensor made in inference mode, copied where gradients are taken: it may not be saved for them."""
-    return value.clone() if value.is_inference() and not torch.is_inference_mode_enabled() else value
+    return (
+        value.clone() if value.is_inference() and not torch.is_inference_mode_enabled() else value
+    )
 
 
 def rescaled(x0_hat: Tensor, x0_cond: Tensor, share: float, mask: Tensor | None = None) -> Tensor:
@@ -74,7 +76,9 @@ def rescaled(x0_hat: Tensor, x0_cond: Tensor, share: float, mask: Tensor | None 
 
     With a mask (B, N) of clouds (B, N, F) the std is over the real rows; a sample of fewer than two numbers stays as it is.
     """
-    real = torch.ones_like(x0_hat) if mask is None else mask[..., None].expand(x0_hat.shape).to(x0_hat)
+    real = (
+        torch.ones_like(x0_hat) if mask is None else mask[..., None].expand(x0_hat.shape).to(x0_hat)
+    )
     ratio = spread_of(x0_cond, real) / spread_of(x0_hat, real).clamp(min=1e-12)
     ratio = torch.where(total(real) < 2, 1, ratio)
     return x0_hat * (1 + share * (ratio - 1))

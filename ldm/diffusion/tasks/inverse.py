@@ -79,7 +79,11 @@ class Measured(Task):
         inner = matrix.T @ cov @ matrix
         inner.diagonal().add_(self.noise_std**2)
         # without noise a mask's rows may be 0, and there is no inverse
-        solved = torch.linalg.solve(inner, matrix.T) if self.noise_std else torch.linalg.pinv(inner, hermitian=True) @ matrix.T
+        solved = (
+            torch.linalg.solve(inner, matrix.T)
+            if self.noise_std
+            else torch.linalg.pinv(inner, hermitian=True) @ matrix.T
+        )
         gain = solved @ cov
         return x0_hat + ((self.y - self.operator(x0_hat)).flatten(1) @ gain).reshape(x_t.shape)
 
@@ -147,7 +151,12 @@ class Through(Task):
 
 
 def guide_through(
-    denoise: Denoise, decode: Callable[[Tensor], Tensor], operator: Operator, y: Tensor, noise_std: float, steps: int = 3
+    denoise: Denoise,
+    decode: Callable[[Tensor], Tensor],
+    operator: Operator,
+    y: Tensor,
+    noise_std: float,
+    steps: int = 3,
 ) -> Through:
     """Posterior of y = A D(x_0) + n for latents x_0 and their decoder D, by its gradient and the network's.
 
@@ -201,10 +210,14 @@ class Repaint(Solver):
     def bind(self, schedule: Schedule, times: Tensor) -> Solver:
         return Repaint(self.solver.bind(schedule, times), self.resamples)
 
-    def step(self, denoise: Denoise, x_t: Tensor, t: Tensor, s: Tensor, randn: Randn, past: Past) -> Step:
+    def step(
+        self, denoise: Denoise, x_t: Tensor, t: Tensor, s: Tensor, randn: Randn, past: Past
+    ) -> Step:
         x_s, x0_hat = self.solver.step(denoise, x_t, t, s, randn, past)
         a, b2 = transition(*denoise.schedule(t), *denoise.schedule(s))
-        for _ in range(self.resamples - 1 if s > 0 else 0):  # the data themselves are not noised again
+        for _ in range(
+            self.resamples - 1 if s > 0 else 0
+        ):  # the data themselves are not noised again
             x_t = a * x_s + b2.sqrt() * randn()
             x_s, x0_hat = self.solver.step(denoise, x_t, t, s, randn, past)
         return x_s, x0_hat

@@ -64,7 +64,9 @@ class AveragePool:
 
     def __call__(self, x: Tensor) -> Tensor:
         if x.shape[-1] % self.factor or x.shape[-2] % self.factor:
-            raise ValueError(f"a factor of {self.factor} does not divide {x.shape[-2]} x {x.shape[-1]} pixels")
+            raise ValueError(
+                f"a factor of {self.factor} does not divide {x.shape[-2]} x {x.shape[-1]} pixels"
+            )
         return avg_pool2d(x, self.factor)
 
     def transpose(self, y: Tensor) -> Tensor:

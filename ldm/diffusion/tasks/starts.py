@@ -15,7 +15,9 @@ def noise_time(schedule: Schedule, noise_std: float) -> Tensor:
         raise ValueError(f"a noise of standard deviation {noise_std:g} is not above 0")
     t = schedule.inverse_log_snr(-torch.tensor(noise_std, dtype=torch.float64).log())
     if not 0 < t <= 1:
-        raise ValueError(f"a noise of standard deviation {noise_std:g} is beyond the schedule's own")
+        raise ValueError(
+            f"a noise of standard deviation {noise_std:g} is beyond the schedule's own"
+        )
     return t
 
 

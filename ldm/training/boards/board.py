@@ -40,7 +40,9 @@ class Board:
         if not self.complained:
             self.complained = True
             reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-            say(f"warning: {self.title} fails ({reason}); training goes on, metrics.csv and the run's folder have it all")
+            say(
+                f"warning: {self.title} fails ({reason}); training goes on, metrics.csv and the run's folder have it all"
+            )
 
     def picture(self, name: str, picture: Image.Image, caption: str, step: int) -> None:
         raise NotImplementedError

@@ -48,7 +48,11 @@ def where_shown(run: Config) -> list[str]:
 
 def _boards(trainer: pl.Trainer) -> list[Board]:
     """Rank 0 shows."""
-    return [logger for logger in trainer.loggers if isinstance(logger, Board)] if trainer.is_global_zero else []
+    return (
+        [logger for logger in trainer.loggers if isinstance(logger, Board)]
+        if trainer.is_global_zero
+        else []
+    )
 
 
 def log_picture(trainer: pl.Trainer, name: str, picture: Image.Image, caption: str) -> None:
@@ -84,7 +88,10 @@ def close_loggers(trainer: pl.Trainer, run: Config, error: BaseException | None)
     status, line = ending(error) if error else (0, "")
     for board in _boards(trainer):
         if status:
-            board.alert("run stopped" if isinstance(error, Stopped) else "run died", f"{line} (status {status})")
+            board.alert(
+                "run stopped" if isinstance(error, Stopped) else "run died",
+                f"{line} (status {status})",
+            )
         if run.logger.log_model:
             board.checkpoints(run.folder, trainer.global_step)
         board.close(status)

@@ -44,7 +44,9 @@ class _Writer(ExperimentWriter):
     def read(self) -> list[Row]:
         """The rows that are sound. A file whose header is not is kept aside, for nothing in it has a name any more."""
         text = Path(self.metrics_file_path).read_bytes().decode(errors="replace")
-        lines = text[: text.rfind("\n") + 1].replace("\0", "\ufffd")  # a row without its end may lack digits
+        lines = text[: text.rfind("\n") + 1].replace(
+            "\0", "\ufffd"
+        )  # a row without its end may lack digits
         rows: list[Row] = []
         with suppress(csv.Error):  # a field without end
             rows.extend(csv.DictReader(io.StringIO(lines, newline="")))

@@ -27,9 +27,17 @@ class TensorBoard(Board, TensorBoardLogger):
 
     def __init__(self, run: RunConfig, step: int | None):
         # rows of the checkpoint's own step are of both sides, see metrics_file.py: drop what is after it
-        super().__init__(run.folder / "tensorboard", name="", version="", purge_step=None if step is None else step + 1)
+        super().__init__(
+            run.folder / "tensorboard",
+            name="",
+            version="",
+            purge_step=None if step is None else step + 1,
+        )
         self.hparams = to_dict(run)  # written beside the event files as hparams.yaml
-        self.place, self.found = run.folder / "tensorboard", {*(run.folder / "tensorboard").glob("*")}
+        self.place, self.found = (
+            run.folder / "tensorboard",
+            {*(run.folder / "tensorboard").glob("*")},
+        )
 
     @rank_zero_only
     @surviving
@@ -58,16 +66,25 @@ class TensorBoard(Board, TensorBoardLogger):
 
         with Image.open(path) as gif:
             width, height = gif.size
-        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=path.read_bytes())
-        self.experiment._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), step)
+        image = Summary.Image(
+            height=height, width=width, colorspace=3, encoded_image_string=path.read_bytes()
+        )
+        self.experiment._get_file_writer().add_summary(
+            Summary(value=[Summary.Value(tag=name, image=image)]), step
+        )
         self.experiment.add_text(f"{name}/caption", caption, step)
 
     @surviving
     def table(self, name: str, rows: Rows, step: int) -> None:
         """The words of it as Markdown; its pictures are in the grid."""
-        plain = [{key: value for key, value in row.items() if not isinstance(value, Image.Image)} for row in rows]
+        plain = [
+            {key: value for key, value in row.items() if not isinstance(value, Image.Image)}
+            for row in rows
+        ]
         lines = [list(plain[0]), ["---"] * len(plain[0]), *(row.values() for row in plain)]
-        self.experiment.add_text(name, "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines), step)
+        self.experiment.add_text(
+            name, "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines), step
+        )
 
     def discard(self) -> None:
         remove({*self.place.glob("*")} - self.found, self.place)

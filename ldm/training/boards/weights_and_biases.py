@@ -21,13 +21,25 @@ from ldm.training.stage import say
 PATIENCE = 10  # seconds
 AXIS = "trainer/global_step"  # of every panel; it travels in the payload: `step=` would drop rows that come out of order
 LOWER = ("loss", "fd", "kd", "fid", "kid", "rfd", "rfid", "lpips", "w1", "fpd")
-HIGHER = ("psnr", "ssim", "precision", "recall", "density", "coverage", "class_share", "images_per_second", "memory")
+HIGHER = (
+    "psnr",
+    "ssim",
+    "precision",
+    "recall",
+    "density",
+    "coverage",
+    "class_share",
+    "images_per_second",
+    "memory",
+)
 
 
 def best(name: str) -> str | None:
     """min or max: which of a metric's values its run is judged by; None where neither is good, or it is a floor."""
     section, _, rest = name.partition("/")
-    if section not in ("train", "val", "evaluate", "speed") or rest.endswith(("_floor", "/truth_vs_truth")):
+    if section not in ("train", "val", "evaluate", "speed") or rest.endswith(
+        ("_floor", "/truth_vs_truth")
+    ):
         return None
     return "min" if rest.startswith(LOWER) else "max" if rest.startswith(HIGHER) else None
 
@@ -43,7 +55,9 @@ def wandb_mode(run: Config) -> str:
             raise Refusal(one_of("WANDB_MODE", mode, ("online", "offline", "disabled")))
         return mode
     netrc = Path(os.environ.get("NETRC", Path.home() / ".netrc"))
-    key = os.environ.get("WANDB_API_KEY") or (netrc.exists() and "api.wandb.ai" in netrc.read_text(errors="ignore"))
+    key = os.environ.get("WANDB_API_KEY") or (
+        netrc.exists() and "api.wandb.ai" in netrc.read_text(errors="ignore")
+    )
     return "online" if key else "offline"
 
 
@@ -142,7 +156,9 @@ class WandbBoard(Board, WandbLogger):
     def animation(self, name: str, path: Path, caption: str, step: int) -> None:
         import wandb
 
-        self.experiment.log({name: wandb.Video(str(path), format="gif", caption=caption), AXIS: step})
+        self.experiment.log(
+            {name: wandb.Video(str(path), format="gif", caption=caption), AXIS: step}
+        )
 
     @surviving
     def table(self, name: str, rows: Rows, step: int) -> None:
@@ -194,7 +210,10 @@ class WandbBoard(Board, WandbLogger):
 
     def discard(self) -> None:
         remove({*self.place.glob("*")} - self.found, self.place)
-        for link, target in self.links.items():  # latest-run and the like lead to the leg before again
+        for (
+            link,
+            target,
+        ) in self.links.items():  # latest-run and the like lead to the leg before again
             link.unlink(missing_ok=True)
             link.symlink_to(target)
 
@@ -211,12 +230,18 @@ class WandbBoard(Board, WandbLogger):
         try:
             wandb.finish(exit_code=status)
         except TimeoutError:
-            say(f"W&B cannot be reached any more; nothing is lost, to upload the rest: wandb sync --include-online {folder}")
+            say(
+                f"W&B cannot be reached any more; nothing is lost, to upload the rest: wandb sync --include-online {folder}"
+            )
         except Exception as error:
             self.complain(error)
-            with suppress(Exception):  # or it would be tried again, and print why it fails, when Python ends
+            with suppress(
+                Exception
+            ):  # or it would be tried again, and print why it fails, when Python ends
                 wandb.teardown()
-        if wandb.run is not None:  # its service died: the next stage would be shown in this run, where nothing is heard
+        if (
+            wandb.run is not None
+        ):  # its service died: the next stage would be shown in this run, where nothing is heard
             from wandb.sdk.lib import module
 
             module.unset_globals()

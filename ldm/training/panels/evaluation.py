@@ -30,7 +30,9 @@ class Evaluation(EverySteps):
         self.data = images.test if self.stage1 else images.train
         self.what = f"{type(run.data).__name__} {'test' if self.stage1 else 'train'}"
         self.count = min(run.evaluate.count, len(self.data)) if self.stage1 else run.evaluate.count
-        check_count(self.count, len(self.data), self.what)  # before weights are looked for, or downloaded
+        check_count(
+            self.count, len(self.data), self.what
+        )  # before weights are looked for, or downloaded
         self.features = features.choose(run.evaluate.features, type(run.data).__name__)
         if not quiet:
             warn_of_rank(self.count, self.features.dim)
@@ -40,7 +42,9 @@ class Evaluation(EverySteps):
         """The real side, before the first step: what is missing is known in the first minute."""
         self.features.to(str(module.device))
         if trainer.is_global_zero:
-            self.real = reference(self.data, self.features, self.what, workers=self.run.data.workers)
+            self.real = reference(
+                self.data, self.features, self.what, workers=self.run.data.workers
+            )
 
     def show(self, trainer: pl.Trainer, module: Stage) -> None:
         with module.evaluating():
@@ -48,7 +52,11 @@ class Evaluation(EverySteps):
         if not trainer.is_global_zero:
             return
         values = {f"evaluate/{name}": figure.value for name, figure in figures.items()}
-        floors = {f"evaluate/{k}/truth_vs_truth": f.floor for k, f in figures.items() if f.floor is not None}
+        floors = {
+            f"evaluate/{k}/truth_vs_truth": f.floor
+            for k, f in figures.items()
+            if f.floor is not None
+        }
         for logger in trainer.loggers:
             logger.log_metrics(values | floors, step=trainer.global_step)
         append(open_log(self.folder), records(figures, self.made(trainer, module)))
@@ -56,13 +64,37 @@ class Evaluation(EverySteps):
     def figures(self, module: Stage, ranks: Ranks) -> dict[str, Figure]:
         if self.stage1:
             rows = permutation(len(self.data), "reference")[: self.count].tolist()
-            return evaluate_autoencoder(module.net, self.data, rows, self.real, self.features, quiet=True, ranks=ranks)
-        return evaluate(module.model(), self.run.sample, self.count, self.real, self.features, quiet=True, ranks=ranks)
+            return evaluate_autoencoder(
+                module.net, self.data, rows, self.real, self.features, quiet=True, ranks=ranks
+            )
+        return evaluate(
+            module.model(),
+            self.run.sample,
+            self.count,
+            self.real,
+            self.features,
+            quiet=True,
+            ranks=ranks,
+        )
 
     def made(self, trainer: pl.Trainer, module: Stage) -> dict[str, Any]:
         """How the figures came about."""
-        sample = {} if self.stage1 else {k: v for k, v in to_dict(self.run.sample).items() if k not in ("every", "count")}
-        now = {"run": self.run.name, "stage": module.stage, "step": trainer.global_step, "images_seen": module.images_seen}
+        sample = (
+            {}
+            if self.stage1
+            else {k: v for k, v in to_dict(self.run.sample).items() if k not in ("every", "count")}
+        )
+        now = {
+            "run": self.run.name,
+            "stage": module.stage,
+            "step": trainer.global_step,
+            "images_seen": module.images_seen,
+        }
         seeds = {} if self.stage1 else {"seeds": {"first": 0, "count": self.count}}
         weights = "ema" if module.ema else "raw"
-        return origin(self.real, self.features) | sample | seeds | {"weights": weights, "training": now}
+        return (
+            origin(self.real, self.features)
+            | sample
+            | seeds
+            | {"weights": weights, "training": now}
+        )

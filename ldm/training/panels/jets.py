@@ -53,15 +53,22 @@ class JetPanels(EverySteps):
     def figures(self, generated: Cloud) -> dict[str, float]:
         """val/NAME of the generated jets and val/NAME_floor of real ones, each name with its sample size."""
         if len(self.others):
-            self.floor = self.floor or {f"{k}_floor": v for k, v in self.compare(cloud(self.others)).items()}
+            self.floor = self.floor or {
+                f"{k}_floor": v for k, v in self.compare(cloud(self.others)).items()
+            }
         return self.compare(generated) | self.floor
 
     def compare(self, sample: Cloud) -> dict[str, float]:
         n = len(self.real)
         sample = Cloud(sample.features[:n], sample.mask[:n])
-        found = evaluate_jets(cloud(self.real), sample, METRICS, progress=False, draws=min(n, 10_000))
+        found = evaluate_jets(
+            cloud(self.real), sample, METRICS, progress=False, draws=min(n, 10_000)
+        )
         size = thousands(len(sample.mask))
-        return {f"val/{k}" if k.endswith(f"_{size}") else f"val/{k}_of_{size}": value for k, (value, _) in found.items()}
+        return {
+            f"val/{k}" if k.endswith(f"_{size}") else f"val/{k}_of_{size}": value
+            for k, (value, _) in found.items()
+        }
 
     def pictures(self, trainer: pl.Trainer, module: DiffusionModule, generated: Cloud) -> None:
         settings, real, names = module.config.sample, cloud(self.real), ("held-out", "generated")
@@ -71,5 +78,16 @@ class JetPanels(EverySteps):
         model, few = module.model(), self.asked.first(4)
         labels = few.types.tolist() if model.classes else None
         seeds = range(len(few))
-        frames, mask, times = reverse(model, replace(settings, batch_size=4), seeds, Condition(labels, told=told_of(model, few)))
-        panel(trainer, self.folder, "reverse-process", reverse_process(frames, mask, times), "seeds 0-3, noise to data")
+        frames, mask, times = reverse(
+            model,
+            replace(settings, batch_size=4),
+            seeds,
+            Condition(labels, told=told_of(model, few)),
+        )
+        panel(
+            trainer,
+            self.folder,
+            "reverse-process",
+            reverse_process(frames, mask, times),
+            "seeds 0-3, noise to data",
+        )

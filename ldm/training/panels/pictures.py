@@ -29,13 +29,20 @@ class Samples(EverySteps):
         settings, ranks = module.config.sample, Ranks.of_training(module)
         with module.evaluating():
             seeds, model = ranks.share(range(settings.count)), module.model()
-            shown = min(settings.trajectory, settings.batch_size, len(seeds)) if ranks.rank == 0 else 0
+            shown = (
+                min(settings.trajectory, settings.batch_size, len(seeds)) if ranks.rank == 0 else 0
+            )
             recorder = Recorder(model, settings, seeds, shown) if shown else None
             images = generate(model, settings, seeds, watch=recorder)
         images = ranks.collect(images, settings.count)
         if recorder is not None:
             strip, gif = recorder.write(self.folder, f"trajectory-{trainer.global_step:07d}")
-            log_picture(trainer, "pictures/trajectory", strip, "rows: forward chain, x_t on its way back, x0_hat")
+            log_picture(
+                trainer,
+                "pictures/trajectory",
+                strip,
+                "rows: forward chain, x_t on its way back, x0_hat",
+            )
             log_animation(trainer, "pictures/trajectory-animation", gif, "x_t above x0_hat")
         if trainer.is_global_zero:
             solver = type(settings.solver).__name__
@@ -45,16 +52,25 @@ class Samples(EverySteps):
             if module.prompts:
                 caption += f"; columns: {', '.join(module.prompts)}"
             panel(trainer, self.folder, "samples", to_picture(images, columns), caption)
-            log_table(trainer, "tables/samples", sample_rows(module.model(), settings, images[:TABLE]))
+            log_table(
+                trainer, "tables/samples", sample_rows(module.model(), settings, images[:TABLE])
+            )
 
 
 def sample_rows(model: Model, settings: SampleConfig, images: Tensor) -> Rows:
     """The images at seeds 0, 1, 2, ..., with what made each."""
     seeds = range(len(images))
     labels = [model.classes[seed % len(model.classes)] if model.classes else "" for seed in seeds]
-    how = {"solver": type(settings.solver).__name__, "steps": settings.steps, "guidance": settings.guidance}
+    how = {
+        "solver": type(settings.solver).__name__,
+        "steps": settings.steps,
+        "guidance": settings.guidance,
+    }
     told = zip(seeds, labels, model.prompts_of(seeds), strict=True)
-    return [{"picture": to_picture(images[s : s + 1]), "seed": s, "label": name, "prompt": text} | how for s, name, text in told]
+    return [
+        {"picture": to_picture(images[s : s + 1]), "seed": s, "label": name, "prompt": text} | how
+        for s, name, text in told
+    ]
 
 
 class Reconstructions(EverySteps):
@@ -72,4 +88,10 @@ class Reconstructions(EverySteps):
         with module.averaged():
             x_hat = module.reconstruct(x, None)[0]
         pairs = torch.cat([self.images, as_bytes(x_hat).cpu()])
-        panel(trainer, self.folder, "reconstructions", to_picture(pairs, len(self.images)), "above: held out; below: decoded")
+        panel(
+            trainer,
+            self.folder,
+            "reconstructions",
+            to_picture(pairs, len(self.images)),
+            "above: held out; below: decoded",
+        )

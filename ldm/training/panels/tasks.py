@@ -29,7 +29,9 @@ class TaskPanel(EverySteps):
     def cases(self, module: DiffusionModule) -> list[Case]:
         """What is left of each picture."""
         task = module.config.task
-        given, known = task.degrade(self.images, [(module.config.seed, "panel", i) for i in range(len(self.images))])
+        given, known = task.degrade(
+            self.images, [(module.config.seed, "panel", i) for i in range(len(self.images))]
+        )
         none = [None] * len(given)
         rows = zip(given, known if known is not None else none, self.images, strict=True)
         return [Case(f"{i}", left, holes, truth) for i, (left, holes, truth) in enumerate(rows)]
@@ -38,9 +40,13 @@ class TaskPanel(EverySteps):
         cases, ranks, model = self.cases(module), Ranks.of_training(module), module.model()
         asked, settings = build(model, model.task.use, None), model.settings
         with module.evaluating():
-            made = ranks.collect(samples(asked, model, settings, ranks.share(cases), SEEDS), len(cases))
+            made = ranks.collect(
+                samples(asked, model, settings, ranks.share(cases), SEEDS), len(cases)
+            )
         if not trainer.is_global_zero:
             return
-        results = [result(asked, model, settings, *pair, SEEDS) for pair in zip(cases, made, strict=True)]
+        results = [
+            result(asked, model, settings, *pair, SEEDS) for pair in zip(cases, made, strict=True)
+        ]
         caption = f"held out, {type(settings.solver).__name__}, {settings.steps} steps, class not told, ema"
         panel(trainer, self.folder, asked.name, output.panel(results), caption)
