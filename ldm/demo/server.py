@@ -15,7 +15,7 @@ from PIL import Image
 from ldm.demo.limits import JETS, PICTURES, Limits
 from ldm.errors import Refusal, say
 from ldm.sampling.model import Model, restore
-from ldm.sampling.run import pick_device
+from ldm.sampling.requests import pick_device
 
 
 def prepare(folder: str, limits: Limits) -> None:

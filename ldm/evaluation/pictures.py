@@ -33,7 +33,7 @@ from ldm.pictures.opening import View
 from ldm.pictures.trained import expect_plain
 from ldm.sampling.generate import generate
 from ldm.sampling.model import Model, load_autoencoder, recorded_data, restore
-from ldm.sampling.run import expect_numbers, pick_device
+from ldm.sampling.requests import Seeds, pick_device
 from ldm.sampling.settings import Overrides
 from ldm.system.batches import as_bytes, as_images
 from ldm.system.processes import ALONE, Ranks, launch
@@ -196,7 +196,7 @@ def run(
     **given: Any,
 ) -> None:
     """evaluate.py: everything from the command line to the table and the records, over one process or several."""
-    expect_numbers(count, seed)
+    Seeds(count, seed)
     if split not in (None, "train", "test"):
         raise Refusal(one_of("--split", split, ("train", "test")))
     file = checkpoint.find(path)

@@ -123,9 +123,9 @@ class LDMPipeline(DiffusionPipeline):
             raise ValueError("this model has no classes: leave class_labels away")
         prompts = [prompts] if isinstance(prompts, str) else prompts
         labels = [labels] if isinstance(labels, int) else labels
-        often = lambda values: (
+        often = lambda values: (  # noqa: E731
             None if values is None else [v for v in values for _ in range(images)]
-        )  # noqa: E731
+        )
         return often(prompts), often(labels)
 
     def told(

@@ -19,6 +19,7 @@ from ldm.errors import Refusal, one_of
 from ldm.jets.data import NAMES, kind_of
 from ldm.jets.files import attribute, read_jets, write_jets
 from ldm.sampling.conditions import Condition
+from ldm.sampling.folder import write_lists
 from ldm.sampling.model import Model
 from ldm.system.names import file_names
 from ldm.system.randomness import generator
@@ -274,6 +275,5 @@ def write_clouds(
                 "constituents": int(mask[i].sum()),
             }
             lines[i] |= {"label": labels[i]} if labels else {}
-    (folder / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (folder / "settings.json").write_text(json.dumps(settings, indent=2) + "\n")
+    write_lists(folder, lines, settings)
     return list(dict.fromkeys(names))

@@ -1,6 +1,5 @@
 """Samples that are pictures: a folder of files."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from ldm.pictures.grid import to_picture
+from ldm.sampling.folder import write_lists
 
 
 def write(
@@ -30,5 +30,4 @@ def write(
         lines.append({"file": name, "seed": seed} | {key: of[i] for key, of in told.items() if of})
     columns = len(set(prompts or []))  # prompts come in turn: a column each
     to_picture(images[:400], columns if 1 < columns <= 16 else 0).save(folder / "grid.png")
-    (folder / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (folder / "settings.json").write_text(json.dumps(settings, indent=2) + "\n")
+    write_lists(folder, lines, settings)

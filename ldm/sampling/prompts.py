@@ -10,9 +10,9 @@ LARGEST = 10_000_000  # bytes of a file of prompts
 
 
 def prompts_from(
-    model: Model, prompt: str | None, file: str | None, seeds: Sequence[int]
+    model: Model, prompt: str | Sequence[str] | None, file: str | None, seeds: Sequence[int]
 ) -> list[str] | None:
-    """What --prompt or --prompt-file says for each seed, the file's lines in turn; None for a model without text."""
+    """What is asked for each seed, several prompts or a file's lines in turn; None for a model without text."""
     if prompt is None and file is None:
         return model.prompts_of(seeds) if model.text is not None else None
     flag = "--prompt" if file is None else "--prompt-file"
@@ -22,7 +22,8 @@ def prompts_from(
         raise Refusal(
             f"{flag}: this checkpoint is of a model without text; train one with condition=text"
         )
-    lines = [prompt] if file is None else _lines(Path(file))
+    given = [prompt] if isinstance(prompt, str) else prompt
+    lines = _lines(Path(file)) if file is not None else list(given or [])
     lines = [line.strip() for line in lines if line.strip()]
     if not lines:
         raise Refusal(

@@ -1,6 +1,5 @@
 """What a task writes: each result as a PNG, panels of input, results and spread, samples.jsonl, settings.json."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from ldm.pictures.grid import to_picture
+from ldm.sampling.folder import write_lists
 from ldm.system.batches import as_bytes
 
 SHOWN = 4  # samples in a panel's row
@@ -94,5 +94,4 @@ def write(folder: Path, results: list[Result], settings: dict[str, Any]) -> None
                 save(columns[key], folder / f"{result.name}-{key}.png")
         panel([result]).save(folder / f"{result.name}-panel.png")
     panel(results[:ROWS]).save(folder / "panel.png")
-    (folder / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (folder / "settings.json").write_text(json.dumps(settings, indent=2) + "\n")
+    write_lists(folder, lines, settings)

@@ -15,10 +15,11 @@ from ldm.config.schema import to_dict
 from ldm.diffusion import tasks
 from ldm.diffusion.solvers import DPMpp2MSDE
 from ldm.errors import Refusal, say
+from ldm.sampling.folder import new_folder
 from ldm.sampling.generate import Watch
 from ldm.sampling.model import Model, restore
 from ldm.sampling.prompts import prompts_from
-from ldm.sampling.run import expect_numbers, new_folder, pick_device
+from ldm.sampling.requests import Seeds, pick_device
 from ldm.sampling.run import run as sample
 from ldm.sampling.settings import Overrides
 from ldm.tasks import solve
@@ -180,7 +181,7 @@ def run_task(
     **given: Any,
 ) -> None:
     """Everything from the command line to the folder of results."""
-    expect_numbers(count, seed)
+    Seeds(count, seed)
     if devices != 1:
         raise Refusal(
             "--devices: a task runs on one process; start several commands on parts of a folder"
