@@ -14,8 +14,8 @@ from helpers import ROOT, TINY, largest_difference, load, overrides, run_config,
 
 from ldm.errors import Refusal
 from ldm.pictures.folders import ImageFolder
+from ldm.training import watching
 from ldm.training.boards import loggers
-from ldm.training.panels import base as callbacks
 from ldm.training.run import train
 
 
@@ -102,7 +102,7 @@ def test_a_connection_that_is_reset_is_a_workers_only_where_there_are_workers(
     def reset(self, *_):
         raise ConnectionResetError(104, "Connection reset by peer")
 
-    monkeypatch.setattr(callbacks.Throughput, "on_train_batch_end", reset)
+    monkeypatch.setattr(watching.Throughput, "on_train_batch_end", reset)
     with pytest.raises(Refusal, match="a data worker died at step 1"):
         train(run_config("pixel", tmp_path / "with", "data.workers=1"))
     with pytest.raises(ConnectionResetError):
@@ -178,7 +178,7 @@ def test_saturated_discriminator_is_reported_once(tmp_path, monkeypatch, capsys,
     clean = autoencoder.hinge_loss
     fixed = lambda a, b: clean(0 * a + real, 0 * b + fake)
     monkeypatch.setattr(autoencoder, "hinge_loss", fixed)
-    monkeypatch.setattr(callbacks.DiscriminatorBalance.__init__, "__defaults__", (5,))
+    monkeypatch.setattr(watching.DiscriminatorBalance.__init__, "__defaults__", (5,))
     gan = "discriminator={weight: 0.5, warmup: 5, channels: 8, layers: 1}"
     folder = train(
         run_config("autoencoder", tmp_path, gan, "trainer.max_steps=16", "trainer.log=1")

@@ -13,11 +13,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from ldm.errors import Refusal, guard
-from ldm.export import folder as export
-from ldm.export import pack
 from ldm.metrics import features
 from ldm.networks import imported
-from ldm.scripts import evaluate, sample, train
+from ldm.scripts import evaluate, export, pack, sample, train
 
 SAMPLE = [
     "--checkpoint",

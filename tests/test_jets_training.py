@@ -568,8 +568,8 @@ KINDS = [
         ["space=Pixels"],
         r"do not fit: data JetNet is for jets, space Pixels is for pictures, network SetTransformer is for jets",
     ),
-    (["network=UNet"], r"got data JetNet, space PointCloud, network UNet"),
-    (["data=Digits"], r"got data Digits, space PointCloud, network SetTransformer"),
+    (["network=UNet"], r"space PointCloud is for jets, network UNet is for pictures"),
+    (["data=Digits"], r"data Digits is for pictures, space PointCloud is for jets"),
     (
         ["stage=autoencoder", "network=AutoencoderKL"],
         r"no key 'space'|stage autoencoder is for pictures",

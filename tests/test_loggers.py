@@ -14,8 +14,8 @@ from PIL import Image
 from test_faults import table_of
 
 from ldm.errors import NotFinite, Refusal, Stopped
+from ldm.training import watching
 from ldm.training.boards.loggers import where_shown
-from ldm.training.panels import base as callbacks
 from ldm.training.run import train
 
 AXIS = "trainer/global_step"
@@ -220,14 +220,14 @@ def test_tensorboard_has_every_number_picture_and_table(both_stages, tmp_path):
 def test_tensorboard_goes_on_where_a_resumed_run_does(tmp_path, monkeypatch):
     """Stopped in the middle of a run, behind its last checkpoint: what is done again is there once."""
     more = ("logger.kind=tensorboard", "trainer.log=1", "sample.every=0")
-    original = callbacks.Throughput.on_train_batch_end
+    original = watching.Throughput.on_train_batch_end
 
     def fail(self, trainer, module, *rest):
         original(self, trainer, module, *rest)
         if trainer.global_step == 6:
             raise ZeroDivisionError
 
-    monkeypatch.setattr(callbacks.Throughput, "on_train_batch_end", fail)
+    monkeypatch.setattr(watching.Throughput, "on_train_batch_end", fail)
     with pytest.raises(ZeroDivisionError):
         train(run_config("pixel", tmp_path, *more))
     monkeypatch.undo()
@@ -269,14 +269,14 @@ def test_tensorboard_that_is_not_installed(tmp_path, monkeypatch):
 # -- boards that fail -----------------------------------------------------------------------------------------------------
 def at_step(monkeypatch, step, act):
     """Call `act(trainer)` once, after that step."""
-    original = callbacks.Throughput.on_train_batch_end
+    original = watching.Throughput.on_train_batch_end
 
     def then(self, trainer, module, *rest):
         original(self, trainer, module, *rest)
         if trainer.global_step == step:
             act(trainer)
 
-    monkeypatch.setattr(callbacks.Throughput, "on_train_batch_end", then)
+    monkeypatch.setattr(watching.Throughput, "on_train_batch_end", then)
 
 
 def test_wandb_that_cannot_write_is_one_line(tmp_path, monkeypatch, capsys):
@@ -318,14 +318,14 @@ import os, runpy, signal, sys
 sys.path.insert(0, "tests")
 from test_faults import children
 from pathlib import Path
-from ldm.training.panels import base as callbacks
-original = callbacks.Throughput.on_train_batch_end
+from ldm.training import watching
+original = watching.Throughput.on_train_batch_end
 def then(self, trainer, module, *rest):
     original(self, trainer, module, *rest)
     if trainer.global_step == 5:
         (core,) = [p for p in children(os.getpid()) if "wandb-core" in Path(f"/proc/{p}/cmdline").read_text()]
         os.kill(core, signal.SIGKILL)
-callbacks.Throughput.on_train_batch_end = then
+watching.Throughput.on_train_batch_end = then
 sys.argv = ["train.py", *sys.argv[1:]]
 runpy.run_path("train.py", run_name="__main__")
 """

@@ -12,9 +12,9 @@ from test_training import one_line, snapshot
 
 from ldm.errors import Refusal
 from ldm.system import files
+from ldm.training import watching
 from ldm.training.boards.metrics_file import MetricsFile
 from ldm.training.folder import taken
-from ldm.training.panels import base as callbacks
 from ldm.training.run import train
 
 HOLD = """
@@ -108,9 +108,9 @@ COINCIDE = ("trainer.max_steps=12", "trainer.validate=3", "trainer.save=3", "tra
 )
 def test_rows_after_a_kill_where_saving_and_validation_coincide(tmp_path, monkeypatch, kind, more):
     """metrics.csv, best.ckpt and the discriminator's readings are those of the run that was never stopped."""
-    monkeypatch.setattr(callbacks.DiscriminatorBalance.__init__, "__defaults__", (4,))
+    monkeypatch.setattr(watching.DiscriminatorBalance.__init__, "__defaults__", (4,))
     whole = train(run_config(kind, tmp_path / "whole", *COINCIDE, *more))
-    original, stops = callbacks.Throughput.on_train_batch_end, [5, 10]
+    original, stops = watching.Throughput.on_train_batch_end, [5, 10]
 
     def die(self, trainer, module, *rest):
         original(self, trainer, module, *rest)
@@ -119,11 +119,11 @@ def test_rows_after_a_kill_where_saving_and_validation_coincide(tmp_path, monkey
 
     monkeypatch.setattr(MetricsFile, "finalize", lambda *_: None)
     while stops:
-        monkeypatch.setattr(callbacks.Throughput, "on_train_batch_end", die)
+        monkeypatch.setattr(watching.Throughput, "on_train_batch_end", die)
         with pytest.raises(ZeroDivisionError):
             train(run_config(kind, tmp_path / "parts", *COINCIDE, *more), resume=True)
     monkeypatch.undo()
-    monkeypatch.setattr(callbacks.DiscriminatorBalance.__init__, "__defaults__", (4,))
+    monkeypatch.setattr(watching.DiscriminatorBalance.__init__, "__defaults__", (4,))
     parts = train(run_config(kind, tmp_path / "parts", *COINCIDE, *more), resume=True)
     assert rows_of(parts) == rows_of(whole)
     assert [row["step"] for row in rows_of(whole) if row["val/loss"]] == ["3", "6", "9", "12"]

@@ -18,7 +18,8 @@ from test_faults import children, wait_for
 from ldm.errors import Stopped, ending
 from ldm.system.batches import loader
 from ldm.system.stops import STOPS, heard_stops, stops_held_back
-from ldm.training.panels import base as callbacks
+from ldm.training import watching
+from ldm.training.panels import pictures as panels
 from ldm.training.run import train
 
 LONG = (
@@ -108,7 +109,7 @@ def test_a_signal_while_workers_start_is_raised_once_they_have():
 
 
 def test_a_signal_to_run_and_workers_saves_the_step(tmp_path, monkeypatch):
-    original = callbacks.Throughput.on_train_batch_end
+    original = watching.Throughput.on_train_batch_end
 
     def then(self, trainer, module, *rest):
         original(self, trainer, module, *rest)
@@ -122,7 +123,7 @@ def test_a_signal_to_run_and_workers_saves_the_step(tmp_path, monkeypatch):
             for pid in [*workers, os.getpid()]:
                 os.kill(pid, signal.SIGUSR1)
 
-    monkeypatch.setattr(callbacks.Throughput, "on_train_batch_end", then)
+    monkeypatch.setattr(watching.Throughput, "on_train_batch_end", then)
     before = [signal.getsignal(number) for number in STOPS]
     with pytest.raises(Stopped, match="stopped at step 3 by SIGUSR1; go on with --resume"):
         train(run_config("pixel", tmp_path, "data.workers=1"))
@@ -135,7 +136,7 @@ def test_a_signal_in_the_last_step_of_stage_1_stops_before_stage_2(tmp_path, mon
         (TINY / "autoencoder.yaml").read_text().replace("max_steps: 60", "max_steps: 2")
     )
     monkeypatch.setattr(
-        callbacks.Throughput, "on_train_batch_end", lambda *_: os.kill(os.getpid(), signal.SIGTERM)
+        watching.Throughput, "on_train_batch_end", lambda *_: os.kill(os.getpid(), signal.SIGTERM)
     )
     monkeypatch.setattr(
         "ldm.training.saving.StopSignals.on_train_batch_start",
@@ -191,7 +192,7 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path, monkeypatch):
         raise AssertionError("it went on")
 
     monkeypatch.setattr(
-        callbacks.Samples, "show", lambda self, trainer, *_: trainer.global_step == 4 and press()
+        panels.Samples, "show", lambda self, trainer, *_: trainer.global_step == 4 and press()
     )
     with pytest.raises(
         Stopped, match="stopped at once by SIGINT; go on from the last checkpoint with --resume"

@@ -127,21 +127,21 @@ def test_guidance_of_one_is_the_conditional_model(text_run):
 
 def test_a_resumed_run_ends_with_the_same_bits(clip, captioned_pictures, tmp_path, monkeypatch):
     """Captions and classes both, the panels' prompts encoded in inference mode before training hears them."""
-    from ldm.training.panels import base as callbacks
+    from ldm.training import watching
 
     given = captioned(clip, captioned_pictures, "condition=both", data=", label: half")
     whole = load(train(run_config("pixel", tmp_path / "whole", *given)) / "last.ckpt")
-    original = callbacks.Throughput.on_train_batch_end
+    original = watching.Throughput.on_train_batch_end
 
     def terminate(self, trainer, module, *rest):
         original(self, trainer, module, *rest)
         if trainer.global_step == 3:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(callbacks.Throughput, "on_train_batch_end", terminate)
+    monkeypatch.setattr(watching.Throughput, "on_train_batch_end", terminate)
     with pytest.raises(Stopped):
         train(run_config("pixel", tmp_path / "parts", *given))
-    monkeypatch.setattr(callbacks.Throughput, "on_train_batch_end", original)
+    monkeypatch.setattr(watching.Throughput, "on_train_batch_end", original)
     parts = load(train(run_config("pixel", tmp_path / "parts", *given), resume=True) / "last.ckpt")
     assert largest_difference(parts["state_dict"], whole["state_dict"]) == 0
     assert not any(
@@ -224,7 +224,9 @@ def test_what_is_refused(text_run, pixel_run, clip, captioned_pictures, tmp_path
         CLIPText(str(captioned_pictures)).load()
     with pytest.raises(Refusal, match=r"3 \.\.\. 77"):
         run_config("pixel", tmp_path, "text={name: CLIPText, length: 100}")
-    with pytest.raises(Refusal, match="heard by network UNet alone"):
+    with pytest.raises(
+        Refusal, match="network SetTransformer does not support captions; UNet does"
+    ):
         config.load(TINY / "jets.yaml", ["condition=text"])
     state = load(text_run / "last.ckpt")
     state["ldm"]["config"]["text"]["model"] = str(make_clip(tmp_path / "other", seed=1))

@@ -395,7 +395,7 @@ def test_configs_that_do_not_fit_are_refused(tmp_path):
             run_config("pixel", tmp_path, override)
     with pytest.raises(Refusal, match=r"evaluate\.every=0"):
         run_config("pixel", tmp_path, FILL, "evaluate.every=5")
-    with pytest.raises(Refusal, match="task Inpaint is of pictures"):
+    with pytest.raises(Refusal, match="task Inpaint is for pictures"):
         config.load(TINY / "jets.yaml", [FILL])
     with pytest.raises(Refusal, match="3 does not divide the data's 8 x 8 pixels"):
         train(run_config("pixel", tmp_path, "task={name: SuperResolve, factor: 3}"))

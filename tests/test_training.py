@@ -65,20 +65,20 @@ STOPS = [
 @pytest.mark.parametrize("kind, more, stop", STOPS)
 def test_resume_ends_with_the_same_bits(tmp_path, monkeypatch, kind, more, stop):
     """Stopped at a step inside an epoch and resumed: weights, average, optimisers and every logged loss are equal."""
-    from ldm.training.panels import base as callbacks
+    from ldm.training import watching
 
     whole = load(train(run_config(kind, tmp_path / "whole", *more)) / "last.ckpt")
-    original = callbacks.Throughput.on_train_batch_end
+    original = watching.Throughput.on_train_batch_end
 
     def terminate(self, trainer, module, *rest):
         original(self, trainer, module, *rest)
         if trainer.global_step == stop:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(callbacks.Throughput, "on_train_batch_end", terminate)
+    monkeypatch.setattr(watching.Throughput, "on_train_batch_end", terminate)
     with pytest.raises(Stopped, match=f"stopped at step {stop} by SIGTERM; go on with --resume"):
         train(run_config(kind, tmp_path / "parts", *more))
-    monkeypatch.setattr(callbacks.Throughput, "on_train_batch_end", original)
+    monkeypatch.setattr(watching.Throughput, "on_train_batch_end", original)
     folder = next((tmp_path / "parts").iterdir())
     assert load(folder / "last.ckpt")["global_step"] == stop
     parts = load(train(run_config(kind, tmp_path / "parts", *more), resume=True) / "last.ckpt")

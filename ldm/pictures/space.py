@@ -15,7 +15,6 @@ from torch.nn.functional import adaptive_max_pool2d
 
 from ldm.diffusion.space import Randn, Reduce, Shape, Space, Told, listed
 from ldm.errors import Refusal
-from ldm.metrics.images import psnr
 from ldm.networks.autoencoder import Autoencoder, sample_posterior
 from ldm.system.batches import Batch, as_bytes, as_images
 
@@ -242,6 +241,8 @@ class LatentSpace(PictureSpace):
 
 def against_flat(space: PictureSpace, image: Tensor) -> Tensor:
     """PSNR in dB of what the space makes of pictures (B, C, H, W), and of their mean colour: (2,)."""
+    from ldm.metrics.images import psnr  # slow to import: not to read a config
+
     decoded = space.decode(space.encode_mean(image)).to(image)
     flat = image.mean((0, 2, 3), keepdim=True).expand_as(image)
     return torch.stack([psnr(image, decoded).mean(), psnr(image, flat).mean()])
