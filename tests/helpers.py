@@ -1,5 +1,6 @@
 """Helpers of the tests: tiny configs, the scripts as subprocesses, weights of checkpoints."""
 
+import csv
 import gzip
 import json
 import os
@@ -123,3 +124,33 @@ def largest_difference(a, b):
     """Largest difference between two nested dicts of tensors with the same keys."""
     assert a.keys() == b.keys()
     return max((a[k].double() - b[k].double()).abs().max().item() for k in a)
+
+
+def table_of(folder):
+    with open(folder / "metrics.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def column_of(path, name):
+    rows = [line.split(",") for line in path.read_text().splitlines()]
+    step, value = rows[0].index("step"), rows[0].index(name)
+    return {row[step]: row[value] for row in rows[1:] if row[value]}
+
+
+def one_line(done, *words):
+    assert done.returncode == 2, (done.returncode, done.stderr)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1 and "Traceback" not in done.stderr, done.stderr
+    assert all(word in lines[0] for word in words), lines[0]
+
+
+def snapshot(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def inspect(folder):
+    """The records of the folder's one offline run, by wandb's own reader."""
+    (run,) = (folder / "wandb").glob("offline-run-*")
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", run]
+    lines = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    return run / "files", [json.loads(line) for line in lines.splitlines()]

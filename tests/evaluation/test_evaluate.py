@@ -5,9 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, load, run_config, script
+from helpers import ROOT, column_of, load, run_config, script
 from PIL import Image
-from test_training import _column
 
 from ldm.errors import Refusal
 from ldm.evaluation.pictures import evaluate, load_data, run, sample_features
@@ -230,7 +229,7 @@ def test_stage_1_agrees_with_its_validation(stage1, tmp_path, capsys):
         {line["metric"]: line for line in lines(tmp_path / "out")},
     )
     last = {
-        name: [*_column(stage1 / "metrics.csv", f"val/{name}").values()][-1]
+        name: [*column_of(stage1 / "metrics.csv", f"val/{name}").values()][-1]
         for name in ("psnr", "ssim")
     }
     assert found["psnr_297"]["value"] == pytest.approx(float(last["psnr"]), rel=1e-4)
@@ -291,9 +290,9 @@ def test_figures_during_training_are_evaluates(digits, real, tmp_path, monkeypat
     model = restore(folder)
     again = evaluate(model, model.settings, 30, real, digits, quiet=True)
     assert again["fd_digits_30"].value == pytest.approx(first[1]["value"], rel=1e-6)
-    column = _column(folder / "metrics.csv", "evaluate/fd_digits_30")
+    column = column_of(folder / "metrics.csv", "evaluate/fd_digits_30")
     assert [float(v) for v in column.values()] == pytest.approx([line["value"] for line in first])
-    floors = _column(folder / "metrics.csv", "evaluate/fd_digits_30/truth_vs_truth")
+    floors = column_of(folder / "metrics.csv", "evaluate/fd_digits_30/truth_vs_truth")
     assert [float(v) for v in floors.values()] == pytest.approx(2 * [again["fd_digits_30"].floor])
     plain = train(run_config("pixel", tmp_path / "plain"))
     assert (

@@ -9,7 +9,19 @@ import sys
 
 import pytest
 import torch
-from helpers import ROOT, TINY, largest_difference, load, overrides, run_config, script
+from helpers import (
+    ROOT,
+    TINY,
+    column_of,
+    largest_difference,
+    load,
+    one_line,
+    overrides,
+    run_config,
+    script,
+    snapshot,
+)
+from picture_files import picture, write_mnist
 from PIL import Image
 from sklearn.datasets import load_digits
 from torch import nn
@@ -92,16 +104,10 @@ def test_resume_ends_with_the_same_bits(tmp_path, monkeypatch, kind, more, stop)
                 for k in a["state"][i]
             )
     losses = [
-        _column(tmp_path / part / folder.name / "metrics.csv", "train/loss")
+        column_of(tmp_path / part / folder.name / "metrics.csv", "train/loss")
         for part in ("whole", "parts")
     ]
     assert losses[0] == losses[1] and len(losses[0]) >= 1
-
-
-def _column(path, name):
-    rows = [line.split(",") for line in path.read_text().splitlines()]
-    step, value = rows[0].index("step"), rows[0].index(name)
-    return {row[step]: row[value] for row in rows[1:] if row[value]}
 
 
 def test_two_runs_are_the_same_and_another_seed_is_not(pixel_run, tmp_path):
@@ -127,7 +133,7 @@ def test_learns(tmp_path):
         "optim.lr=4e-3",
     )
     folder = train(run_config("pixel", tmp_path, data, *more))
-    losses = [float(v) for v in _column(folder / "metrics.csv", "train/loss").values()]
+    losses = [float(v) for v in column_of(folder / "metrics.csv", "train/loss").values()]
     assert sum(losses[-5:]) / 5 < 0.3 * losses[0]
 
 
@@ -148,13 +154,13 @@ def test_checkpoint_is_plain_and_whitened(latent_run, stage1):
         "speed/waiting_share",
     ):
         assert name in names
-    rows = _column(latent_run / "metrics.csv", "val/latent_std")
+    rows = column_of(latent_run / "metrics.csv", "val/latent_std")
     assert all(0.9 < float(v) < 1.1 for v in rows.values())
     for folder in (latent_run, stage1):
         shares = [
             float(v)
             for i in range(2)
-            for v in _column(folder / "metrics.csv", f"val/latent_explained/{i}").values()
+            for v in column_of(folder / "metrics.csv", f"val/latent_explained/{i}").values()
         ]
         assert len(shares) == 4 and all(0.5 < share < 1 for share in shares[1::2])
 
@@ -242,7 +248,7 @@ def test_collapsed_autoencoder_is_refused(tmp_path, capsys):
     shares = [
         float(v)
         for i in range(2)
-        for v in _column(stage1 / "metrics.csv", f"val/latent_explained/{i}").values()
+        for v in column_of(stage1 / "metrics.csv", f"val/latent_explained/{i}").values()
     ]
     assert max(shares) < 0.05
     said = r"picture explains .* %, .* % of the variance of latent channels 0, 1, .* collapsed, its kl_weight is too large"
@@ -404,18 +410,6 @@ def test_dry_run_builds_everything_and_writes_nothing(tmp_path):
     ):
         assert word in done.stdout
     assert not (tmp_path / "x").exists()
-
-
-# -- what is refused: one line, status 2, nothing lost ----------------------------------------------------------------------
-def one_line(done, *words):
-    assert done.returncode == 2, (done.returncode, done.stderr)
-    lines = [line for line in done.stderr.splitlines() if line.startswith("error:")]
-    assert len(lines) == 1 and "Traceback" not in done.stderr, done.stderr
-    assert all(word in lines[0] for word in words), lines[0]
-
-
-def snapshot(folder):
-    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def test_bad_input_to_sample(pixel_run, stage1, tmp_path):
@@ -656,7 +650,6 @@ def test_compiled_and_channels_last_it_trains_the_same(pixel_run, tmp_path):
 )
 def test_every_shipped_config_trains_two_steps(path, tmp_path):
     """As shipped, but for the length, the batch, a small data folder, and a stage 1 of two steps."""
-    from test_data import picture, write_mnist
 
     from ldm import config
 

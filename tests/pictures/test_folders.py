@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 from helpers import ROOT, overrides, script
+from picture_files import RAMP, bad_files, tiff
 from PIL import Image
-from test_opening import RAMP, bad_files, tiff
 
 from ldm.errors import Refusal
 from ldm.pictures.folders import ImageFolder

@@ -6,27 +6,17 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, TINY, largest_difference, load, overrides, run_config, script
+from helpers import ROOT, TINY, largest_difference, load, overrides, run_config, script, table_of
+from processes import children, port, wait_for
 
 from ldm.errors import Refusal
 from ldm.pictures.folders import ImageFolder
 from ldm.training import watching
 from ldm.training.boards import loggers
 from ldm.training.run import train
-
-
-def wait_for(condition, seconds=120):
-    """Poll until it holds; returns what it gave."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := condition():
-            return found
-        time.sleep(0.05)
-    raise AssertionError("it did not happen in time")
 
 
 def start(folder, *more, **environment):
@@ -43,24 +33,6 @@ def start(folder, *more, **environment):
     return subprocess.Popen(
         command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-
-
-def children(pid):
-    """Processes whose parent is pid."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            try:
-                if int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1]) == pid:
-                    found.append(int(entry.name))
-            except (OSError, ValueError, IndexError):
-                continue
-    return found
-
-
-def table_of(folder):
-    with open(folder / "metrics.csv", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.mark.slow
@@ -112,7 +84,6 @@ def test_a_connection_that_is_reset_is_a_workers_only_where_there_are_workers(
 @pytest.mark.slow
 def test_wandb_lost_in_the_middle_of_a_run(tmp_path):
     """The server is killed once the run streams to it: training ends as ever, in bounded time, and says how to upload."""
-    from test_ddp import port
 
     number = port()
     server = subprocess.Popen(

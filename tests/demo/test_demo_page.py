@@ -1,6 +1,6 @@
 """The page as it is served: over HTTP as a program talks to it, and in Chromium as a person does.
 
-LDM_DEMO_CHECKPOINT=RUN LDM_DEMO_SCREENSHOT=FILE.png pytest -m slow tests/test_demo_page.py makes the README's picture.
+LDM_DEMO_CHECKPOINT=RUN LDM_DEMO_SCREENSHOT=FILE.png pytest -m slow tests/demo/test_demo_page.py makes the README's picture.
 """
 
 import io
@@ -17,7 +17,9 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 from helpers import ROOT, TINY, overrides
+from page_inputs import EDIT, NUMBERS
 from PIL import Image
+from processes import port
 
 pytest.importorskip("gradio", reason="the page needs gradio: pip install '.[demo]'")
 
@@ -33,15 +35,7 @@ from ldm.training.run import train
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 )
-NUMBERS = "DDIM", 40, 1.5, 5, 4  # solver, steps, guidance, seed, count
-EDIT = 2, 0.5, True, 0.5  # factor, noise, add, strength
 WAIT = 120_000  # ms
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 @contextmanager
@@ -56,7 +50,7 @@ def page(checkpoint, *more):
         "--device",
         "cpu",
         "--port",
-        str(free_port()),
+        str(port()),
     ]
     env = os.environ | {
         "OMP_NUM_THREADS": "1",

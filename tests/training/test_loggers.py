@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import ROOT, TINY, load, overrides, run_config, script
+from helpers import ROOT, TINY, inspect, load, overrides, run_config, script, table_of
 from PIL import Image
-from test_faults import table_of
+from processes import port
 
 from ldm.errors import NotFinite, Refusal, Stopped
 from ldm.training import watching
@@ -19,14 +19,6 @@ from ldm.training.boards.loggers import where_shown
 from ldm.training.run import train
 
 AXIS = "trainer/global_step"
-
-
-def inspect(folder):
-    """The records of the folder's one offline run, by wandb's own reader."""
-    (run,) = (folder / "wandb").glob("offline-run-*")
-    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", run]
-    lines = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
-    return run / "files", [json.loads(line) for line in lines.splitlines()]
 
 
 def of_kind(records, kind):
@@ -316,7 +308,7 @@ def test_tensorboard_that_fails_is_one_line(tmp_path, monkeypatch, capsys):
 KILLS = """
 import os, runpy, signal, sys
 sys.path.insert(0, "tests")
-from test_faults import children
+from processes import children
 from pathlib import Path
 from ldm.training import watching
 original = watching.Throughput.on_train_batch_end
@@ -401,7 +393,6 @@ def test_workspace_names_what_is_logged(both_stages):
 def test_workspace_is_saved(tmp_path):
     """By the real client, on as much of a server as it asks for."""
     pytest.importorskip("wandb_workspaces")
-    from test_ddp import port
 
     number = port()
     server = subprocess.Popen(
@@ -453,7 +444,6 @@ def test_a_run_that_ends_well_is_green(both_stages):
 @pytest.mark.slow
 def test_the_sync_line_sends_every_leg(pixel_run, tmp_path):
     """Of a run killed twice and resumed: a leg cut in the middle of a record, one killed before it began, and the last."""
-    from test_ddp import port
 
     more = ("logger.mode=offline", "sample.every=0", "trainer.log=1")
     folder = train(run_config("pixel", tmp_path, *more, "trainer.max_steps=4"))

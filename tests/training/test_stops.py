@@ -2,18 +2,15 @@
 
 import multiprocessing
 import os
-import re
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import ROOT, TINY, load, overrides, run_config
-from test_faults import children, wait_for
+from helpers import TINY, load, run_config
+from processes import children, ended, start, wait_for
 
 from ldm.errors import Stopped, ending
 from ldm.system.batches import loader
@@ -29,38 +26,6 @@ LONG = (
     "trainer.save=3",
     "data.workers=2",
 )
-
-
-def start(kind, folder, *more):
-    """train.py in a process group of its own."""
-    command = [
-        sys.executable,
-        "train.py",
-        "--config",
-        str(TINY / f"{kind}.yaml"),
-        *overrides(kind, folder),
-        *more,
-    ]
-    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    return subprocess.Popen(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, **pipes)
-
-
-def ended(run, number, at):
-    """It ended with 128 + the signal's number and one line that says so; returns that line."""
-    try:
-        said = run.communicate(timeout=120)[1]
-    finally:
-        if run.poll() is None:
-            os.killpg(run.pid, signal.SIGKILL)
-    assert run.returncode == 128 + number, said
-    lines = [
-        line for line in re.split(r"[\r\n]+", said) if re.search("stopped|error|memory|died", line)
-    ]
-    assert len(lines) == 1 and at in lines[0] and f"by {signal.Signals(number).name}" in lines[0], (
-        said
-    )
-    assert "Traceback" not in said
-    return lines[0]
 
 
 class Tens(torch.utils.data.Dataset):

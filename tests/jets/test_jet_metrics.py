@@ -2,11 +2,11 @@
 
 import math
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers import ROOT
 
 from ldm.errors import Refusal
 from ldm.jets import efp
@@ -17,7 +17,7 @@ from ldm.jets.metrics import CHEAP, Cloud, checked, evaluate_jets
 from ldm.jets.particlenet import LARGEST, NEIGHBOURS, ParticleNet, activations, fpnd, resources
 from ldm.jets.plots import histograms, jet_images, mean_image, ratio, reverse_process
 
-REAL = Path(__file__).parent / "fixtures/gluon30_400.hdf5"
+REAL = ROOT / "tests/fixtures/gluon30_400.hdf5"
 SMALL = {"draws": 500, "progress": False}
 
 

@@ -7,8 +7,17 @@ import subprocess
 import sys
 
 import pytest
-from helpers import ROOT, TINY, largest_difference, load, overrides, run_config, script
-from test_training import one_line, snapshot
+from helpers import (
+    ROOT,
+    TINY,
+    largest_difference,
+    load,
+    one_line,
+    overrides,
+    run_config,
+    script,
+    snapshot,
+)
 
 from ldm.errors import Refusal
 from ldm.system import files

@@ -11,12 +11,15 @@ from pathlib import Path
 
 import pytest
 from helpers import ROOT
+from page_inputs import EDIT, NUMBERS
 from PIL import Image
+from processes import port
+
+from ldm.demo.samples import GUESS
 
 pytest.importorskip("gradio", reason="the page needs gradio: pip install '.[demo]'")
 
 import httpx
-from test_demo_page import EDIT, GUESS, NUMBERS, free_port
 
 from ldm.demo.fence import CLOSED, Uploads, own_names
 
@@ -28,7 +31,7 @@ class Server:
     """python -m ldm.demo, and all that it said."""
 
     def __init__(self, checkpoint, folder, *more):
-        port = free_port()
+        at = port()
         self.path = folder / "log"
         command = [
             sys.executable,
@@ -39,7 +42,7 @@ class Server:
             "--device",
             "cpu",
             "--port",
-            str(port),
+            str(at),
         ]
         env = os.environ | {"OMP_NUM_THREADS": "1"}
         with open(self.path, "wb") as log:

@@ -3,15 +3,12 @@
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 
 import pytest
-from helpers import ROOT, TINY, largest_difference, load, overrides, script
-from test_faults import children, wait_for
-from test_loggers import inspect
-from test_stops import ended, start
+from helpers import ROOT, TINY, inspect, largest_difference, load, overrides, script
+from processes import children, ended, port, start, wait_for
 
 pytestmark = pytest.mark.ddp
 VQ = "network={name: VQModel, channels: [8, 16], latent_channels: 2, codes: 16, patience: 3}"
@@ -128,12 +125,6 @@ def test_slurm_two_nodes(tmp_path):
 
 def quiet():
     return os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
-
-
-def port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 LONG = (

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, write_idx
+from helpers import ROOT
+from picture_files import picture, write_mnist
 from PIL import Image
 
 from ldm import config
@@ -52,17 +53,6 @@ def test_digits_split_is_fixed_and_disjoint():
     )
     train = {x.numpy().tobytes() for x in a.train.images}
     assert sum(x.numpy().tobytes() in train for x in a.test.images) == 0
-
-
-def write_mnist(folder, ends=("", "", "", "")):
-    rng = np.random.default_rng(0)
-    x, y = (
-        rng.integers(0, 256, (12, 28, 28), dtype=np.uint8),
-        rng.integers(0, 10, 12, dtype=np.uint8),
-    )
-    for part, array, end in zip(MNIST.parts, (x, y, x[:4], y[:4]), ends, strict=True):
-        write_idx(folder / (part + end), array)
-    return x, y
 
 
 @pytest.mark.parametrize("ends", [("", "", "", ""), (".gz",) * 4, (".gz", "", "", ".gz")])
@@ -134,14 +124,6 @@ def test_cifar_binary_records(tmp_path):
     (folder / "test_batch.bin").write_bytes(b"short")
     with pytest.raises(Refusal, match=r"test_batch\.bin cannot be read"):
         CIFAR10(root=str(tmp_path)).load()
-
-
-def picture(path, mode="RGB", size=(40, 30)):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(len(path.name))
-    Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)).convert(mode).save(
-        path
-    )
 
 
 def test_folder_of_any_pictures(tmp_path):

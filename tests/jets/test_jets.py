@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from helpers import ROOT
 
 from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.schedules import Cosine
@@ -20,8 +21,8 @@ from ldm.jets.network import SetTransformer
 from ldm.jets.space import CloudStatistics, PointCloudSpace
 from ldm.system.batches import ResumableLoader, Shard, loader
 
-REAL = Path(__file__).parent / "fixtures/gluon30_400.hdf5"  # 400 gluon jets made with Pythia 8
-SHARED = Path(__file__).parents[2] / "shared/data/jets"  # beside a developer's checkout
+REAL = ROOT / "tests/fixtures/gluon30_400.hdf5"  # 400 gluon jets made with Pythia 8
+SHARED = ROOT.parent / "shared/data/jets"  # beside a developer's checkout
 
 
 def arrays():
