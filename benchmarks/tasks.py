@@ -129,7 +129,7 @@ class Bench:
                 Result("", {k: v[i] for k, v in columns.items()}, self.truth[:0], [])
                 for i in range(SHOWN)
             ]
-            how = "trained" if self.model.task.use else solve.kind(self.model)
+            how = "trained" if self.model.purpose.use else solve.kind(self.model)
             file = Path(self.args.panels, f"task-{name}-{how}.png")
             file.parent.mkdir(parents=True, exist_ok=True)
             panel(results, 56).save(file, optimize=True)
@@ -164,9 +164,9 @@ def inpainting(bench: Bench, model: Model) -> None:
 
 
 def super_resolution(bench: Bench, model: Model) -> None:
-    if isinstance(model.task, SuperResolve) and model.task != SuperResolve(FACTOR):
+    if isinstance(model.purpose, SuperResolve) and model.purpose != SuperResolve(FACTOR):
         raise Refusal(
-            f"{bench.args.checkpoint} is trained for {model.task}, here it is {SuperResolve(FACTOR)}"
+            f"{bench.args.checkpoint} is trained for {model.purpose}, here it is {SuperResolve(FACTOR)}"
         )
     small, began = tasks.AveragePool(FACTOR)(bench.truth), time.perf_counter()
     plain = torch.nn.functional.interpolate(small, scale_factor=FACTOR, mode="bicubic").clamp(-1, 1)

@@ -234,7 +234,7 @@ def run(
         autoencoder = load_autoencoder(file, weights)[0].to(device)
     else:
         model = restore(file, weights, device)
-        expect_plain(model.task, "evaluate.py")
+        expect_plain(model.purpose, "evaluate.py")
         settings = Overrides(**given).over(model.settings, model.schedule)
     log = open_log(Path(output))  # once nothing is left to refuse
     network, real = network.to(device), None

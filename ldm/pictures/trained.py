@@ -1,6 +1,6 @@
-"""What a diffusion model is trained for: pictures of nothing, or what is left of a picture made whole.
+"""What a diffusion model is trained for: to generate pictures, or to complete what is left of one.
 
-A trained task draws what is left of training pictures, and tells the network of it by channels beside x_t: latent
+A model that completes pictures is given what is left of them as channels beside x_t: latent
 diffusion's concatenation (Rombach et al. 2022, section 3.3), in pixels or in latents.
 """
 
@@ -18,42 +18,46 @@ from ldm.errors import Refusal, require
 from ldm.pictures import masks
 from ldm.pictures.space import PictureSpace
 
-Left = tuple[
-    Tensor, Tensor | None
-]  # what is left of pictures, and which of its pixels are known where that is a question
+# what is left of pictures, and which pixels are known: 1 or 0, (B, 1, H, W) or (B, 1, 1, 1)
+Left = tuple[Tensor, Tensor]
 
 
 @dataclass
 class Generate:
-    """Samples of a class, a caption, or nothing."""
+    """Samples of a class, a caption, or of neither."""
 
-    use: ClassVar[None] = None  # sample.py's --task
+    use: ClassVar[str | None] = None  # the task of sample.py that such a model is for
+
+    @property
+    def needs(self) -> str:
+        """The flags of sample.py without which such a model makes nothing."""
+        return ""
 
     def channels(self, x: int) -> int:
-        """How many there are beside x_t's own."""
+        """How many there are beside the x channels of x_t."""
         return 0
 
     def check(self, shape: tuple[int, ...]) -> None:
         """Refusal if data of this shape do not fit."""
 
     def degrade(self, image: Tensor, keys: Sequence[masks.Key]) -> Left:
-        """What is left of pictures (B, C, H, W); row i is a function of its picture and keys[i] alone."""
-        return image, None
+        """What is left of pictures (B, C, H, W); row i depends on its picture and keys[i] alone."""
+        return image, image.new_ones(len(image), 1, 1, 1)
 
-    def tell(self, space: PictureSpace, given: Tensor, known: Tensor | None) -> Told:
-        """What the denoiser is told of what is left."""
+    def tell(self, space: PictureSpace, given: Tensor, known: Tensor) -> Told:
+        """What the denoiser is given of what is left."""
         return {}
 
 
 @dataclass
 class Inpaint(Generate):
-    """Fill holes: the network is given the picture with its holes grey, and where they are.
+    """Fill holes: the network is given the picture with grey holes, and where they are.
 
-    area: least and largest share of a hole; rectangles: share of the holes that are one, the others are strokes.
+    area: least and largest share of a hole; rectangles: share of the holes that are one, the
+    others are strokes.
     """
 
-    use: ClassVar[str] = "inpaint"
-    needs: ClassVar[str] = "--task inpaint --image FILE --mask FILE"
+    use: ClassVar[str | None] = "inpaint"
     area: tuple[float, float] = (0.1, 0.5)
     rectangles: float = 0.5
 
@@ -65,29 +69,31 @@ class Inpaint(Generate):
         )
         require(0 <= self.rectangles <= 1, f"rectangles must be in [0, 1], got {self.rectangles}")
 
+    @property
+    def needs(self) -> str:
+        return "--task inpaint --image FILE --mask FILE"
+
     def channels(self, x: int) -> int:
         return x + 1
 
     def degrade(self, image: Tensor, keys: Sequence[masks.Key]) -> Left:
-        return image, masks.draw(keys, image.shape[2:], self.area, self.rectangles, image.device)
+        height, width = image.shape[2:]
+        return image, masks.draw(keys, (height, width), self.area, self.rectangles, image.device)
 
-    def tell(self, space: PictureSpace, given: Tensor, known: Tensor | None) -> Told:
-        hole = space.on_grid(1 - known)
-        return {
-            "concat": torch.cat(
-                [space.encode_mean(torch.where(known > 0, given, 0)), 2 * hole - 1], 1
-            )
-        }
+    def tell(self, space: PictureSpace, given: Tensor, known: Tensor) -> Told:
+        around = space.encode_mean(torch.where(known > 0, given, 0))
+        return {"concat": torch.cat([around, 2 * space.on_grid(1 - known) - 1], 1)}
 
 
 @dataclass
 class SuperResolve(Generate):
     """Enlarge: the network is given the small picture, enlarged by bicubic interpolation.
 
-    kernel: how training shrinks pictures, by means of squares of `factor` pixels (box) or by bicubic interpolation.
+    kernel: how training shrinks pictures, by means of squares of `factor` pixels (box) or by
+    bicubic interpolation.
     """
 
-    use: ClassVar[str] = "super-resolve"
+    use: ClassVar[str | None] = "super-resolve"
     factor: int = 4
     kernel: Literal["box", "bicubic"] = "box"
 
@@ -96,7 +102,8 @@ class SuperResolve(Generate):
 
     @property
     def needs(self) -> str:
-        return f"--task super-resolve --image FILE (a picture {self.factor} times smaller, or with --degrade a whole one)"
+        picture = f"a picture {self.factor} times smaller, or with --degrade a whole one"
+        return f"--task super-resolve --image FILE ({picture})"
 
     def channels(self, x: int) -> int:
         return x
@@ -104,30 +111,30 @@ class SuperResolve(Generate):
     def check(self, shape: tuple[int, ...]) -> None:
         if any(side % self.factor for side in shape[1:]):
             raise Refusal(
-                f"task.factor: {self.factor} does not divide the data's {shape[2]} x {shape[1]} pixels; give one that does"
+                f"task.factor: {self.factor} does not divide the data's "
+                f"{shape[2]} x {shape[1]} pixels; give one that does"
             )
 
     def degrade(self, image: Tensor, keys: Sequence[masks.Key]) -> Left:
         if self.kernel == "box":
-            return AveragePool(self.factor)(image), None
-        return interpolate(
-            image, scale_factor=1 / self.factor, mode="bicubic", antialias=True
-        ).clamp(-1, 1), None
+            small = AveragePool(self.factor)(image)
+        else:
+            small = interpolate(image, scale_factor=1 / self.factor, mode="bicubic", antialias=True)
+            small = small.clamp(-1, 1)
+        return small, image.new_ones(len(image), 1, 1, 1)
 
-    def tell(self, space: PictureSpace, given: Tensor, known: Tensor | None) -> Told:
-        return {
-            "concat": space.encode_mean(
-                interpolate(given, scale_factor=self.factor, mode="bicubic").clamp(-1, 1)
-            )
-        }
+    def tell(self, space: PictureSpace, given: Tensor, known: Tensor) -> Told:
+        large = interpolate(given, scale_factor=self.factor, mode="bicubic")
+        return {"concat": space.encode_mean(large.clamp(-1, 1))}
 
 
-AnyTask = Generate | Inpaint | SuperResolve
+Purpose = Generate | Inpaint | SuperResolve  # `task` in a config
 
 
-def expect_plain(task: AnyTask, what: str) -> None:
-    """Refuse `what`, which makes pictures of nothing, to a model that needs something."""
-    if task.use is not None:
+def expect_plain(purpose: Purpose, what: str) -> None:
+    """Refuse `what`, which gives no picture, to a model that completes pictures."""
+    if purpose.use is not None:
         raise Refusal(
-            f"{what} makes pictures of nothing; this checkpoint is trained for {task.use} and needs {task.needs}"
+            f"{what} gives the model no picture; this checkpoint is trained for {purpose.use} "
+            f"and needs {purpose.needs}"
         )

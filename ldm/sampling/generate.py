@@ -35,7 +35,7 @@ def generate(
     What the condition leaves open is filled in by seed (`completed`). `progress(n)` is called after every batch, `watch`
     after every step of the first. Refusal if a sample is not finite, or the model is trained for a task, which needs pictures.
     """
-    expect_plain(model.task, "sampling")
+    expect_plain(model.purpose, "sampling")
     whole = completed(model, seeds, condition)
     size, done = settings.batch_size, []
     for i in range(0, len(seeds), size):

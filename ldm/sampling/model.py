@@ -21,7 +21,7 @@ from ldm.errors import Refusal
 from ldm.networks.autoencoder import Autoencoder
 from ldm.networks.text import TextEncoder
 from ldm.pictures.opening import View
-from ldm.pictures.trained import AnyTask, Generate
+from ldm.pictures.trained import Generate, Purpose
 from ldm.system import threads
 
 
@@ -36,7 +36,7 @@ class Model:
     step: int = 0
     text: TextEncoder | None = None
     prompts: tuple[str, ...] = ()  # captions of held-out pictures, for samples that are given none
-    task: AnyTask = field(default_factory=Generate)
+    purpose: Purpose = field(default_factory=Generate)  # what it is trained for
     view: View | None = None  # how pictures are read, of a model of pictures
 
     @property

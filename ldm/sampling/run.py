@@ -53,7 +53,7 @@ def _run(
     place = source.launch()
     ranks, first = place.ranks, place.ranks.rank == 0
     model = source.restore(place)
-    expect_plain(model.task, "sample.py without --task")
+    expect_plain(model.purpose, "sample.py without --task")
     settings = Overrides(**given).over(model.settings, model.schedule)
     seeds = list(range(seed, seed + count))
     labels = clouds.labels_of(model, label, asked, seeds)

@@ -49,7 +49,7 @@ def build(model: Model, task: str, method: str | None, **options: Any) -> Task:
     offered = solve.methods(model, task)
     if not offered:
         raise Refusal(
-            f"--task {task}: this checkpoint is trained for {model.task.use} alone and needs {model.task.needs}"
+            f"--task {task}: this checkpoint is trained for {model.purpose.use} alone and needs {model.purpose.needs}"
         )
     if method == "trained" and method not in offered:
         raise Refusal(
@@ -58,16 +58,16 @@ def build(model: Model, task: str, method: str | None, **options: Any) -> Task:
     if method is not None and method not in offered:
         where = (
             f"in {solve.kind(model)} space"
-            if model.task.use is None
+            if model.purpose.use is None
             else "by a checkpoint that is trained for it"
         )
         raise Refusal(one_of(f"--method of {task} {where}", method, offered))
     given = {key: value for key, value in options.items() if value is not None}
-    if isinstance(model.task, SuperResolve):
-        given = {"factor": model.task.factor} | given
-        if given["factor"] != model.task.factor:
+    if isinstance(model.purpose, SuperResolve):
+        given = {"factor": model.purpose.factor} | given
+        if given["factor"] != model.purpose.factor:
             raise Refusal(
-                f"--factor: this checkpoint is trained for {model.task.factor} times, not {given['factor']}"
+                f"--factor: this checkpoint is trained for {model.purpose.factor} times, not {given['factor']}"
             )
     chosen = Task(task, method or offered[0], **given)
     if not 0 < chosen.strength <= 1:
@@ -162,7 +162,7 @@ def degraded(model: Model, task: Task, case: Case, seed: int) -> Case:
     if task.name == "super-resolve":
         trained = task.method == "trained"
         small = (
-            model.task.degrade(case.given[None], [])[0]
+            model.purpose.degrade(case.given[None], [])[0]
             if trained
             else tasks.AveragePool(task.factor)(case.given[None])
         )

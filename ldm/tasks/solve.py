@@ -35,9 +35,9 @@ def kind(model: Model) -> str:
 
 def methods(model: Model, task: str) -> tuple[str, ...]:
     """How a model does a task, the default first; of a trained one no other task than its own."""
-    if model.task.use is None:
+    if model.purpose.use is None:
         return METHODS[task][kind(model)]
-    return ("trained",) if model.task.use == task else ()
+    return ("trained",) if model.purpose.use == task else ()
 
 
 @dataclass
@@ -130,7 +130,7 @@ class Prior:
 
 def trained(prior: Prior, given: Tensor, known: Tensor | None = None) -> Tensor:
     """Pictures by a model that was trained to make them of what is left: of `given`, or of its known pixels."""
-    told: Told = prior.model.task.tell(prior.model.space, given, known)
+    told: Told = prior.model.purpose.tell(prior.model.space, given, known)
     return prior.run(prior.denoise(**told), prior.begin(), prior.times)
 
 

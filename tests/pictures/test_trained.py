@@ -194,7 +194,7 @@ def test_guidance_of_classes_leaves_the_picture_told(fill_run):
     model, seeds = restore(fill_run), [0, 1, 2]
     pictures = as_images(Digits().load().test.__getitems__([0, 1, 2]))
     known = masks.draw(keys(seeds), (8, 8), (0.3, 0.3), 1.0)
-    told = model.task.tell(model.space, pictures, known)
+    told = model.purpose.tell(model.space, pictures, known)
     guided, x, t = (
         Prior(model, SampleConfig(guidance=3.0), seeds, label=4).denoise(**told),
         torch.randn(3, 1, 8, 8),
@@ -256,7 +256,7 @@ def test_in_latents(stage1, inputs, tmp_path):
     model, picture = restore(path), as_images(Digits().load().test.__getitems__([0]))
     known = torch.ones(1, 1, 8, 8)
     known[..., 3, 3] = 0
-    told = model.task.tell(model.space, picture, known)["concat"]
+    told = model.purpose.tell(model.space, picture, known)["concat"]
     assert told.shape == (1, 3, 4, 4) and (told[0, 2] > 0).sum() == 1 and told[0, 2, 1, 1] == 1
     around = model.space.encode_mean(torch.where(known > 0, picture, 0))
     assert torch.equal(told[:, :2], around) and not torch.equal(
@@ -368,7 +368,7 @@ def test_a_picture_of_another_size_is_scaled_and_said(large_run, inputs, tmp_pat
 def test_a_trained_model_makes_nothing_of_nothing(fill_run, tmp_path):
     with pytest.raises(Refusal, match="trained for inpaint and needs --task inpaint"):
         task(fill_run, tmp_path / "o", None)
-    with pytest.raises(Refusal, match=r"evaluate\.py makes pictures of nothing"):
+    with pytest.raises(Refusal, match=r"evaluate\.py gives the model no picture"):
         evaluate(
             str(fill_run),
             50,

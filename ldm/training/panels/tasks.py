@@ -38,7 +38,7 @@ class TaskPanel(EverySteps):
 
     def show(self, trainer: pl.Trainer, module: DiffusionModule) -> None:
         cases, ranks, model = self.cases(module), Ranks.of_training(module), module.model()
-        asked, settings = build(model, model.task.use, None), model.settings
+        asked, settings = build(model, model.purpose.use, None), model.settings
         with module.evaluating():
             made = ranks.collect(
                 samples(asked, model, settings, ranks.share(cases), SEEDS), len(cases)
