@@ -2,7 +2,7 @@
 
 python -m benchmarks.solver_limits --output runs/solver_limits.json
 
-Mean and variance are propagated, no Monte Carlo: each step is affine in x and the noise (`benchmarks.exact.law`). The start
+Mean and variance are propagated, no Monte Carlo: each step is affine in x and the noise (`ldm.diffusion.exact.law`). The start
 is the law at t = 1, the grid the schedule's own. A cell is (std of the samples) / 0.6 for 10, 25 and 50 steps, or "refused".
 """
 

@@ -16,9 +16,7 @@ from pathlib import Path
 import diffusers
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
-from torch import Tensor
-
-from benchmarks.exact import (
+from exact import (
     Exploding,
     Gaussian,
     Mixture,
@@ -29,6 +27,8 @@ from benchmarks.exact import (
     no_noise,
     slopes,
 )
+from torch import Tensor
+
 from ldm.diffusion.schedules import VP, Cosine, Discrete, Schedule
 from ldm.diffusion.solvers import (
     DDIM,

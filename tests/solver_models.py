@@ -1,6 +1,7 @@
 """What the tests of the solvers share: every schedule and every solver."""
 
-from benchmarks.exact import Exploding, Straight
+from exact import Exploding, Straight
+
 from ldm.diffusion.schedules import VP, Cosine, Discrete
 from ldm.diffusion.solvers import (
     DDIM,

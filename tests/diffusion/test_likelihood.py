@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
+from exact import Gaussian, Mixture
 from torch.distributions import Normal, SigmoidTransform, TransformedDistribution
 
-from benchmarks.exact import Gaussian, Mixture
 from ldm.config import SampleConfig
 from ldm.diffusion.denoiser import Denoiser, Loss
 from ldm.diffusion.likelihood import (

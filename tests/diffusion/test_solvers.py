@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from exact import Exploding, Gaussian, no_noise
 from solver_models import ALL, FOREIGN, ODES, OURS, SCHEDULES, SDES
 
-from benchmarks.exact import Exploding, Gaussian, no_noise
 from ldm.diffusion.schedules import VP, Discrete
 from ldm.diffusion.solvers import (
     DDIM,

@@ -3,9 +3,9 @@
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
+from exact import Gaussian, no_noise
 from solver_models import FOREIGN
 
-from benchmarks.exact import Gaussian, no_noise
 from ldm.diffusion.schedules import VP, Discrete
 from ldm.diffusion.solvers import DDIM, DDPM, Diffusers, DPMpp2M, DPMpp2MSDE, sample
 

@@ -2,9 +2,7 @@
 
 import pytest
 import torch
-from solver_models import ODES, SCHEDULES, SDES
-
-from benchmarks.exact import (
+from exact import (
     Gaussian,
     Mixture,
     energy_distance,
@@ -15,6 +13,8 @@ from benchmarks.exact import (
     law_errors,
     slopes,
 )
+from solver_models import ODES, SCHEDULES, SDES
+
 from ldm.diffusion.solvers import (
     DDIM,
     DPMpp2MSDE,

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from exact import Gaussian
 from solver_models import ALL, ODES, SCHEDULES, SDES
 from torch import nn
 
-from benchmarks.exact import Gaussian
 from ldm.diffusion.denoiser import Denoiser, Loss
 from ldm.diffusion.schedules import VP
 from ldm.diffusion.solvers import DDIM, DDPM, AdaptiveODE, Diffusers, DPMpp2M, sample, start
