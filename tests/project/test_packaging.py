@@ -44,7 +44,7 @@ def test_a_shipped_config_is_found_from_anywhere(tmp_path, monkeypatch):
 def wheel(tmp_path_factory):
     """Built by the backend of pyproject.toml, from a copy: it writes beside what it builds."""
     source = tmp_path_factory.mktemp("source")
-    for name in ("pyproject.toml", "setup.py", "README.md"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     for name in ("ldm", "configs"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
