@@ -31,12 +31,13 @@ from ldm.networks.autoencoder import AutoencoderKL, VQModel
 from ldm.networks.text import CLIPText, MiniLM
 from ldm.networks.unet import UNet
 from ldm.pictures.folders import ImageFolder
+from ldm.pictures.given import Given
 from ldm.pictures.images import CIFAR10, MNIST, Digits, FashionMNIST
 from ldm.pictures.space import Latents, Pixels
 from ldm.pictures.trained import Generate, Inpaint, SuperResolve
 from ldm.system.names import file_name, plain
 
-Data = Digits | MNIST | FashionMNIST | CIFAR10 | ImageFolder | JetNet
+Data = Digits | MNIST | FashionMNIST | CIFAR10 | ImageFolder | Given | JetNet
 
 
 Network = UNet | SetTransformer

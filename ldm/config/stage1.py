@@ -77,7 +77,7 @@ def _check_told(told: dict[str, Any]) -> None:
 
 def _as_in(run: DiffusionConfig, stage1: AutoencoderConfig) -> AutoencoderConfig:
     """Stage 1 with what it shares with the run."""
-    if type(stage1.data) is not type(run.data):
+    if run.data.configured and type(stage1.data) is not type(run.data):
         names = type(stage1.data).__name__, type(run.data).__name__
         raise Refusal(
             f"space.autoencoder: {run.space.autoencoder} is for {names[0]}, this run's data is {names[1]}"

@@ -61,6 +61,9 @@ class Space(nn.Module, ABC):
         """What the denoiser is given when sampling, a row for each seed."""
         return {}
 
+    def note(self, about: Mapping[str, Any]) -> None:
+        """What the data say of themselves beside their shape (`DataSet.about`)."""
+
     def measure(
         self, batches: Iterable[Mapping[str, Any]], all_reduce: Reduce, device: torch.device | str
     ) -> str:

@@ -19,7 +19,6 @@ from tqdm import tqdm
 from ldm.checkpoints import checkpoint
 from ldm.config import Data, SampleConfig, from_dict
 from ldm.errors import Refusal, one_of, say
-from ldm.jets.data import JetNet
 from ldm.metrics import features as feature_networks
 from ldm.metrics.distances import Moments, frechet_distance
 from ldm.metrics.features import Features
@@ -28,7 +27,6 @@ from ldm.metrics.images import psnr, ssim
 from ldm.metrics.records import Figure, append, file_hash, open_log, records, table, thousands
 from ldm.metrics.reference import Reference, reference
 from ldm.networks.autoencoder import Autoencoder
-from ldm.pictures.images import Images
 from ldm.pictures.opening import View
 from ldm.pictures.trained import expect_plain
 from ldm.sampling.generate import generate
@@ -36,6 +34,7 @@ from ldm.sampling.model import Model, load_autoencoder, recorded_data, restore
 from ldm.sampling.requests import Seeds, pick_device
 from ldm.sampling.settings import Overrides
 from ldm.system.batches import as_bytes, as_images
+from ldm.system.data import DataSet
 from ldm.system.processes import ALONE, Ranks, launch
 from ldm.system.randomness import permutation
 
@@ -55,7 +54,7 @@ def sample_features(
     with tqdm(total=len(seeds), desc="sampling", unit="image", disable=quiet, mininterval=1) as bar:
         for i in range(0, len(seeds), settings.batch_size):
             images = generate(model, settings, seeds[i : i + settings.batch_size])
-            parts.append(features(images))
+            parts.append(features(as_bytes(images)))
             bar.update(len(images))
     return torch.cat(parts)
 
@@ -157,7 +156,7 @@ def load_lpips(
 
 
 # -- evaluate.py ----------------------------------------------------------------------------------------------------------------
-def load_data(config: Data, root: str | None, state: dict[str, Any]) -> Images:
+def load_data(config: Data, root: str | None, state: dict[str, Any]) -> DataSet:
     """The data of a checkpoint, from its own place or from `root`; Refusal if it is other data."""
     data = recorded_data(config, root)
     found = View.of(state["shape"], state.get("view"), "it").found
@@ -209,7 +208,7 @@ def run(
         )
     with checkpoint.malformed(file):
         config, stage1 = from_dict(meta["config"], str(file)), meta["stage"] == "autoencoder"
-    if isinstance(config.data, JetNet):  # by the physicists' metrics, which look at no pictures
+    if config.data.modality == "jets":  # by the physicists' metrics, which look at no pictures
         from ldm.evaluation import jets as jet_evaluation
 
         place = file, Path(output), count, split, seed, weights, device, data_root, devices

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from ldm.errors import Refusal, one_of, require, say
 from ldm.jets.files import places, read_jets
 from ldm.system.batches import Batch
+from ldm.system.data import DataConfig
 from ldm.system.identity import hash_of
 
 TYPES = ("g", "q", "t", "w", "z")
@@ -48,7 +49,7 @@ def spread(types: Tensor) -> Tensor:
     return place.argsort(stable=True)
 
 
-class JetSet(Dataset):
+class JetSet(Dataset[Batch]):
     """Jets in memory.
 
     features (N, P, 3) = eta_rel, phi_rel, pt_rel, in the file's order; mask (N, P) bool; jet (N, 4) = pt [GeV], eta,
@@ -60,6 +61,10 @@ class JetSet(Dataset):
 
     def __len__(self) -> int:
         return len(self.features)
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        return ()
 
     @property
     def counts(self) -> Tensor:
@@ -86,11 +91,13 @@ class JetSet(Dataset):
         return self.rows(torch.cat(rows).sort().values)
 
     def identity(self) -> dict[str, str]:
-        """Hashes of the jets and of their types: what a checkpoint keeps of the data it was trained on."""
-        return {
-            "content": hash_of(self.features, self.mask, self.jet),
-            "labels": hash_of(self.types),
-        }
+        """Hashes of the jets and of their types, for the checkpoint."""
+        content = hash_of(self.features, self.mask, self.jet)
+        return {"content": content, "labels": hash_of(self.types)}
+
+    def fingerprint(self) -> str:
+        """Of every jet and type."""
+        return hash_of(*self.identity().values())
 
     def __getitem__(self, i: int) -> Batch:
         return self.__getitems__([i])
@@ -109,7 +116,7 @@ class JetSet(Dataset):
 
 @dataclass
 class Jets:
-    """What a data set of jets is to the rest: three sets, the classes' names, and the shape (P, 3)."""
+    """A data set of jets: three sets, the classes' names, and the shape (P, 3)."""
 
     train: JetSet
     valid: JetSet
@@ -122,6 +129,10 @@ class Jets:
         """What a checkpoint keeps of it beside the config: nothing."""
         return {}
 
+    def shown(self, count: int) -> Tensor:
+        """The first held-out jets, (N, P, 3)."""
+        return self.held_out.features[:count]
+
     @property
     def held_out(self) -> JetSet:
         """What training measures itself on: never the test jets, unless there are no others."""
@@ -129,7 +140,7 @@ class Jets:
 
 
 @dataclass
-class JetNet:
+class JetNet(DataConfig):
     """JetNet's files (Kansal et al. 2021): `root` is one HDF5 file, or the folder of g.hdf5, q150.hdf5, ...
 
     `split`: "jetnet" permutes with numpy's default_rng(42) as the jetnet package does, "order" cuts each type's file in
@@ -141,6 +152,7 @@ class JetNet:
     workers: int = 0
     flip: bool = True  # mirror half of the training jets in eta, and half in phi
     modality: ClassVar[str] = "jets"
+    axes: ClassVar[int] = 2
     root: str = "data"
     types: tuple[str, ...] = ("g",)
     constituents: int = 30
@@ -155,10 +167,7 @@ class JetNet:
     seed: ClassVar[int] = 42  # of the split, the jetnet package's
 
     def __post_init__(self) -> None:
-        require(
-            self.batch_size >= 1 and self.workers >= 0,
-            "batch_size must be at least 1 and workers at least 0",
-        )
+        super().__post_init__()
         require(
             1 <= self.constituents <= 150,
             f"constituents must be in 1 ... 150, got {self.constituents}",

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ldm.errors import Refusal
-from ldm.system.batches import as_images
+from ldm.system.batches import as_floats
 
 FORMAT = "ldm-classifier-1"
 CHANNELS, WIDTH = (32, 64, 64), 128
@@ -55,7 +55,7 @@ class Classifier(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """uint8 (B, C, H, W) -> (B, 128)."""
-        x = as_images({"image": images})
+        x = as_floats(images)
         if self.channels == 1:
             x = x.mean(1, keepdim=True)
         if x.shape[2:] != (self.size, self.size):

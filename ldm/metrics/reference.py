@@ -23,7 +23,7 @@ from tqdm import tqdm
 from ldm.errors import say
 from ldm.metrics.distances import Moments
 from ldm.metrics.features import Features
-from ldm.system.batches import Shard, loader
+from ldm.system.batches import Shard, as_bytes, loader
 from ldm.system.names import file_name
 from ldm.system.randomness import permutation
 
@@ -100,7 +100,7 @@ def _compute(
         for wanted, batch in zip(shard, loader(dataset, shard, workers, pin=False), strict=True):
             # where a file cannot be read, the next is handed out: it is not counted twice
             own = batch["index"] == torch.tensor(wanted)
-            found = features(batch["image"][own])
+            found = features(as_bytes(batch["image"][own]))
             parts.append(Moments.of(found))
             chosen = kept[batch["index"][own]]
             rows.append(found[chosen >= 0])

@@ -86,6 +86,10 @@ class ImageFolder(ImageData):
             f"range must be [BLACK, WHITE], got {self.range}",
         )
 
+    @property
+    def side(self) -> int:
+        return self.size
+
     def load(self) -> Images:
         root = Path(self.root)
         if not root.is_dir():
@@ -231,7 +235,7 @@ class ImageFolder(ImageData):
     # -- what is held out -------------------------------------------------------------------------------------------
     def _split(
         self, root: Path, pictures: list[Picture], names: tuple[str, ...], view: View
-    ) -> tuple[Dataset, Dataset]:
+    ) -> tuple["FolderSet", "FolderSet"]:
         out = self._held_out(root, pictures)
         kept = [picture for picture, held in zip(pictures, out, strict=True) if not held]
         held = [picture for picture, held in zip(pictures, out, strict=True) if held]
@@ -358,7 +362,7 @@ def _measured_range(paths: list[Path]) -> Range | None:
     return (low, high) if low < high else (low, low + 1)
 
 
-class FolderSet(Dataset):
+class FolderSet(Dataset[Batch]):
     """Pictures read from files. One that cannot be read is named once, and the next that can takes its place."""
 
     def __init__(self, pictures: list[Picture], view: View):

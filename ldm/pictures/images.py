@@ -1,13 +1,15 @@
-"""Pictures with classes: data sets held in memory as uint8. `ImageFolder`, which is not, is in folders.py."""
+"""Pictures with classes: data sets held in memory. `ImageFolder`, which is not, is in folders.py."""
 
 import gzip
 import hashlib
 import math
 import struct
 import zlib
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, cast
 
 import numpy as np
 import torch
@@ -16,7 +18,8 @@ from torch.utils.data import Dataset
 
 from ldm.errors import Refusal, say
 from ldm.pictures.opening import View
-from ldm.system.batches import Batch
+from ldm.system.batches import Batch, rows_of
+from ldm.system.data import DataConfig, Rows
 from ldm.system.identity import hash_of
 from ldm.system.randomness import permutation
 
@@ -36,11 +39,20 @@ CLOTHES = (
 CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
-class ImageTensor(Dataset):
-    """Pictures in memory: uint8 (N, C, H, W) and labels (N,)."""
+class ImageTensor(Dataset[Batch]):
+    """Pictures in memory: uint8 or floats in [-1, 1], (N, C, H, W), and labels (N,).
 
-    def __init__(self, images: Tensor, labels: Tensor):
-        self.images, self.labels = images, labels.long()
+    `more`: what else there is of every picture, N rows of each; "text" are captions.
+    """
+
+    def __init__(
+        self, images: Tensor, labels: Tensor, more: Mapping[str, Tensor | list[Any]] | None = None
+    ):
+        self.images, self.labels, self.more = images, labels.long(), dict(more or {})
+
+    @property
+    def captions(self) -> Sequence[str]:
+        return cast(list[str], self.more.get("text", []))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -50,7 +62,14 @@ class ImageTensor(Dataset):
 
     def __getitems__(self, indices: list[int]) -> Batch:
         rows = torch.tensor(indices)
-        return {"image": self.images[rows], "label": self.labels[rows], "index": rows}
+        batch: Batch = {"image": self.images[rows], "label": self.labels[rows], "index": rows}
+        return batch | rows_of(self.more, indices)
+
+    def rows(self, rows: list[int]) -> "ImageTensor":
+        """Some of the pictures."""
+        chosen = torch.tensor(rows)
+        more = rows_of(self.more, rows)
+        return ImageTensor(self.images[chosen], self.labels[chosen], more)
 
     def shown(self, count: int) -> list[int]:
         """Rows for a panel: the first, which lie in no order."""
@@ -64,16 +83,25 @@ class ImageTensor(Dataset):
         return digest.hexdigest()[:16]
 
     def identity(self) -> dict[str, str]:
-        """Hashes of the pictures, and of what is said of them: what a checkpoint keeps of the data it was trained on."""
-        return {"content": hash_of(self.images), "labels": hash_of(self.labels)}
+        """Hashes of the pictures, and of what is said of them, for the checkpoint."""
+        texts = {"captions": hash_of(*map(repr, self.captions))} if self.captions else {}
+        return {"content": hash_of(self.images), "labels": hash_of(self.labels)} | texts
+
+
+class PictureRows(Rows, Protocol):
+    """Rows of pictures: `image` in a batch."""
+
+    def shown(self, count: int) -> list[int]:
+        """Rows for a panel."""
 
 
 @dataclass
 class Images:
-    """What a data set is to the rest: two sets, the classes' names, the shape (C, H, W), and how files were read."""
+    """A data set of pictures: two sets, the classes' names, the shape (C, H, W), and how files
+    were read, or what its floats span."""
 
-    train: Dataset
-    test: Dataset
+    train: PictureRows
+    test: PictureRows
     classes: tuple[str, ...]
     shape: tuple[int, int, int]
     view: View | None = None
@@ -83,38 +111,33 @@ class Images:
         return self.view.to_dict() if self.view else {}
 
     def shown(self, count: int) -> Tensor:
-        """Held-out pictures for a panel, uint8 (N, C, H, W)."""
+        """Held-out pictures for a panel, as the data are, (N, C, H, W)."""
         return self.held_out.__getitems__(self.held_out.shown(count))["image"]
 
     @property
-    def held_out(self) -> Dataset:
+    def held_out(self) -> PictureRows:
         """What training measures itself on."""
         return self.test
 
 
-@dataclass
-class ImageData:
-    """Settings of every data set. `batch_size` is per device."""
+class ImageData(DataConfig):
+    """Settings of every data set of pictures; `flip` mirrors them left to right."""
 
-    batch_size: int = 128
-    workers: int = 0
-    flip: bool = False  # mirror half of the training pictures
     modality: ClassVar[str] = "pictures"
+    axes: ClassVar[int] = 3
 
-    def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.workers < 0:
-            raise ValueError(
-                f"batch_size must be at least 1 and workers at least 0, got {self.batch_size}, {self.workers}"
-            )
-
+    @abstractmethod
     def load(self) -> Images:
         """Read the data set; Refusal where it cannot be had."""
-        raise NotImplementedError
 
 
 @dataclass
 class Digits(ImageData):
     """scikit-learn's 1,797 real handwritten digits, 8 x 8, grey: embedded, no download. 297 are held out."""
+
+    @property
+    def side(self) -> int:
+        return 8
 
     def load(self) -> Images:
         from sklearn.datasets import load_digits
@@ -220,10 +243,15 @@ class FashionMNIST(MNIST):
 
 @dataclass
 class CIFAR10(ImageData):
-    """CIFAR-10, 32 x 32, RGB, in its binary form (no pickle): `root` holds cifar-10-batches-bin, or receives it."""
+    """CIFAR-10, 32 x 32, RGB, in its binary form (no pickle): `root` holds cifar-10-batches-bin,
+    or receives it."""
 
     root: str = "data"
     download: bool = True
+
+    @property
+    def side(self) -> int:
+        return 32
 
     def load(self) -> Images:
         folder = Path(self.root, "cifar-10-batches-bin")

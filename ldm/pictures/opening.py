@@ -15,7 +15,7 @@ import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -206,13 +206,16 @@ class View:
 
     fit: crop scales until the picture covers the model's size and cuts the centre; pad scales until all of it fits, white
     around. range: what is black and what is white in pictures of more than 8 bits, where it was stated; else it is that of
-    their type, and `found`, measured over the set, where the type has none.
+    their type, and `found`, measured over the set, where the type has none. floats: the model's data are floats, -1 and 1
+    being the ends of `range`, and so are its samples.
     """
 
     shape: tuple[int, int, int]
     fit: Fit = "crop"
     range: Range | None = None
     found: Range | None = None
+    # not in the repr, which names what was computed of folders
+    floats: bool = field(default=False, repr=False)
 
     def read(self, path: Path) -> Tensor:
         """uint8 (C, H, W); Unreadable where the file cannot be."""
@@ -241,9 +244,8 @@ class View:
 
     def to_dict(self) -> dict[str, Any]:
         """For a checkpoint, whose shape is in it already."""
-        return {"fit": self.fit} | {
-            key: list(v) if (v := getattr(self, key)) else None for key in ("range", "found")
-        }
+        ranges = {k: list(v) if (v := getattr(self, k)) else None for k in ("range", "found")}
+        return {"fit": self.fit} | ranges | ({"floats": True} if self.floats else {})
 
     @classmethod
     def of(cls, shape: tuple[int, ...], about: Any, where: str) -> "View":
@@ -255,7 +257,10 @@ class View:
                 is_range(r) for r in ranges if r
             ):
                 raise ValueError
-            return cls(tuple(shape), about.get("fit", "crop"), *(r or None for r in ranges))
+            floats = about.get("floats", False)
+            if type(floats) is not bool or (floats and not ranges[0]):
+                raise ValueError
+            return cls(tuple(shape), about.get("fit", "crop"), *(r or None for r in ranges), floats)
         except (AttributeError, TypeError, ValueError):
             raise Refusal(
                 f"checkpoint: {where} says how its pictures were read in a way that is not ldm's"

@@ -5,9 +5,9 @@ also knows what a batch holds, what the denoiser is told of it, and what a finis
 """
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -67,6 +67,11 @@ class PictureSpace(Space):
     """What pixels and latents share."""
 
     modality = "pictures"
+    floats = False  # whether the data, and so finished samples, are floats and no bytes
+
+    def note(self, about: Mapping[str, Any]) -> None:
+        """Whether the data are floats."""
+        self.floats = bool(about.get("floats"))
 
     @abstractmethod
     def decode(self, x: Tensor) -> Tensor:
@@ -94,8 +99,9 @@ class PictureSpace(Space):
         return hole
 
     def finish(self, x: Tensor, told: Told) -> Tensor:
-        """Finished samples as uint8 (B, C, H, W) on the CPU."""
-        return as_bytes(self.decode(x)).cpu()
+        """Finished samples (B, C, H, W) on the CPU: uint8, or floats in [-1, 1] where the data are."""
+        images = self.decode(x)
+        return (images.float() if self.floats else as_bytes(images)).cpu()
 
 
 class PixelSpace(PictureSpace):

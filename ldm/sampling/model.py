@@ -120,6 +120,7 @@ def _restored(state: dict[str, Any], file: Path, weights: str, device: str) -> M
     found = checkpoint.under(state["state_dict"], "space.")
     built = checkpoint.build_fitting(space, found, str(file))
     built.expect_measured(str(file))
+    built.note(meta.get("view") or {})
     if stage1 and fingerprint(built.autoencoder) != meta["autoencoder"]["hash"]:
         raise Refusal(
             f"checkpoint: the autoencoder inside {file} is not the one it was trained with; the file is damaged"

@@ -5,7 +5,7 @@ The data order is one endless stream of permutations, one an epoch. Global step 
 reads with accumulate = 2.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
@@ -169,11 +169,28 @@ def loader(dataset: Dataset, batches: Iterable[list[int]], workers: int, pin: bo
     )
 
 
+def rows_of(columns: Mapping[str, Any], rows: list[int]) -> Batch:
+    """These rows of each column: of a tensor its rows, of a list (captions) a list."""
+    return {
+        key: column[torch.tensor(rows)] if isinstance(column, Tensor) else [column[i] for i in rows]
+        for key, column in columns.items()
+    }
+
+
+# Pictures are bytes or floats in [-1, 1] as their data set has them; their type says which. These two are the only places
+# where one becomes the other.
+def as_floats(images: Tensor) -> Tensor:
+    """Pictures as floats in [-1, 1]. On the device: a quarter of the bytes travel."""
+    return images.float() / 127.5 - 1 if images.dtype == torch.uint8 else images.float()
+
+
 def as_images(batch: Batch) -> Tensor:
-    """uint8 (B, C, H, W) -> float in [-1, 1]. On the device: a quarter of the bytes travel."""
-    return batch["image"].float() / 127.5 - 1
+    """The pictures of a batch in [-1, 1], (B, C, H, W)."""
+    return as_floats(batch["image"])
 
 
 def as_bytes(images: Tensor) -> Tensor:
-    """Images in [-1, 1] -> uint8 (B, C, H, W)."""
+    """Pictures as uint8, of floats in [-1, 1]."""
+    if images.dtype == torch.uint8:
+        return images
     return ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)

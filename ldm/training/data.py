@@ -1,20 +1,20 @@
 """The data of a run for Lightning's Trainer: loaders that know rank, world and the step to start from."""
 
 import lightning.pytorch as pl
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from ldm.config import RunConfig
-from ldm.pictures.images import Images
 from ldm.system.batches import Shard, Slots, loader
+from ldm.system.data import DataSet, Rows
 
 
 class RunData(pl.LightningDataModule):
     """Training batches are a function of (seed, step, slot); validation covers every held-out picture or jet once."""
 
-    def __init__(self, config: RunConfig, images: Images):
+    def __init__(self, config: RunConfig, images: DataSet):
         super().__init__()
         self.config, self.images = config, images
-        self.train: Dataset = images.train  # or a latent cache of it
+        self.train: Rows = images.train  # or a latent cache of it
 
     def _pin(self) -> bool:
         return self.trainer.strategy.root_device.type == "cuda"

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from ldm.errors import Refusal
 from ldm.pictures.latents import LatentCache, Writer, cache_folder, open_cache
 from ldm.system import threads
-from ldm.system.batches import Shard, as_images, loader
+from ldm.system.batches import Shard, as_floats, loader
 from ldm.training.stage import say
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def write(module: "DiffusionModule", writer: Writer, orientations: int) -> None:
         threads.tick()
         moments = encode(
             space.autoencoder.encode,
-            as_images({"image": batch["image"].to(module.device)}),
+            as_floats(batch["image"].to(module.device)),
             orientations,
         )
         writer.put(rows, moments, batch["label"], batch["index"])

@@ -17,12 +17,11 @@ from ldm import config
 from ldm.checkpoints import checkpoint
 from ldm.config import AutoencoderConfig, Config, DiffusionConfig, schema
 from ldm.errors import Refusal, printable, say
-from ldm.jets.data import JetNet, Jets
 from ldm.networks import imported
 from ldm.networks.autoencoder import Autoencoder
-from ldm.pictures.images import Images
 from ldm.pictures.space import Latents
 from ldm.sampling.model import load_autoencoder, load_text
+from ldm.system.data import DataSet
 from ldm.system.randomness import permutation
 from ldm.training.autoencoder import AutoencoderModule
 from ldm.training.boards.loggers import where_shown
@@ -51,7 +50,7 @@ class Leg:
     """One stage of a plan: what is trained, from which checkpoint on, and the stage 1 under it where its config names it."""
 
     run: Config
-    images: Images | Jets
+    images: DataSet
     start: Path | None = None
     state: dict[str, Any] = field(default_factory=dict)
     stage1: AutoencoderConfig | None = None
@@ -105,19 +104,24 @@ class Leg:
 
     def _diffusion(self, autoencoder: Any, trained_as: AutoencoderConfig | None) -> DiffusionModule:
         classes = classes_of(self.run, self.images)
-        return DiffusionModule(
+        made = DiffusionModule(
             self.run, self.images.shape, classes, autoencoder, trained_as, **self.text
         )
+        made.space.note(self.images.about())
+        return made
 
 
-def make_plan(run: Config, resume: bool, dry_run: bool, hold: Hold) -> list[Leg]:
+def make_plan(
+    run: Config, resume: bool, dry_run: bool, hold: Hold, images: DataSet | None = None
+) -> list[Leg]:
     """The stages that a run trains, first things first, the first of them built. Refusal for what is wrong with any of them.
 
-    `hold` takes a folder before it is looked into. In a dry run a folder that holds a run is only said.
+    `hold` takes a folder before it is looked into. In a dry run a folder that holds a run is only said. `images`: data that
+    are there already, in place of the config's.
     """
     _check_output(run.folder)
     hold(run.folder)
-    images = run.data.load()
+    images = images or run.data.load()
     last = _leg(run, images, resume, dry_run)
     legs = [last]
     if last.start is None and (stage1 := config.stage1_of(run)):
@@ -132,7 +136,7 @@ def make_plan(run: Config, resume: bool, dry_run: bool, hold: Hold) -> list[Leg]
     return legs
 
 
-def _leg(run: Config, images: Images | Jets, resume: bool, dry_run: bool) -> Leg:
+def _leg(run: Config, images: DataSet, resume: bool, dry_run: bool) -> Leg:
     """A stage and the checkpoint that it goes on from, its data held against those it began with."""
     leg = Leg(run, images)
     try:
@@ -169,7 +173,7 @@ def _stale(trained_as: AutoencoderConfig, stage1: AutoencoderConfig) -> list[str
 
 
 def _under_its_name(
-    run: DiffusionConfig, images: Images, stage1: AutoencoderConfig, resume: bool
+    run: DiffusionConfig, images: DataSet, stage1: AutoencoderConfig, resume: bool
 ) -> AutoencoderConfig:
     """Stage 1 under the name in its own config, where what lies there is what the run would train: settings and data.
 
@@ -193,7 +197,7 @@ def _under_its_name(
 
 
 def _trained(
-    run: DiffusionConfig, images: Images, stage1: AutoencoderConfig | None
+    run: DiffusionConfig, images: DataSet, stage1: AutoencoderConfig | None
 ) -> tuple[Autoencoder, AutoencoderConfig]:
     """Stage 1's network and config from its checkpoint; Refusal if it is of another shape, other settings or other data.
 
@@ -223,7 +227,7 @@ def _trained(
 
 
 # -- what a run is told of its data ----------------------------------------------------------------------------------------
-def classes_of(run: DiffusionConfig, images: Images | Jets) -> tuple[str, ...]:
+def classes_of(run: DiffusionConfig, images: DataSet) -> tuple[str, ...]:
     """The classes that the model is told, or none; Refusal where it is to be told of classes that the data has not."""
     if run.condition in ("label", "both") and not images.classes:
         raise Refusal(
@@ -232,11 +236,11 @@ def classes_of(run: DiffusionConfig, images: Images | Jets) -> tuple[str, ...]:
     return () if run.condition in ("none", "text") else images.classes
 
 
-def text_of(run: DiffusionConfig, images: Images | Jets) -> dict[str, Any]:
+def text_of(run: DiffusionConfig, images: DataSet) -> dict[str, Any]:
     """The text encoder and the prompts of samples, for a run of captions; Refusal where the data has none."""
     if run.condition not in ("text", "both"):
         return {}
-    captions = getattr(images.train, "captions", [])
+    captions = images.train.captions
     if not any(captions):
         raise Refusal(
             f"condition: {run.condition} is asked for, but the data has no captions; ImageFolder reads them from the column "
@@ -267,7 +271,7 @@ def _check(leg: Leg) -> None:
         )
     if isinstance(run, DiffusionConfig):
         _check_sampling(run)
-    if not isinstance(run.data, JetNet):
+    if run.data.modality == "pictures":
         _try_once(leg)
     if run.evaluate.every:
         from ldm.training.panels.evaluation import Evaluation  # slow to import

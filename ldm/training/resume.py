@@ -10,8 +10,7 @@ from ldm import config
 from ldm.checkpoints import checkpoint
 from ldm.config import Config, schema
 from ldm.errors import Refusal, printable, say
-from ldm.jets.data import Jets
-from ldm.pictures.images import Images
+from ldm.system.data import DataSet
 from ldm.training.trainer import world_size
 
 LISTED = 20  # names of a long list that are shown
@@ -36,12 +35,12 @@ def changed(before: dict[str, Any], now: dict[str, Any], free: tuple[str, ...] =
     return [key for key in schema.differences(before, now) if not key.startswith(free)]
 
 
-def about_data(images: Images | Jets) -> dict[str, Any]:
+def about_data(images: DataSet) -> dict[str, Any]:
     """What a checkpoint keeps of the data: how many there are, and their identity (data/identity.py)."""
     return {"train": len(images.train), "held_out": len(images.held_out)} | images.train.identity()
 
 
-def other_data(meta: dict[str, Any], images: Images | Jets, told: Sequence[str] = ()) -> str:
+def other_data(meta: dict[str, Any], images: DataSet, told: Sequence[str] = ()) -> str:
     """How these data differ from those of a checkpoint that says `meta` of itself; empty where they do not.
 
     `told`: what is asked of them besides the pictures or jets themselves, "labels" or "captions". A checkpoint of an older
@@ -70,7 +69,7 @@ def _listed(names: Sequence[str]) -> str:
 
 def expect_same_data(
     run: Config,
-    images: Images | Jets,
+    images: DataSet,
     start: Path,
     state: dict[str, Any],
     told: Sequence[str],

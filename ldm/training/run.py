@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from ldm.config import AutoencoderConfig, Config
 from ldm.errors import Refusal, command, ending
 from ldm.system import threads
+from ldm.system.data import DataSet
 from ldm.system.stops import Stops, heard_stops
 from ldm.training.boards.loggers import check_loggers, close_loggers, discard_loggers
 from ldm.training.data import RunData
@@ -23,13 +24,20 @@ from ldm.training.stage import Stage, say
 from ldm.training.trainer import build_trainer, on_gpu
 
 
-def train(run: Config, resume: bool = False, dry_run: bool = False) -> Path:
-    """Train a config to its end and return the run's folder; stage 1 comes first where it is named and missing."""
+def train(
+    run: Config, resume: bool = False, dry_run: bool = False, images: DataSet | None = None
+) -> Path:
+    """Train a config to its end and return the run's folder; stage 1 comes first where it is named and missing.
+
+    `images`: the data, where the config names none that can be loaded (`Given`).
+    """
     with heard_stops() as stops:
-        return _train(run, resume, dry_run, stops)
+        return _train(run, resume, dry_run, stops, images)
 
 
-def _train(run: Config, resume: bool, dry_run: bool, stops: Stops) -> Path:
+def _train(
+    run: Config, resume: bool, dry_run: bool, stops: Stops, images: DataSet | None = None
+) -> Path:
     _quiet()
     check_loggers(run)
     if run.trainer.threads:
@@ -42,7 +50,7 @@ def _train(run: Config, resume: bool, dry_run: bool, stops: Stops) -> Path:
             if dry_run or rank_zero_only.rank
             else lambda folder: held.enter_context(taken(folder))
         )
-        legs = make_plan(run, resume, dry_run, hold)
+        legs = make_plan(run, resume, dry_run, hold, images)
         say(in_words(legs))
         if not dry_run:
             _train_legs(legs, stops)

@@ -12,8 +12,7 @@ from torch import nn
 
 from ldm.config import AutoencoderConfig, Config, DiffusionConfig, TrainerConfig
 from ldm.errors import Refusal
-from ldm.jets.data import JetNet, Jets
-from ldm.pictures.images import Images
+from ldm.system.data import DataSet
 from ldm.system.stops import Stops
 from ldm.training.boards.loggers import build_loggers
 from ldm.training.panels.pictures import Reconstructions, Samples
@@ -90,7 +89,7 @@ def world_size(settings: TrainerConfig) -> int:
 def build_trainer(
     run: Config,
     module: Stage,
-    images: Images | Jets,
+    images: DataSet,
     step: int | None,
     stops: Stops | None = None,
     more: Sequence[pl.Callback] = (),
@@ -177,12 +176,12 @@ def _lightning(**arguments: Any) -> pl.Trainer:
         ) from None
 
 
-def _sample_panels(run: DiffusionConfig, images: Images | Jets) -> pl.Callback:
+def _sample_panels(run: DiffusionConfig, images: DataSet) -> pl.Callback:
     if run.task.use is not None:
         from ldm.training.panels.tasks import TaskPanel
 
         return TaskPanel(run.folder / "samples", run.sample.every, images.shown(SHOWN))
-    if not isinstance(run.data, JetNet):
+    if run.data.modality == "pictures":
         return Samples(run.folder / "samples", run.sample.every)
     from ldm.training.panels.jets import JetPanels  # matplotlib is slow to import
 

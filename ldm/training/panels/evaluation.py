@@ -11,7 +11,7 @@ from ldm.metrics import features
 from ldm.metrics.figures import check_count, warn_of_rank
 from ldm.metrics.records import Figure, append, open_log, records
 from ldm.metrics.reference import Reference, reference
-from ldm.pictures.images import Images
+from ldm.system.data import DataSet
 from ldm.system.processes import Ranks
 from ldm.system.randomness import permutation
 from ldm.training.panels.base import EverySteps
@@ -24,7 +24,7 @@ class Evaluation(EverySteps):
     The networks live here and not in the module, whose checkpoint they would swell.
     """
 
-    def __init__(self, run: Config, images: Images, quiet: bool = False):
+    def __init__(self, run: Config, images: DataSet, quiet: bool = False):
         super().__init__(run.folder, run.evaluate.every)
         self.run, self.stage1 = run, isinstance(run, AutoencoderConfig)
         self.data = images.test if self.stage1 else images.train

@@ -11,7 +11,7 @@ from ldm.pictures.grid import to_picture
 from ldm.sampling.generate import generate
 from ldm.sampling.model import Model
 from ldm.sampling.trajectory import Recorder
-from ldm.system.batches import as_bytes, as_images
+from ldm.system.batches import as_bytes, as_floats
 from ldm.system.processes import Ranks
 from ldm.training.autoencoder import AutoencoderModule
 from ldm.training.boards.board import Rows
@@ -78,16 +78,16 @@ class Reconstructions(EverySteps):
 
     def __init__(self, folder: Path, every: int, images: Tensor):
         super().__init__(folder, every)
-        self.images = images  # uint8 (N, C, H, W)
+        self.images = images  # (N, C, H, W), as the data are
 
     @torch.no_grad()
     def show(self, trainer: pl.Trainer, module: AutoencoderModule) -> None:
         if not trainer.is_global_zero:
             return
-        x = as_images({"image": self.images.to(module.device)})
+        x = as_floats(self.images.to(module.device))
         with module.averaged():
             x_hat = module.reconstruct(x, None)[0]
-        pairs = torch.cat([self.images, as_bytes(x_hat).cpu()])
+        pairs = torch.cat([as_bytes(self.images), as_bytes(x_hat).cpu()])
         panel(
             trainer,
             self.folder,

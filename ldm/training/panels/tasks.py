@@ -5,7 +5,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 from torch import Tensor
 
-from ldm.system.batches import as_images
+from ldm.system.batches import as_floats
 from ldm.system.processes import Ranks
 from ldm.tasks import output
 from ldm.tasks.cases import Case, build
@@ -24,7 +24,7 @@ class TaskPanel(EverySteps):
 
     def __init__(self, folder: Path, every: int, images: Tensor):
         super().__init__(folder, every)
-        self.images = as_images({"image": images})
+        self.images = as_floats(images)
 
     def cases(self, module: DiffusionModule) -> list[Case]:
         """What is left of each picture."""

@@ -1,0 +1,300 @@
+"""Pictures handed over in Python: `ldm.train(config, images=dataset)` with a torch Dataset of one's own.
+
+They are read once, in order, and held in memory, so that batch k is a function of (seed, k) as of any other data. A
+checkpoint trained on them samples without them.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from numbers import Integral
+from typing import Any, ClassVar, NoReturn
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from ldm.errors import Refusal, printable, say
+from ldm.pictures.images import ImageData, Images, ImageTensor
+from ldm.pictures.opening import Range, View, eight_bits, is_range, upright
+from ldm.system.randomness import permutation
+
+HOLDOUT = 10  # one in so many is held out where no test set is given
+SPANS = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0))  # black and white where none are stated
+LEVEL = 1e-3  # of 255 grey levels: floats that lie so near to whole ones are bytes
+
+
+@dataclass
+class Given(ImageData):
+    """Pictures given in Python. A config of them can be written and sampled from, not trained by a
+    command."""
+
+    configured: ClassVar[bool] = False
+
+    @classmethod
+    def like(cls, other: Any) -> "Given":
+        """With another data set's batch size, workers and flip."""
+        return cls(other.batch_size, other.workers, other.flip)
+
+    def load(self) -> NoReturn:
+        raise Refusal("the data of this run was given in Python: ldm.train(config, images=...)")
+
+
+def from_dataset(
+    dataset: Iterable[Any] | Images,
+    *,
+    test: Iterable[Any] | None = None,
+    classes: Sequence[str] | None = None,
+    span: Range | None = None,
+    name: str = "images",
+) -> Images:
+    """A torch Dataset (or any iterable) of pictures as a data set of ldm. `Images` pass as they are.
+
+    An item is a picture; a pair (picture, class); or a dict with `image`, and perhaps `label` and
+    `text` (a caption), whose further keys (numbers, tensors of one shape, texts) stay in every batch.
+    A picture is a tensor (C, H, W) or (H, W), an array (H, W) or (H, W, C), or PIL's, all of one
+    size and number of channels.
+
+    A class is a number or a name. `classes` are the names; by default `dataset.classes`, else the
+    names met, sorted, else "0", "1", ... up to the largest number. One class alone is none.
+
+    Bytes or floats: uint8 and 8-bit pictures are bytes, and so are floats that lie on 256 levels of
+    [0, 1], [-1, 1] or [0, 255], as ToTensor makes them. Others are floats, and samples too: `span`
+    states what is black and white (beyond it they are clipped, which is said); by default it is the
+    first of those three that holds them all.
+
+    Held out: `test`; without it one in 10, the same ones every time. Refusal, in one line, for what
+    cannot be read so.
+    """
+    if isinstance(dataset, Images):
+        return dataset
+    if span is not None and not is_range(tuple(span)):
+        raise Refusal(f"{name}: span must be (BLACK, WHITE), got {span}")
+    parts = [_Read.of(dataset, name)]
+    if test is not None:
+        parts.append(_Read.of(test, f"{name}, test", parts[0]))
+    names = _classes(parts, classes or getattr(dataset, "classes", None))
+    labels = [part.numbers(names) for part in parts]
+    found = _Values.of(parts, span, name)
+    more = [part.columns() for part in parts]
+    whole = [
+        ImageTensor(found.stored(part.images), *columns)
+        for part, *columns in zip(parts, labels, more, strict=True)
+    ]
+    train, held = whole if test is not None else _split(whole[0])
+    shape = tuple(whole[0].images.shape[1:])
+    view = View(shape, range=found.span, floats=True) if found.floats else None
+    return Images(train, held, names if len(names) > 1 else (), shape, view)
+
+
+# -- what is read ---------------------------------------------------------------------------------
+@dataclass
+class _Read:
+    """Every picture of a data set and what is said of it, checked against the first."""
+
+    name: str
+    images: list[Tensor] = field(default_factory=list)
+    more: dict[str, list[Any]] = field(
+        default_factory=dict
+    )  # by key, `label` and `text` among them
+
+    @classmethod
+    def of(cls, dataset: Iterable[Any], name: str, like: "_Read | None" = None) -> "_Read":
+        """Refusal where a row cannot be read or is not like the first; of `like`, if it is given."""
+        found = cls(name)
+        count = len(dataset) if hasattr(dataset, "__len__") else None
+        rows = tqdm(_rows(dataset, name), f"data: {name}", count, unit="picture", delay=3)
+        for i, item in enumerate(rows):
+            where = f"{name}[{i}]"
+            picture, said = _parted(item, where)
+            found.images.append(_tensor(picture, where))
+            _expect_like((like or found).images[0], found.images[-1], where, name)
+            if i and said.keys() != found.more.keys():
+                odd = sorted(said.keys() ^ found.more.keys())[0]
+                here, there = (where, f"{name}[0]")[:: 1 if odd in said else -1]
+                raise Refusal(f"{here} has '{odd}', {there} has not; give it to all or to none")
+            for key, value in said.items():
+                found.more.setdefault(key, []).append(value)
+        if not found.images:
+            raise Refusal(f"{name}: it holds no picture")
+        if like and like.more.keys() != found.more.keys():
+            odd = sorted(like.more.keys() ^ found.more.keys())[0]
+            raise Refusal(f"{name}: '{odd}' is in one of train and test alone; give it to both")
+        return found
+
+    def numbers(self, names: Sequence[str]) -> Tensor:
+        """The class of every picture, (N,); 0 where there are none."""
+        labels = self.more.get("label")
+        if labels is None:
+            return torch.zeros(len(self.images), dtype=torch.long)
+        place = {name: i for i, name in enumerate(names)}
+        for i, label in enumerate(labels):
+            known = label in place if isinstance(label, str) else 0 <= label < len(names)
+            if not known:
+                said = f"class {printable(str(label))} is not one of the {len(names)} classes"
+                raise Refusal(f"{self.name}[{i}]: {said}: {', '.join(names[:20])}")
+        return torch.tensor([place[v] if isinstance(v, str) else v for v in labels])
+
+    def columns(self) -> dict[str, Tensor | list[Any]]:
+        """All but the labels: numbers and tensors stacked, texts as lists."""
+        return {k: self._column(k, v) for k, v in self.more.items() if k != "label"}
+
+    def _column(self, key: str, values: list[Any]) -> Tensor | list[Any]:
+        if all(isinstance(value, str) for value in values):
+            return values
+        try:
+            return torch.stack([torch.as_tensor(value) for value in values])
+        except (TypeError, ValueError, RuntimeError):
+            what = "numbers, tensors of one shape, or texts"
+            raise Refusal(f"{self.name}: '{key}' must be {what} in every item") from None
+
+
+def _rows(dataset: Any, name: str) -> Iterator[Any]:
+    """A map-style data set by its numbers, any other iterable as it comes."""
+    if hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__"):
+        return (dataset[i] for i in range(len(dataset)))
+    try:
+        return iter(dataset)
+    except TypeError:
+        raise Refusal(f"{name}: a {type(dataset).__name__} is no data set of pictures") from None
+
+
+def _parted(item: Any, where: str) -> tuple[Any, dict[str, Any]]:
+    """An item's picture, and all else by its key."""
+    if isinstance(item, dict):
+        if "image" not in item:
+            keys = ", ".join(map(str, item)) or "none"
+            raise Refusal(f"{where}: a dict without 'image' (its keys: {keys})")
+        said = {key: value for key, value in item.items() if key != "image" and value is not None}
+        picture = item["image"]
+    elif isinstance(item, (tuple, list)):
+        if len(item) not in (1, 2):
+            raise Refusal(f"{where}: {len(item)} things; give (picture, class), or a dict")
+        said = {"label": item[1]} if len(item) == 2 and item[1] is not None else {}
+        picture = item[0]
+    else:
+        return item, {}
+    if "label" in said:
+        said["label"] = _label(said["label"], where)
+    if not isinstance(said.get("text", ""), str):
+        raise Refusal(f"{where}: 'text' is a caption, got {type(said['text']).__name__}")
+    if odd := {"index", "moments"} & said.keys():
+        raise Refusal(f"{where}: the key '{odd.pop()}' is ldm's own; give it another name")
+    return picture, said
+
+
+def _label(value: Any, where: str) -> int | str:
+    if isinstance(value, (Tensor, np.ndarray, np.generic)):
+        value = value.reshape(-1).tolist()
+        value = value[0] if len(value) == 1 else value
+    if isinstance(value, str) or (isinstance(value, Integral) and not isinstance(value, bool)):
+        return value if isinstance(value, str) else int(value)
+    raise Refusal(f"{where}: a class is a number or a name, got {type(value).__name__}")
+
+
+def _tensor(picture: Any, where: str) -> Tensor:
+    """(C, H, W), uint8 or float32."""
+    if isinstance(picture, Image.Image):
+        picture = _array(picture)
+    if isinstance(picture, np.ndarray):  # its channels are last, as PIL's
+        picture = torch.from_numpy(np.array(picture))
+        picture = picture.permute(2, 0, 1) if picture.dim() == 3 else picture
+    if not isinstance(picture, Tensor):
+        raise Refusal(
+            f"{where}: a {type(picture).__name__} is no picture (a tensor, array or PIL's)"
+        )
+    picture = picture[None] if picture.dim() == 2 else picture
+    if picture.dim() != 3 or not picture.numel() or picture.is_complex():
+        raise Refusal(f"{where}: a picture is (C, H, W), got {tuple(picture.shape)}")
+    picture = picture.detach().cpu()
+    picture = picture if picture.dtype == torch.uint8 else picture.float()
+    if not torch.isfinite(picture).all():
+        raise Refusal(f"{where}: values that are not finite")
+    return picture.contiguous()
+
+
+def _array(image: Image.Image) -> np.ndarray:
+    """Upright; of 8 bits a value, or as floats where there are more."""
+    if image.mode.startswith(("I", "F")):
+        return np.asarray(upright(image)).astype(np.float32)
+    grey = len(image.getbands()) == 1 and image.mode != "P"
+    return np.array(eight_bits(image).convert("L" if grey else "RGB"))
+
+
+def _expect_like(first: Tensor, picture: Tensor, where: str, name: str) -> None:
+    if picture.shape != first.shape:
+        shapes = f"{tuple(picture.shape)}, the first has {tuple(first.shape)}"
+        raise Refusal(f"{where}: {shapes}; give pictures of one size and mode (a transform)")
+    if picture.dtype != first.dtype:
+        raise Refusal(f"{where}: {picture.dtype}, the first has {first.dtype}; give one type")
+
+
+# -- what is made of it ---------------------------------------------------------------------------
+def _classes(parts: Sequence[_Read], stated: Sequence[str] | None) -> tuple[str, ...]:
+    """Names of the classes: those stated, those met, or numbers; none without labels."""
+    labels = [label for part in parts for label in part.more.get("label", [])]
+    if not labels:
+        return ()
+    named = [isinstance(label, str) for label in labels]
+    if stated:
+        names = tuple(map(str, stated))
+    elif all(named):
+        names = tuple(sorted(set(labels)))
+    elif any(named):
+        raise Refusal(f"{parts[0].name}: some classes are numbers and some are names")
+    else:
+        names = tuple(map(str, range(max(labels) + 1)))
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise Refusal(f"{parts[0].name}: two classes are called '{printable(twice[0])}'")
+    return names
+
+
+@dataclass(frozen=True)
+class _Values:
+    """What the numbers of all pictures are: bytes or floats, from black to white."""
+
+    floats: bool
+    span: Range
+
+    @classmethod
+    def of(cls, parts: Sequence[_Read], span: Range | None, name: str) -> "_Values":
+        images = [image for part in parts for image in part.images]
+        if images[0].dtype == torch.uint8:
+            return cls(False, (0.0, 255.0))
+        low, high = min(float(i.min()) for i in images), max(float(i.max()) for i in images)
+        if span is None:
+            holding = [s for s in SPANS if s[0] <= low and high <= s[1]]
+            if not holding:
+                raise Refusal(f"{name}: values from {low:g} to {high:g}; state span=(BLACK, WHITE)")
+            levels = next((s for s in holding if all(_on_levels(i, s) for i in images)), None)
+            return cls(levels is None, levels or holding[0])
+        if low < span[0] or high > span[1]:
+            say(f"data: values from {low:g} to {high:g} are clipped to span={tuple(span)}")
+        return cls(True, (float(span[0]), float(span[1])))
+
+    def stored(self, images: list[Tensor]) -> Tensor:
+        """uint8, or floats in [-1, 1]: (N, C, H, W)."""
+        whole = torch.stack(images)
+        if whole.dtype == torch.uint8:
+            return whole
+        low, high = self.span
+        share = ((whole - low) / (high - low)).clamp(0, 1)
+        return 2 * share - 1 if self.floats else (255 * share).round().to(torch.uint8)
+
+
+def _on_levels(image: Tensor, span: Range) -> bool:
+    level = (image - span[0]) * (255 / (span[1] - span[0]))
+    return bool(((level - level.round()).abs() < LEVEL).all())
+
+
+def _split(whole: ImageTensor) -> tuple[ImageTensor, ImageTensor]:
+    order = permutation(len(whole), "given", "split").tolist()
+    out = len(whole) // HOLDOUT
+    if not out:
+        say(
+            "data: no picture is held out of so few: what is measured is measured on those trained on"
+        )
+        return whole, whole
+    return whole.rows(sorted(order[out:])), whole.rows(sorted(order[:out]))
