@@ -234,6 +234,11 @@ class View:
         )
 
     @property
+    def span(self) -> Range | None:
+        """What -1 and 1 are, of a model of floats."""
+        return self.range if self.floats else None
+
+    @property
     def size(self) -> tuple[int, int]:
         """Width and height."""
         return self.shape[2], self.shape[1]

@@ -96,7 +96,8 @@ def _run(
             )
         say(f"wrote {count} jets to {', '.join(f'{folder}/{name}' for name in names)}")
         return
-    write(folder, samples, seeds, names, record | how, prompts)
+    given = {"label": names, "prompt": prompts}
+    write(folder, samples, seeds, given, record | how, model.view and model.view.span)
     if recorder is not None:
         recorder.write(folder)
     say(

@@ -8,9 +8,8 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ldm.pictures.grid import to_picture
+from ldm.pictures.grid import save_picture, to_picture
 from ldm.sampling.folder import write_lists
-from ldm.system.batches import as_bytes
 
 SHOWN = 4  # samples in a panel's row
 ROWS = 10  # inputs in panel.png
@@ -53,7 +52,7 @@ def panel(results: list[Result], side: int = 84) -> Image.Image:
     headings = list(rows[0])
     size = max((picture.shape[-2:] for picture in rows[0].values()), key=max)
     cells = [fit(row[heading], size) for row in rows for heading in headings]
-    grid = to_picture(as_bytes(torch.stack(cells)), len(headings), side).convert("RGB")
+    grid = to_picture(torch.stack(cells), len(headings), side).convert("RGB")
     canvas = Image.new("RGB", (grid.width, grid.height + 14), "white")
     canvas.paste(grid, (0, 14))
     for i, heading in enumerate(headings):
@@ -69,29 +68,24 @@ def fit(picture: Tensor, size: tuple[int, int]) -> Tensor:
     return picture.repeat_interleave(up, 1).repeat_interleave(across, 2)
 
 
-def save(picture: Tensor, path: Path) -> None:
-    pixels = as_bytes(picture)
-    Image.fromarray((pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)).numpy()).save(path)
-
-
 def write(folder: Path, results: list[Result], settings: dict[str, Any]) -> None:
     """<input>-<seed>.png, -unpasted where known pixels were put back, -mean and -spread; panels; the two lists."""
     lines = []
     for result in results:
         for i, (sample, seed) in enumerate(zip(result.samples, result.seeds, strict=True)):
             name = f"{result.name}-{seed:08d}"
-            save(sample, folder / f"{name}.png")
+            save_picture(sample, folder / f"{name}.png")
             heard = {"prompt": result.prompts[i]} if result.prompts else {}
             what = {"frame": i} if result.frames else {"seed": seed}
             lines.append(
                 {"file": f"{name}.png", "input": result.name} | what | heard | result.notes
             )
             if result.raw is not None:
-                save(result.raw[i], folder / f"{name}-unpasted.png")
+                save_picture(result.raw[i], folder / f"{name}-unpasted.png")
         columns = result.columns()
         for key in ("mean", "spread"):
             if key in columns:
-                save(columns[key], folder / f"{result.name}-{key}.png")
+                save_picture(columns[key], folder / f"{result.name}-{key}.png")
         panel([result]).save(folder / f"{result.name}-panel.png")
     panel(results[:ROWS]).save(folder / "panel.png")
     write_lists(folder, lines, settings)
