@@ -23,9 +23,10 @@ from tqdm import tqdm
 
 from ldm.checkpoints import checkpoint
 from ldm.config import from_dict
+from ldm.diffusion.flow import Ode
 from ldm.diffusion.likelihood import (
+    Encoded,
     Likelihood,
-    Ode,
     bits_per_dim,
     dequantise,
     latent_bound,
@@ -88,8 +89,7 @@ def bounded(
     found = []
     nats = latent_bound(
         x,
-        mean,
-        std,
+        Encoded(mean, std),
         lambda z: found.append(log_p(z)) or found[0].nats,
         space.decode,
         decoder_std,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ldm.config.schema import to_dict
+from ldm.diffusion.schedules import Spacing
 from ldm.diffusion.solvers import (
     DDIM,
     DDPM,
@@ -20,7 +21,6 @@ from ldm.diffusion.solvers import (
     Heun,
     PredictorCorrector,
 )
-from ldm.diffusion.times import Spacing
 from ldm.errors import one_of, require
 
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from ldm.demo.limits import Asked, Limits, class_of, number, whole
 from ldm.demo.live import Done, live
 from ldm.demo.samples import Shown, grid
+from ldm.diffusion.solvers import Watch
 from ldm.errors import Refusal, one_of
 from ldm.pictures.opening import TooLarge, Unreadable, View, fitted
-from ldm.sampling.generate import Watch
 from ldm.sampling.model import Model
 from ldm.system.batches import as_bytes
 from ldm.tasks import solve

@@ -8,12 +8,13 @@ from torch import Tensor
 from ldm.demo.limits import Asked, Limits, class_of, whole
 from ldm.demo.live import Done, live
 from ldm.demo.samples import STATE, Shown, command, step_of
+from ldm.diffusion.solvers import Watch
 from ldm.jets.metrics import Cloud
 from ldm.jets.plots import distributions
 from ldm.jets.plots import jets as drawn
 from ldm.sampling import jets as clouds
 from ldm.sampling.conditions import Condition
-from ldm.sampling.generate import Watch, generate
+from ldm.sampling.generate import generate
 from ldm.sampling.model import Model
 from ldm.sampling.trajectory import in_view
 

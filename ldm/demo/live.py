@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ldm.diffusion.solvers import Watch
 from ldm.errors import Refusal
-from ldm.sampling.generate import Watch
 
 Draw = Callable[[int, Tensor, Tensor], Any]
 

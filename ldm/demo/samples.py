@@ -12,9 +12,10 @@ from torch import Tensor
 from ldm.config import SampleConfig
 from ldm.demo.limits import Asked, Limits, class_of, prompt_of
 from ldm.demo.live import Done, live
+from ldm.diffusion.solvers import Watch
 from ldm.pictures.grid import to_picture
 from ldm.sampling.conditions import Condition
-from ldm.sampling.generate import Watch, generate
+from ldm.sampling.generate import generate
 from ldm.sampling.model import Model
 from ldm.sampling.prompts import prompts_from
 from ldm.sampling.trajectory import Recorder, in_view

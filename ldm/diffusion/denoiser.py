@@ -1,7 +1,8 @@
 """The denoiser: a network made into an estimate of x_0, and its loss.
 
-x0_hat = c_skip x_t + c_out net(c_in x_t, c_noise) (Karras et al. 2022, eq. 7). What a network "predicts" (eps, x0, v, EDM,
-velocity, score) is no more than the coefficients, so solvers and tasks never ask which it was.
+x0_hat = c_skip x_t + c_out net(c_in x_t, c_noise) (Karras et al. 2022, eq. 7). What a network
+"predicts" (eps, x0, v, EDM, velocity, score) is no more than the coefficients, so solvers and tasks
+never ask which it was.
 """
 
 from dataclasses import dataclass, field
@@ -62,8 +63,8 @@ class Loss:
 class Denoiser(nn.Module):
     """`forward(x_t, t, **cond) -> x0_hat` around a network `net(x, c_noise, **cond)`.
 
-    x_t: (B, ...); t: () or (B,); the condition's tensors have B rows. c_noise = 1000 t, because the time embeddings
-    of diffusers' networks have their frequencies chosen for 0 ... 1000.
+    x_t: (B, ...); t: () or (B,); the condition's tensors have B rows. c_noise = 1000 t, because the
+    time embeddings of diffusers' networks have their frequencies chosen for 0 ... 1000.
     """
 
     def __init__(self, net: nn.Module, schedule: Schedule, loss: Loss = Loss()):
@@ -85,28 +86,27 @@ class Denoiser(nn.Module):
 
     def forward(self, x_t: Tensor, t: Tensor, **cond: Tensor) -> Tensor:
         c_skip, c_out, c_in = self.coefficients(t)
-        return expand(c_skip, x_t) * x_t + expand(c_out, x_t) * self.run(x_t, t, c_in, **cond).to(
-            x_t.dtype
-        )
+        skipped = expand(c_skip, x_t) * x_t  # before the network: gradients add up in this order
+        return skipped + expand(c_out, x_t) * self.run(x_t, t, c_in, **cond).to(x_t.dtype)
 
     def loss(
         self, x_0: Tensor, t: Tensor, eps: Tensor, mask: Tensor | None = None, **cond: Tensor
     ) -> Tensor:
         """Weighted squared error in the network's output space, one value a sample: (B,).
 
-        Algorithm 1 of Ho et al. 2020, whose last line is `predict = eps, weight = one`. With x_t = alpha x_0 + sigma eps
-        the target (x_0 - c_skip x_t) / c_out is written out, so that nothing is subtracted that cancels.
+        weight(t) (net - target)^2, target = (x_0 - c_skip x_t) / c_out, x_t = alpha x_0 + sigma eps:
+        algorithm 1 of Ho et al. 2020, whose last line is `predict = eps, weight = one`. The target is
+        multiplied out, so that nothing is subtracted that cancels.
 
-        mask: (B, N), true for the real constituents of point clouds x_0 (B, N, F). The network is given it as `mask=`,
-        and x_t = 0 at the padding; the error is the mean over what is real, 0 for a cloud of none.
+        mask: (B, N), true for the real constituents of point clouds x_0 (B, N, F). The network is
+        given it as `mask=`, and x_t = 0 at the padding; the error is the mean over what is real, 0
+        for a cloud of none.
         """
         alpha, sigma = self.schedule(t)
         c_skip, c_out, c_in = self.coefficients(t)
         x_t = expand(alpha, x_0) * x_0 + expand(sigma, x_0) * eps
-        target = (
-            expand((1 - c_skip * alpha) / c_out, x_0) * x_0
-            - expand(c_skip * sigma / c_out, x_0) * eps
-        )
+        of_x_0, of_eps = (1 - c_skip * alpha) / c_out, c_skip * sigma / c_out
+        target = expand(of_x_0, x_0) * x_0 - expand(of_eps, x_0) * eps
         if mask is not None:
             mask = mask.bool()
             x_t, cond = x_t.masked_fill(~mask[..., None], 0), cond | {"mask": mask}
@@ -115,12 +115,11 @@ class Denoiser(nn.Module):
 
 
 def mean_error(error: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean over all but the first axis, (B,); with a mask (B, N) over the real rows of (B, N, F) alone."""
+    """Mean over all but the first axis, (B,); with a mask (B, N) over real rows of (B, N, F) alone."""
     if mask is None:
         return error.flatten(1).mean(1)
-    real = (
-        error.masked_fill(~mask[..., None], 0).flatten(1).sum(1)
-    )  # filled, not multiplied: padding may be anything
+    # filled, not multiplied: padding may be anything
+    real = error.masked_fill(~mask[..., None], 0).flatten(1).sum(1)
     return real / (mask.sum(1) * error.shape[-1]).clamp(min=1)
 
 
@@ -142,6 +141,9 @@ def velocity(
     alpha_rate: Tensor,
     sigma_rate: Tensor,
 ) -> Tensor:
-    """d x_t / dt = alpha' x0_hat + sigma' eps_hat: flow matching's field and the probability-flow ODE's (see `likelihood`)."""
+    """d x_t / dt = alpha' x0_hat + sigma' eps_hat: flow matching's field, the probability-flow ODE's.
+
+    Lipman et al. 2023, eq. 10; Song et al. 2021, eq. 13.
+    """
     noise = eps_hat(x_t, x0_hat, alpha, sigma)
     return expand(alpha_rate, x_t) * x0_hat + expand(sigma_rate, x_t) * noise

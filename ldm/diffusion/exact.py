@@ -1,4 +1,4 @@
-"""What solvers make of Gaussian data, in closed form: the exact denoiser, and laws of samples without Monte Carlo."""
+"""What solvers make of Gaussian data, in closed form, without Monte Carlo."""
 
 import torch
 from torch import Tensor
@@ -30,10 +30,11 @@ class Gaussian:
 
 
 def law(solver: Solver, denoise: Gaussian, times: Tensor) -> tuple[float, float]:
-    """Mean and variance of what a solver makes of Gaussian data, exactly, if its steps are affine in x and the noise.
+    """Mean and variance of what a solver makes of Gaussian data: exact if its steps are affine.
 
-    Then the result is c + sum_k b_k z_k over all noises of the loop, the start's too: one loop over a batch in which row 0
-    has no noise and row k has z_k = 1 alone reads every coefficient. The start is p_t of times[0] itself.
+    Then the result is c + sum_k b_k z_k over all noises of the loop, the start's too: one loop over
+    a batch in which row 0 has no noise and row k has z_k = 1 alone reads every coefficient. The
+    start is p_t of times[0] itself.
     """
     mean, std = denoise.marginal(times[0])
     drawn: list[Tensor] = []
@@ -49,14 +50,17 @@ def law(solver: Solver, denoise: Gaussian, times: Tensor) -> tuple[float, float]
 
 
 def few_steps(solver: Solver, times: Tensor, schedule: Schedule) -> str:
-    """A line that says so if the solver along these times misses the spread of N(0.4, 0.6^2) by more than a fifth, or "".
+    """A line for a solver that misses the spread of N(0.4, 0.6^2) by more than a fifth, or "".
 
-    So do the published steps of first order with few steps. Many steps are not looked at; nor is AdaptiveODE, which has
-    its own.
+    So do the published steps of first order with few steps. Many steps are not looked at; nor is
+    AdaptiveODE, which has its own.
     """
     if len(times) > 100 or isinstance(solver, AdaptiveODE):
         return ""
     spread = law(solver, Gaussian(schedule, 0.4, 0.6), times)[1] ** 0.5 / 0.6
     if abs(spread - 1) <= 0.2:
         return ""
-    return f"{solver} with {len(times) - 1} steps makes {spread:.2f} of the spread of Gaussian data: give more, or another solver"
+    return (
+        f"{solver} with {len(times) - 1} steps makes {spread:.2f} of the spread of Gaussian data: "
+        "give more, or another solver"
+    )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 Shape = tuple[int, ...]
-Randn = Callable[[Shape], Tensor]
+Noise = Callable[[Shape], Tensor]  # standard normal numbers of a shape
 Reduce = Callable[[Tensor], Tensor]
 Told = dict[
     str, Tensor
@@ -42,7 +42,7 @@ class Space(nn.Module, ABC):
         """Half of the data mirrored, each row or not by the generator."""
 
     @abstractmethod
-    def encode(self, data: Tensor, randn: Randn, **told: Tensor) -> Tensor:
+    def encode(self, data: Tensor, randn: Noise, **told: Tensor) -> Tensor:
         """Data -> x_0, (B, *shape)."""
 
     @abstractmethod

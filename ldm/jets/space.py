@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ldm.diffusion.space import Randn, Reduce, Shape, Space, Told, listed
+from ldm.diffusion.space import Noise, Reduce, Shape, Space, Told, listed
 from ldm.errors import Refusal
 from ldm.system.batches import Batch
 from ldm.system.randomness import generator
@@ -140,7 +140,7 @@ class PointCloudSpace(Space):
         return (int(there[0]), int(there[-1])) if len(there) else (0, self.shape[0])
 
     def encode(
-        self, features: Tensor, randn: Randn | None = None, *, mask: Tensor, **_: Tensor
+        self, features: Tensor, randn: Noise | None = None, *, mask: Tensor, **_: Tensor
     ) -> Tensor:
         """features (B, P, 3) = eta_rel, phi_rel, pt_rel and mask (B, P) -> x_0 (B, P, 3)."""
         x = (raw_features(features) - self.shift) / self.scale

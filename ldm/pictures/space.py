@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_max_pool2d
 
-from ldm.diffusion.space import Randn, Reduce, Shape, Space, Told, listed
+from ldm.diffusion.space import Noise, Reduce, Shape, Space, Told, listed
 from ldm.errors import Refusal
 from ldm.networks.autoencoder import Autoencoder, sample_posterior
 from ldm.system.batches import Batch, as_bytes, as_images
@@ -113,7 +113,7 @@ class PixelSpace(PictureSpace):
         super().__init__()
         self.shape = self.data_shape = tuple(shape)
 
-    def encode(self, image: Tensor, randn: Randn, **told: Tensor) -> Tensor:
+    def encode(self, image: Tensor, randn: Noise, **told: Tensor) -> Tensor:
         return image
 
     def decode(self, x: Tensor) -> Tensor:
@@ -218,7 +218,7 @@ class LatentSpace(PictureSpace):
         return {"latent_mean": x_0.mean(), "latent_std": x_0.std()}
 
     @torch.no_grad()
-    def encode(self, data: Tensor, randn: Randn, **told: Tensor) -> Tensor:
+    def encode(self, data: Tensor, randn: Noise, **told: Tensor) -> Tensor:
         z = sample_posterior(self.moments(data), randn((len(data), *self.shape)))
         return (z - self.mean[:, None, None]) / self.std[:, None, None]
 

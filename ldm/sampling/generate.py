@@ -12,13 +12,12 @@ from torch import Tensor
 
 from ldm.config import SampleConfig
 from ldm.diffusion import solvers
+from ldm.diffusion.solvers import Watch
 from ldm.errors import Refusal
 from ldm.pictures.trained import expect_plain
 from ldm.sampling.conditions import Condition, bind, completed
 from ldm.sampling.model import Model
 from ldm.system.randomness import SampleNoise
-
-Watch = Callable[[int, Tensor, Tensor], None]  # of every step: its index, x_s and x0_hat
 
 
 @torch.inference_mode()

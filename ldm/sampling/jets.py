@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ldm.diffusion.likelihood import Likelihood, Ode, log_likelihood
+from ldm.diffusion.flow import Ode
+from ldm.diffusion.likelihood import Likelihood, log_likelihood
 from ldm.diffusion.solvers import Unreached
 from ldm.diffusion.space import Told
 from ldm.diffusion.tasks import cfg

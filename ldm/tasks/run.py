@@ -13,10 +13,9 @@ from ldm.checkpoints.checkpoint import find
 from ldm.config import SampleConfig
 from ldm.config.schema import to_dict
 from ldm.diffusion import tasks
-from ldm.diffusion.solvers import DPMpp2MSDE
+from ldm.diffusion.solvers import DPMpp2MSDE, Watch
 from ldm.errors import Refusal, say
 from ldm.sampling.folder import new_folder
-from ldm.sampling.generate import Watch
 from ldm.sampling.model import Model, restore
 from ldm.sampling.prompts import prompts_from
 from ldm.sampling.requests import Seeds, pick_device

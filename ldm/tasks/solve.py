@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ldm.config import SampleConfig
-from ldm.diffusion import likelihood, solvers, tasks
+from ldm.diffusion import flow, solvers, tasks
 from ldm.diffusion.solvers import Solver
 from ldm.diffusion.space import Told
 from ldm.errors import Refusal
@@ -186,7 +186,7 @@ def edit(prior: Prior, images: Tensor, strength: float) -> Tensor:
     return prior.run(prior.denoise(), x, tasks.below(prior.times, t))
 
 
-FLOW = likelihood.Ode(1e-4, 1e-4)  # by which two pictures are carried to noise and back
+FLOW = flow.Ode(1e-4, 1e-4)  # by which two pictures are carried to noise and back
 
 
 def interpolate(
@@ -197,12 +197,12 @@ def interpolate(
     `batch` of them are carried back at once.
     """
     try:
-        ends = likelihood.encode(
+        ends = flow.to_noise(
             prior.denoise(2), prior.model.space.encode_mean(torch.cat([first, second])), FLOW
         )
-        noise = torch.cat([likelihood.slerp(ends[:1], ends[1:], weight) for weight in weights])
+        noise = torch.cat([flow.slerp(ends[:1], ends[1:], weight) for weight in weights])
         parts = [
-            likelihood.decode(prior.denoise(len(part)), part, FLOW) for part in noise.split(batch)
+            flow.from_noise(prior.denoise(len(part)), part, FLOW) for part in noise.split(batch)
         ]
         return torch.cat([prior.model.space.decode(part) for part in parts])
     except solvers.Unreached as error:

@@ -10,7 +10,7 @@ from torch import nn
 from ldm.diffusion.denoiser import Denoiser, Loss, eps_hat, score, velocity
 from ldm.diffusion.predictions import PREDICTIONS
 from ldm.diffusion.schedules import VE, VP, Cosine, Discrete, Linear, SubVP, expand
-from ldm.diffusion.times import Importance, LogitNormal, LogNormal, ends
+from ldm.diffusion.times import Importance, LogitNormal, LogNormal
 
 torch.manual_seed(0)
 x_0, eps = (
@@ -268,7 +268,7 @@ def test_likelihood_weight_is_the_divergence_of_the_models(schedule, predict):
 
     p_0 = N(0, 1), q_0 = N(0, 0.6^2); the loss's excess over its smallest value is E (net_p - net_q)^2.
     """
-    loss, low, high = Loss(predict, "likelihood"), *ends(schedule)
+    loss, low, high = Loss(predict, "likelihood"), *schedule.ends()
     nodes, weights = (torch.tensor(a) for a in scipy.special.roots_legendre(200))
     u = (
         low.log() + (high / low).log() * (nodes + 1) / 2
@@ -306,7 +306,7 @@ U = torch.linspace(0.001, 0.999, 99, dtype=torch.float64)
 
 @pytest.mark.parametrize("schedule", [VP(), SubVP(), Cosine(), VE(), Linear()], ids=str)
 def test_training_times_are_scipys_quantiles(schedule):
-    high, low = schedule.log_snr(ends(schedule)).tolist()
+    high, low = schedule.log_snr(schedule.ends()).tolist()
     truncated = lambda mean, std, a, b: scipy.stats.truncnorm.ppf(
         U, (a - mean) / std, (b - mean) / std, mean, std
     )

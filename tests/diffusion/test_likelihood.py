@@ -9,16 +9,14 @@ from torch.distributions import Normal, SigmoidTransform, TransformedDistributio
 
 from ldm.config import SampleConfig
 from ldm.diffusion.denoiser import Denoiser, Loss
+from ldm.diffusion.flow import Ode, from_noise, slerp, to_noise
 from ldm.diffusion.likelihood import (
-    Ode,
+    Encoded,
     bits_per_dim,
-    decode,
     dequantise,
-    encode,
-    gaussian,
     latent_bound,
     log_likelihood,
-    slerp,
+    normal_log_density,
 )
 from ldm.diffusion.schedules import VE, VP, Cosine, Discrete, Linear, SubVP
 from ldm.diffusion.solvers import AdaptiveODE, Counted, Unreached, sample
@@ -89,8 +87,8 @@ def test_mixture_likelihood_and_hutchinsons_error_bar():
 )
 def test_the_flow_there_and_back(model):
     x_0 = 0.5 + 0.6 * draws(16, 2)
-    x_1 = encode(model, x_0, TIGHT)
-    assert torch.allclose(decode(model, x_1, TIGHT), x_0, atol=1e-4)
+    x_1 = to_noise(model, x_0, TIGHT)
+    assert torch.allclose(from_noise(model, x_1, TIGHT), x_0, atol=1e-4)
     if isinstance(model, Gaussian):
         ends = torch.tensor([TIGHT.t_min, 1.0], dtype=torch.float64)
         assert torch.allclose(x_1, model.flow(x_0, *ends), rtol=1e-5, atol=1e-5)
@@ -125,11 +123,13 @@ def test_latent_bound_is_tight_for_a_linear_gaussian_model():
     x, s = draws(64, 5), 0.5
     variance = 1 / (1 + 4 / s**2)
     mean, std = variance * 2 / s**2 * x, torch.full_like(x, math.sqrt(variance))
-    prior = lambda z: gaussian(z, torch.zeros_like(z), torch.tensor(1.0))
+    prior = lambda z: normal_log_density(z, torch.zeros_like(z), torch.tensor(1.0))
     truth = Normal(0.0, math.sqrt(4 + s**2)).log_prob(x).sum(1)
-    bound = latent_bound(x, mean, std, prior, lambda z: 2 * z, s, draws(64, 5, seed=2))
+    bound = latent_bound(x, Encoded(mean, std), prior, lambda z: 2 * z, s, draws(64, 5, seed=2))
     assert torch.allclose(bound, truth, atol=1e-9)
-    worse = latent_bound(x, mean + 0.2, 1.5 * std, prior, lambda z: 2 * z, s, draws(64, 5, seed=2))
+    worse = latent_bound(
+        x, Encoded(mean + 0.2, 1.5 * std), prior, lambda z: 2 * z, s, draws(64, 5, seed=2)
+    )
     assert worse.mean() < truth.mean() - 0.5
 
 
@@ -151,10 +151,10 @@ def test_padding_adds_nothing_to_the_likelihood(probes):
     assert found.dimensions.tolist() == [3 * n for n in NUMBERS] and (found.x_1[~mask] == 0).all()
     short = run(x_0[2:3, :4], torch.ones(1, 4, dtype=torch.bool))
     assert torch.allclose(short.nats, found.nats[2:3], atol=1e-4)
-    there = encode(model, x_0, TIGHT, mask)
+    there = to_noise(model, x_0, TIGHT, mask)
     assert (
         torch.allclose(there, found.x_1, atol=1e-4)
-        and (decode(model, there, TIGHT, mask)[~mask] == 0).all()
+        and (from_noise(model, there, TIGHT, mask)[~mask] == 0).all()
     )
 
 

@@ -151,7 +151,7 @@ def test_training_times_stay_on_the_grid():
     assert (
         torch.allclose(steps, steps.round(), atol=1e-5) and steps.min() >= 1 and steps.max() <= 10
     )
-    assert (VP().times(u) >= VP.t_min).all()
+    assert (VP().times(u) >= VP().t_min).all()
 
 
 def test_grid_is_the_tables_and_refuses_more_steps_than_it_has():

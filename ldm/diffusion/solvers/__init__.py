@@ -1,15 +1,27 @@
 """Solvers: from noise to data along decreasing times, each a frozen dataclass with one `step`.
 
-base: the loop `sample` and what a solver is. ddpm: DDPM, DDIM. ode: Euler, Heun, AdaptiveODE. multistep: the DPM-Solver++
-family. sde: EulerMaruyama, PredictorCorrector, EDMStochastic. foreign: Diffusers, the adapter to diffusers' schedulers.
-All but Diffusers need no more of a schedule than its alpha_t and sigma_t.
+base: the loop `sample` and what a solver is. ddpm: DDPM, DDIM. ode: Euler, Heun, AdaptiveODE.
+multistep: the DPM-Solver++ family. sde: EulerMaruyama, PredictorCorrector, EDMStochastic. foreign:
+Diffusers, the adapter to diffusers' schedulers. All but Diffusers need no more of a schedule than
+its alpha_t and sigma_t.
 """
 
-from ldm.diffusion.solvers.base import Counted, Denoise, Past, Solver, Step, sample, start
+from ldm.diffusion.solvers.angle import Unreached
+from ldm.diffusion.solvers.base import (
+    Counted,
+    Denoise,
+    Past,
+    Randn,
+    Solver,
+    Step,
+    Watch,
+    sample,
+    start,
+)
 from ldm.diffusion.solvers.ddpm import DDIM, DDPM
 from ldm.diffusion.solvers.foreign import Diffusers
 from ldm.diffusion.solvers.multistep import DPMpp2M, DPMpp2MSDE, DPMpp3M
-from ldm.diffusion.solvers.ode import AdaptiveODE, Euler, Heun, Unreached
+from ldm.diffusion.solvers.ode import AdaptiveODE, Euler, Heun
 from ldm.diffusion.solvers.sde import EDMStochastic, EulerMaruyama, PredictorCorrector
 
 __all__ = [
@@ -28,9 +40,11 @@ __all__ = [
     "Heun",
     "Past",
     "PredictorCorrector",
+    "Randn",
     "Solver",
     "Step",
     "Unreached",
+    "Watch",
     "sample",
     "start",
 ]

@@ -1,11 +1,10 @@
 """What a solver is, and the one loop that runs it.
 
-A step returns x_s and the x0_hat it used. `past` holds the (t, x0_hat) of the steps before; it belongs to the loop, so a
-solver has no state. t and s are 0-dim float64 on the CPU: coefficients are exact, x keeps its own dtype, and a GPU is
-never waited for.
+A step returns x_s and the x0_hat it used. `past` holds the (t, x0_hat) of the steps before; it
+belongs to the loop, so a solver has no state. t and s are 0-dim float64 on the CPU: coefficients
+are exact, x keeps its own dtype, and a GPU is never waited for.
 """
 
-from collections.abc import Callable
 from itertools import pairwise
 from typing import Protocol
 
@@ -13,30 +12,42 @@ from torch import Tensor
 
 from ldm.diffusion.schedules import Schedule
 
-Randn = Callable[[], Tensor]
-Past = list[tuple[Tensor, Tensor]]
-Step = tuple[Tensor, Tensor]
+Past = list[tuple[Tensor, Tensor]]  # (t, x0_hat) of the steps before, the newest last
+Step = tuple[Tensor, Tensor]  # x_s, x0_hat
 
 
 class Denoise(Protocol):
-    """What a solver sees of a model: x_t, t -> x0_hat, and the schedule it was trained on."""
+    """What a solver sees of a model: x_t (B, ...), t () -> x0_hat, and its schedule."""
 
-    schedule: Schedule
+    @property
+    def schedule(self) -> Schedule: ...
 
-    def __call__(self, x_t: Tensor, t: Tensor) -> Tensor: ...
+    def __call__(self, x_t: Tensor, t: Tensor, /) -> Tensor: ...
+
+
+class Randn(Protocol):
+    """Standard normal noise of x_t's shape, new at every call."""
+
+    def __call__(self) -> Tensor: ...
+
+
+class Watch(Protocol):
+    """Called after every step, with its index from 0, x_s and x0_hat."""
+
+    def __call__(self, step: int, x_s: Tensor, x0_hat: Tensor, /) -> object: ...
 
 
 class Solver:
-    """A sampling method. Frozen dataclasses of settings; every one works for any law alpha_t, sigma_t."""
+    """A sampling method for any law alpha_t, sigma_t: a frozen dataclass of its settings."""
 
     def bind(self, schedule: Schedule, times: Tensor) -> "Solver":
-        """What steps along this one loop's `times`: the solver itself, unless it must know them all beforehand."""
+        """What takes the steps along `times`: the solver itself, unless it must know them all."""
         return self
 
     def step(
         self, denoise: Denoise, x_t: Tensor, t: Tensor, s: Tensor, randn: Randn, past: Past
     ) -> Step:
-        """x_t, (B, ...) -> x_s and the x0_hat at t; `randn()` draws noise of x_t's shape."""
+        """x_t (B, ...) at t -> x_s at s < t, and the x0_hat at t."""
         raise NotImplementedError
 
 
@@ -46,9 +57,9 @@ def sample(
     x: Tensor,
     times: Tensor,
     randn: Randn,
-    watch: Callable[[int, Tensor, Tensor], None] | None = None,
+    watch: Watch | None = None,
 ) -> Tensor:
-    """Carry x from times[0] to times[-1]. `watch(step, x_s, x0_hat)` is called after every step."""
+    """Carry x (B, ...) from times[0] to times[-1], of `schedule.grid`; `watch` sees every step."""
     past: Past = []
     solver = solver.bind(denoise.schedule, times)
     for i, (t, s) in enumerate(pairwise(times)):
@@ -65,7 +76,7 @@ def start(schedule: Schedule, t: Tensor, noise: Tensor) -> Tensor:
 
 
 class Counted:
-    """A denoiser that counts its evaluations: `denoise = Counted(denoise)`, then `denoise.calls`."""
+    """A denoiser that counts its calls: `denoise = Counted(denoise)`, then `denoise.calls`."""
 
     def __init__(self, denoise: Denoise):
         self.denoise, self.schedule, self.calls = denoise, denoise.schedule, 0

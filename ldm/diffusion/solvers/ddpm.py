@@ -11,10 +11,11 @@ from ldm.diffusion.solvers.base import Denoise, Past, Randn, Solver, Step
 
 @dataclass(frozen=True)
 class DDIM(Solver):
-    """x_s = alpha_s x0_hat + sqrt(sigma_s^2 - std^2) eps_hat + std z (Song et al. 2021 "DDIM", eq. 12).
+    """x_s = alpha_s x0_hat + sqrt(sigma_s^2 - std^2) eps_hat + std z.
 
-    std = eta (sigma_s / sigma_t) sqrt(sigma_t^2 - (alpha_t sigma_s / alpha_s)^2), for VP their eq. 16: eta = 0 is the
-    probability-flow ODE, by Euler's rule in x / alpha over sigma / alpha; eta = 1 is DDPM with the smaller variance.
+    Song et al. 2021, "DDIM", eq. 12, with std = eta (sigma_s / sigma_t) sqrt(sigma_t^2 - (alpha_t
+    sigma_s / alpha_s)^2), for VP their eq. 16. eta = 0 is the probability-flow ODE, by Euler's rule
+    in x / alpha over sigma / alpha; eta = 1 is DDPM with the smaller variance.
     """
 
     eta: float = 0.0
@@ -29,20 +30,20 @@ class DDIM(Solver):
         (alpha_t, sigma_t), (alpha_s, sigma_s) = denoise.schedule(t), denoise.schedule(s)
         x0_hat = denoise(x_t, t)
         std = self.eta * posterior_std(alpha_t, sigma_t, alpha_s, sigma_s)
-        x_s = alpha_s * x0_hat + (sigma_s**2 - std**2).clamp(min=0).sqrt() * eps_hat(
-            x_t, x0_hat, alpha_t, sigma_t
-        )
+        towards = (sigma_s**2 - std**2).clamp(min=0).sqrt()
+        x_s = alpha_s * x0_hat + towards * eps_hat(x_t, x0_hat, alpha_t, sigma_t)
         return (x_s + std * randn() if self.eta else x_s), x0_hat
 
 
 @dataclass(frozen=True)
 class DDPM(Solver):
-    """Algorithm 2 of Ho et al. 2020: the Gaussian posterior q(x_s | x_t, x0_hat), for any s < t (eqs. 6-7).
+    """Algorithm 2 of Ho et al. 2020: a draw of the posterior q(x_s | x_t, x0_hat), for any s < t.
 
-    `variance` is the lecture's choice. "small" is the posterior's own beta-tilde, exact for data that are one point. "large"
-    is exact for data of unit variance (Ho et al. 2020, section 3.2): b^2 r_s^2 / r_t^2, with r^2 = alpha^2 + sigma^2 and the
-    transition x_t = (alpha_t / alpha_s) x_s + b z, for VP the paper's beta = 1 - (alpha_t / alpha_s)^2. With b^2 itself VE
-    would end with the noise of a whole step.
+    x_s = (a sigma_s^2 / sigma_t^2) x_t + (alpha_s b^2 / sigma_t^2) x0_hat + std z (eqs. 6-7) of the
+    transition x_t = a x_s + b z, a = alpha_t / alpha_s. `variance` is the lecture's choice: "small"
+    is the posterior's own beta-tilde, exact for data that are one point. "large" is exact for data
+    of unit variance (section 3.2): b^2 r_s^2 / r_t^2 with r^2 = alpha^2 + sigma^2, for VP the
+    paper's beta = b^2 = 1 - a^2. With b^2 itself VE would end with the noise of a whole step.
     """
 
     variance: Literal["small", "large"] = "small"
@@ -56,23 +57,22 @@ class DDPM(Solver):
         mean = (a * sigma_s**2 / sigma_t**2) * x_t + (alpha_s * b2 / sigma_t**2) * x0_hat
         if s == 0:  # the last line of Algorithm 2: z = 0 if t = 1
             return mean, x0_hat
-        r2_t, r2_s = alpha_t**2 + sigma_t**2, alpha_s**2 + sigma_s**2
-        std = (
-            (b2 * r2_s / r2_t).sqrt()
-            if self.variance == "large"
-            else posterior_std(alpha_t, sigma_t, alpha_s, sigma_s)
-        )
+        if self.variance == "large":
+            r2_t, r2_s = alpha_t**2 + sigma_t**2, alpha_s**2 + sigma_s**2
+            std = (b2 * r2_s / r2_t).sqrt()
+        else:
+            std = posterior_std(alpha_t, sigma_t, alpha_s, sigma_s)
         return mean + std * randn(), x0_hat
 
 
 def transition(
     alpha_t: Tensor, sigma_t: Tensor, alpha_s: Tensor, sigma_s: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """a and b^2 of the forward transition x_t = a x_s + b z: a = alpha_t / alpha_s, b^2 = sigma_t^2 - a^2 sigma_s^2."""
+    """a = alpha_t / alpha_s and b^2 = sigma_t^2 - a^2 sigma_s^2 of x_t = a x_s + b z, s < t."""
     a = alpha_t / alpha_s
     return a, (sigma_t**2 - a**2 * sigma_s**2).clamp(min=0)
 
 
 def posterior_std(alpha_t: Tensor, sigma_t: Tensor, alpha_s: Tensor, sigma_s: Tensor) -> Tensor:
-    """Standard deviation of q(x_s | x_t, x_0): (sigma_s / sigma_t) sqrt(sigma_t^2 - (alpha_t sigma_s / alpha_s)^2)."""
+    """Of q(x_s | x_t, x_0): (sigma_s / sigma_t) sqrt(sigma_t^2 - (alpha_t sigma_s / alpha_s)^2)."""
     return sigma_s / sigma_t * transition(alpha_t, sigma_t, alpha_s, sigma_s)[1].sqrt()

@@ -13,9 +13,10 @@ from ldm.diffusion.solvers.base import Denoise, Past, Randn, Solver, Step
 
 T = 1000  # entries of the table of betas that stands in for our schedule
 
-# name -> diffusers' class and settings. Not here: those that draw their noise themselves (EulerAncestral, KDPM2Ancestral,
-# SA, DPMSolverSDE), by which a sample would not be a function of its seed alone, those with more or fewer timesteps than
-# steps (PNDM, Heun, KDPM2), and those that we have (DDPM, DDIM).
+# name -> diffusers' class and settings. Not here: those that draw their noise themselves
+# (EulerAncestral, KDPM2Ancestral, SA, DPMSolverSDE), by which a sample would not be a function of
+# its seed alone, those with more or fewer timesteps than steps (PNDM, Heun, KDPM2), and those that
+# we have (DDPM, DDIM).
 SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "DEIS": ("DEISMultistepScheduler", {}),
     "DPMSolverMultistep": ("DPMSolverMultistepScheduler", {}),
@@ -29,12 +30,13 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
 
 @dataclass(frozen=True)
 class Diffusers(Solver):
-    """A scheduler of diffusers by name, fed with eps_hat. They have tables, in float32, of variance-preserving laws only.
+    """A scheduler of diffusers by name, fed with eps_hat, on a float32 table of our law.
 
-    The table is beta_i = 1 - (alpha_i / alpha_{i-1})^2 with alpha_i = alpha(i / 1000); diffusers' timestep i - 1 is our
-    t = i / 1000. It keeps its own times, "trailing", which are ours rounded to the table. `order` is that of the multistep
-    and single-step methods. DEIS ends at the table's first entry, not at t = 0.
-    ValueError for a schedule that is not variance preserving or has alpha_1 = 0, and for a grid of other times.
+    The table is beta_i = 1 - (alpha_i / alpha_{i-1})^2 with alpha_i = alpha(i / 1000); diffusers'
+    timestep i - 1 is our t = i / 1000. It keeps its own times, "trailing", which are ours rounded
+    to the table. `order` is that of the multistep and single-step methods. DEIS ends at the table's
+    first entry, not at t = 0. ValueError for a schedule that is not variance preserving or has
+    alpha_1 = 0, and for a grid of other times.
     """
 
     scheduler: Literal[
@@ -57,23 +59,21 @@ class Diffusers(Solver):
             raise ValueError("DPMSolverMultistepSDE of order 1 is solver DDPM; order 2 or 3")
 
     def bind(self, schedule: Schedule, times: Tensor) -> Solver:
-        if len(times) > T + 1:
-            raise ValueError(
-                f"Diffusers' schedulers have a table of {T}: at most {T} steps, got {len(times) - 1}"
-            )
+        steps = len(times) - 1
+        if steps > T:
+            table = f"Diffusers' schedulers have a table of {T}"
+            raise ValueError(f"{table}: at most {T} steps, got {steps}")
         scheduler = self.build(schedule)
         if self.scheduler == "DPMSolverSinglestep":  # knows no trailing spacing
             scheduler.set_timesteps(timesteps=((times[:-1] * T).round().long() - 1).tolist())
         else:
-            scheduler.set_timesteps(len(times) - 1)
+            scheduler.set_timesteps(steps)
         theirs = (torch.as_tensor(scheduler.timesteps).double() + 1) / T
-        if (
-            len(theirs) != len(times) - 1
-            or (theirs - times[:-1].cpu()).abs().max() > 0.51 / T
-            or times[-1] != 0
-        ):
+        same = len(theirs) == steps and (theirs - times[:-1].cpu()).abs().max() <= 0.51 / T
+        if not same or times[-1] != 0:
             raise ValueError(
-                "Diffusers' schedulers run on even times from t = 1 to 0 alone (grid uniform or trailing)"
+                "Diffusers' schedulers run on even times from t = 1 to 0 alone "
+                "(grid uniform or trailing)"
             )
         extra = {"order": self.order} if self.scheduler == "LMS" else {}
         return _Stepper(scheduler, iter(scheduler.timesteps), self.scheduler.endswith("SDE"), extra)
@@ -113,16 +113,14 @@ class _Stepper(Solver):
     ) -> Step:
         timestep = next(self.timesteps)
         t = (timestep.double() + 1) / T
-        (alpha_t, sigma_t), kwargs = denoise.schedule(t), dict(self.extra)
+        alpha_t, sigma_t = denoise.schedule(t)
         x0_hat = denoise(x_t, t)
-        if self.noisy:
-            kwargs["variance_noise"] = randn()
-        eps, scaled = (
-            eps_hat(x_t, x0_hat, alpha_t, sigma_t),
-            hasattr(self.scheduler, "is_scale_input_called"),
-        )
-        x = x_t / alpha_t if scaled else x_t  # Euler and LMS work in x / alpha
+        extra = self.extra | ({"variance_noise": randn()} if self.noisy else {})
+        eps = eps_hat(x_t, x0_hat, alpha_t, sigma_t)
+        scaled = hasattr(self.scheduler, "is_scale_input_called")  # Euler and LMS: x / alpha
+        x = x_t / alpha_t if scaled else x_t
         self.scheduler.scale_model_input(x, timestep)
-        x = self.scheduler.step(eps, timestep, x, **kwargs).prev_sample
-        sigmas = self.scheduler.sigmas
-        return (x / (1 + sigmas[self.scheduler.step_index] ** 2).sqrt() if scaled else x), x0_hat
+        x_s = self.scheduler.step(eps, timestep, x, **extra).prev_sample
+        if not scaled:
+            return x_s, x0_hat
+        return x_s / (1 + self.scheduler.sigmas[self.scheduler.step_index] ** 2).sqrt(), x0_hat
