@@ -74,7 +74,8 @@ def expect_exportable(model: "Model") -> None:  # noqa: F821 - torch is imported
     predict = model.denoiser.loss_config.predict
     wrong = {
         "clouds have no pipeline in diffusers": not isinstance(model.denoiser.net, PaddedUNet),
-        f"a model trained for {model.purpose.use} is not exported yet": model.purpose.use is not None,
+        f"a model trained for {model.purpose.use} is not exported yet": model.purpose.use
+        is not None,
         "a VQ autoencoder is not exported yet": isinstance(
             getattr(model.space, "autoencoder", None), VQAutoencoder
         ),

@@ -81,10 +81,8 @@ def load(path: str | Path) -> tuple[Classifier, Facts]:
     """A classifier from its file; Refusal where it is damaged or of another layout."""
     try:
         with safe_open(path, "pt") as file:
-            meta, weights = (
-                file.metadata() or {},
-                {k: file.get_tensor(k).float() for k in file.keys()},
-            )  # noqa: SIM118
+            keys, meta = file.keys(), file.metadata() or {}
+            weights = {key: file.get_tensor(key).float() for key in keys}
         if meta.get("format") != FORMAT:
             raise Refusal(
                 f"features: {path} is not one of our classifiers (benchmarks/train_classifiers.py makes them)"
