@@ -39,7 +39,9 @@ def jets(
         kind if kind is not None else seed % max(1, len(model.classes)) for seed in asked.seeds
     ]
     told = (
-        clouds.told(model, [most] * asked.count) if most else model.space.draw(asked.seeds, labels)
+        clouds.constituents(model, [most] * asked.count)
+        if most
+        else model.space.draw(asked.seeds, labels)
     )
     times, mask = schedule.grid(settings.steps, settings.grid), told["mask"][:FEW]
     names = [f"seed {seed}" for seed in asked.seeds[:FEW]]

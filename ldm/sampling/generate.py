@@ -5,7 +5,7 @@ size, because a convolution may round differently for another batch shape.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -51,6 +51,33 @@ def generate(
         if progress is not None:
             progress(len(part))
     return torch.cat(done)
+
+
+@dataclass(frozen=True)
+class Job:
+    """Samples to be made: by which model and settings, each with a seed and a condition."""
+
+    model: Model
+    settings: SampleConfig
+    seeds: Sequence[int]
+    condition: Condition
+
+    @property
+    def names(self) -> list[str] | None:
+        """The class of each by name; None of a model without classes."""
+        labels, classes = self.condition.labels, self.model.classes
+        return [classes[label] for label in labels] if classes and labels is not None else None
+
+    def rows(self, rows: Sequence[int]) -> "Job":
+        """Some of them."""
+        seeds = [self.seeds[i] for i in rows]
+        return replace(self, seeds=seeds, condition=self.condition.rows(rows))
+
+    def run(
+        self, progress: Callable[[int], object] | None = None, watch: Watch | None = None
+    ) -> Tensor:
+        """The samples, as `generate` has them."""
+        return generate(self.model, self.settings, self.seeds, self.condition, progress, watch)
 
 
 def _batch(

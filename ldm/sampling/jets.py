@@ -1,68 +1,173 @@
-"""Clouds in and out of sampling: the numbers of constituents that are asked for, and the files that are written."""
+"""Samples that are jets: how many constituents and which pt and mass are asked for, and JetNet's files."""
 
-import json
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
 
-from ldm.diffusion.flow import Ode
-from ldm.diffusion.likelihood import Likelihood, log_likelihood
-from ldm.diffusion.solvers import Unreached
 from ldm.diffusion.space import Told
-from ldm.diffusion.tasks import cfg
 from ldm.errors import Refusal, one_of
 from ldm.jets.data import NAMES, kind_of
-from ldm.jets.files import attribute, read_jets, write_jets
+from ldm.jets.files import attribute, read_jets
+from ldm.jets.space import PointCloudSpace
 from ldm.sampling.conditions import Condition
-from ldm.sampling.folder import write_lists
+from ldm.sampling.density import Density, Estimate
+from ldm.sampling.generate import Job, reverse
+from ldm.sampling.jet_files import Clouds, write_clouds
+from ldm.sampling.modality import Samples
 from ldm.sampling.model import Model
-from ldm.system.names import file_names
-from ldm.system.randomness import generator
+from ldm.sampling.requests import Words
 
 MOST = 150  # constituents in any of JetNet's files
-TOLD = ("pt", "mass")  # of the jet's own features, what `network.jet: 2` is told
-FAR = 5  # standard deviations of the training jets from their mean, beyond which a pt or a mass is worth a warning
-RELATIVE, AS_TOLD = (
-    "relative",
-    "GeV: the pt, eta and mass that the network was told",
-)  # the attribute `jet_units`
+GIVEN = ("pt", "mass")  # of the jet's own features, what `network.jet: 2` is conditioned on
+FAR = 5  # standard deviations from the training jets' mean, beyond which a pt or a mass is worth a warning
+RELATIVE = "relative"  # the attribute `jet_units` of files whose pt, eta and mass are no GeV
 
 
-class Asked(NamedTuple):
-    """What the command line asks of the jets: how many constituents each, their features (N, 4), FILE and its jets' type.
+@dataclass(frozen=True)
+class JetSamples(Samples):
+    """How many constituents each jet has, its features (N, 4), and the file and type of jets that say so.
 
-    Features are pt, eta, mass in GeV and a number that is not used. None: not asked, or FILE does not say.
+    Features are pt, eta, mass in GeV and a number that is not used; None: not asked, or the file does
+    not say. `pairs` are those of `--jet`, as they were written.
     """
 
-    numbers: list[int] | None = None
+    modality: ClassVar[str] = "jets"
+    numbers: Sequence[int] | None = None
     jet: Tensor | None = None
     kind: str | None = None
     source: Path | None = None
-    by_hand: bool = False  # --jet
+    pairs: Sequence[str] | None = None
+
+    @classmethod
+    def parse(cls, words: Mapping[str, Any], count: int | None) -> "JetSamples":
+        return asked_for(words.get("constituents"), count, words.get("jet"))
+
+    @property
+    def count(self) -> int | None:
+        return None if self.numbers is None else len(self.numbers)
+
+    @property
+    def flag(self) -> str | None:
+        return "--jet" if self.pairs is not None else "--constituents" if self.numbers else None
 
     @property
     def type(self) -> str | None:
-        """FILE's type by its full name."""
+        """The file's type by its full name."""
         return NAMES.get(self.kind, self.kind) if self.kind else None
 
+    def labels(self, model: Model, words: Words, count: int) -> list[int] | None:
+        """The classes that are named, else that of the file's jets."""
+        if words.label is not None or not model.classes or self.source is None:
+            return super().labels(model, words, count)
+        if self.type in model.classes:
+            return [model.classes.index(self.type)] * count
+        why = f"is of {self.type} jets" if self.type else "does not say of which type its jets are"
+        raise Refusal(
+            f"--constituents: {self.source} {why}; this checkpoint makes "
+            f"{', '.join(model.classes)}: name one with --label"
+        )
 
-def asked_for(text: str | None, count: int | None, pairs: Sequence[str] | None = None) -> Asked:
-    """What `--constituents` and `--jet` mean: one number for all, or a JetNet file's jets (its first `count`, or all of them).
+    def condition(self, model: Model, words: Words, seeds: Sequence[int]) -> Condition:
+        """Numbers of constituents as asked, else as in training; pt and mass where the network takes them."""
+        found, takes = super().condition(model, words, seeds), space_of(model).jet
+        if self.pairs is not None and not takes:
+            raise Refusal(
+                "--jet: this checkpoint's network is told no pt and no mass; "
+                "one trained with network.jet=2 is"
+            )
+        if self.jet is not None and takes and (self.jet[:, 0] <= 0).any():
+            raise Refusal(
+                f"--constituents: {self.source} has jets of no pt above 0, which the network is "
+                "told; --jet tells another"
+            )
+        drawn = found.told["mask"].sum(1).tolist()
+        numbers = drawn if self.numbers is None else self.numbers
+        return replace(found, told=constituents(model, numbers, self.jet))
+
+    def warnings(self, job: Job) -> list[str]:
+        """Where what is asked lies outside what training saw, and what the network is not given."""
+        model, told = job.model, job.condition.told
+        labels = torch.tensor(job.condition.labels or [0] * len(job.seeds))
+        numbers = told["mask"].sum(1)
+        rows = range(max(1, len(model.classes)))
+        found = [_outside(model, row, numbers[labels == row]) for row in rows]
+        if job.names and self.type and {self.type} != {*job.names}:
+            found.append(f"--label: other jets than FILE's, which are {self.type}")
+        if space_of(model).jet and "jet" not in told:
+            found.append(
+                "the network is told no pt and no mass; "
+                "--jet pt=GEV mass=GEV or --constituents FILE tells them"
+            )
+        if "jet" in told and (far := int((told["jet"].abs() > FAR).any(1).sum())):
+            found.append(
+                f"pt or mass of {far} jets lie more than {FAR} standard deviations "
+                "from the training jets' mean"
+            )
+        return [line for line in found if line]
+
+    def record(self) -> dict[str, Any]:
+        return {"jet": self.pairs}
+
+    def way(self, job: Job, here: Job, count: int) -> "JetWay":
+        return JetWay(job.rows(range(count)))
+
+    def write(self, folder: Path, job: Job, samples: Tensor, record: Mapping[str, Any]) -> str:
+        """jets.hdf5, or a file for each type, in JetNet's layout."""
+        told = job.condition.told
+        clouds = Clouds(samples, told["mask"], job.names, self.jet if "jet" in told else None)
+        names = write_clouds(folder, clouds, job.seeds, record)
+        return f"{len(samples)} jets: {', '.join(names)}"
+
+    def density(
+        self, model: Model, data: tuple[Tensor, Tensor], condition: Condition, estimate: Estimate
+    ) -> Density:
+        return log_density(model, *data, condition, estimate)
+
+
+@dataclass(frozen=True)
+class JetWay:
+    """The reverse process of a few jets, made again in one batch."""
+
+    files: ClassVar[str] = "trajectory.png"
+    job: Job
+
+    def __call__(self, step: int, x_s: Tensor, x0_hat: Tensor) -> None:
+        """Nothing is kept of the steps of other jets."""
+
+    def write(self, folder: Path) -> None:
+        """trajectory.png in the folder."""
+        from ldm.jets.plots import reverse_process  # matplotlib is slow to import
+
+        job = self.job
+        shown = reverse(job.model, job.settings, job.seeds, job.condition)
+        reverse_process(*shown, jets=len(job.seeds)).save(folder / "trajectory.png")
+
+
+def space_of(model: Model) -> PointCloudSpace:
+    """The space of a model of jets."""
+    return cast(PointCloudSpace, model.space)
+
+
+def asked_for(
+    text: str | None, count: int | None, pairs: Sequence[str] | None = None
+) -> JetSamples:
+    """What `--constituents` and `--jet` mean: a number for all, or a JetNet file's jets, `count` or all.
 
     FILE's pt and mass are taken, unless they are relative; those of `--jet` go before them.
     """
     value = jet_of(pairs) if pairs is not None else None
     spread = lambda n: value.expand(n, 4) if value is not None else None  # noqa: E731
+    usual = count or 64
     if text is None:
-        return Asked(None, spread(count or 64), by_hand=value is not None)
+        return JetSamples(jet=spread(usual), pairs=pairs)
     if re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?", text, re.IGNORECASE):
-        return Asked([_whole(text)] * (count or 64), spread(count or 64), by_hand=value is not None)
+        return JetSamples([_whole(text)] * usual, spread(usual), pairs=pairs)
     path = Path(text)
     if not path.is_file():
         raise Refusal(f"--constituents: '{text}' is neither a number nor a file in JetNet's layout")
@@ -70,13 +175,10 @@ def asked_for(text: str | None, count: int | None, pairs: Sequence[str] | None =
     if count is not None and count > len(mask):
         raise Refusal(f"--count: {count} jets asked for, {path} has numbers for {len(mask)}")
     units, kind = attribute(path, "jet_units"), attribute(path, "jet_type")
-    features = None if units.startswith(RELATIVE) else torch.from_numpy(jet)
-    features, numbers = (
-        spread(len(jet)) if value is not None else features,
-        mask.sum(1)[:count].tolist(),
-    )
-    told = features[:count] if features is not None else None
-    return Asked(numbers, told, kind or kind_of(path), path, value is not None)
+    own = None if units.startswith(RELATIVE) else torch.from_numpy(jet)[:count]
+    numbers = mask.sum(1)[:count].tolist()
+    given = own if value is None else spread(len(numbers))
+    return JetSamples(numbers, given, kind or kind_of(path), path, pairs)
 
 
 def _whole(text: str) -> int:
@@ -94,12 +196,12 @@ def jet_of(pairs: Sequence[str]) -> Tensor:
     given: dict[str, float] = {}
     for pair in pairs:
         key, _, text = pair.partition("=")
-        if key not in TOLD:
-            raise Refusal(f"{one_of('--jet', key, TOLD)}; write --jet pt=1000 mass=80, in GeV")
+        if key not in GIVEN:
+            raise Refusal(f"{one_of('--jet', key, GIVEN)}; write --jet pt=1000 mass=80, in GeV")
         if key in given:
             raise Refusal(f"--jet: {key} is given twice")
         given[key] = _gev(key, text)
-    if missing := [key for key in TOLD if key not in given]:
+    if missing := [key for key in GIVEN if key not in given]:
         raise Refusal(
             f"--jet: {missing[0]} is missing; the network is told pt and mass together, in GeV"
         )
@@ -114,167 +216,51 @@ def _gev(key: str, text: str) -> float:
             f"--jet: {key}: '{text}' is not a number; write --jet pt=1000 mass=80, in GeV"
         ) from None
     if not 0 <= value < 1e9 or (key == "pt" and value == 0):
-        raise Refusal(
-            f"--jet: {key}={text} cannot be: {'above' if key == 'pt' else 'at least'} 0 and finite, in GeV"
-        )
+        least = "above" if key == "pt" else "at least"
+        raise Refusal(f"--jet: {key}={text} cannot be: {least} 0 and finite, in GeV")
     return value
 
 
-def labels_of(model: Model, label: str | None, asked: Asked, seeds: Sequence[int]) -> list[int]:
-    """The class of each jet: the one named, else that of FILE's jets, else seed modulo classes."""
-    classes, kind = model.classes, asked.type
-    if label is not None:
-        return [model.label(label)] * len(seeds)
-    if not classes or asked.source is None or model.space.modality != "jets":
-        return [seed % max(1, len(classes)) for seed in seeds]
-    if kind in classes:
-        return [classes.index(kind)] * len(seeds)
-    why = f"is of {kind} jets" if kind else "does not say of which type its jets are"
-    raise Refusal(
-        f"--constituents: {asked.source} {why}; this checkpoint makes {', '.join(classes)}: name one with --label"
-    )
-
-
-def told(model: Model, numbers: Sequence[int], jet: Tensor | None = None) -> Told:
-    """The masks of so many constituents, and the jets' features for a denoiser that takes them."""
-    space = model.space
-    if space.modality != "jets":
-        raise Refusal("--constituents: this checkpoint makes pictures, not clouds")
+def constituents(model: Model, numbers: Sequence[int], jet: Tensor | None = None) -> Told:
+    """The masks of so many constituents, and the jets' pt and mass for a network that takes them."""
+    space = space_of(model)
     if bad := [n for n in numbers if not 1 <= n <= space.shape[0]]:
         raise Refusal(
             f"--constituents: {bad[0]} is not in 1 ... {space.shape[0]}, what this checkpoint makes"
         )
-    return space.full(numbers) | (
-        {"jet": space.condition(jet)} if jet is not None and space.jet else {}
-    )
+    given = {"jet": space.condition(jet)} if jet is not None and space.jet else {}
+    return space.full(numbers) | given
 
 
 def log_density(
     model: Model,
     features: Tensor,
     mask: Tensor,
-    labels: Sequence[int] | None = None,
-    jet: Tensor | None = None,
-    probes: int = 1,
-    seed: int = 0,
-    ode: Ode = Ode(1e-4, 1e-4),
-) -> Likelihood:
-    """log p(features | n) of clouds under a model, nats (B,): features (B, P, 3), mask (B, P), real constituents alone.
+    condition: Condition = Condition(),
+    estimate: Estimate = Estimate(),
+) -> Density:
+    """log p(features | n) of jets, nats (B,): features (B, P, 3), mask (B, P), real constituents alone.
 
-    The density is of the physical features eta_rel, phi_rel, pt_rel, of n constituents in some order, given their number n, and
-    given `labels` (types) and `jet` (B, 3 or more: pt, eta, mass) where the model is told them. (Of the set without an order
-    it is n! times as much.) Divide by `dimensions` to compare jets of different n. Refusal where the tolerance is not reached.
+    The density is of the physical features eta_rel, phi_rel, pt_rel, of n constituents in some order,
+    given their number n and the condition: type, and pt and mass as `constituents` has them. (Of the
+    set without an order it is n! times as much.) Divide by `found.dimensions` to compare jets of
+    different n. Refusal where the tolerance is not reached.
     """
-    space, device = model.space, model.device
-    if space.modality != "jets":
-        raise Refusal("this checkpoint makes pictures, not clouds")
-    features = features.to(device)
-    told = {"mask": mask} | (
-        {"jet": space.condition(jet.to(device))} if jet is not None and space.jet else {}
-    )
-    cond = Condition(labels, told=told).tensors(model, len(features))
-    x_0 = space.encode(features, mask=cond["mask"])
-    try:
-        found = log_likelihood(
-            cfg(model.denoiser, cond), x_0, generator("likelihood", seed), probes, ode
-        )
-    except Unreached as error:
-        raise Refusal(f"likelihood: {error}") from None
-    return replace(found, nats=found.nats + space.log_jacobian(features, cond["mask"]))
-
-
-def told_as_asked(model: Model, asked: Asked, seeds: Sequence[int], labels: Sequence[int]) -> Told:
-    """What the denoiser is told of each sample: of pictures nothing; of jets what is asked, and else numbers as in training."""
-    space = model.space
-    flag = "--jet" if asked.by_hand else "--constituents"
-    if space.modality != "jets":
-        if asked.numbers is None and asked.jet is None:
-            return space.draw(seeds, labels)
-        raise Refusal(f"{flag}: this checkpoint makes pictures, not clouds")
-    if asked.by_hand and not space.jet:
-        raise Refusal(
-            "--jet: this checkpoint's network is told no pt and no mass; one trained with network.jet=2 is"
-        )
-    numbers = (
-        space.draw(seeds, labels)["mask"].sum(1).tolist()
-        if asked.numbers is None
-        else asked.numbers
-    )
-    if asked.jet is not None and space.jet and (asked.jet[:, 0] <= 0).any():
-        raise Refusal(
-            f"--constituents: {asked.source} has jets of no pt above 0, which the network is told; --jet tells another"
-        )
-    return told(model, numbers, asked.jet)
-
-
-def warnings(model: Model, asked: Asked, labels: Sequence[int], told: Told) -> list[str]:
-    """What the user should know of what is asked: where it lies outside what training saw, and what is not told."""
-    if model.space.modality != "jets":
-        return []
-    found = [
-        _outside(model, row, told["mask"][torch.tensor(labels) == row].sum(1))
-        for row in range(max(1, len(model.classes)))
-    ]
-    other = (
-        model.classes and asked.type and {asked.type} != {model.classes[label] for label in labels}
-    )
-    found.append(f"--label: other jets than FILE's, which are {asked.type}" if other else "")
-    if model.space.jet and "jet" not in told:
-        found.append(
-            "the network is told no pt and no mass; --jet pt=GEV mass=GEV or --constituents FILE tells them"
-        )
-    if "jet" in told and (far := int((told["jet"].abs() > FAR).any(1).sum())):
-        found.append(
-            f"pt or mass of {far} jets lie more than {FAR} standard deviations from the training jets' mean"
-        )
-    return [line for line in found if line]
+    features, mask = features.to(model.device), mask.to(model.device)
+    given = replace(condition, told=condition.told | {"mask": mask})
+    found = estimate.log_p(model, space_of(model).encode(features, mask=mask), given)
+    nats = found.nats + space_of(model).log_jacobian(features, mask)
+    return Density(nats, replace(found, nats=nats))
 
 
 def _outside(model: Model, row: int, numbers: Tensor) -> str:
-    low, high = model.space.seen(row)
+    low, high = space_of(model).seen(row)
     outside = numbers[(numbers < low) | (numbers > high)]
+    if not len(outside):
+        return ""
     whose = f"{model.classes[row]} jets" if model.classes else "jets"
-    seen = f"training saw {whose} of {low} ... {high} alone"
+    between = f"{outside.min()} ... {outside.max()}"
     return (
-        f"--constituents: {len(outside)} jets of {outside.min()} ... {outside.max()}; {seen}"
-        if len(outside)
-        else ""
+        f"--constituents: {len(outside)} jets of {between}; "
+        f"training saw {whose} of {low} ... {high} alone"
     )
-
-
-def write_clouds(
-    folder: Path,
-    features: Tensor,
-    mask: Tensor,
-    seeds: Sequence[int],
-    labels: Sequence[str] | None,
-    settings: dict[str, Any],
-    jet: Tensor | None = None,
-) -> list[str]:
-    """jets.hdf5, or a file for each type, in JetNet's layout; samples.jsonl (a line each) and settings.json. The files' names.
-
-    `jet` (N, 4), what the network was told in GeV, is written as it is, so that the file can be given as FILE again.
-    """
-    kinds = sorted(set(labels or []))
-    files = dict(zip(kinds, file_names(kind.replace(" ", "-") for kind in kinds), strict=True))
-    names = [f"{files[label]}.hdf5" for label in labels] if labels else ["jets.hdf5"] * len(seeds)
-    lines: list[dict[str, Any]] = [{}] * len(seeds)
-    for name in dict.fromkeys(names):
-        rows = [i for i, other in enumerate(names) if other == name]
-        more = {"settings": json.dumps(settings)} | (
-            {"jet_type": labels[rows[0]]} if labels else {}
-        )
-        more |= {"jet_units": AS_TOLD} if jet is not None else {}
-        write_jets(
-            folder / name, features[rows], mask[rows], jet if jet is None else jet[rows], **more
-        )
-        for row, i in enumerate(rows):
-            lines[i] = {
-                "file": name,
-                "row": row,
-                "seed": seeds[i],
-                "constituents": int(mask[i].sum()),
-            }
-            lines[i] |= {"label": labels[i]} if labels else {}
-    write_lists(folder, lines, settings)
-    return list(dict.fromkeys(names))

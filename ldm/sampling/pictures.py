@@ -1,32 +1,81 @@
-"""Samples that are pictures: a folder of files."""
+"""Samples that are pictures: a PNG each and a grid; their density in bits a dimension."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, cast
 
+import torch
 from torch import Tensor
 
+from ldm.diffusion.likelihood import Likelihood, bits_per_dim, dequantise, latent_bound
 from ldm.pictures.grid import save_picture, to_picture
-from ldm.pictures.opening import Range
+from ldm.pictures.space import LatentSpace
+from ldm.sampling.conditions import Condition
+from ldm.sampling.density import Density, Estimate
 from ldm.sampling.folder import write_lists
+from ldm.sampling.generate import Job
+from ldm.sampling.modality import Samples
+from ldm.sampling.model import Model
+from ldm.sampling.trajectory import Recorder
+from ldm.system.randomness import generator
 
 
-def write(
-    folder: Path,
-    images: Tensor,
-    seeds: Sequence[int],
-    given: Mapping[str, Sequence[str] | None],
-    settings: dict[str, Any],
-    span: Range | None = None,
-) -> None:
-    """DIR/<seed, 8 digits>.png at the data's own size (and .npy: `save_picture`), grid.png,
-    samples.jsonl (a line each, with its `label` and `prompt` where they are given), settings.json."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = []
-    for i, (image, seed) in enumerate(zip(images, seeds, strict=True)):
-        name = f"{seed:08d}.png"
-        save_picture(image, folder / name, span)
-        lines.append({"file": name, "seed": seed} | {key: of[i] for key, of in given.items() if of})
-    columns = len(set(given.get("prompt") or []))  # prompts come in turn: a column each
-    to_picture(images[:400], columns if 1 < columns <= 16 else 0).save(folder / "grid.png")
-    write_lists(folder, lines, settings)
+@dataclass(frozen=True)
+class PictureSamples(Samples):
+    """Nothing can be asked of pictures beside class and caption."""
+
+    modality: ClassVar[str] = "pictures"
+
+    @classmethod
+    def parse(cls, words: Mapping[str, Any], count: int | None) -> "PictureSamples":
+        return cls()
+
+    def way(self, job: Job, here: Job, count: int) -> Recorder:
+        return Recorder(here.model, here.settings, here.seeds, min(count, job.settings.batch_size))
+
+    def write(self, folder: Path, job: Job, samples: Tensor, record: Mapping[str, Any]) -> str:
+        """<seed, 8 digits>.png at the data's own size (and .npy: `save_picture`), grid.png."""
+        lines, prompts, view = [], job.condition.prompts, job.model.view
+        given = {"label": job.names, "prompt": prompts}
+        for i, (image, seed) in enumerate(zip(samples, job.seeds, strict=True)):
+            name = f"{seed:08d}.png"
+            save_picture(image, folder / name, view.span if view else None)
+            each = {key: of[i] for key, of in given.items() if of}
+            lines.append({"file": name, "seed": seed} | each)
+        columns = len(set(prompts or []))  # prompts come in turn: a column each
+        columns = columns if 1 < columns <= 16 else 0
+        to_picture(samples[:400], columns).save(folder / "grid.png")
+        write_lists(folder, lines, record)
+        return f"{len(samples)} pictures, grid.png"
+
+    def density(
+        self, model: Model, data: Tensor, condition: Condition, estimate: Estimate
+    ) -> Density:
+        """Of bytes (B, C, H, W), dequantised: a density of the pixels, or in latents a lower bound of it."""
+        levels = (data.double() * (estimate.levels - 1) / 255).round()
+        x = dequantise(levels, estimate.levels, generator("dequantise", estimate.seed))
+        x = x.to(model.device, torch.float32)
+        bound = model.space.kind == "latent"
+        found = None if bound else estimate.log_p(model, x, condition)
+        nats, found = (found.nats, found) if found else _bound(model, x, condition, estimate)
+        return Density(nats, found, bits_per_dim(nats, x[0].numel(), estimate.levels), bound)
+
+
+def _bound(
+    model: Model, x: Tensor, condition: Condition, estimate: Estimate
+) -> tuple[Tensor, Likelihood]:
+    """log p(x|z) + log p(z) - log q(z|x) at one z of the encoder's posterior, and the flow's log p(z)."""
+    space, found = cast(LatentSpace, model.space), []
+    with torch.no_grad():
+        mean, logvar = space.moments(x).chunk(2, 1)
+    scale = space.std[:, None, None]
+    mean, std = (mean - space.mean[:, None, None]) / scale, (0.5 * logvar).exp() / scale
+    noise = torch.randn(mean.shape, generator=generator("posterior", estimate.seed)).to(mean)
+
+    def log_prior(z: Tensor) -> Tensor:
+        found.append(estimate.log_p(model, z, condition))
+        return found[0].nats
+
+    nats = latent_bound(x, mean, std, log_prior, space.decode, estimate.decoder_std, noise)
+    return nats, found[0]

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from PIL import Image, ImageDraw
@@ -25,6 +26,7 @@ HEADER = 26  # px above the strip, for the times
 class Recorder:
     """What the first `count` samples of a batch went through: give it to `generate` as `watch`, then take the pictures."""
 
+    files: ClassVar[str] = "trajectory.png, trajectory.gif"
     model: Model
     settings: SampleConfig
     seeds: Sequence[int]

@@ -19,6 +19,7 @@ from ldm.sampling.folder import new_folder
 from ldm.sampling.model import Model, restore
 from ldm.sampling.prompts import prompts_from
 from ldm.sampling.requests import Seeds, pick_device
+from ldm.sampling.run import SampleRequest
 from ldm.sampling.run import run as sample
 from ldm.sampling.settings import Overrides
 from ldm.tasks import solve
@@ -156,7 +157,7 @@ def run(task: str | None, count: int | None, **args: Any) -> None:
         raise Refusal(
             f"--{given[0]} belongs to a task: add --task inpaint, super-resolve, denoise, edit or interpolate"
         )
-    sample(count=count, **args)
+    sample(SampleRequest.parse(args | {"count": count}), args["output"])
 
 
 def run_task(

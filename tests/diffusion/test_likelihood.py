@@ -24,6 +24,7 @@ from ldm.diffusion.tasks import cfg
 from ldm.errors import Refusal
 from ldm.jets.network import SetTransformer
 from ldm.jets.space import PointCloudSpace
+from ldm.sampling.density import Estimate
 from ldm.sampling.jets import log_density
 from ldm.sampling.model import Model
 
@@ -257,9 +258,9 @@ def test_density_of_physical_features():
         features[..., 2].clamp(1e-9)
     )
     truth = torch.where(mask, sum(angle) + pt, 0).sum(1)
-    found = log_density(model, features, mask, probes=2, ode=Ode(1e-6, 1e-6))
+    found = log_density(model, features, mask, estimate=Estimate(2, ode=Ode(1e-6, 1e-6)))
     assert (found.nats - truth).abs().max() < 0.1 and found.nats[
         0
     ] == 0  # the flow's prior forgets alpha_1 = e^-5
     with pytest.raises(Refusal, match=r"likelihood: .*rtol 1e-06, atol 1e-06 within 10 calls"):
-        log_density(model, features, mask, ode=Ode(1e-6, 1e-6, max_calls=10))
+        log_density(model, features, mask, estimate=Estimate(ode=Ode(1e-6, 1e-6, max_calls=10)))

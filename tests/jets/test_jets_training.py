@@ -22,9 +22,9 @@ from ldm.jets.particlenet import ParticleNet, fpnd
 from ldm.jets.space import PointCloudSpace
 from ldm.sampling.conditions import Condition, without
 from ldm.sampling.generate import generate
-from ldm.sampling.jets import asked_for, told
+from ldm.sampling.jets import asked_for, constituents
 from ldm.sampling.model import restore
-from ldm.sampling.run import run
+from ldm.sampling.run import SampleRequest, run
 from ldm.sampling.settings import Overrides
 from ldm.tasks.run import run_task
 from ldm.training.panels.jets import JetPanels
@@ -126,7 +126,7 @@ def sample(jets_run, output, **given):
         weights="ema",
         device="cpu",
     )
-    run(**plain | dict(solver=None, eta=None) | given)
+    run(SampleRequest.parse(plain | dict(solver=None, eta=None) | given), str(output))
 
 
 def test_numbers_given_by_number_and_drawn_as_in_training(jets_run, model, tmp_path):
@@ -158,7 +158,7 @@ def test_numbers_are_drawn_by_seed_from_the_histogram_of_the_type():
 @pytest.mark.parametrize("name", ALL)
 def test_padding_is_zero_at_every_step_of_every_solver(model, name):
     """The state and x0_hat, exactly; and sample i is the same alone and in a batch, but for AdaptiveODE."""
-    rows, padding = told(model, [4, 30, 11]), ~model.space.full([4, 30, 11])["mask"]
+    rows, padding = constituents(model, [4, 30, 11]), ~model.space.full([4, 30, 11])["mask"]
 
     def watch(step, x_s, x0_hat):
         assert (
@@ -272,9 +272,8 @@ def test_pt_mass_and_type_are_told(tmp_path):
         "gluon.hdf5",
         "light-quark.hdf5",
     ]
-    assert (
-        asked_for(str(tmp_path / "out/gluon.hdf5"), None)[1] is None
-    )  # relative features are no GeV
+    # relative features are no GeV
+    assert asked_for(str(tmp_path / "out/gluon.hdf5"), None).jet is None
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import torch
 from helpers import ROOT, run_config
 
 from ldm.errors import Refusal, printable, say
-from ldm.sampling import jets as clouds
+from ldm.sampling.jet_files import Clouds, write_clouds
 from ldm.system.names import LONGEST, file_name, file_names, plain
 
 HOSTILE = [
@@ -142,7 +142,7 @@ def test_jets_of_hostile_classes_stay_in_their_folder(tmp_path):
     folder = tmp_path / "out"
     folder.mkdir()
     features, mask = torch.rand(6, 5, 3) / 5, torch.ones(6, 5, dtype=torch.bool)
-    files = clouds.write_clouds(folder, features, mask, range(6), classes, {})
+    files = write_clouds(folder, Clouds(features, mask, classes), range(6), {})
     assert victim.read_text() == "precious" and {*os.listdir(tmp_path)} == {"victim.hdf5", "out"}
     assert len(files) == 6 and {*files} | {"samples.jsonl", "settings.json"} == {
         *os.listdir(folder)

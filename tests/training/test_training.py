@@ -413,7 +413,7 @@ def test_dry_run_builds_everything_and_writes_nothing(tmp_path):
 
 
 def test_bad_input_to_sample(pixel_run, stage1, tmp_path):
-    from ldm.sampling.run import run
+    from ldm.sampling.run import SampleRequest, run
 
     good = dict(
         checkpoint=str(pixel_run),
@@ -464,7 +464,7 @@ def test_bad_input_to_sample(pixel_run, stage1, tmp_path):
     ]
     for change, message in table:
         with pytest.raises(Refusal, match=message) as error:
-            run(**good | change)
+            run(SampleRequest.parse(words := good | change), words["output"])
         assert "\n" not in str(error.value)
     assert (
         not (tmp_path / "owned").exists()
