@@ -28,6 +28,7 @@ class SampleRequest:
     words: Words = Words()
     settings: Overrides = Overrides()
     trajectory: int = 0  # samples whose way from data to noise and back is drawn
+    output: str = "samples"
     own: Mapping[str, Samples] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -43,7 +44,8 @@ class SampleRequest:
         seeds = taken(Seeds, words)
         own = {name: kind.parse(words, seeds.count) for name, kind in MODALITIES.items()}
         parts = taken(Source, words), seeds, taken(Words, words), taken(Overrides, words)
-        return cls(*parts, words.get("trajectory", 0), own)
+        kept = {key: words[key] for key in ("trajectory", "output") if key in words}
+        return cls(*parts, **kept, own=own)
 
     @property
     def listed(self) -> list[int]:
@@ -72,9 +74,9 @@ class SampleRequest:
         return self.source.record(job.model) | made | self.of(job.model).record()
 
 
-def run(request: SampleRequest, output: str) -> None:
+def run(request: SampleRequest) -> None:
     """The folder of samples that is asked for, made over one process or several."""
-    with new_folder(output) as folder:
+    with new_folder(request.output) as folder:
         place = request.source.launch()
         ranks, first = place.ranks, place.ranks.rank == 0
         model = request.source.restore(place)

@@ -157,7 +157,7 @@ def run(task: str | None, count: int | None, **args: Any) -> None:
         raise Refusal(
             f"--{given[0]} belongs to a task: add --task inpaint, super-resolve, denoise, edit or interpolate"
         )
-    sample(SampleRequest.parse(args | {"count": count}), args["output"])
+    sample(SampleRequest.parse(args | {"count": count}))
 
 
 def run_task(
