@@ -20,7 +20,16 @@ from tqdm import tqdm
 from ldm.config import SampleConfig
 from ldm.diffusion.solvers import DDIM, AdaptiveODE, DPMpp2M, EulerMaruyama, Heun
 from ldm.errors import guard
-from ldm.evaluation.jets import available, cloud, generate_like, judge, load_jets, save, sides
+from ldm.evaluation.jets import (
+    Trial,
+    available,
+    cloud,
+    generate_like,
+    judge,
+    load_jets,
+    save,
+    sides,
+)
 from ldm.jets.data import Jets, JetSet
 from ldm.jets.kinematics import jet_kinematics
 from ldm.jets.metrics import ALL, CHEAP, Cloud, Comparison, Sample
@@ -73,7 +82,7 @@ def main_table(model: Model, settings: SampleConfig, args: argparse.Namespace, j
     generated, names = JetSet(*features, few.jet, few.types), ("test", "generated")
     histograms(cloud(real), cloud(generated), names).save(args.output / "histograms.png")
     jet_images(cloud(real), cloud(generated), names).save(args.output / "jet-images.png")
-    figures = judge(real, generated, valid, wanted, jets.kinds, clip=args.clip)
+    figures = judge(Trial(real, generated, valid, jets.kinds), wanted, args.clip)
     how = f"{type(settings.solver).__name__}, {settings.steps} steps"
     rate = len(few) / seconds
     record = {

@@ -21,7 +21,7 @@ from benchmarks import clock
 from ldm import config
 from ldm.config import Config, SampleConfig
 from ldm.diffusion.solvers import DPMpp2M
-from ldm.evaluation.pictures import evaluate
+from ldm.evaluation.pictures import Judge, evaluate
 from ldm.metrics.features import choose
 from ldm.metrics.records import thousands
 from ldm.metrics.reference import reference
@@ -100,7 +100,9 @@ class Side:
         """Distance, its floor, and the time to make the samples."""
         settings = SampleConfig(solver=DPMpp2M(), steps=steps, batch_size=self.args.sample_batch)
         before = clock.now(self.args.device)
-        figures = evaluate(model, settings, count, self.real, self.features, quiet=True)
+        figures = evaluate(
+            model, settings, range(count), Judge(self.features, self.real), quiet=True
+        )
         seconds, (name, figure) = clock.now(self.args.device) - before, next(iter(figures.items()))
         share = {k: f.value for k, f in figures.items() if k.startswith("class_share")}
         return {

@@ -32,7 +32,7 @@ from ldm.diffusion.solvers import (
     Solver,
     sample,
 )
-from ldm.evaluation.pictures import evaluate, load_data
+from ldm.evaluation.pictures import Judge, evaluate, load_data
 from ldm.metrics.features import choose
 from ldm.metrics.reference import reference
 from ldm.sampling.model import Model, restore
@@ -72,11 +72,11 @@ def steps_within(solver: Solver, model: Model, budget: int) -> int:
 
 
 def measure(
-    model: Model, name: str, solver: Solver, steps: int, count: int, batch: int, judge: Any
+    model: Model, name: str, solver: Solver, steps: int, count: int, batch: int, judge: Judge
 ) -> dict[str, Any]:
     settings = SampleConfig(solver=solver, steps=steps, batch_size=batch)
     began = time.perf_counter()
-    figures = evaluate(model, settings, count, *judge)
+    figures = evaluate(model, settings, range(count), judge)
     seconds = time.perf_counter() - began
     values = {key: {"value": f.value, "std": f.std, "floor": f.floor} for key, f in figures.items()}
     row = {"solver": name, "steps": steps, "evaluations": evaluations(solver, model, steps)}
@@ -169,7 +169,7 @@ def main() -> None:
             continue
         print(f"{name}, {steps} steps", flush=True)
         rows.append(
-            measure(model, name, solver, steps, args.count, args.batch_size, (real, features))
+            measure(model, name, solver, steps, args.count, args.batch_size, Judge(features, real))
         )
         log.write_text(json.dumps(rows, indent=1) + "\n")
     text = markdown(rows)

@@ -3,36 +3,45 @@
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from ldm.checkpoints import checkpoint
-from ldm.config import SampleConfig, from_dict
+from ldm.config import SampleConfig
 from ldm.diffusion.space import Told
 from ldm.errors import Refusal, say
+from ldm.evaluation.base import Evaluation
+from ldm.evaluation.requests import EvaluationRequest, Opened
 from ldm.jets import particlenet
 from ldm.jets.data import NAMES, JetNet, Jets, JetSet
 from ldm.jets.emd import transport
 from ldm.jets.metrics import ALL, Cloud, Comparison, Sample, Value, known, said_of_clipping
 from ldm.metrics.progress import shown
-from ldm.metrics.records import Figure, append, file_hash, open_log, records, table, thousands
+from ldm.metrics.records import Figure, thousands
 from ldm.sampling.conditions import Condition
 from ldm.sampling.generate import generate
-from ldm.sampling.model import Model, recorded_data, restore
-from ldm.sampling.settings import Overrides
-from ldm.system.processes import ALONE, Ranks, launch
+from ldm.sampling.jets import space_of
+from ldm.sampling.model import Model, recorded_data
+from ldm.sampling.requests import Place
+from ldm.system.processes import ALONE, Ranks
 
 
 def load_jets(path: str | Path, root: str | None = None) -> Jets:
-    """The jets that a checkpoint was trained on, split as then, from their own place or from `root`; never downloaded."""
-    file = checkpoint.find(path)
-    state = checkpoint.read(file)
-    data = from_dict(state["ldm"]["config"], str(file)).data
+    """The jets that a checkpoint was trained on, split as then, from their own place or from `root`.
+
+    Never downloaded.
+    """
+    return _jets_of(Opened.at(path), root)
+
+
+def _jets_of(opened: Opened, root: str | None) -> Jets:
+    data = opened.config.data
     if not isinstance(data, JetNet):
-        raise Refusal(f"checkpoint: {file} was trained on {type(data).__name__}, not on jets")
+        kind = type(data).__name__
+        raise Refusal(f"checkpoint: {opened.file} was trained on {kind}, not on jets")
     return recorded_data(data, root).load()
 
 
@@ -80,11 +89,10 @@ def _why_no_reference(kind: str, constituents: int) -> str | None:
 
 
 def told_of(model: Model, jets: JetSet) -> Told:
-    """What the denoiser is told of real jets: the number of constituents, and pt and mass where it takes them."""
-    space = model.space
-    return space.full(jets.counts.tolist()) | (
-        {"jet": space.condition(jets.jet)} if space.jet else {}
-    )
+    """What the denoiser is given of real jets: the number of constituents, and pt and mass where it takes them."""
+    space = space_of(model)
+    given = {"jet": space.condition(jets.jet)} if space.jet else {}
+    return space.full(jets.counts.tolist()) | given
 
 
 def generate_like(
@@ -107,38 +115,51 @@ def generate_like(
     return Cloud(ranks.collect(here, len(jets)), told["mask"]), time.perf_counter() - start
 
 
-def judged(
-    real: JetSet,
-    generated: JetSet,
-    others: JetSet,
-    metrics: Sequence[str],
-    kinds: Sequence[str] = ("g",),
-    clip: float | None = None,
-    quiet: bool = False,
-    **settings: Any,
-) -> Iterator[dict[str, Figure]]:
-    """One metric's figures after another: of the generated jets, and beside them of other real ones in their place.
+@dataclass(frozen=True)
+class Trial:
+    """Real jets, generated ones, and other real ones in their place for the truth-vs-truth floor.
 
-    FPND is each type's own, by its letter in `kinds`. `settings` are `Comparison`'s.
+    `kinds`: the letter of each type, by which FPND has its references.
     """
-    names = ("real", "generated", "other real")
-    parts = zip(names, (real, generated, others), strict=True)
-    samples = [
-        Sample(name, cloud(part), clip, quiet) if len(part) else None for name, part in parts
-    ]
+
+    real: JetSet
+    generated: JetSet
+    others: JetSet
+    kinds: Sequence[str] = ("g",)
+
+    def samples(self, clip: float | None, *, quiet: bool) -> list[Sample | None]:
+        """As the metrics take them, cut to `clip`; None where there are no jets."""
+        parts = {"real": self.real, "generated": self.generated, "other real": self.others}
+        return [
+            Sample(name, cloud(part), clip, quiet) if len(part) else None
+            for name, part in parts.items()
+        ]
+
+
+def judged(
+    trial: Trial, metrics: Sequence[str], clip: float | None = None, *, quiet: bool = False
+) -> Iterator[dict[str, Figure]]:
+    """One metric's figures after another: of the generated jets, and of other real ones in their place.
+
+    FPND is each type's own.
+    """
+    samples = trial.samples(clip, quiet=quiet)
     if clip:
         say(said_of_clipping(clip, *filter(None, samples)))
-    pair = Comparison(*samples[:2], quiet=quiet, **settings)
-    floor = Comparison(samples[0], samples[2], quiet=quiet, **settings) if samples[2] else None
+    real, *rest = samples
+    pair, floor = [Comparison(real, one, quiet=quiet) if real and one else None for one in rest]
     for metric in shown(metrics, "measuring jets", quiet):
         if metric == "fpnd":
-            sides = (fpnd_by_type(part, kinds, quiet) for part in (generated, others))
+            values, floors = (
+                fpnd_by_type(part, trial.kinds, quiet=quiet)
+                for part in (trial.generated, trial.others)
+            )
         else:
-            sides = (side.measure(metric) if side else {} for side in (pair, floor))
-        yield _figures(*sides, len(generated), len(others))
+            values, floors = (side.measure(metric) if side else {} for side in (pair, floor))
+        yield _figures(values, floors, len(trial.generated), len(trial.others))
 
 
-def fpnd_by_type(jets: JetSet, kinds: Sequence[str], quiet: bool = True) -> dict[str, Value]:
+def fpnd_by_type(jets: JetSet, kinds: Sequence[str], *, quiet: bool = True) -> dict[str, Value]:
     """FPND of the jets of each type that has a reference: fpnd_10k, or of several types fpnd_g_10k, fpnd_q_10k, ..."""
     found: dict[str, Value] = {}
     for i, kind in enumerate(kinds):
@@ -151,15 +172,10 @@ def fpnd_by_type(jets: JetSet, kinds: Sequence[str], quiet: bool = True) -> dict
 
 
 def judge(
-    real: JetSet,
-    generated: JetSet,
-    others: JetSet,
-    metrics: Sequence[str],
-    kinds: Sequence[str] = ("g",),
-    **settings: Any,
+    trial: Trial, metrics: Sequence[str], clip: float | None = None, *, quiet: bool = False
 ) -> dict[str, Figure]:
     """All of `judged` at once."""
-    parts = judged(real, generated, others, metrics, kinds, **settings)
+    parts = judged(trial, metrics, clip, quiet=quiet)
     return {name: figure for part in parts for name, figure in part.items()}
 
 
@@ -188,81 +204,45 @@ def sides(jets: Jets, split: str, count: int | None) -> tuple[JetSet, JetSet, Je
     """The real jets, those of them that are generated anew, and others in their place, of each type as many."""
     real = jets.train if split == "train" else jets.test
     if count is not None and count > len(real):
-        say(
-            f"--count: {count} jets asked for; there are {len(real)} {split} jets, and as many are made"
-        )
+        there = f"there are {len(real)} {split} jets"
+        say(f"--count: {count} jets asked for; {there}, and as many are made")
     few = real.first(count or len(real))
     return real, few, jets.held_out.like(few)
 
 
-def run(
-    file: Path,
-    output: Path,
-    count: int | None,
-    split: str | None,
-    seed: int,
-    weights: str,
-    device: str,
-    data_root: str | None,
-    devices: int,
-    metrics: Sequence[str] | None = None,
-    clip: float | None = None,
-    **given: Any,
-) -> None:
-    """evaluate.py for a checkpoint of jets: a table with the floors, and the records, written as each metric ends."""
-    wanted = known(metrics) if metrics is not None else None
-    jets, split = load_jets(file, data_root), split or "test"
-    real, few, others = sides(jets, split, count)
-    wanted = available(jets, wanted)
-    ranks = Ranks.of(fabric := launch(devices, device))
-    model = restore(file, weights, str(fabric.device) if ranks.world > 1 else device)
-    settings = Overrides(**given).over(model.settings, model.schedule)
-    log = open_log(output)
-    with tqdm(
-        total=len(few), desc="sampling", unit="jet", disable=ranks.rank > 0, mininterval=1
-    ) as bar:
-        features, seconds = generate_like(model, settings, few, seed, bar.update, ranks)
-    if ranks.rank > 0:
-        return
-    generated = JetSet(*features, few.jet, few.types)
-    how = made(settings, seed, len(few), split, clip) | {
-        "weights": weights,
-        "device": device,
-        "processes": ranks.world,
-    }
-    how |= {"jets_per_second": len(few) / seconds, "reference": {"what": split, "n": len(real)}}
-    how |= {
-        "checkpoint": {
-            "path": str(file),
-            "hash": file_hash(file),
-            "stage": "diffusion",
-            "step": model.step,
+class JetEvaluation(Evaluation):
+    """Generated jets against real ones by the physicists' metrics, with the floor beside each."""
+
+    def __init__(self, request: EvaluationRequest, opened: Opened):
+        super().__init__(request, opened)
+        wanted = known(request.metrics) if request.metrics is not None else None
+        self.jets, self.split = _jets_of(opened, request.data_root), request.split or "test"
+        self.real, self.few, self.others = sides(self.jets, self.split, request.seeds.count)
+        self.metrics = available(self.jets, wanted)
+
+    def restore(self, place: Place) -> None:
+        self.model = self.request.source.restore(place)
+        self.settings = self.request.settings.over(self.model.settings, self.model.schedule)
+
+    def make(self, place: Place) -> None:
+        few, seed, off = self.few, self.request.seeds.seed, place.ranks.rank > 0
+        with tqdm(total=len(few), desc="sampling", unit="jet", disable=off, mininterval=1) as bar:
+            made = generate_like(self.model, self.settings, few, seed, bar.update, place.ranks)
+        features, self.seconds = made
+        self.generated = JetSet(*features, few.jet, few.types)
+
+    def figures(self) -> Iterator[dict[str, Figure]]:
+        trial = Trial(self.real, self.generated, self.others, self.jets.kinds)
+        return judged(trial, self.metrics, self.request.clip)
+
+    def record(self) -> dict[str, Any]:
+        return self.settings.record() | {
+            "seeds": {"first": self.request.seeds.seed, "count": len(self.few)},
+            "constituents": f"as {self.split} jets",
+            "clip": self.request.clip,
+            "jets_per_second": len(self.few) / self.seconds,
+            "reference": {"what": self.split, "n": len(self.real)},
         }
-    }
-    said = f"{file}: step {model.step}, {weights} weights; {len(few)} jets against {len(real)} {split} jets"
-    write_each(log, judged(real, generated, others, wanted, jets.kinds, clip), how, said)
 
-
-def made(
-    settings: SampleConfig, seed: int, count: int, split: str, clip: float | None
-) -> dict[str, Any]:
-    """What a record says of how the jets were made and compared."""
-    return settings.record() | {
-        "seeds": {"first": seed, "count": count},
-        "constituents": f"as {split} jets",
-        "clip": clip,
-    }
-
-
-def write_each(
-    log: Path, parts: Iterable[dict[str, Figure]], how: dict[str, Any], said: str
-) -> None:
-    """Append each part's records as it ends, and at the end, whatever ends it, show what there is."""
-    figures: dict[str, Figure] = {}
-    try:
-        for found in parts:
-            append(log, records(found, how))
-            figures |= found
-    finally:
-        if figures:
-            say(f"{said}\n{table(figures)}\nwrote {len(figures)} records to {log}")
+    def describe(self) -> str:
+        return f"{len(self.few)} jets against {len(self.real)} {self.split} jets"

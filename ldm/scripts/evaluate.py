@@ -20,7 +20,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--checkpoint",
         type=home,
-        dest="path",
         required=True,
         metavar="PATH",
         help="a run's folder or a checkpoint file",
@@ -71,10 +70,11 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    args = parse()
-    from ldm.evaluation.pictures import run
+    words = vars(parse())
+    from ldm.evaluation.requests import EvaluationRequest
+    from ldm.evaluation.run import run  # slow imports only once the arguments are right
 
-    run(**vars(args))
+    run(EvaluationRequest.parse(words))
 
 
 def entry() -> None:

@@ -409,7 +409,8 @@ def test_a_checkpoint_that_cannot_be_gone_on_with_is_one_line(change, pixel_run,
 def test_no_data_of_a_checkpoint_is_downloaded_or_made(states, tmp_path, monkeypatch):
     """Its config says where data lie, and that they may be fetched: they are not, and no folder is made."""
     from ldm.evaluation import jets as jet_evaluation
-    from ldm.evaluation import pictures as evaluation
+    from ldm.evaluation.requests import EvaluationRequest
+    from ldm.evaluation.run import run as evaluate
     from ldm.jets import data as jets
     from ldm.pictures import images
 
@@ -432,7 +433,7 @@ def test_no_data_of_a_checkpoint_is_downloaded_or_made(states, tmp_path, monkeyp
             state["ldm"]["shape"] = [3, 32, 32]
         path = write(state, tmp_path / "last.ckpt")
         flags = dict(
-            path=str(path),
+            checkpoint=str(path),
             count=10,
             features="digits",
             split=None,
@@ -449,7 +450,9 @@ def test_no_data_of_a_checkpoint_is_downloaded_or_made(states, tmp_path, monkeyp
             steps=2,
             batch_size=4,
         )
-        assert "data.root" in refused(functools.partial(evaluation.run, **flags)), old
+        assert "data.root" in refused(
+            functools.partial(evaluate, EvaluationRequest.parse(flags))
+        ), old
         assert {p.name for p in tmp_path.iterdir()} <= {"last.ckpt", "out", "cache"}
     assert jet_evaluation.recorded_data is recorded_data
 

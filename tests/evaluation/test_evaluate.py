@@ -9,7 +9,9 @@ from helpers import ROOT, column_of, load, run_config, script
 from PIL import Image
 
 from ldm.errors import Refusal
-from ldm.evaluation.pictures import evaluate, load_data, run, sample_features
+from ldm.evaluation.pictures import Judge, evaluate, load_data, sample_features
+from ldm.evaluation.requests import EvaluationRequest
+from ldm.evaluation.run import run
 from ldm.metrics.features import choose
 from ldm.metrics.figures import check_count, compare
 from ldm.metrics.records import table, thousands
@@ -35,7 +37,7 @@ def real(digits, tmp_path_factory):
 def arguments(path, tmp_path, **change):
     """run()'s, as evaluate.py gives them."""
     plain = dict(
-        path=str(path),
+        checkpoint=str(path),
         count=None,
         features="auto",
         split=None,
@@ -53,6 +55,11 @@ def arguments(path, tmp_path, **change):
         guidance=None,
     )
     return plain | {"batch_size": None} | change
+
+
+def measured(*given, **change):
+    """evaluate.py in this process."""
+    run(EvaluationRequest.parse(arguments(*given, **change)))
 
 
 def lines(folder):
@@ -115,7 +122,8 @@ def test_seeds_may_be_shared_in_any_way(digits, latent_run):
 def test_figures_are_a_function_of_the_seeds(digits, real, pixel_run):
     model = restore(pixel_run)
     first, again, other = (
-        evaluate(model, model.settings, 40, real, digits, seed, quiet=True) for seed in (0, 0, 40)
+        evaluate(model, model.settings, range(s, s + 40), Judge(digits, real), quiet=True)
+        for s in (0, 0, 40)
     )
     assert first == again and first["fd_digits_40"].value != other["fd_digits_40"].value
     assert first["fd_digits_40"].value > 3 * first["fd_digits_40"].floor  # 8 steps of training
@@ -193,7 +201,7 @@ def test_evaluate_as_a_user_does(pixel_run, tmp_path):
         and fd["guidance"] == 1.5
     )
     assert {"torch", "diffusers", "torch-fidelity", "python"} <= fd["versions"].keys()
-    run(**arguments(pixel_run, tmp_path, count=60, seed=5, steps=3, cache=str(tmp_path / "ldm")))
+    measured(pixel_run, tmp_path, count=60, seed=5, steps=3, cache=str(tmp_path / "ldm"))
     both = lines(tmp_path / "out")
     assert (
         both[:7] == first and len(list((tmp_path / "ldm").iterdir())) == 1
@@ -203,17 +211,8 @@ def test_evaluate_as_a_user_does(pixel_run, tmp_path):
             ours["value"] == pytest.approx(theirs["value"], rel=1e-5)
             and ours["reference"] == theirs["reference"]
         )
-    run(
-        **arguments(
-            pixel_run,
-            tmp_path,
-            count=60,
-            seed=5,
-            steps=3,
-            weights="raw",
-            cache=str(tmp_path / "ldm"),
-        )
-    )
+    again = dict(count=60, seed=5, steps=3, weights="raw", cache=str(tmp_path / "ldm"))
+    measured(pixel_run, tmp_path, **again)
     raw = lines(tmp_path / "out")[14]
     assert (
         raw["weights"] == "raw"
@@ -223,7 +222,7 @@ def test_evaluate_as_a_user_does(pixel_run, tmp_path):
 
 
 def test_stage_1_agrees_with_its_validation(stage1, tmp_path, capsys):
-    run(**arguments(stage1, tmp_path, batch_size=32))
+    measured(stage1, tmp_path, batch_size=32)
     said, found = (
         capsys.readouterr().out,
         {line["metric"]: line for line in lines(tmp_path / "out")},
@@ -240,7 +239,7 @@ def test_stage_1_agrees_with_its_validation(stage1, tmp_path, capsys):
         and rfd["value"] > 0
     )
     assert rfd["truth_vs_truth"]["n"] == 148 and "LPIPS is skipped" in said
-    run(**arguments(stage1, tmp_path, weights="raw", count=100, split="train"))
+    measured(stage1, tmp_path, weights="raw", count=100, split="train")
     raw = {line["metric"]: line for line in lines(tmp_path / "out")}["psnr_100"]
     assert raw["reference"]["what"] == "Digits train" and raw["value"] != found["psnr_297"]["value"]
 
@@ -252,13 +251,13 @@ def test_metrics_are_chosen_by_name(pixel_run, stage1, tmp_path, capsys):
     }
     cache = str(tmp_path / "ldm")
     for name, more in (("all", {}), ("some", {"metrics": "fid,coverage"})):
-        run(**arguments(pixel_run, tmp_path / name, count=30, steps=2, cache=cache, **more))
+        measured(pixel_run, tmp_path / name, count=30, steps=2, cache=cache, **more)
     every, some = values("all"), values("some")
     assert (
         some == {"fd_digits_30": every["fd_digits_30"], "coverage_30": every["coverage_30"]}
         and len(every) == 7
     )
-    run(**arguments(stage1, tmp_path / "one", metrics="psnr", count=40, cache=cache))
+    measured(stage1, tmp_path / "one", metrics="psnr", count=40, cache=cache)
     assert list(values("one")) == ["psnr_40"] and "LPIPS" not in capsys.readouterr().out
     table = [
         (pixel_run, "fd,recal", "'recal' is not one of .*did you mean 'recall'"),
@@ -266,7 +265,7 @@ def test_metrics_are_chosen_by_name(pixel_run, stage1, tmp_path, capsys):
     ]
     for checkpoint, metrics, message in table:
         with pytest.raises(Refusal, match=message):
-            run(**arguments(checkpoint, tmp_path / "none", metrics=metrics))
+            measured(checkpoint, tmp_path / "none", metrics=metrics)
         assert not (tmp_path / "none").exists()
 
 
@@ -288,7 +287,7 @@ def test_figures_during_training_are_evaluates(digits, real, tmp_path, monkeypat
         "value"
     ]
     model = restore(folder)
-    again = evaluate(model, model.settings, 30, real, digits, quiet=True)
+    again = evaluate(model, model.settings, range(30), Judge(digits, real), quiet=True)
     assert again["fd_digits_30"].value == pytest.approx(first[1]["value"], rel=1e-6)
     column = column_of(folder / "metrics.csv", "evaluate/fd_digits_30")
     assert [float(v) for v in column.values()] == pytest.approx([line["value"] for line in first])
@@ -354,7 +353,7 @@ def test_bad_input_to_evaluate(pixel_run, tmp_path):
     torch.save(state, wrong)
     folder.mkdir()
     for change, message in (
-        (dict(path=str(tmp_path / "no.ckpt")), "neither a run's folder nor a file"),
+        (dict(checkpoint=str(tmp_path / "no.ckpt")), "neither a run's folder nor a file"),
         (dict(features="inceptoin"), "did you mean 'inception'"),
         (dict(split="val"), "'val' is not one of train, test"),
         (dict(count=0), "--count must be at least 1"),
@@ -362,16 +361,16 @@ def test_bad_input_to_evaluate(pixel_run, tmp_path):
         (dict(seed=-1), "--seed at least 0"),
         (dict(output=str(blocked)), "--output: .* cannot be written"),
         (dict(data_root=str(tmp_path)), "Digits are embedded"),
-        (dict(path=str(wrong)), "data.root: no FashionMNIST in"),
+        (dict(checkpoint=str(wrong)), "data.root: no FashionMNIST in"),
         (
-            dict(path=str(wrong), data_root=str(tmp_path / "nowhere")),
+            dict(checkpoint=str(wrong), data_root=str(tmp_path / "nowhere")),
             "--data-root: .* is not a folder",
         ),
         (dict(solver="DIMM", count=20), "did you mean 'DDIM'"),
         (dict(device="cuda:99"), "--device"),
     ):
         with pytest.raises(Refusal, match=message) as error:
-            run(**arguments(change.pop("path", pixel_run), tmp_path, **change))
+            measured(change.pop("checkpoint", pixel_run), tmp_path, **change)
         assert "\n" not in str(error.value)
     assert blocked.read_text() == "a file"
 
@@ -381,7 +380,7 @@ def test_data_of_another_checkpoint_are_refused(pixel_run, tmp_path):
     state["ldm"]["classes"] = ["a", "b"]
     torch.save(state, tmp_path / "other.ckpt")
     with pytest.raises(Refusal, match="the data's classes"):
-        run(**arguments(tmp_path / "other.ckpt", tmp_path))
+        measured(tmp_path / "other.ckpt", tmp_path)
 
 
 def test_too_few_real_pictures_are_named():

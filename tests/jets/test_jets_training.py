@@ -13,8 +13,9 @@ from solver_models import ALL
 
 from ldm import config
 from ldm.errors import Refusal
-from ldm.evaluation import pictures as evaluation
 from ldm.evaluation.jets import available, cloud, fpnd_by_type, generate_like, load_jets
+from ldm.evaluation.requests import EvaluationRequest
+from ldm.evaluation.run import run as run_evaluation
 from ldm.jets.data import JetNet
 from ldm.jets.files import by_pt, read_jets, write_jets
 from ldm.jets.metrics import Comparison
@@ -126,7 +127,7 @@ def sample(jets_run, output, **given):
         weights="ema",
         device="cpu",
     )
-    run(SampleRequest.parse(plain | dict(solver=None, eta=None) | given), str(output))
+    run(SampleRequest.parse(plain | dict(solver=None, eta=None) | given))
 
 
 def test_numbers_given_by_number_and_drawn_as_in_training(jets_run, model, tmp_path):
@@ -434,7 +435,7 @@ def test_panels_hold_every_type_by_the_same_share(two_types, tmp_path):
 # -- evaluate.py ------------------------------------------------------------------------------------------------------------
 def evaluate(run, output, **given):
     plain = dict(
-        path=str(run),
+        checkpoint=str(run),
         count=None,
         features="auto",
         split=None,
@@ -447,7 +448,7 @@ def evaluate(run, output, **given):
         dict(output=str(output), cache=None, batch_size=None, solver=None, eta=None, steps=2)
         | given
     )
-    evaluation.run(**plain | given)
+    run_evaluation(EvaluationRequest.parse(plain | given))
     return {
         line["metric"]: line
         for line in map(json.loads, (output / "records.jsonl").read_text().splitlines())

@@ -14,7 +14,8 @@ from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.schedules import VP
 from ldm.diffusion.solvers import DDIM
 from ldm.errors import Refusal
-from ldm.evaluation.pictures import run as evaluate
+from ldm.evaluation.requests import EvaluationRequest
+from ldm.evaluation.run import run as evaluate
 from ldm.networks.unet import UNet
 from ldm.pictures import masks
 from ldm.pictures.images import Digits
@@ -369,19 +370,8 @@ def test_a_trained_model_makes_nothing_of_nothing(fill_run, tmp_path):
     with pytest.raises(Refusal, match="trained for inpaint and needs --task inpaint"):
         task(fill_run, tmp_path / "o", None)
     with pytest.raises(Refusal, match=r"evaluate\.py gives the model no picture"):
-        evaluate(
-            str(fill_run),
-            50,
-            "auto",
-            None,
-            0,
-            "ema",
-            "cpu",
-            None,
-            str(tmp_path / "e"),
-            None,
-            batch_size=None,
-        )
+        words = dict(checkpoint=str(fill_run), count=50, device="cpu", output=str(tmp_path / "e"))
+        evaluate(EvaluationRequest.parse(words))
 
 
 def test_configs_that_do_not_fit_are_refused(tmp_path):

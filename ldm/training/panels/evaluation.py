@@ -1,14 +1,16 @@
 """evaluate.py's figures during training: on all ranks, by the averaged weights, logged and recorded by rank 0."""
 
+from dataclasses import replace
 from typing import Any
 
 import lightning.pytorch as pl
 
 from ldm.config import AutoencoderConfig, Config
 from ldm.config.schema import to_dict
-from ldm.evaluation.pictures import evaluate, evaluate_autoencoder, origin
+from ldm.evaluation.autoencoder import Reconstructions, evaluate_autoencoder
+from ldm.evaluation.pictures import Judge, evaluate, origin
 from ldm.metrics import features
-from ldm.metrics.figures import check_count, warn_of_rank
+from ldm.metrics.figures import STAGE1, check_count, warn_of_rank
 from ldm.metrics.records import Figure, append, open_log, records
 from ldm.metrics.reference import Reference, reference
 from ldm.system.data import DataSet
@@ -62,20 +64,14 @@ class Evaluation(EverySteps):
         append(open_log(self.folder), records(figures, self.made(trainer, module)))
 
     def figures(self, module: Stage, ranks: Ranks) -> dict[str, Figure]:
+        judge = Judge(self.features, self.real)
         if self.stage1:
             rows = permutation(len(self.data), "reference")[: self.count].tolist()
-            return evaluate_autoencoder(
-                module.net, self.data, rows, self.real, self.features, quiet=True, ranks=ranks
-            )
-        return evaluate(
-            module.model(),
-            self.run.sample,
-            self.count,
-            self.real,
-            self.features,
-            quiet=True,
-            ranks=ranks,
-        )
+            made = Reconstructions(module.net, self.data, rows)
+            judge = replace(judge, metrics=STAGE1)
+            return evaluate_autoencoder(made, judge, ranks, quiet=True)
+        seeds = range(self.count)
+        return evaluate(module.model(), self.run.sample, seeds, judge, ranks, quiet=True)
 
     def made(self, trainer: pl.Trainer, module: Stage) -> dict[str, Any]:
         """How the figures came about."""
@@ -93,7 +89,7 @@ class Evaluation(EverySteps):
         seeds = {} if self.stage1 else {"seeds": {"first": 0, "count": self.count}}
         weights = "ema" if module.ema else "raw"
         return (
-            origin(self.real, self.features)
+            origin(Judge(self.features, self.real))
             | sample
             | seeds
             | {"weights": weights, "training": now}

@@ -1,0 +1,40 @@
+"""What every evaluation is: refused or ready, then samples by all ranks, then figures by the first."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any
+
+from ldm.evaluation.requests import EvaluationRequest, Opened
+from ldm.metrics.records import Figure
+from ldm.sampling.requests import Place
+
+
+class Evaluation(ABC):
+    """One evaluation of a checkpoint.
+
+    Making it finds the data and refuses what cannot be, before anything slow; then `restore`, `make`
+    and, on the first rank, `figures`, in this order.
+    """
+
+    def __init__(self, request: EvaluationRequest, opened: Opened):
+        self.request, self.opened = request, opened
+
+    @abstractmethod
+    def restore(self, place: Place) -> None:
+        """The model, at this process' place. Refusal for what it cannot be asked."""
+
+    @abstractmethod
+    def make(self, place: Place) -> None:
+        """What is to be measured; every rank makes its share."""
+
+    @abstractmethod
+    def figures(self) -> Iterator[dict[str, Figure]]:
+        """The figures, in parts that are recorded as they come."""
+
+    @abstractmethod
+    def record(self) -> dict[str, Any]:
+        """What a record says of how it was made and of the real side."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """What was compared with what."""
