@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ldm.demo.base import Shown
 from ldm.demo.limits import Asked, Limits, class_of, number, whole
 from ldm.demo.live import Done, live
-from ldm.demo.samples import Shown, grid
+from ldm.demo.samples import grid
 from ldm.diffusion.solvers import Watch
 from ldm.errors import Refusal, one_of
 from ldm.pictures.opening import TooLarge, Unreadable, View, fitted

@@ -10,14 +10,12 @@ import gradio as gr
 
 from ldm.config import AnySolver
 from ldm.demo import editor
+from ldm.demo.base import GUESS, STATE, Click, Kind, Shown
 from ldm.demo.guarded import Page
-from ldm.demo.jets import jets
-from ldm.demo.limits import Limits, apart
-from ldm.demo.samples import GUESS, STATE, Shown, pictures
+from ldm.demo.kinds import KINDS
+from ldm.demo.limits import Asked, Limits, apart
 from ldm.errors import Refusal, printable
 from ldm.sampling.model import Model
-from ldm.tasks import solve
-from ldm.tasks.cases import image_shape
 
 # fonts of the reader's own machine: Gradio's themes would fetch theirs
 FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
@@ -28,12 +26,6 @@ CSS = """
 THEME = {"theme": gr.themes.Default(primary_hue="indigo", **FONTS), "css": CSS}
 PICTURE = {"format": "png", "interactive": False, "buttons": ["download", "fullscreen"]}
 IN_TURN = "each class in turn"
-LEGEND = {
-    False: "The first two samples over time, three rows each. *First row*: from the finished picture to noise, as in training. "
-    "*Second*: the way back, x_t, from noise to the picture. *Third*: x̂₀, what the model took x_t for at that moment.",
-    True: "Histograms of every jet of the last click, where the panels above show the first few, a disc a constituent, "
-    "its area the share of the jet's momentum.",
-}
 
 
 class Numbers(NamedTuple):
@@ -64,16 +56,17 @@ def refusing(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def build(model: Model, name: str, limits: Limits) -> gr.Blocks:
     """The page for one checkpoint."""
-    clouds = model.space.modality == "jets"
+    title, kind = printable(name), KINDS[model.space.modality]
+    kept_for = (600, 3600)
     with Page(
-        limits, title=f"ldm: {printable(name)}", analytics_enabled=False, delete_cache=(600, 3600)
+        limits, title=f"ldm: {title}", analytics_enabled=False, delete_cache=kept_for
     ) as page:
-        gr.Markdown(f"# {html.escape(printable(name))}\n{about(model)}")
-        if clouds:
-            sample_tab(model, name, limits, jets)
+        gr.Markdown(f"# {html.escape(title)}\n{about(model)}")
+        if not kind.edited:
+            sample_tab(kind, model, name, limits)
         else:
             with gr.Tab("Sample"):
-                made = sample_tab(model, name, limits, pictures)
+                made = sample_tab(kind, model, name, limits)
             with gr.Tab("Change a picture"):
                 editor.tab(model, limits, made, functools.partial(numbers, model, limits), refusing)
     return page
@@ -81,121 +74,86 @@ def build(model: Model, name: str, limits: Limits) -> gr.Blocks:
 
 def about(model: Model) -> str:
     """What the checkpoint is, for a stranger."""
-    trained = f"trained for {model.step:,} steps"
-    told = f", told one of {len(model.classes)} classes" if model.classes else ""
-    told += ", told what to show in words" if model.text is not None else ""
-    if model.space.modality == "jets":
-        return f"A diffusion model of jets with up to {model.space.shape[0]} constituents, {trained}{told}."
-    channels, height, width = image_shape(model)
-    colour = "grey" if channels == 1 else "colour"
-    shape = " x ".join(map(str, model.space.shape))
-    where = (
-        f", in latents of {shape}"
-        if solve.kind(model) == "latent"
-        else ", in the pixels themselves"
-    )
-    return f"A diffusion model of {colour} pictures of {width} x {height} pixels{where}, {trained}{told}."
+    given = f", given one of {len(model.classes)} classes" if model.classes else ""
+    given += ", given what to show in words" if model.text is not None else ""
+    made = KINDS[model.space.modality].about(model)
+    return f"A diffusion model of {made}, trained for {model.step:,} steps{given}."
 
 
-def numbers(model: Model, limits: Limits, solver: str, count: int, opened: bool = True) -> Numbers:
+def numbers(
+    model: Model, limits: Limits, solver: str, count: int, *, opened: bool = True
+) -> Numbers:
     """The controls of solver, steps, guidance, seed and count."""
     solvers = [kind.__name__ for kind in AnySolver.__args__]
-    guided = bool(model.classes) or model.text is not None
-    settings = model.settings
-    text = "1: the model as it is; more: closer to the class or the words, less varied"
+    guided, settings = bool(model.classes) or model.text is not None, model.settings
+    few, most = min(count, limits.count), limits.guidance
     with gr.Row():
-        seed = gr.Number(
-            0,
-            label="Seed",
-            info="of the first sample; the next ones count on",
-            precision=0,
-            min_width=120,
-        )
-        many = gr.Slider(
-            1, limits.count, min(count, limits.count), step=1, label="Samples", min_width=120
-        )
+        text = "of the first sample; the next ones count on"
+        seed = gr.Number(0, label="Seed", info=text, precision=0, min_width=120)
+        many = gr.Slider(1, limits.count, few, step=1, label="Samples", min_width=120)
     with gr.Accordion("How it is solved", open=opened):
         choice = gr.Dropdown(solvers, value=solver, label="Solver")
         steps = gr.Slider(1, limits.steps, min(settings.steps, limits.steps), step=1, label="Steps")
-        most = limits.guidance
-        guidance = gr.Slider(
-            0,
-            most,
-            min(settings.guidance, most),
-            step=0.1,
-            label="Guidance",
-            info=text,
-            visible=guided,
-        )
+        text = "1: the model as it is; more: closer to the class or the words, less varied"
+        start = min(settings.guidance, most)
+        guidance = gr.Slider(0, most, start, step=0.1, label="Guidance", info=text, visible=guided)
     return Numbers(choice, steps, guidance, seed, many)
 
 
-def sample_tab(
-    model: Model, name: str, limits: Limits, make: Callable[..., Iterator[Shown]]
-) -> gr.State:
-    """Samples of nothing but seeds; the state that holds the last ones."""
-    clouds, last, turn = make is jets, gr.State(None), apart(IN_TURN, model.classes)
+class Outputs(NamedTuple):
+    """What a click on Sample shows."""
+
+    picture: gr.Image
+    status: gr.Markdown
+    more: gr.Image
+    command: gr.Textbox
+
+
+def sample_tab(kind: Kind, model: Model, name: str, limits: Limits) -> gr.State:
+    """Samples of seeds, classes and the like; the state that holds the last ones."""
+    last, turn = gr.State(None), apart(IN_TURN, model.classes)
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
-            label = gr.Dropdown(
-                [turn, *model.classes], value=turn, label="Class", visible=bool(model.classes)
-            )
-            if clouds:
-                most = model.space.shape[0]
-                words = gr.Slider(
-                    0,
-                    most,
-                    0,
-                    step=1,
-                    label="Constituents",
-                    info="of every jet; 0: as many as in training",
-                )
-            else:
-                words = gr.Textbox(
-                    label="Prompt",
-                    lines=2,
-                    placeholder="what to show; empty: some captions of the data",
-                    max_length=limits.prompt,
-                    visible=model.text is not None,
-                )
-            asked = numbers(
-                model, limits, type(model.settings.solver).__name__, 200 if clouds else 9
-            )
+            shown_for = bool(model.classes)
+            choices = [turn, *model.classes]
+            label = gr.Dropdown(choices, value=turn, label="Class", visible=shown_for)
+            control = kind.control(model, limits)
+            asked = numbers(model, limits, type(model.settings.solver).__name__, kind.first)
             shown = gr.Radio([GUESS, STATE], value=GUESS, label="Show on the way")
             with gr.Row():
                 go = gr.Button("Sample", variant="primary", elem_id="sample")
                 stop = gr.Button("Stop", elem_id="stop")
         with gr.Column(scale=3, min_width=320):
-            style = {} if clouds else {"height": 470}
-            picture = gr.Image(show_label=False, elem_id="samples", **style, **PICTURE)
-            status = gr.Markdown(
-                "Press **Sample**: the picture appears out of noise, step by step.",
-                elem_id="status",
-            )
-            line = gr.Textbox(
-                label="The same from the command line",
-                interactive=False,
-                buttons=["copy"],
-                elem_id="command",
-            )
-    gr.Markdown(f"### {'All of them' if clouds else 'How they came about'}\n{LEGEND[clouds]}")
-    more = gr.Image(show_label=False, elem_id="more", **PICTURE)
+            picture, status, line = results(kind)
+    gr.Markdown(f"### {kind.heading}\n{kind.legend}")
+    outputs = Outputs(picture, status, gr.Image(show_label=False, elem_id="more", **PICTURE), line)
 
-    def sample(label: str, words: Any, shown: str, *numbers: Any) -> Iterator[tuple[Any, ...]]:
+    def sample(label: str, control: Any, shown: str, *numbers: Any) -> Iterator[tuple[Any, ...]]:
         chosen = None if label == turn else label
-        for at in make(model, limits, name, chosen, words, shown, *numbers):
+        click = Click(model, limits, Asked.of(limits, *numbers), chosen, control, shown, name)
+        for at in kind.made(click):
             yield at.picture, at.status, at.more or gr.skip(), at.command or gr.skip(), kept(at)
 
-    event = go.click(
-        refusing(sample),
-        [label, words, shown, *asked],
-        [picture, status, more, line, last],
-        concurrency_id="model",
-        show_progress="hidden",
-        api_name="sample",
-    )
+    how = {"concurrency_id": "model", "show_progress": "hidden", "api_name": "sample"}
+    event = go.click(refusing(sample), [label, control, shown, *asked], [*outputs, last], **how)
     stop.click(None, cancels=[event], api_visibility="private")
     return last
+
+
+def results(kind: Kind) -> tuple[gr.Image, gr.Markdown, gr.Textbox]:
+    """The picture, what is said of it, and the same by sample.py."""
+    style = {} if kind.height is None else {"height": kind.height}
+    text = "Press **Sample**: the picture appears out of noise, step by step."
+    return (
+        gr.Image(show_label=False, elem_id="samples", **style, **PICTURE),
+        gr.Markdown(text, elem_id="status"),
+        gr.Textbox(
+            label="The same from the command line",
+            interactive=False,
+            buttons=["copy"],
+            elem_id="command",
+        ),
+    )
 
 
 def kept(at: Shown) -> Any:

@@ -1,39 +1,25 @@
-"""Pictures of nothing but seeds: live on the way, then the samples and how they came about."""
+"""Pictures of a class, of words or of neither: live on the way, then the samples and how they came about."""
 
-import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from ldm.config import SampleConfig
-from ldm.demo.limits import Asked, Limits, class_of, prompt_of
-from ldm.demo.live import Done, live
+from ldm.demo.base import Click, Kind, Session, Shown
+from ldm.demo.limits import PICTURES, Limits, prompt_of
+from ldm.demo.live import Done
 from ldm.diffusion.solvers import Watch
 from ldm.pictures.grid import to_picture
 from ldm.sampling.conditions import Condition
-from ldm.sampling.generate import generate
+from ldm.sampling.generate import Job
 from ldm.sampling.model import Model
 from ldm.sampling.prompts import prompts_from
-from ldm.sampling.trajectory import Recorder, in_view
+from ldm.sampling.trajectory import Recorder
 
-GUESS, STATE = "x̂₀, the model's guess", "x_t, what is still noisy"
 STRIP = 2  # samples whose way is drawn at the end
 SIDE = 448  # px of a whole grid, about
-
-
-@dataclass
-class Shown:
-    """What the page shows at a moment; None leaves what is there."""
-
-    picture: Image.Image
-    status: str
-    more: Image.Image | None = None  # how it came about, or histograms
-    samples: Tensor | None = None  # uint8, when they are finished
-    command: str | None = None
 
 
 def grid(images: Tensor) -> Image.Image:
@@ -42,88 +28,80 @@ def grid(images: Tensor) -> Image.Image:
     return to_picture(images, columns, max(images.shape[-1], SIDE // columns))
 
 
-def step_of(settings: SampleConfig, times: Tensor, step: int) -> str:
-    return f"step **{step + 1}** of {len(times) - 1}, t = {times[step + 1]:.2f}, by {settings.describe()}"
+class PictureSession(Session):
+    """A click on a model of pictures."""
 
+    def __init__(self, click: Click):
+        model, seeds, settings = click.model, click.asked.seeds, click.settings
+        self.prompt = prompt_of(click.limits, click.control)
+        labels = click.words.labels(model, len(seeds))
+        prompts = prompts_from(model, self.prompt, None, seeds)
+        super().__init__(click, Job(model, settings, seeds, Condition(labels, prompts)))
+        self.recorder = Recorder(model, settings, seeds, min(STRIP, len(seeds)))
 
-def command(name: str, asked: Asked, **given: Any) -> str:
-    """The same by sample.py."""
-    words = [
-        "python",
-        "sample.py",
-        "--checkpoint",
-        name,
-        "--solver",
-        asked.solver,
-        "--steps",
-        asked.steps,
-    ]
-    words += ["--guidance", f"{asked.guidance:g}", "--seed", asked.seed, "--count", asked.count]
-    words += [
-        word for key, value in given.items() if value is not None for word in (f"--{key}", value)
-    ]
-    return shlex.join(map(str, words))
-
-
-def pictures(
-    model: Model,
-    limits: Limits,
-    name: str,
-    label: str | None,
-    prompt: str | None,
-    shown: str,
-    *numbers: Any,
-) -> Iterator[Shown]:
-    """`numbers`: solver, steps, guidance, seed, count. Refusal, one line, if anything of it cannot be."""
-    asked = Asked.of(limits, *numbers)
-    schedule, text = model.denoiser.schedule, prompt_of(limits, prompt)
-    settings = asked.overrides.over(model.settings, schedule)
-    labels = None if class_of(model, label) is None else [model.label(str(label))] * asked.count
-    prompts = prompts_from(model, text, None, asked.seeds)
-    recorder = Recorder(model, settings, asked.seeds, min(STRIP, asked.count))
-    times = recorder.times
-
-    def work(watch: Watch) -> Tensor:
+    def work(self, watch: Watch) -> Tensor:
         def both(step: int, x_s: Tensor, x0_hat: Tensor) -> None:
-            recorder(step, x_s, x0_hat)
+            self.recorder(step, x_s, x0_hat)
             watch(step, x_s, x0_hat)
 
-        return generate(model, settings, asked.seeds, Condition(labels, prompts), watch=both)
+        return super().work(both)
 
-    def draw(step: int, x_s: Tensor, x0_hat: Tensor) -> Shown:
-        x = x0_hat if shown != STATE else in_view(schedule, x_s, times[step + 1])
-        return Shown(grid(model.space.finish(x, {})), step_of(settings, times, step))
+    def picture(self, x: Tensor) -> Image.Image:
+        return grid(self.job.model.space.finish(x, {}))
 
-    for item in live(work, draw, limits.seconds):
-        if not isinstance(item, Done):
-            yield item
-            continue
-        made = finished(
-            asked,
-            settings,
-            item,
-            prompts,
-            "" if text is None or model.text is None else model.text.cut(text),
-        )
-        made.command = command(name, asked, label=label, prompt=text)
+    def finished(self, done: Done) -> Iterator[Shown]:
+        command = self.click.command(prompt=self.prompt)
+        made = Shown(grid(done.value), self.status(done), samples=done.value, command=command)
         yield made
         with torch.inference_mode():
-            made.more = recorder.strip()
+            made.more = self.recorder.strip()
         yield made
 
+    def status(self, done: Done) -> str:
+        """What was asked for, and how long it took."""
+        seeds, text, prompts = self.job.seeds, self.job.model.text, self.job.condition.prompts
+        which = f"seeds {seeds[0]} to {seeds[-1]}, row by row"
+        which = f"seed {seeds[0]}" if len(seeds) == 1 else which
+        status = f"**Done** in {done.seconds:.1f} s: {which}, by {self.job.settings.describe()}"
+        if cut := text.cut(self.prompt) if text and self.prompt else "":
+            status += f". The prompt is too long for the text encoder; left out: {cut}"
+        if prompts is not None and len(set(prompts)) > 1:
+            status += ". The checkpoint's own prompts: " + "; ".join(dict.fromkeys(prompts))
+        return status
 
-def finished(
-    asked: Asked, settings: SampleConfig, done: Done, prompts: list[str] | None, cut: str
-) -> Shown:
-    """The samples, and what was asked for."""
-    seeds = (
-        f"seed {asked.seed}"
-        if asked.count == 1
-        else f"seeds {asked.seed} to {asked.seed + asked.count - 1}, row by row"
+
+class PictureKind(Kind):
+    """The page of a model of pictures."""
+
+    modality = "pictures"
+    most, first = PICTURES, 9
+    heading = "How they came about"
+    legend = (
+        "The first two samples over time, three rows each. *First row*: from the finished picture "
+        "to noise, as in training. *Second*: the way back, x_t, from noise to the picture. "
+        "*Third*: x̂₀, what the model took x_t for at that moment."
     )
-    status = f"**Done** in {done.seconds:.1f} s: {seeds}, by {settings.describe()}"
-    if cut:
-        status += f". The prompt is too long for the text encoder; not heard: {cut}"
-    if prompts is not None and len(set(prompts)) > 1:
-        status += ". The checkpoint's own prompts: " + "; ".join(dict.fromkeys(prompts))
-    return Shown(grid(done.value), status, samples=done.value)
+    height = 470
+    edited = True
+
+    def about(self, model: Model) -> str:
+        channels, height, width = model.space.data_shape
+        colour = "grey" if channels == 1 else "colour"
+        where = "in the pixels themselves"
+        if model.space.kind == "latent":
+            where = f"in latents of {' x '.join(map(str, model.space.shape))}"
+        return f"{colour} pictures of {width} x {height} pixels, {where}"
+
+    def control(self, model: Model, limits: Limits) -> Any:
+        import gradio as gr
+
+        return gr.Textbox(
+            label="Prompt",
+            lines=2,
+            placeholder="what to show; empty: some captions of the data",
+            max_length=limits.prompt,
+            visible=model.text is not None,
+        )
+
+    def session(self, click: Click) -> PictureSession:
+        return PictureSession(click)

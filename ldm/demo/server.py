@@ -6,16 +6,20 @@ import sys
 import tempfile
 import threading
 import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from ldm.demo.limits import JETS, PICTURES, Limits
+from ldm.checkpoints.checkpoint import find
+from ldm.demo.kinds import KINDS
+from ldm.demo.limits import Limits
 from ldm.errors import Refusal, say
-from ldm.sampling.model import Model, restore
-from ldm.sampling.requests import pick_device
+from ldm.sampling.model import Model
+from ldm.sampling.requests import Source, taken
 
 
 def prepare(folder: str, limits: Limits) -> None:
@@ -33,16 +37,45 @@ def prepare(folder: str, limits: Limits) -> None:
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
-def serve(
-    model: Model, name: str, limits: Limits, host: str, port: int | None, checkpoint: Path
-) -> Any:
-    """Start the page in threads of its own: Gradio's Blocks, with `local_url` and `close()`. Refusal if the port is taken."""
+@dataclass(frozen=True)
+class DemoRequest:
+    """Which model is shown, where, and the most that a visitor may ask for at once."""
+
+    source: Source
+    limits: Limits
+    host: str = "127.0.0.1"
+    port: int | None = None
+    count: int | None = None  # samples at once, None: as is usual for what is made
+
+    def __post_init__(self) -> None:
+        if self.port is not None and not 1 <= self.port <= 65535:
+            raise Refusal(f"--port: {self.port} is not in 1 ... 65535")
+
+    @classmethod
+    def parse(cls, words: Mapping[str, Any]) -> "DemoRequest":
+        """From the words of a command line. Refusal for what cannot be, whatever the model."""
+        most = {key: words[f"max_{key}"] for key in ("steps", "seconds", "upload")}
+        limits = Limits(**most | {"upload": most["upload"] * 1_000_000})
+        return cls(taken(Source, words), limits, words["host"], words["port"], words["max_count"])
+
+    def of(self, model: Model) -> Limits:
+        """The limits for a model. Refusal where so many samples cannot be."""
+        usual = KINDS[model.space.modality].most
+        return replace(self.limits, count=usual if self.count is None else self.count)
+
+
+def serve(model: Model, file: Path, limits: Limits, where: DemoRequest) -> Any:
+    """Start the page in threads of its own: Gradio's Blocks, with `local_url` and `close()`.
+
+    Refusal if the port is taken.
+    """
     from starlette.middleware import Middleware
 
     from ldm.demo.fence import Fence
     from ldm.demo.page import THEME, build
 
-    page = build(model, name, limits)
+    host, port = where.host, where.port
+    page = build(model, file.resolve().parent.name, limits)
     page.queue(default_concurrency_limit=1, max_size=32, api_open=False)
     try:
         page.launch(
@@ -54,7 +87,7 @@ def serve(
             prevent_thread_lock=True,
             show_error=False,
             allowed_paths=[],
-            blocked_paths=[str(checkpoint), str(checkpoint.resolve())],
+            blocked_paths=[str(file), str(file.resolve())],
             max_file_size=limits.upload,
             app_kwargs={"middleware": [Middleware(Fence, host=host, limits=limits)]},
             ssr_mode=False,
@@ -72,35 +105,16 @@ def serve(
     return page
 
 
-def run(
-    checkpoint: str,
-    weights: str,
-    device: str | None,
-    host: str,
-    port: int | None,
-    max_count: int | None,
-    max_steps: int,
-    max_seconds: int,
-    max_upload: int,
-) -> None:
+def run(request: DemoRequest) -> None:
     """python -m ldm.demo: until Ctrl-C."""
-    if port is not None and not 1 <= port <= 65535:
-        raise Refusal(f"--port: {port} is not in 1 ... 65535")
-    rest = {"steps": max_steps, "seconds": max_seconds, "upload": max_upload * 1_000_000}
-    Limits(**rest)  # what is wrong is said before the model is loaded
-    model = restore(checkpoint, weights, pick_device(device))
-    usual = JETS if model.space.modality == "jets" else PICTURES
-    limits = Limits(count=usual if max_count is None else max_count, **rest)
+    model = request.source.restore()
+    limits = request.of(model)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory(prefix="ldm-demo-") as folder:
         prepare(folder, limits)
-        from ldm.checkpoints.checkpoint import find
-
-        file = find(checkpoint)
-        page = serve(model, file.resolve().parent.name, limits, host, port, file)
-        say(
-            f"{checkpoint}: step {model.step}, {weights} weights\npage: {page.local_url} (Ctrl-C ends it)"
-        )
+        file = find(request.source.checkpoint)
+        page = serve(model, file, limits, request)
+        say(f"{request.source.describe(model)}\npage: {page.local_url} (Ctrl-C ends it)")
         try:
             threading.Event().wait()
         finally:

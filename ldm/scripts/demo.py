@@ -55,10 +55,10 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    args = parse()
-    from ldm.demo.server import run
+    words = vars(parse())
+    from ldm.demo.server import DemoRequest, run  # slow imports only once the arguments are right
 
-    run(**vars(args))
+    run(DemoRequest.parse(words))
 
 
 def entry() -> None:

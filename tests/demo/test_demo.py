@@ -13,10 +13,11 @@ import torch
 from helpers import ROOT
 from PIL import Image
 
+from ldm.demo.base import GUESS, STATE, Click
 from ldm.demo.edits import change, drawn, enlarged, upload
 from ldm.demo.limits import Asked, Limits, apart, prompt_of
 from ldm.demo.live import Done, live
-from ldm.demo.samples import GUESS, STATE, pictures
+from ldm.demo.samples import PictureKind
 from ldm.errors import Refusal
 from ldm.sampling.model import restore
 from ldm.scripts import sample
@@ -165,7 +166,9 @@ def test_the_last_picture_is_the_samples_and_the_command_makes_them(
     model, pixel_run, tmp_path, monkeypatch, shown
 ):
     """Frames differ on the way; the samples are sample.py's within a grey level."""
-    frames = list(pictures(model, Limits(), "NAME", "3", None, shown, "DDIM", 30, 1.5, 5, 3))
+    frames = list(
+        PictureKind().made(Click(model, Limits(), Asked("DDIM", 30, 1.5, 5, 3), "3", shown=shown))
+    )
     assert len({frame.picture.tobytes() for frame in frames}) > 2 and frames[-1].more is not None
     line = frames[-1].command.split()
     assert line[:4] == ["python", "sample.py", "--checkpoint", "NAME"]

@@ -28,7 +28,7 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
 from ldm import config
-from ldm.demo.samples import GUESS
+from ldm.demo.base import GUESS
 from ldm.scripts import sample
 from ldm.training.run import train
 
