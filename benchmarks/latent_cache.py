@@ -191,7 +191,7 @@ def large(args: argparse.Namespace) -> dict[str, float]:
     orientations, batch = 1 + stage1.data.flip, 4 if args.device == "cpu" else 64
     image = torch.rand(batch, *shape, device=args.device) * 2 - 1
     work: dict[str, Work] = {
-        "encode": lambda: latents.encode(autoencoder.encode, image, orientations)
+        "encode": lambda: latents.encode_orientations(autoencoder.encode, image, orientations)
     }
     rate = batch / min(in_turn(work, 3, args.device)["encode"])
     size = (

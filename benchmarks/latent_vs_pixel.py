@@ -29,7 +29,7 @@ from ldm.pictures.images import Images
 from ldm.sampling.model import Model, load_autoencoder
 from ldm.training.autoencoder import AutoencoderModule
 from ldm.training.data import RunData
-from ldm.training.diffusion import DiffusionModule
+from ldm.training.diffusion import DiffusionModule, Stage1
 from ldm.training.stage import Stage
 from ldm.training.trainer import build_trainer
 
@@ -88,8 +88,8 @@ class Side:
         )
 
     def fit(self, run: Config, module: Stage, images: Images, budget: Budget) -> None:
-        trainer = build_trainer(run, module, images, None)
-        panels = ("Samples", "Reconstructions")
+        trainer = build_trainer(module, images, None)
+        panels = ("SamplePanel", "ReconstructionPanel")
         trainer.callbacks = [c for c in trainer.callbacks if type(c).__name__ not in panels] + [
             budget
         ]
@@ -143,8 +143,8 @@ class Side:
             budget = Budget(
                 total - spent, args.device, [m * total - spent for m in args.marks], None
             )
-            autoencoder, trained_as, _ = load_autoencoder(first.folder / "last.ckpt")
-            module = DiffusionModule(run, images.shape, images.classes, autoencoder, trained_as)
+            under = Stage1(*load_autoencoder(first.folder / "last.ckpt")[:2])
+            module = DiffusionModule(run, images.shape, images.classes, under)
         else:
             run, budget = pixel, Budget(total, args.device, [m * total for m in args.marks], None)
             module = DiffusionModule(run, images.shape, images.classes)

@@ -70,12 +70,12 @@ def ours(args: Any, images: Images) -> Contestant:
             run = settings(args, f"output={folder}", f"trainer.max_steps={WARM + steps + 1}")
             module = DiffusionModule(run, images.shape, ())
             trainer, timer = (
-                build_trainer(run, module, images, None),
+                build_trainer(module, images, None),
                 Timer(WARM + steps, args.device),
             )
-            trainer.callbacks = [c for c in trainer.callbacks if type(c).__name__ != "Samples"] + [
-                timer
-            ]
+            trainer.callbacks = [
+                c for c in trainer.callbacks if type(c).__name__ != "SamplePanel"
+            ] + [timer]
             trainer.fit(module, datamodule=RunData(run, images))
         return timer.seconds
 

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from ldm.config.options import check_options
 from ldm.config.plain import from_pair
-from ldm.config.runs import Config, from_dict
+from ldm.config.runs import Config, RunConfig, from_dict
 from ldm.config.schema import merge, read, to_dict
 from ldm.config.shipped import shipped
 from ldm.config.stage1 import stage1_of
@@ -47,7 +47,7 @@ def _at_home(raw: dict[str, Any]) -> dict[str, Any]:
     return raw
 
 
-def save(config: Config, path: Path) -> None:
+def save(config: RunConfig, path: Path) -> None:
     """Write the resolved config, loadable again by `load`."""
     with whole(path) as file:
         file.write(OmegaConf.to_yaml(OmegaConf.create(to_dict(config))))

@@ -68,6 +68,11 @@ class RunConfig:
     def folder(self) -> Path:
         return Path(self.output, self.name)
 
+    @property
+    def adversarial(self) -> bool:
+        """Whether a discriminator is trained beside the network."""
+        return False
+
 
 @dataclass
 class AutoencoderConfig(RunConfig):
@@ -85,6 +90,10 @@ class AutoencoderConfig(RunConfig):
             self.data.modality == "pictures",
             f"stage autoencoder is for pictures; data {name} is of stage diffusion",
         )
+
+    @property
+    def adversarial(self) -> bool:
+        return self.discriminator.weight > 0
 
 
 @dataclass
@@ -137,6 +146,11 @@ class DiffusionConfig(RunConfig):
                 self.sample.steps <= self.schedule.steps,
                 f"sample.steps is more than the table's {self.schedule.steps}",
             )
+
+    @property
+    def autoencoder(self) -> str | None:
+        """What `space.autoencoder` names; None where the space has none."""
+        return getattr(self.space, "autoencoder", None)
 
     def _check_kinds(self) -> None:
         """Data, space and network are of one modality, and the task and the figures too."""

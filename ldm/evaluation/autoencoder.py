@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 from tqdm import tqdm
 
@@ -18,7 +17,7 @@ from ldm.metrics.records import Figure, thousands
 from ldm.networks.autoencoder import Autoencoder
 from ldm.sampling.model import load_autoencoder
 from ldm.sampling.requests import Place
-from ldm.system.batches import as_bytes, as_images
+from ldm.system.batches import RowSet, as_bytes, as_images
 from ldm.system.processes import ALONE, Ranks
 from ldm.system.randomness import permutation
 
@@ -30,7 +29,7 @@ class Reconstructions:
     """Pictures (rows of a data set) that an autoencoder is to make again, from the posterior's mean."""
 
     autoencoder: Autoencoder
-    dataset: Dataset
+    dataset: RowSet
     rows: Sequence[int]
     batch_size: int = 64
 
@@ -41,7 +40,7 @@ class Reconstructions:
 
     def pair(self, rows: list[int]) -> tuple[Tensor, Tensor]:
         """Pictures and what is made of them, (B, C, H, W) in [-1, 1]."""
-        x = as_images(self.dataset.__getitems__(rows)).to(self.device)  # type: ignore[attr-defined]  # ours have it
+        x = as_images(self.dataset.__getitems__(rows)).to(self.device)
         x_hat = self.autoencoder.decode(self.autoencoder.encode(x).chunk(2, 1)[0])
         return x, x_hat.float().clamp(-1, 1)
 

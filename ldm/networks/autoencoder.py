@@ -4,19 +4,21 @@ moments = encode(x): the posterior's mean and log-variance, (B, 2 z, h, w), logv
 x = decode(z): pixels in [-1, 1], cropped to the data's own size.
 """
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from ldm.diffusion.space import Noise, Shape
 from ldm.errors import require
 from ldm.networks.padding import crop_to, pad_to_multiple
 
 if TYPE_CHECKING:
     from diffusers import VQModel as DiffusersVQ
-
-Shape = tuple[int, int, int]
 
 
 @dataclass
@@ -45,7 +47,7 @@ class AutoencoderKL:
         from diffusers import AutoencoderKL as DiffusersKL  # slow to import: not to read a config
 
         net = DiffusersKL(**_sizes(self, shape), mid_block_add_attention=self.attention)
-        return KLAutoencoder(net, shape, _multiple(self))
+        return KLAutoencoder(net, shape, _multiple(self), self.kl_weight)
 
 
 @dataclass
@@ -78,7 +80,7 @@ class VQModel:
             num_vq_embeddings=self.codes,
             mid_block_add_attention=self.attention,
         )
-        return VQAutoencoder(net, shape, _multiple(self))
+        return VQAutoencoder(net, shape, _multiple(self), self)
 
 
 def _check(config: "AutoencoderKL | VQModel") -> None:
@@ -117,6 +119,17 @@ def _sizes(config: AutoencoderKL | VQModel, shape: Shape) -> dict[str, object]:
     )
 
 
+class Regularised(NamedTuple):
+    """Pictures, the loss of their regulariser, and what to log of it."""
+
+    x_hat: Tensor
+    loss: Tensor
+    watched: dict[str, Tensor]
+
+
+Gather = Callable[[Tensor], Tensor]  # (n, ...) of this rank -> (world, n, ...)
+
+
 class Autoencoder(nn.Module):
     """What both have: the data's shape, the latents' shape, padding."""
 
@@ -143,6 +156,14 @@ class Autoencoder(nn.Module):
         """Latents (B, z, h, w) -> pictures (B, C, H, W)."""
         raise NotImplementedError
 
+    def regularised(self, moments: Tensor, randn: Noise | None) -> Regularised:
+        """What training asks of `encode`'s moments; without `randn` the posterior's mean is decoded."""
+        raise NotImplementedError
+
+    def restart_idle(self, gather: Gather, order: torch.Generator, every: bool) -> int:
+        """Once a step: move idle codes (with `every`, all) onto latents, and return how many."""
+        return 0
+
     @property
     def last_layer(self) -> nn.Parameter:
         """The weight whose gradient balances the discriminator against the reconstruction."""
@@ -150,6 +171,12 @@ class Autoencoder(nn.Module):
 
 
 class KLAutoencoder(Autoencoder):
+    """Continuous latents; the regulariser is kl_weight KL(q(z|x) || N(0, 1)) over the pixel values."""
+
+    def __init__(self, net: nn.Module, shape: Shape, multiple: int, kl_weight: float = 0.0):
+        super().__init__(net, shape, multiple)
+        self.kl_weight = kl_weight
+
     def encode(self, x: Tensor) -> Tensor:
         posterior = self.net.encode(self.pad(x)).latent_dist  # clamps log-variance to [-30, 20]
         return torch.cat([posterior.mean.float(), posterior.logvar.float()], 1)
@@ -157,10 +184,28 @@ class KLAutoencoder(Autoencoder):
     def decode(self, z: Tensor) -> Tensor:
         return self.crop(self.net.decode(z).sample)
 
+    def regularised(self, moments: Tensor, randn: Noise | None) -> Regularised:
+        mean = moments.chunk(2, 1)[0]
+        shape = (len(moments), *self.latent_shape)
+        z = mean if randn is None else sample_posterior(moments, randn(shape))
+        kl = kl_divergence(moments).mean()
+        loss = self.kl_weight * kl / math.prod(self.shape)
+        return Regularised(self.decode(z), loss, {"kl": kl})
+
 
 class VQAutoencoder(Autoencoder):
-    def __init__(self, net: "DiffusersVQ", shape: Shape, multiple: int):
+    """Latents of a codebook; the regulariser is codebook_weight times van den Oord's eq. 3.
+
+    `used`: shares of the codes in this step's micro-batches; `latest`: the last one's latents.
+    """
+
+    idle: Tensor
+
+    def __init__(self, net: "DiffusersVQ", shape: Shape, multiple: int, config: VQModel):
         super().__init__(net, shape, multiple)
+        self.codebook_weight, self.patience = config.codebook_weight, config.patience
+        self.used: Tensor | float = 0.0
+        self.latest: Tensor | None = None
         self.codes = net.config.num_vq_embeddings
         self.register_buffer(
             "idle", torch.zeros(self.codes, dtype=torch.long)
@@ -174,6 +219,26 @@ class VQAutoencoder(Autoencoder):
         """Nearest codes with a straight-through gradient, the codebook loss, and the indices (van den Oord eq. 3)."""
         z_q, loss, (_, _, indices) = self.net.quantize(z)
         return z_q, loss, indices
+
+    def regularised(self, moments: Tensor, randn: Noise | None) -> Regularised:
+        z = moments.chunk(2, 1)[0]
+        z_q, loss, indices = self.quantize(z)
+        used = F.one_hot(indices.flatten(), self.codes).float().mean(0)
+        perplexity = (-(used * (used + 1e-10).log()).sum()).exp()
+        if randn is not None:
+            self.used, self.latest = self.used + used, z.detach()
+        loss = self.codebook_weight * loss
+        return Regularised(self.decode_codes(z_q), loss, {"perplexity": perplexity})
+
+    def restart_idle(self, gather: Gather, order: torch.Generator, every: bool) -> int:
+        """Idle codes go onto latents of the step's last slot, the same on every rank."""
+        assert isinstance(self.used, Tensor) and self.latest is not None, "after a step"
+        used = gather(self.used).sum(0)
+        rows = self.latest.permute(0, 2, 3, 1).flatten(0, 2)
+        chosen = torch.randperm(len(rows), generator=order)[: self.codes].to(rows.device)
+        rows = gather(rows[chosen])[-1]
+        self.used = torch.zeros_like(self.used)
+        return self.restart(used * (not every), rows.to(used), 1 if every else self.patience)
 
     @torch.no_grad()
     def restart(self, used: Tensor, z: Tensor, patience: int) -> int:

@@ -8,7 +8,7 @@ reads with accumulate = 2.
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import Any
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -20,6 +20,14 @@ from ldm.system.randomness import permutation
 from ldm.system.stops import end_workers_at_exit, ignore_stops, stops_held_back
 
 Batch = dict[str, Any]
+
+
+class RowSet(Protocol):
+    """A data set whose batches come already stacked."""
+
+    def __len__(self) -> int: ...
+
+    def __getitems__(self, indices: list[int]) -> Batch: ...
 
 
 @lru_cache(maxsize=4)
@@ -154,12 +162,12 @@ class ResumableLoader(DataLoader):
         pass
 
 
-def loader(dataset: Dataset, batches: Iterable[list[int]], workers: int, pin: bool) -> DataLoader:
+def loader(dataset: RowSet, batches: Iterable[list[int]], workers: int, pin: bool) -> DataLoader:
     """Load whole batches: `dataset.__getitems__(indices)` returns one, already stacked."""
     if workers:
         end_workers_at_exit()
     return ResumableLoader(
-        dataset,
+        cast(Dataset, dataset),
         batch_sampler=batches,
         collate_fn=_HandOver(),
         num_workers=workers,

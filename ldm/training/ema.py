@@ -1,7 +1,7 @@
 """Averages of the trained network alone, kept beside it and never inside it.
 
-Lightning's EMAWeightAveraging averages the whole module (a frozen autoencoder too), saves with roles swapped when
-validation throws, and never updates under two optimisers (DESIGN section 7): hence these lines.
+Lightning's EMAWeightAveraging averages the whole module (a frozen autoencoder too), saves with roles
+swapped when validation throws, and never updates under two optimisers: hence these lines.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,8 +17,9 @@ from ldm.checkpoints.averaging import Weights, device_of, exponential_share, pow
 class EMA:
     """shadow <- shadow + share (weight - shadow) after every optimiser step, one shadow a profile.
 
-    `decays`: exponential profiles, the first is the one sampled from; `widths`: power-function profiles for post-hoc EMA.
-    Shadows are float32, start as copies, and hold floating-point weights and buffers under the network's own names.
+    `decays`: exponential profiles, the first is the one sampled from; `widths`: power-function
+    profiles for post-hoc EMA. Shadows are float32, start as copies, and hold floating-point weights
+    and buffers under the network's own names.
     """
 
     def __init__(self, net: nn.Module, decays: Sequence[float], widths: Sequence[float] = ()):
@@ -28,9 +29,8 @@ class EMA:
         self.powers: dict[float, Weights] = {width: copy() for width in widths}
 
     def _live(self) -> list[tuple[str, Tensor]]:
-        return [
-            (n, t) for n, t in self.net.state_dict(keep_vars=True).items() if t.is_floating_point()
-        ]
+        found = self.net.state_dict(keep_vars=True).items()
+        return [(name, tensor) for name, tensor in found if tensor.is_floating_point()]
 
     @property
     def shadow(self) -> Weights:

@@ -11,28 +11,25 @@ import torch
 from ldm.errors import say
 from ldm.training.stage import Stage
 
+TRAINED = 3  # a step over its forward pass: the backward pass is twice that
+
 
 @torch.no_grad()
 def work(module: Stage) -> float:
-    """Floating-point operations of a training step of one process; of a sketch too, whose weights are shapes alone."""
+    """Floating-point operations of a training step of one process; of a sketch's shapes too."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter:
         module.once()
-    trained = 3  # the backward pass is twice the forward one
-    return (
-        trained
-        * counter.get_total_flops()
-        / module.few
-        * module.config.data.batch_size
-        * module.config.trainer.accumulate
-    )
+    batch, accumulate = module.config.data.batch_size, module.config.trainer.accumulate
+    return TRAINED * counter.get_total_flops() / module.few * batch * accumulate
 
 
 class TimeLeft(pl.Callback):
-    """Say once, after the first steps, how long the rest will take, the stages to come with it.
+    """Say once, after the first steps, how long the rest will take, with the stages to come.
 
-    `later`: for each of them how many steps of this one its work is worth. Panels and validation are not in it.
+    `later`: for each of them how many steps of this one its work is worth. Panels and validation
+    are not in it.
     """
 
     warm, most = 2, 20  # steps that are not measured, and the most that are
@@ -54,27 +51,28 @@ class TimeLeft(pl.Callback):
             self.said = True
             pace = (time.perf_counter() - self.began[1]) / (done - self.began[0])
             left = trainer.max_steps - trainer.global_step
-            _say(trainer, in_words(pace, left, self.later, datetime.now()))
+            _show(trainer, describe_time(pace, left, self.later, datetime.now()))
 
 
-def _say(trainer: pl.Trainer, text: str) -> None:
+def _show(trainer: pl.Trainer, text: str) -> None:
     """Once, and on a line of its own where a progress bar has the last one."""
     bar = trainer.progress_bar_callback
     if trainer.is_global_zero:
         (bar.print if bar else say)(text)
 
 
-def in_words(pace: float, left: int, later: Mapping[str, float], now: datetime) -> str:
+def describe_time(pace: float, left: int, later: Mapping[str, float], now: datetime) -> str:
     """The estimate, from seconds a step, the steps left, and those that later stages are worth."""
     parts = [f"{span(pace * left)} for the {left} steps left"]
-    parts += [
-        f"{span(pace * steps)} for {name} after it, by its arithmetic"
-        for name, steps in later.items()
-    ]
+    for name, steps in later.items():
+        parts.append(f"{span(pace * steps)} for {name} after it, by its arithmetic")
     seconds = pace * (left + sum(later.values()))
     end = now + timedelta(seconds=min(seconds, 1e9))
     total = f"; {span(seconds)} in all" if later else ""
-    return f"time       {pace:.3g} s a step: about {', '.join(parts)}{total}, to {end:%a %d %b %H:%M} (without panels)"
+    return (
+        f"time       {pace:.3g} s a step: about {', '.join(parts)}{total}, "
+        f"to {end:%a %d %b %H:%M} (without panels)"
+    )
 
 
 def span(seconds: float) -> str:

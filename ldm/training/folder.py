@@ -5,6 +5,7 @@ import json
 import os
 import re
 import socket
+import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,21 +14,21 @@ from typing import IO
 
 from ldm.errors import Refusal
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
+if sys.platform == "win32":
     import msvcrt
+else:
+    import fcntl
 
 HELD = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
 
 
 @contextmanager
 def taken(folder: Path) -> Iterator[None]:
-    """Inside, the folder is this process' alone; Refusal if another has it. Empty folders that this made go again.
+    """Inside, the folder is this process' alone; Refusal if another has it.
 
-    The lock is the system's, on the file `lock`: it ends with its process, however that ends, and data workers do not
-    inherit it. Where the file system knows no locks, the run goes on without.
+    The lock is the system's, on the file `lock`: it ends with its process, however that ends, and
+    data workers do not inherit it. Where the file system knows no locks, the run goes on without.
+    Empty folders that this made go again.
     """
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     file = None
@@ -55,22 +56,20 @@ def _lock(path: Path) -> IO[str]:
                 return _signed(file)
         except OSError as error:
             if error.errno in HELD:
-                raise Refusal(
-                    f"{path.parent} is {_holder(file)}; wait for it, or start another run with name=OTHER"
-                ) from None
-            print(
-                f"warning: {path} cannot be locked ({error.strerror}): nothing keeps a second run out",
-                flush=True,
-            )
+                held = f"{path.parent} is {_holder(file)}"
+                way_out = "wait for it, or start another run with name=OTHER"
+                raise Refusal(f"{held}; {way_out}") from None
+            why = f"{path} cannot be locked ({error.strerror})"
+            print(f"warning: {why}: nothing keeps a second run out", flush=True)
             return file
         file.close()  # whoever had it before has just taken the file away
 
 
 def _hold(file: IO[str]) -> None:
-    if fcntl:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    else:
+    if sys.platform == "win32":
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _same(file: IO[str], path: Path) -> bool:
@@ -98,13 +97,14 @@ def _holder(file: IO[str]) -> str:
 
 
 def wandb_id(folder: Path, known: str | None) -> str:
-    """The W&B run's id, made once: run.json's, or, where that is damaged, the checkpoint's; else a new one."""
+    """The W&B run's id, made once: run.json's, where that is damaged the checkpoint's, or new."""
+    found = None
     with suppress(OSError, ValueError, KeyError, TypeError):
         found = json.loads((folder / "run.json").read_text())["wandb_id"]
-        known = found if _plain(found) else known
-    return known if _plain(known) else uuid.uuid4().hex[:8]
+    return _plain(found) or _plain(known) or uuid.uuid4().hex[:8]
 
 
-def _plain(found: object) -> bool:
-    """It becomes part of paths, and may come from a stranger's checkpoint."""
-    return isinstance(found, str) and re.fullmatch(r"[A-Za-z0-9_-]{1,64}", found) is not None
+def _plain(found: object) -> str | None:
+    """An id, if it is one: it becomes part of paths, and may come from a stranger's checkpoint."""
+    fits = isinstance(found, str) and re.fullmatch(r"[A-Za-z0-9_-]{1,64}", found)
+    return str(found) if fits else None

@@ -3,47 +3,48 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import lightning.pytorch as pl
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from ldm.errors import Refusal
 from ldm.pictures.latents import LatentCache, Writer, cache_folder, open_cache
+from ldm.pictures.space import LatentSpace
 from ldm.system import threads
 from ldm.system.batches import Shard, as_floats, loader
-from ldm.training.stage import say
-
-if TYPE_CHECKING:
-    from ldm.training.diffusion import DiffusionModule
+from ldm.training.data import data_of
+from ldm.training.ranks import announce
 
 ON_DEVICE = 0.25  # the share of a GPU's free memory that a cache may take
 
 
-def use_cache(module: "DiffusionModule") -> None:
-    """Give the run's data module the latents in place of the pictures, encoding them first where they are missing."""
-    data, strategy = module.trainer.datamodule, module.trainer.strategy
-    orientations = 1 + module.config.data.flip
-    fingerprint = data.images.train.fingerprint()
-    folder = cache_folder(
-        Path(module.config.output), module.autoencoder_hash, fingerprint, orientations
-    )
+def use_cache(trainer: pl.Trainer, space: LatentSpace, autoencoder: str) -> None:
+    """Give the run's data the latents in place of the pictures, encoded first if missing.
+
+    `autoencoder`: the hash of its weights.
+    """
+    data, strategy, device = data_of(trainer), trainer.strategy, trainer.strategy.root_device
+    orientations = 1 + data.config.data.flip
+    pictures = data.images.train
+    output, fingerprint = Path(data.config.output), pictures.fingerprint()
+    folder = cache_folder(output, autoencoder, fingerprint, orientations)
     found = open_cache(folder)
-    if not strategy.reduce(
-        torch.tensor(float(found is not None), device=module.device), reduce_op="min"
-    ):
+    here = torch.tensor(float(found is not None), device=device)
+    if not strategy.reduce(here, reduce_op="min"):
         strategy.barrier()
-        fill(module, folder, orientations)
+        fill(trainer, space, folder, orientations)
         found = open_cache(folder)
     if found is None:
         raise Refusal(
-            f"latent cache: process {module.global_rank} does not see {folder}; put output on shared storage"
+            f"latent cache: process {trainer.global_rank} does not see {folder}; "
+            "put output on shared storage"
         )
-    say(f"latents: {folder}, {found.size / 1e9:.2f} GB for {len(found)} pictures")
-    if fits(found, module.device):
-        module.space.table, found.read = found.table(module.device), False
-    found.captions = getattr(data.images.train, "captions", None)
+    announce(f"latents: {folder}, {found.size / 1e9:.2f} GB for {len(found)} pictures")
+    if fits(found, device):
+        space.table, found.read = found.table(device), False
+    found.captions = pictures.captions
     data.train = found
 
 
@@ -53,62 +54,61 @@ def fits(cache: LatentCache, device: torch.device) -> bool:
 
 
 @torch.no_grad()
-def fill(module: "DiffusionModule", folder: Path, orientations: int) -> None:
+def fill(trainer: pl.Trainer, space: LatentSpace, folder: Path, orientations: int) -> None:
     """Encode every training picture, each rank its share, and write the posteriors' moments."""
-    trainer, space = module.trainer, module.space
-    pictures, rank = trainer.datamodule.images.train, module.global_rank
-    writer = Writer(folder, Path(trainer.strategy.broadcast(Writer.beside(folder))))
+    strategy, count = trainer.strategy, len(data_of(trainer).images.train)
+    writer = Writer(folder, Path(strategy.broadcast(Writer.beside(folder))))
     shape = (orientations, 2 * space.shape[0], *space.shape[1:])
-    refused = _try(lambda: writer.begin(len(pictures), shape)) if rank == 0 else None
-    if refused := trainer.strategy.broadcast(refused):
+    first = trainer.global_rank == 0
+    refused = _refusal(lambda: writer.begin(count, shape)) if first else None
+    if refused := strategy.broadcast(refused):
         raise Refusal(refused)
     try:
-        write(module, writer, orientations)
+        _fill_share(trainer, space, writer, orientations)
     except BaseException:  # refused, stopped or out of disk: nothing is left behind
-        if rank == 0:
+        if first:
             writer.abandon()
         raise
-    trainer.strategy.barrier()
-    if rank == 0:
+    strategy.barrier()
+    if first:
         writer.end()
-    trainer.strategy.barrier()
+    strategy.barrier()
 
 
-def write(module: "DiffusionModule", writer: Writer, orientations: int) -> None:
+def _fill_share(trainer: pl.Trainer, space: LatentSpace, writer: Writer, orientations: int) -> None:
     """This rank's share of the training pictures, encoded."""
-    trainer, config, space = module.trainer, module.config.data, module.space
-    pictures, rank = trainer.datamodule.images.train, module.global_rank
+    data, device, rank = data_of(trainer), trainer.strategy.root_device, trainer.global_rank
+    pictures, settings = data.images.train, data.config.data
     writer.open()
-    # whole batches of consecutive rows, the same on any number of processes: so are the bits that come out
-    blocks = [*Shard(len(pictures), config.batch_size, 0, 1)][rank :: trainer.world_size]
-    batches = zip(blocks, loader(pictures, blocks, config.workers, pin=False), strict=True)
-    options = dict(
-        desc="encoding",
-        unit="batch",
-        disable=rank > 0,
-        mininterval=0.1 if sys.stderr.isatty() else 10,
-    )
-    for rows, batch in tqdm(batches, total=len(blocks), **options):
+    # whole batches of consecutive rows, alike on any number of processes: so are the bits
+    blocks = [*Shard(len(pictures), settings.batch_size, 0, 1)][rank :: trainer.world_size]
+    batches = zip(blocks, loader(pictures, blocks, settings.workers, pin=False), strict=True)
+    pause = 0.1 if sys.stderr.isatty() else 10
+    for rows, batch in tqdm(
+        batches, "encoding", len(blocks), disable=rank > 0, unit="batch", mininterval=pause
+    ):
         threads.tick()
-        moments = encode(
-            space.autoencoder.encode,
-            as_floats(batch["image"].to(module.device)),
-            orientations,
-        )
+        x = as_floats(batch["image"].to(device))
+        moments = encode_orientations(space.autoencoder.encode, x, orientations)
         writer.put(rows, moments, batch["label"], batch["index"])
     writer.close()
 
 
-def encode(encoder: torch.nn.Module, image: Tensor, orientations: int) -> Tensor:
-    """Moments of pictures (B, C, H, W) and, with two orientations, of their mirror images: (B, orientations, 2 z, h, w)."""
-    return torch.stack(
-        [encoder(image.flip(-1) if mirrored else image) for mirrored in range(orientations)], 1
-    )
+def encode_orientations(
+    encoder: Callable[[Tensor], Tensor], image: Tensor, orientations: int
+) -> Tensor:
+    """Moments of pictures (B, C, H, W) and, with two orientations, of their mirror images.
+
+    Gives (B, orientations, 2 z, h, w).
+    """
+    views = [image.flip(-1) if mirrored else image for mirrored in range(orientations)]
+    return torch.stack([encoder(view) for view in views], 1)
 
 
-def _try(work: Callable[[], None]) -> str | None:
+def _refusal(work: Callable[[], None]) -> str | None:
     """What a refusal says: every rank has to hear it."""
     try:
-        return work()
+        work()
     except Refusal as refusal:
         return str(refusal)
+    return None

@@ -1,33 +1,29 @@
-"""What may go on: a run from its checkpoint, a stage 1 under a run; never on other data or with other settings."""
+"""What may go on: a run from its checkpoint, a stage 1 under a run.
+
+Never on other data or with other settings.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.utilities import rank_zero_only
-
 from ldm import config
 from ldm.checkpoints import checkpoint
-from ldm.config import Config, schema
-from ldm.errors import Refusal, printable, say
+from ldm.config import RunConfig, schema
+from ldm.errors import Refusal, printable
 from ldm.system.data import DataSet
-from ldm.training.trainer import world_size
+from ldm.training.machine import world_size
+from ldm.training.ranks import announce, is_first
 
-LISTED = 20  # names of a long list that are shown
+MOST_NAMES = 20  # of a long list that are shown
 
 # what may change between a stop and --resume, and between the training of a stage 1 and its use
-FREE = (
-    "trainer",
-    "sample",
-    "evaluate",
-    "logger",
-    "output",
-    "data.root",
-    "data.workers",
-    "data.download",
+_FREE = (
+    *("trainer", "sample", "evaluate", "logger", "output", "optim.lr", "optim.clip"),
+    *("data.root", "data.workers", "data.download"),
+    *("space.chunk", "space.cache", "space.autoencoder"),
 )
-FREE += ("space.chunk", "space.cache", "space.autoencoder", "optim.lr", "optim.clip")
-FREE += tuple(f"stage1.{key}" for key in FREE)
+FREE = (*_FREE, *(f"stage1.{key}" for key in _FREE))
 
 
 def changed(before: dict[str, Any], now: dict[str, Any], free: tuple[str, ...] = FREE) -> list[str]:
@@ -36,26 +32,27 @@ def changed(before: dict[str, Any], now: dict[str, Any], free: tuple[str, ...] =
 
 
 def about_data(images: DataSet) -> dict[str, Any]:
-    """What a checkpoint keeps of the data: how many there are, and their identity (data/identity.py)."""
+    """What a checkpoint keeps of the data: how many there are, and their identity."""
     return {"train": len(images.train), "held_out": len(images.held_out)} | images.train.identity()
 
 
-def other_data(meta: dict[str, Any], images: DataSet, told: Sequence[str] = ()) -> str:
-    """How these data differ from those of a checkpoint that says `meta` of itself; empty where they do not.
+def other_data(meta: dict[str, Any], images: DataSet, asked: Sequence[str] = ()) -> str:
+    """How these data differ from those of a checkpoint with `meta`; empty where they do not.
 
-    `told`: what is asked of them besides the pictures or jets themselves, "labels" or "captions". A checkpoint of an older
-    ldm knows nothing of its data, and is taken on trust.
+    `asked`: what is used of them besides the pictures or jets, "labels" or "captions". A checkpoint
+    of an older ldm knows nothing of its data, and is taken on trust.
     """
     before, now = meta.get("data"), about_data(images)
     before = before if isinstance(before, dict) else {}
-    differs = [key for key in ("content", *told) if before and before.get(key) != now.get(key)]
+    differs = [key for key in ("content", *asked) if before and before.get(key) != now.get(key)]
     if not differs:
         return ""
     if meta["classes"] and list(meta["classes"]) != list(images.classes):
         return _other_classes(meta["classes"], images.classes)
     if differs[0] != "content":
         return f"the {differs[0]} of its data were others"
-    return f"it was trained on {before.get('train')} pictures or jets, and these {now['train']} are others"
+    count = before.get("train")
+    return f"it was trained on {count} pictures or jets, and these {now['train']} are others"
 
 
 def _other_classes(before: Sequence[str], now: Sequence[str]) -> str:
@@ -63,87 +60,93 @@ def _other_classes(before: Sequence[str], now: Sequence[str]) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(printable(name) for name in names[:LISTED]) or "none"
-    return shown if len(names) <= LISTED else f"{shown} and {len(names) - LISTED} more"
+    shown = ", ".join(printable(name) for name in names[:MOST_NAMES]) or "none"
+    more = len(names) - MOST_NAMES
+    return f"{shown} and {more} more" if more > 0 else shown
 
 
 def expect_same_data(
-    run: Config,
+    run: RunConfig,
     images: DataSet,
     start: Path,
-    state: dict[str, Any],
-    told: Sequence[str],
+    meta: dict[str, Any],
     classes: Sequence[str] | None,
+    captions: bool,
 ) -> None:
-    """A resumed run goes on with the data it began with; Refusal if they are others, or others are said of them.
+    """A resumed run goes on with the data it began with; Refusal if these are others.
 
-    `classes`: those that its model is told, None where it is told of none whatever the data has.
+    `classes`: those that its model is given, None where it is given none whatever the data has.
     """
-    meta = state["ldm"]
-    why = other_data(meta, images, told)
+    why = other_data(meta, images, ["labels"] * bool(classes) + ["captions"] * captions)
     if classes is not None and list(meta["classes"]) != list(classes):
         why = _other_classes(meta["classes"], classes)
     if not why and tuple(meta["shape"]) != tuple(images.shape):
         why = f"it is for data of {tuple(meta['shape'])}, these are {tuple(images.shape)}"
     if why:
         raise Refusal(
-            f"--resume: {start} is of other data than {named(run)}: {why}; undo that, or name=OTHER starts another run"
+            f"--resume: {start} is of other data than {data_name(run)}: {why}; "
+            "undo that, or name=OTHER starts another run"
         )
 
 
-def named(run: Config) -> str:
+def data_name(run: RunConfig) -> str:
     """A run's data, for a person."""
     root = getattr(run.data, "root", "")
     return type(run.data).__name__ + (f" in '{root}'" if root else "")
 
 
-def resume_point(run: Config, resume: bool) -> tuple[Path | None, dict[str, Any]]:
-    """The checkpoint to resume from and its state, or None for a new run; never another run's folder."""
+def resume_point(run: RunConfig, resume: bool) -> tuple[Path | None, dict[str, Any]]:
+    """The checkpoint to resume from and its state, or None for a new run.
+
+    Refusal rather than another run's folder.
+    """
     newest, state, complaints = checkpoint.newest_whole(run.folder)
-    if rank_zero_only.rank != 0:  # rank 0 has looked already, and may have written since
+    if not is_first():  # rank 0 has looked already, and may have written since
         return (newest, state) if resume else (None, {})
     if newest is None:
         if complaints:
-            raise Refusal(
-                f"{run.folder}: no checkpoint is whole ({complaints[0]}); name=OTHER starts another run"
-            )
+            why = f"{run.folder}: no checkpoint is whole ({complaints[0]})"
+            raise Refusal(f"{why}; name=OTHER starts another run")
         return None, {}  # a run that saved nothing has nothing to lose
     for complaint in complaints if resume else []:
-        say(f"{complaint}; resuming from {newest} instead")
+        announce(f"{complaint}; resuming from {newest} instead")
     step, goal = state["global_step"], run.trainer.max_steps
     if step >= goal:
         raise Refusal(
-            f"{run.folder} is finished ({step} steps): sample from it, or train on with --resume trainer.max_steps=N, "
-            "or start another with name=OTHER"
+            f"{run.folder} is finished ({step} steps): sample from it, or train on with "
+            "--resume trainer.max_steps=N, or start another with name=OTHER"
         )
     if not resume:
-        raise Refusal(
-            f"{run.folder} holds an unfinished run ({step} of {goal} steps); add --resume, or name=OTHER"
-        )
-    checkpoint.expect_resumable(state, newest)
-    with checkpoint.malformed(newest):
-        before = config.from_dict(
-            state["ldm"]["config"], str(newest)
-        )  # with the defaults of keys that are newer than it
-    if keys := changed(schema.to_dict(before), schema.to_dict(run)):
-        raise Refusal(
-            f"--resume: {', '.join(keys)} changed since {newest}; undo that, or start another run with name=OTHER"
-        )
+        unfinished = f"{run.folder} holds an unfinished run ({step} of {goal} steps)"
+        raise Refusal(f"{unfinished}; add --resume, or name=OTHER")
+    _expect_same_config(run, newest, state)
     return newest, state
 
 
-def keep_global_batch(run: Config, state: dict[str, Any]) -> None:
-    """A resumed run takes as many micro-batches a step as before, over however many processes there are now."""
-    slots = state["ldm"]["slots"]
+def _expect_same_config(run: RunConfig, newest: Path, state: dict[str, Any]) -> None:
+    checkpoint.expect_resumable(state, newest)
+    with checkpoint.malformed(newest):  # with the defaults of keys that are newer than it
+        before = config.from_dict(state["ldm"]["config"], str(newest))
+    if keys := changed(schema.to_dict(before), schema.to_dict(run)):
+        raise Refusal(
+            f"--resume: {', '.join(keys)} changed since {newest}; "
+            "undo that, or start another run with name=OTHER"
+        )
+
+
+def keep_global_batch(run: RunConfig, state: dict[str, Any]) -> None:
+    """A resumed run takes as many micro-batches a step as before, over any number of processes."""
+    slots, size = state["ldm"]["slots"], run.data.batch_size
     world, accumulate = world_size(run.trainer), run.trainer.accumulate
     if world * accumulate == slots:
         return
     if slots % world:
         raise Refusal(
-            f"--resume: a step was {slots} micro-batches of {run.data.batch_size}; {world} processes cannot share them"
+            f"--resume: a step was {slots} micro-batches of {size}; "
+            f"{world} processes cannot share them"
         )
     run.trainer.accumulate = slots // world
-    say(
+    announce(
         f"resuming on {world} processes: accumulate {accumulate} -> {slots // world} "
-        f"keeps the global batch of {slots * run.data.batch_size}"
+        f"keeps the global batch of {slots * size}"
     )

@@ -1,4 +1,4 @@
-"""Callbacks that keep what a run has learnt: checkpoints, snapshots for post-hoc EMA, stops by signal."""
+"""Callbacks that keep what a run has learnt: checkpoints, snapshots for post-hoc EMA, stops."""
 
 import json
 from pathlib import Path
@@ -11,10 +11,11 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from ldm.checkpoints.averaging import write_snapshot
 from ldm.checkpoints.checkpoint import write
-from ldm.config import save
+from ldm.config import RunConfig, save
 from ldm.errors import NotFinite
 from ldm.system.files import whole
 from ldm.system.stops import Stops
+from ldm.training.ema import EMA
 from ldm.training.stage import Stage
 
 
@@ -28,15 +29,18 @@ class AtomicIO(TorchCheckpointIO):
 
 
 class Checkpoints(pl.callbacks.Checkpoint):
-    """last.ckpt every n steps, at the end and when asked to stop; best.ckpt by one validation metric.
+    """last.ckpt every n steps, at the end and when asked to stop; best.ckpt by `Stage.monitor`.
 
-    Saved between steps, at the start of the next: what belongs to the step before (its log row, its validation) is done.
-    best.ckpt first: last.ckpt remembers that it was written. Lightning's ModelCheckpoint counts both optimisers' steps
-    under manual optimisation and does not save at the end.
+    Saved between steps, at the start of the next: what belongs to the step before (its log row, its
+    validation) is done. best.ckpt first: last.ckpt remembers that it was written. Lightning's
+    ModelCheckpoint counts both optimisers' steps under manual optimisation and does not save at
+    the end.
     """
 
-    def __init__(self, folder: Path, every: int, monitor: str, mode: str):
-        self.folder, self.every, self.monitor = folder, every, monitor
+    def __init__(self, module: Stage):
+        settings, (self.monitor, mode) = module.config.trainer, module.monitor
+        self.folder, self.every = module.config.folder, settings.save
+        self.accumulate = settings.accumulate
         self.sign = 1.0 if mode == "max" else -1.0
         self.best: float | None = None
         self.better, self.saved = False, -1
@@ -70,7 +74,7 @@ class Checkpoints(pl.callbacks.Checkpoint):
     def on_train_batch_start(
         self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if batch_idx % module.config.trainer.accumulate:
+        if batch_idx % self.accumulate:
             return
         self.save_best(trainer)
         if trainer.global_step % self.every == 0:
@@ -78,49 +82,62 @@ class Checkpoints(pl.callbacks.Checkpoint):
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         value = trainer.callback_metrics.get(self.monitor)
-        if value is not None and (
-            self.best is None or self.sign * float(value) > self.sign * self.best
-        ):
+        if value is None:
+            return
+        if self.best is None or self.sign * float(value) > self.sign * self.best:
             self.best, self.better = float(value), True
 
     def on_exception(
         self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException
     ) -> None:
-        # raised on every rank before the step changed anything; after any other error the state is not to be trusted
+        # raised on every rank before the step changed anything; no other error leaves a sound state
         if isinstance(exception, NotFinite) and trainer.global_step > 0:
             self.save_last(trainer)
 
 
 class RunFiles(pl.Callback):
-    """config.yaml and run.json, once the run has begun: one that is refused leaves nothing behind."""
+    """config.yaml and run.json, once the run has begun: a refused one leaves nothing behind."""
 
-    def on_train_start(self, trainer: pl.Trainer, module: Stage) -> None:
+    def __init__(self, module: Stage):
+        self.run, self.run_id = module.config, module.run_id
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        save(module.config, module.config.folder / "config.yaml")
-        with whole(module.config.folder / "run.json") as file:
-            file.write(json.dumps({"wandb_id": module.run_id}) + "\n")
+        save(self.run, self.run.folder / "config.yaml")
+        with whole(self.run.folder / "run.json") as file:
+            file.write(json.dumps({"wandb_id": self.run_id}) + "\n")
 
 
 class Snapshots(pl.Callback):
-    """The two power averages every n steps, for post-hoc EMA: `sample.py --weights ema:0.05`. Those of now are in last.ckpt."""
+    """The two power averages every n steps, for post-hoc EMA: `sample.py --weights ema:0.05`.
 
-    def __init__(self, folder: Path, every: int):
-        self.folder, self.every = folder / "snapshots", every
+    Those of now are in last.ckpt.
+    """
+
+    def __init__(self, run: RunConfig, ema: EMA):
+        self.folder, self.every = run.folder / "snapshots", run.optim.posthoc
+        self.accumulate, self.ema = run.trainer.accumulate, ema
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, module: Stage, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: pl.Trainer,
+        module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
-        stepped = (batch_idx + 1) % module.config.trainer.accumulate == 0
+        stepped = (batch_idx + 1) % self.accumulate == 0
         if trainer.is_global_zero and stepped and trainer.global_step % self.every == 0:
-            write_snapshot(self.folder, trainer.global_step, module.ema.powers)
+            write_snapshot(self.folder, trainer.global_step, self.ema.powers)
 
 
 class StopSignals(pl.Callback):
-    """SIGTERM, SIGUSR1 (SLURM's warning), Ctrl-C and their like let the step finish, save, and end with 128 + their number.
+    """SIGTERM, SIGUSR1 (SLURM's warning), Ctrl-C and their like let the step finish and save.
 
-    Lightning's own handlers raise in the middle of a step, or broadcast inside the handler: ours
-    take their place. Processes agree on the step by a reduction every `every` steps; one process needs none.
+    The exit status is 128 + their number. Lightning's own handlers raise in the middle of a step,
+    or broadcast inside the handler: ours take their place. Processes agree on the step by a
+    reduction every `every` steps; one process needs none.
     """
 
     def __init__(self, saving: Checkpoints, stops: Stops, every: int = 10):
@@ -133,24 +150,19 @@ class StopSignals(pl.Callback):
         self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         self.stops.training = True
-        if batch_idx % module.config.trainer.accumulate:
+        if batch_idx % self.saving.accumulate:
             return
         number = self.stops.received
         if trainer.world_size > 1:
             if trainer.global_step % self.every:
                 return
-            number = int(
-                trainer.strategy.reduce(
-                    torch.tensor(float(number), device=module.device), reduce_op="max"
-                )
-            )
+            mine = torch.tensor(float(number), device=module.device)
+            number = int(trainer.strategy.reduce(mine, reduce_op="max"))
         if number:
             self.saving.save_last(trainer)
-            raise self.stops.stopped(
-                f"at step {trainer.global_step}", "go on with --resume", number
-            )
+            where = f"at step {trainer.global_step}"
+            raise self.stops.stopped(where, "go on with --resume", number)
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.saving.save_last(
-            trainer
-        )  # before the last panels and figures, which may take longer than a job is left
+        # before the last panels and figures, which may take longer than a job is left
+        self.saving.save_last(trainer)

@@ -1,4 +1,4 @@
-"""What both LightningModules share: keyed randomness, the learning rate, clipping, averaging, what is saved."""
+"""What both LightningModules share: keyed randomness, learning rate, clipping, averaging, saving."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -7,35 +7,25 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
-from ldm import errors
 from ldm.checkpoints import checkpoint
 from ldm.checkpoints.averaging import WIDTHS
 from ldm.config import Optim, RunConfig, schema
+from ldm.diffusion.space import Shape, Space
 from ldm.errors import NotFinite
 from ldm.pictures.space import ChannelStatistics
-from ldm.sampling.model import Space
 from ldm.system import randomness, threads
 from ldm.system.batches import Batch
 from ldm.training.ema import EMA
 
 
-@rank_zero_only
-def say(text: str) -> None:
-    """A line for the person who watches, once and not once a rank."""
-    errors.say(text)
-
-
 def learning_rate(optim: Optim, step: int, max_steps: int) -> float:
-    """Linear warm-up, then constant, cosine or linear to 0 at max_steps: a pure function of the step."""
+    """Linear warm-up, then constant, cosine or linear to 0 at max_steps: a function of the step."""
     warm = min(1.0, (step + 1) / max(1, optim.warmup))
     left = min(1.0, max(0.0, (max_steps - step) / max(1, max_steps - optim.warmup)))
-    shape = {"constant": 1.0, "linear": left, "cosine": 0.5 - 0.5 * math.cos(math.pi * left)}[
-        optim.decay
-    ]
-    return optim.lr * warm * shape
+    cosine = 0.5 - 0.5 * math.cos(math.pi * left)
+    return optim.lr * warm * {"constant": 1.0, "linear": left, "cosine": cosine}[optim.decay]
 
 
 class Stage(pl.LightningModule):
@@ -43,9 +33,11 @@ class Stage(pl.LightningModule):
 
     stage: str  # its name in config.STAGES
     trained: str  # the attribute path of the network that is trained and averaged
+    monitor: tuple[str, str]  # the figure of validation that best.ckpt goes by, and min or max
+    config: RunConfig
     space: Space  # knows what a batch holds
 
-    def __init__(self, config: RunConfig, shape: tuple[int, int, int], classes: tuple[str, ...]):
+    def __init__(self, config: RunConfig, shape: Shape, classes: tuple[str, ...]):
         super().__init__()
         self.config, self.shape, self.classes = config, tuple(shape), tuple(classes)
         self.run_id: str | None = None
@@ -71,6 +63,19 @@ class Stage(pl.LightningModule):
         """The answer of all networks to a `few` pictures of zeros: what a step asks of them."""
         raise NotImplementedError
 
+    @property
+    def panel(self) -> str:
+        """Which of panels.PANELS shows how the run is doing."""
+        raise NotImplementedError
+
+    def describe(self) -> str:
+        """What the plan says of the stage beside its name."""
+        return self.stage
+
+    def farewell(self) -> str:
+        """What a user does next with the finished run."""
+        raise NotImplementedError
+
     def start_ema(self) -> None:
         """Called once the network is built."""
         optim = self.config.optim
@@ -92,37 +97,35 @@ class Stage(pl.LightningModule):
             yield
         self.train(training)
 
-    # -- randomness -------------------------------------------------------------------------------------------------
+    # -- randomness -------------------------------------------------------------------------------
     def slot(self, batch_idx: int) -> tuple[int, int]:
-        """This micro-batch's place among the step's: slot j of n, j = micro-batch * processes + rank."""
+        """This micro-batch's place in the step: slot j of n, j = micro-batch * processes + rank."""
         accumulate, world = self.config.trainer.accumulate, self.trainer.world_size
         return batch_idx % accumulate * world + self.global_rank, accumulate * world
 
     def generator(self, purpose: str, batch_idx: int) -> torch.Generator:
-        """A generator for one purpose in this step and slot, the same after a resume and for any device count."""
+        """For one purpose in this step and slot: the same after a resume, on any devices."""
         key = (self.config.seed, purpose, self.global_step, self.slot(batch_idx)[0])
         return randomness.generator(*key, device=self.device)
 
-    def randn(self, purpose: str, batch_idx: int) -> Callable[[tuple[int, ...]], Tensor]:
+    def randn(self, purpose: str, batch_idx: int) -> Callable[[Shape], Tensor]:
         """Standard normal draws from `generator(purpose, batch_idx)`."""
         generator = self.generator(purpose, batch_idx)
         return lambda shape: torch.randn(shape, generator=generator, device=self.device)
 
     def training_images(self, batch: Batch, batch_idx: int) -> Tensor:
-        """What the batch holds, half of it mirrored if the data says so: pictures in [-1, 1], or jets' constituents."""
+        """Pictures in [-1, 1] or jets' constituents, half of them mirrored if the data says so."""
         data = self.space.read(batch)
-        return (
-            self.space.mirror(data, self.generator("flip", batch_idx))
-            if self.config.data.flip
-            else data
-        )
+        if not self.config.data.flip:
+            return data
+        return self.space.mirror(data, self.generator("flip", batch_idx))
 
-    # -- optimisation -----------------------------------------------------------------------------------------------
+    # -- optimisation -----------------------------------------------------------------------------
     def adamw(self, net: nn.Module, lr: float) -> torch.optim.Optimizer:
-        optim = self.config.optim
-        return torch.optim.AdamW(
-            net.parameters(), lr, tuple(optim.betas), weight_decay=optim.weight_decay, fused=True
-        )
+        """The optimiser of a network."""
+        (beta1, beta2), decay = self.config.optim.betas, self.config.optim.weight_decay
+        parameters = net.parameters()
+        return torch.optim.AdamW(parameters, lr, (beta1, beta2), weight_decay=decay, fused=True)
 
     @property
     def learning_rate_now(self) -> float:
@@ -131,15 +134,16 @@ class Stage(pl.LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         threads.tick()
         optimizers = self.optimizers(use_pl_optimizer=False)
-        first = (
-            optimizers[0] if isinstance(optimizers, list) else optimizers
-        )  # a discriminator has a rate of its own
+        # a discriminator has a rate of its own
+        first = optimizers[0] if isinstance(optimizers, list) else optimizers
         for group in first.param_groups:
             group["lr"] = self.learning_rate_now
         self.place_log(batch_idx)
         self.log_dict({"train/lr": self.learning_rate_now, "step": float(self.global_step)})
 
-    def on_validation_batch_start(self, batch: Batch, batch_idx: int) -> None:
+    def on_validation_batch_start(
+        self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
         threads.tick()
 
     def on_validation_epoch_start(self) -> None:
@@ -150,25 +154,26 @@ class Stage(pl.LightningModule):
         self.posteriors = self.posteriors or ChannelStatistics(moments.shape[1] // 2, self.device)
         self.posteriors.add(moments)
 
+    def summed(self, sums: Tensor) -> Tensor:
+        """Over all processes."""
+        return self.trainer.strategy.reduce(sums, reduce_op="sum")
+
     def on_validation_epoch_end(self) -> None:
         # Lightning's own axis counts micro-batches under manual optimisation
         self.log("step", float(self.global_step))
         if self.posteriors is not None:  # on every rank: each has a share of the pictures
-            explained = self.posteriors.result(
-                lambda sums: self.trainer.strategy.reduce(sums, reduce_op="sum")
-            )[2]
-            self.log_dict(
-                {f"val/latent_explained/{i}": share for i, share in enumerate(explained.tolist())}
-            )
-            self.posteriors_told(explained)
+            explained = self.posteriors.result(self.summed)[2]
+            shares = enumerate(explained.tolist())
+            self.log_dict({f"val/latent_explained/{i}": share for i, share in shares})
+            self.report_explained(explained)
 
-    def posteriors_told(self, explained: Tensor) -> None:
-        """What a stage says of the share (z,) of latents' variance that the held-out pictures explain."""
+    def report_explained(self, explained: Tensor) -> None:
+        """What to say of the share (z,) of latents' variance that held-out pictures explain."""
 
     def clip(self, net: nn.Module, name: str) -> None:
         """Clip the gradient's norm, log it as it was before, and check it.
 
-        Processes have exchanged gradients by now, so a number that is not finite in one of them is seen by all.
+        Processes have exchanged gradients by now: all see what is not finite in one of them.
         """
         limit = self.config.optim.clip or float("inf")
         norm = nn.utils.clip_grad_norm_(net.parameters(), limit, foreach=True)
@@ -177,50 +182,43 @@ class Stage(pl.LightningModule):
             self.refuse_step(norm)
 
     def note_loss(self, parts: dict[str, Tensor], batch: Batch) -> None:
-        """Remember a micro-batch's losses and rows, to name them if the step turns out not to be finite."""
+        """Remember a micro-batch's losses and rows, to name them if the step is not finite."""
         self.noted.append(({k: v.detach() for k, v in parts.items()}, batch["index"]))
 
     def refuse_step(self, norm: Tensor) -> None:
-        """Stop before the step (or leave it out and count, with trainer.on_nan=skip), saying what was in it."""
+        """Stop before the step, saying what was in it; on_nan=skip leaves it out and counts."""
         if self.config.trainer.on_nan == "skip":
             self.skipped += 1
             self.log("train/skipped_steps", float(self.skipped))
             for parameter in self.parameters():
                 parameter.grad = None
             return
-        bad = [
-            x for x in self.noted if not all(torch.isfinite(v).all() for v in x[0].values())
-        ] or self.noted
+        finite = lambda parts: all(torch.isfinite(v).all() for v in parts.values())  # noqa: E731
+        bad = [noted for noted in self.noted if not finite(noted[0])] or self.noted
         said = "; ".join(
-            f"{', '.join(f'{k} {v.mean():.4g}' for k, v in p.items())}, rows {i[:8].tolist()}"
-            for p, i in bad
+            f"{', '.join(f'{k} {v.mean():.4g}' for k, v in parts.items())}, rows {i[:8].tolist()}"
+            for parts, i in bad
         )
+        saved = "the state before this step is saved: " if self.global_step else ""
         raise NotFinite(
             f"the gradient is not finite ({norm:.4g}) at step {self.global_step}: {said}; "
-            + (
-                "the state before this step is saved: lower optim.lr and --resume"
-                if self.global_step
-                else "lower optim.lr"
-            )
-            + ", or set trainer.on_nan=skip"
+            f"{saved}lower optim.lr{' and --resume' if saved else ''}, or set trainer.on_nan=skip"
         )
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Lightning's, then the average: here and not at the batch's end, where callbacks have already saved."""
+        """Lightning's, then the average: at the batch's end callbacks have already saved."""
         super().optimizer_step(*args, **kwargs)
         self.step_done()
 
     def step_done(self) -> None:
         """After each optimiser step of either stage."""
-        trainer = self.config.trainer
-        self.images_seen += (
-            self.config.data.batch_size * trainer.accumulate * self.trainer.world_size
-        )
+        slots = self.config.trainer.accumulate * self.trainer.world_size
+        self.images_seen += self.config.data.batch_size * slots
         self.noted.clear()
         if self.ema:
             self.ema.update()
 
-    # -- what is saved ----------------------------------------------------------------------------------------------
+    # -- what is saved ----------------------------------------------------------------------------
     def about_autoencoder(self) -> dict[str, Any] | None:
         """Stage 1's config and hash, in stage 2's checkpoint."""
         return None
@@ -245,35 +243,30 @@ class Stage(pl.LightningModule):
         }
 
     def on_load_checkpoint(self, state: dict[str, Any]) -> None:
-        threads.begin_with(state["ldm"].get("threads"))
+        meta = state["ldm"]
+        threads.begin_with(meta.get("threads"))
         with checkpoint.malformed(self.config.folder):
-            self.images_seen, self.skipped = (
-                state["ldm"]["images_seen"],
-                state["ldm"].get("skipped", 0),
-            )
-            if self.ema and state["ldm"]["ema"]:
-                self.ema.restore(state["ldm"]["ema"])
+            self.images_seen, self.skipped = meta["images_seen"], meta.get("skipped", 0)
+            if self.ema and meta["ema"]:
+                self.ema.restore(meta["ema"])
             self.place_loop(state)
 
     def place_loop(self, state: dict[str, Any]) -> None:
         """Put Lightning's counters at the first micro-batch of the step to come.
 
-        Its own are one behind when training was stopped between a step and the batch's last hook, and count other
-        micro-batches when the run goes on with another `accumulate`.
+        Its own are one behind when training was stopped between a step and the batch's last hook,
+        and count other micro-batches when the run goes on with another `accumulate`.
         """
         micro = state["global_step"] * self.config.trainer.accumulate
-        loop = state["loops"]["fit_loop"]
-        for counters in (
-            loop["epoch_loop.batch_progress"]["current"],
-            loop["epoch_loop.batch_progress"]["total"],
-        ):
+        progress = state["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        for counters in (progress["current"], progress["total"]):
             counters.update(dict.fromkeys(("ready", "started", "processed", "completed"), micro))
 
     def place_log(self, batch_idx: int) -> None:
         """The step, or micro-batch, by which Lightning decides what row is logged and which it is.
 
-        Its own count is one ahead after a resume at a step that was validated: it goes through the end of that step twice.
+        Its own count is one ahead after a resume at a step that was validated: it goes through
+        the end of that step twice.
         """
-        self.trainer.fit_loop.epoch_loop._batches_that_stepped = (
-            self.global_step if self.automatic_optimization else batch_idx
-        )
+        step = self.global_step if self.automatic_optimization else batch_idx
+        self.trainer.fit_loop.epoch_loop._batches_that_stepped = step

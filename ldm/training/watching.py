@@ -7,21 +7,18 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
-from ldm.training.autoencoder import AutoencoderModule
 from ldm.training.boards.loggers import alert
 from ldm.training.stage import Stage
 
-try:
+if sys.platform != "win32":
     import resource
-except ImportError:  # Windows
-    resource = None
 
 
 class DiscriminatorBalance(pl.Callback):
     """Alert once when the discriminator has won or given up.
 
-    Its loss is 1 by chance and 0 once every logit is beyond its margin; then its gradient is 0 or of no use. Read
-    every n steps, as a mean over the last `window` readings.
+    Its loss is 1 by chance and 0 once every logit is beyond its margin; then its gradient is 0 or
+    of no use. Read every n steps, as a mean over the last `window` readings.
     """
 
     low, high = 0.025, 0.975
@@ -36,7 +33,7 @@ class DiscriminatorBalance(pl.Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.readings, self.said = state["readings"], state["said"]
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: AutoencoderModule, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         value = trainer.callback_metrics.get("discriminator/loss")
         if value is None or trainer.global_step % self.every:
             return
@@ -46,33 +43,36 @@ class DiscriminatorBalance(pl.Callback):
         module.log("discriminator/saturated", float(saturated))
         if saturated and not self.said:
             self.said = True
-            advice = (
-                "lower discriminator.lr or weight"
-                if mean < self.low
-                else "raise discriminator.lr, or start it later"
-            )
-            text = f"its hinge loss is {mean:.3g} over {self.window * self.every} steps (0: it has won, 1: chance); {advice}"
-            alert(trainer, "discriminator saturated", text)
+            won = mean < self.low
+            lower, higher = "lower discriminator.lr or weight", "raise discriminator.lr"
+            steps = f"{self.window * self.every} steps (0: it has won, 1: chance)"
+            advice = lower if won else f"{higher}, or start it later"
+            said = f"its hinge loss is {mean:.3g} over {steps}; {advice}"
+            alert(trainer, "discriminator saturated", said)
 
 
 class Throughput(pl.Callback):
-    """Pictures a second over all processes, the share of time spent waiting for data, memory. Never waits for the device."""
+    """Pictures a second over all processes, share of time waiting for data, memory.
 
-    def __init__(self, every: int):
-        self.every, self.since, self.ended, self.waited = every, (0, 0.0), 0.0, 0.0
+    Never waits for the device.
+    """
 
-    def on_train_start(self, trainer: pl.Trainer, module: Stage) -> None:
+    def __init__(self, stage: Stage):
+        self.stage, self.every = stage, stage.config.trainer.log
+        self.since, self.ended, self.waited = (0, 0.0), 0.0, 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.ended = time.perf_counter()
-        self.since = (module.images_seen, self.ended)
+        self.since = (self.stage.images_seen, self.ended)
 
     def on_train_batch_start(
-        self, trainer: pl.Trainer, module: Stage, batch: Any, batch_idx: int
+        self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         self.waited += time.perf_counter() - self.ended
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: Stage, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         self.ended = now = time.perf_counter()
-        seen, span = module.images_seen, now - self.since[1]
+        seen, span = self.stage.images_seen, now - self.since[1]
         if trainer.global_step % self.every or seen == self.since[0]:
             return
         module.log("speed/images_per_second", (seen - self.since[0]) / span, prog_bar=True)
@@ -84,10 +84,13 @@ class Throughput(pl.Callback):
 
 
 def peak_memory(device: torch.device) -> float | None:
-    """The most that was held so far, in GB: of the GPU's memory, or this process' resident set; None on Windows."""
+    """The most that was held so far, in GB: of the GPU's memory, or by this process.
+
+    None on Windows.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
-    if resource is None:
+    if sys.platform == "win32":
         return None
     unit = 1 if sys.platform == "darwin" else 1024  # macOS reports bytes, Linux kilobytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

@@ -31,7 +31,7 @@ class Recorder(AutoencoderModule):
 def test_gradients_stay_on_their_side(tmp_path, monkeypatch, network):
     """The generator's pass touches the autoencoder alone, the discriminator's pass the discriminator alone."""
     Recorder.touched = []
-    monkeypatch.setattr("ldm.training.plan.AutoencoderModule", Recorder)
+    monkeypatch.setattr("ldm.training.legs.AutoencoderModule", Recorder)
     net = f"network={{name: {network}, channels: [8, 16], latent_channels: 2, attention: false}}"
     train(run_config("autoencoder", tmp_path, GAN, net, "trainer.max_steps=6"))
     assert Recorder.touched == [{"autoencoder"}, {"discriminator"}] * 6

@@ -13,8 +13,8 @@ from PIL import Image
 from ldm import config
 from ldm.errors import Refusal
 from ldm.pictures.space import LatentSpace
-from ldm.training.estimate import in_words, span, work
-from ldm.training.plan import make_plan, worth
+from ldm.training.estimate import describe_time, span, work
+from ldm.training.plan import make_plan
 from ldm.training.run import train
 
 SHORT = ("trainer.max_steps=2", "trainer.validate=2", "trainer.save=2", "sample.every=0")
@@ -293,17 +293,17 @@ def test_the_time_left_is_of_both_stages(pair, easy, tmp_path, capsys):
     """Said once in each stage; in the first with what the second's work is worth, by its operations."""
     run = pair(folder_of(tmp_path / "a"), "stage1.trainer.max_steps=12", "trainer.max_steps=8")
     legs = make_plan(run, False, True, print)
-    assert worth(legs[1], []) == {}
-    steps = worth(legs[0], legs[1:])["tiny-latent"]
+    assert legs[1].worth([]) == {}
+    steps = legs[0].worth(legs[1:])["tiny-latent"]
     assert (
         steps == pytest.approx(8 * work(legs[1].module) / work(legs[0].module)) and 0.1 < steps < 80
     )
     longer = pair(
         run.data.root, "stage1.trainer.max_steps=12", "trainer.max_steps=16", "data.batch_size=8"
     )
-    assert worth(legs[0], make_plan(longer, False, True, print)[1:])[
-        "tiny-latent"
-    ] == pytest.approx(4 * steps)
+    assert legs[0].worth(make_plan(longer, False, True, print)[1:])["tiny-latent"] == pytest.approx(
+        4 * steps
+    )
     train(run)
     first, second = [
         line for line in capsys.readouterr().out.splitlines() if line.startswith("time       ")
@@ -324,7 +324,7 @@ def test_operations_of_a_step_are_counted():
 
 def test_the_estimate_in_words():
     now = datetime(2026, 11, 26, 12)
-    said = in_words(0.5, 7200, {"b": 3600.0}, now)
+    said = describe_time(0.5, 7200, {"b": 3600.0}, now)
     assert said.split("step: ")[1].startswith(
         "about 60 min for the 7200 steps left, 30 min for b after it"
     )

@@ -157,7 +157,7 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path, monkeypatch):
         raise AssertionError("it went on")
 
     monkeypatch.setattr(
-        panels.Samples, "show", lambda self, trainer, *_: trainer.global_step == 4 and press()
+        panels.SamplePanel, "show", lambda self, trainer, *_: trainer.global_step == 4 and press()
     )
     with pytest.raises(
         Stopped, match="stopped at once by SIGINT; go on from the last checkpoint with --resume"

@@ -679,8 +679,8 @@ def test_every_shipped_config_trains_two_steps(path, tmp_path):
     if isinstance(getattr(run, "space", None), config.Latents):
         # a stage 1 that is good enough to be accepted in two steps does not exist: build it, and skip the check alone
         from ldm.sampling.model import load_autoencoder
-        from ldm.training.diffusion import DiffusionModule
-        from ldm.training.plan import text_of
+        from ldm.training.diffusion import DiffusionModule, Stage1
+        from ldm.training.given import captions_of
 
         stage1 = config.load(
             run.space.autoencoder,
@@ -691,9 +691,8 @@ def test_every_shipped_config_trains_two_steps(path, tmp_path):
         autoencoder, trained_as, _ = load_autoencoder(folder / "last.ckpt")
         images = run.data.load()
         shape, classes = images.shape, () if run.condition == "text" else ("a", "b")
-        module = DiffusionModule(
-            run, shape, classes, autoencoder, trained_as, **text_of(run, images)
-        )
+        under, captions = Stage1(autoencoder, trained_as), captions_of(run, images)
+        module = DiffusionModule(run, shape, classes, under, captions)
         told = module.condition({"label": torch.tensor([0, 1]), "text": ["picture 1", ""]})
         x_0 = module.space.encode(torch.rand(2, *shape) * 2 - 1, torch.randn)
         loss = module.denoiser.loss(

@@ -1,6 +1,7 @@
-"""What a place that shows a run can take: pictures, animations, tables of samples, checkpoints, alerts.
+"""What a place that shows a run can take: pictures, animations, tables, checkpoints, alerts.
 
-Whatever fails there is one line and no end to the training: metrics.csv and the run's folder have it all.
+Whatever fails there is one line and no end to the training: metrics.csv and the run's folder have
+it all.
 """
 
 import shutil
@@ -12,9 +13,9 @@ from typing import Any
 
 from PIL import Image
 
-from ldm.training.stage import say
+from ldm.training.ranks import announce
 
-Rows = list[dict[str, Any]]  # of a table: column -> text, number or picture
+TableRows = list[dict[str, Any]]  # column -> text, number or picture
 
 
 def surviving(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -24,8 +25,9 @@ def surviving(method: Callable[..., Any]) -> Callable[..., Any]:
     def call(self: "Board", *args: Any, **kwargs: Any) -> Any:
         try:
             return method(self, *args, **kwargs)
-        except Exception as error:  # a board may raise whatever it likes: a lost socket, a full disk, a bug of its own
+        except Exception as error:  # a lost socket, a full disk, a bug of its own
             self.complain(error)
+            return None
 
     return call
 
@@ -40,8 +42,9 @@ class Board:
         if not self.complained:
             self.complained = True
             reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-            say(
-                f"warning: {self.title} fails ({reason}); training goes on, metrics.csv and the run's folder have it all"
+            announce(
+                f"warning: {self.title} fails ({reason}); training goes on, "
+                "metrics.csv and the run's folder have it all"
             )
 
     def picture(self, name: str, picture: Image.Image, caption: str, step: int) -> None:
@@ -50,7 +53,7 @@ class Board:
     def animation(self, name: str, path: Path, caption: str, step: int) -> None:
         raise NotImplementedError
 
-    def table(self, name: str, rows: Rows, step: int) -> None:
+    def table(self, name: str, rows: TableRows, step: int) -> None:
         raise NotImplementedError
 
     def checkpoints(self, folder: Path, step: int) -> None:
@@ -67,7 +70,7 @@ class Board:
 
 
 def remove(paths: Iterable[Path], parent: Path) -> None:
-    """Files, links and folders that a board has made, and the folder they were in if nothing else is there."""
+    """Files, links and folders that a board has made, and their folder if nothing else is there."""
     for path in paths:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)

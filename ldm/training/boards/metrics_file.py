@@ -3,21 +3,24 @@
 import csv
 import io
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
-from lightning.pytorch.utilities import rank_zero_only
 
 from ldm.system.files import whole
-from ldm.training.stage import say
+from ldm.training.ranks import announce, is_first
 
-Row = dict[str, str]
+_Row = dict[str, str]
 
 
-def _sound(row: dict[str, str | None]) -> bool:
-    """Whether it has a number or nothing in every column: a kill cuts a row short, a bad disk changes bytes."""
+def _sound(row: Mapping[str, str | None]) -> bool:
+    """Whether it has a number or nothing in every column.
+
+    A kill cuts a row short, a bad disk changes bytes.
+    """
     if None in row or None in row.values():
         return False
     try:
@@ -26,14 +29,17 @@ def _sound(row: dict[str, str | None]) -> bool:
         return False
 
 
-def _before(row: Row, step: int) -> bool:
-    """Whether a row is of the state at `step`: validation after step n is, the training row n is of the step to come."""
+def _before(row: _Row, step: int) -> bool:
+    """Whether a row is of the state at `step`: of validation after it, or of training before."""
     validation = any(value for key, value in row.items() if key.startswith("val/"))
     return float(row["step"] or "inf") < step + validation
 
 
 class _Writer(ExperimentWriter):
-    """Lightning's, less the moments at which a kill would lose rows: it deletes an earlier file, and rewrites in place."""
+    """Lightning's, less the moments at which a kill would lose rows.
+
+    It deletes an earlier file, and rewrites in place.
+    """
 
     def _check_log_dir_exists(self) -> None:
         pass
@@ -41,26 +47,28 @@ class _Writer(ExperimentWriter):
     def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
         self.rewrite(self.read(), fieldnames)
 
-    def read(self) -> list[Row]:
-        """The rows that are sound. A file whose header is not is kept aside, for nothing in it has a name any more."""
+    def read(self) -> list[_Row]:
+        """The rows that are sound.
+
+        A file whose header is not is kept aside, for nothing in it has a name any more.
+        """
         text = Path(self.metrics_file_path).read_bytes().decode(errors="replace")
-        lines = text[: text.rfind("\n") + 1].replace(
-            "\0", "\ufffd"
-        )  # a row without its end may lack digits
-        rows: list[Row] = []
+        # a row without its end may lack digits
+        lines = text[: text.rfind("\n") + 1].replace("\0", "\ufffd")
+        rows: list[_Row] = []
         with suppress(csv.Error):  # a field without end
             rows.extend(csv.DictReader(io.StringIO(lines, newline="")))
         header = lines.split("\n", 1)[0]
         if text and ("\ufffd" in header or "step" not in header.strip().split(",")):
             aside = Path(self.metrics_file_path).with_suffix(".damaged.csv")
             os.replace(self.metrics_file_path, aside)
-            say(f"metrics.csv is damaged: kept as {aside}, a new one is begun")
+            announce(f"metrics.csv is damaged: kept as {aside}, a new one is begun")
             return []
         if bad := sum(not _sound(row) for row in rows):
-            say(f"metrics.csv: {bad} rows are damaged and left out")
+            announce(f"metrics.csv: {bad} rows are damaged and left out")
         return [row for row in rows if _sound(row)]
 
-    def rewrite(self, rows: list[Row], fieldnames: list[str]) -> None:
+    def rewrite(self, rows: list[_Row], fieldnames: list[str]) -> None:
         with whole(Path(self.metrics_file_path), newline="") as file:
             writer = csv.DictWriter(file, fieldnames=fieldnames)
             writer.writeheader()
@@ -68,12 +76,15 @@ class _Writer(ExperimentWriter):
 
 
 class MetricsFile(CSVLogger):
-    """metrics.csv in the run's folder, whole at any moment; a resumed run goes on after the rows before its step."""
+    """metrics.csv in the run's folder, whole at any moment.
+
+    A resumed run goes on after the rows before its step.
+    """
 
     def __init__(self, folder: Path, step: int | None):
         super().__init__(folder, name="", version="")
         self.found: bytes | None = None  # the file before this run touched it
-        if rank_zero_only.rank == 0:
+        if is_first():
             self._experiment = self._open(step)
 
     def _open(self, step: int | None) -> _Writer:

@@ -1,4 +1,4 @@
-"""TensorBoard: the numbers, pictures and tables that W&B would get, as event files in the run's folder."""
+"""TensorBoard: what W&B would get, as event files in the run's folder."""
 
 import importlib.util
 from pathlib import Path
@@ -11,7 +11,7 @@ from PIL import Image
 from ldm.config import RunConfig
 from ldm.config.schema import to_dict
 from ldm.errors import Refusal
-from ldm.training.boards.board import Board, Rows, remove, surviving
+from ldm.training.boards.board import Board, TableRows, remove, surviving
 
 
 def check_installed() -> None:
@@ -26,18 +26,12 @@ class TensorBoard(Board, TensorBoardLogger):
     title = "TensorBoard"
 
     def __init__(self, run: RunConfig, step: int | None):
-        # rows of the checkpoint's own step are of both sides, see metrics_file.py: drop what is after it
-        super().__init__(
-            run.folder / "tensorboard",
-            name="",
-            version="",
-            purge_step=None if step is None else step + 1,
-        )
+        self.place = run.folder / "tensorboard"
+        # rows of the checkpoint's own step are of both sides, see metrics_file.py: drop those after
+        after = None if step is None else step + 1
+        super().__init__(self.place, name="", version="", purge_step=after)
         self.hparams = to_dict(run)  # written beside the event files as hparams.yaml
-        self.place, self.found = (
-            run.folder / "tensorboard",
-            {*(run.folder / "tensorboard").glob("*")},
-        )
+        self.found = {*self.place.glob("*")}
 
     @rank_zero_only
     @surviving
@@ -62,29 +56,23 @@ class TensorBoard(Board, TensorBoardLogger):
     @surviving
     def animation(self, name: str, path: Path, caption: str, step: int) -> None:
         """The GIF as it is: `add_video` would want moviepy, and code it anew."""
-        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
 
         with Image.open(path) as gif:
             width, height = gif.size
-        image = Summary.Image(
-            height=height, width=width, colorspace=3, encoded_image_string=path.read_bytes()
-        )
-        self.experiment._get_file_writer().add_summary(
-            Summary(value=[Summary.Value(tag=name, image=image)]), step
-        )
+        size = {"height": height, "width": width, "colorspace": 3}
+        image = Summary.Image(encoded_image_string=path.read_bytes(), **size)
+        summary = Summary(value=[Summary.Value(tag=name, image=image)])
+        self.experiment._get_file_writer().add_summary(summary, step)
         self.experiment.add_text(f"{name}/caption", caption, step)
 
     @surviving
-    def table(self, name: str, rows: Rows, step: int) -> None:
+    def table(self, name: str, rows: TableRows, step: int) -> None:
         """The words of it as Markdown; its pictures are in the grid."""
-        plain = [
-            {key: value for key, value in row.items() if not isinstance(value, Image.Image)}
-            for row in rows
-        ]
-        lines = [list(plain[0]), ["---"] * len(plain[0]), *(row.values() for row in plain)]
-        self.experiment.add_text(
-            name, "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines), step
-        )
+        names = [key for key, value in rows[0].items() if not isinstance(value, Image.Image)]
+        lines = [names, ["---"] * len(names), *([row[key] for key in names] for row in rows)]
+        text = "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
+        self.experiment.add_text(name, text, step)
 
     def discard(self) -> None:
         remove({*self.place.glob("*")} - self.found, self.place)

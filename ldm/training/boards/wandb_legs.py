@@ -1,7 +1,8 @@
 """What lies on the disk of an offline W&B run: a folder for each leg, from a start to a stop.
 
-`wandb sync` sends the legs of one run in their order, and stops at the first whose file has no end. A leg that was killed
-has none, so that no later one would ever be sent: its file is ended here, after its last whole record.
+`wandb sync` sends the legs of one run in their order, and stops at the first whose file has no end.
+A leg that was killed has none, so that no later one would ever be sent: its file is ended here,
+after its last whole record.
 """
 
 import os
@@ -20,7 +21,10 @@ def sync_line(folder: Path) -> str:
 
 
 def end_legs(folder: Path) -> None:
-    """End the file of each earlier leg; one that was killed before it began is set aside. Call it with the folder locked."""
+    """End the file of each earlier leg; one that was killed before it began is set aside.
+
+    Call it with the folder locked.
+    """
     for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
         with suppress(OSError):
             _end(path)
@@ -53,8 +57,8 @@ def _records(raw: bytes) -> Iterator[tuple[int, bytes]]:
 
 def _is_run(record: bytes) -> bool:
     """Whether it is the one that says which run the file is of."""
-    from google.protobuf.message import DecodeError
-    from wandb.proto.wandb_internal_pb2 import Record
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]  # made at run time
 
     with suppress(DecodeError):
         return Record.FromString(record).WhichOneof("record_type") == "run"

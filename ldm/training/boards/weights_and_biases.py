@@ -11,41 +11,34 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
-from ldm.config import Config, RunConfig
+from ldm.config import RunConfig
 from ldm.config.schema import to_dict
 from ldm.errors import Refusal, one_of
-from ldm.training.boards.board import Board, Rows, remove, surviving
+from ldm.training.boards.board import Board, TableRows, remove, surviving
 from ldm.training.boards.wandb_legs import end_legs, sync_line
-from ldm.training.stage import say
+from ldm.training.ranks import announce, is_first
 
-PATIENCE = 10  # seconds
-AXIS = "trainer/global_step"  # of every panel; it travels in the payload: `step=` would drop rows that come out of order
+ANSWER = 10  # seconds that a table waits for the server
+# of every panel; it travels in the payload: `step=` would drop rows that come out of order
+AXIS = "trainer/global_step"
 LOWER = ("loss", "fd", "kd", "fid", "kid", "rfd", "rfid", "lpips", "w1", "fpd")
 HIGHER = (
-    "psnr",
-    "ssim",
-    "precision",
-    "recall",
-    "density",
-    "coverage",
-    "class_share",
-    "images_per_second",
-    "memory",
+    *("psnr", "ssim", "precision", "recall", "density", "coverage", "class_share"),
+    *("images_per_second", "memory"),
 )
 
 
 def best(name: str) -> str | None:
-    """min or max: which of a metric's values its run is judged by; None where neither is good, or it is a floor."""
+    """min or max: which of a metric's values its run is judged by; None for neither."""
     section, _, rest = name.partition("/")
-    if section not in ("train", "val", "evaluate", "speed") or rest.endswith(
-        ("_floor", "/truth_vs_truth")
-    ):
+    floor = rest.endswith(("_floor", "/truth_vs_truth"))
+    if floor or section not in ("train", "val", "evaluate", "speed"):
         return None
     return "min" if rest.startswith(LOWER) else "max" if rest.startswith(HIGHER) else None
 
 
-def wandb_mode(run: Config) -> str:
-    """The config's mode, then WANDB_MODE, then online where a key is at hand; else offline: never a prompt."""
+def wandb_mode(run: RunConfig) -> str:
+    """The config's mode, then WANDB_MODE, then online with a key, else offline: never a prompt."""
     if run.logger.kind not in ("wandb", "both"):
         return "disabled"
     if run.logger.mode != "auto":
@@ -63,7 +56,7 @@ def wandb_mode(run: Config) -> str:
 
 def wandb_board(run: RunConfig, run_id: str | None, mode: str) -> "WandbBoard":
     """The run in W&B. Online without a network would end it after 90 s: it goes on offline instead."""
-    if rank_zero_only.rank == 0:
+    if is_first():
         end_legs(run.folder)
     os.environ["WANDB_MODE"] = mode  # not WandbLogger(offline=True), which refuses log_model
     os.environ.setdefault("WANDB_SILENT", "true")
@@ -71,7 +64,7 @@ def wandb_board(run: RunConfig, run_id: str | None, mode: str) -> "WandbBoard":
     os.environ.setdefault("WANDB_FINISH_TIMEOUT", "120")
     os.environ.setdefault("WANDB_FINISH_TIMEOUT_RAISES", "true")
     board = WandbBoard(run, run_id, mode)
-    if mode != "online" or rank_zero_only.rank != 0:
+    if mode != "online" or not is_first():
         return board
     import wandb
 
@@ -81,10 +74,8 @@ def wandb_board(run: RunConfig, run_id: str | None, mode: str) -> "WandbBoard":
     except wandb.errors.Error as error:
         wandb.teardown()
         reason = str(error).splitlines()[0]
-        print(
-            f"W&B cannot be reached ({reason}); going on offline, to sync: {sync_line(run.folder)}",
-            flush=True,
-        )
+        why = f"W&B cannot be reached ({reason})"
+        print(f"{why}; going on offline, to sync: {sync_line(run.folder)}", flush=True)
         return wandb_board(run, run_id, "offline")
     return board
 
@@ -92,7 +83,8 @@ def wandb_board(run: RunConfig, run_id: str | None, mode: str) -> "WandbBoard":
 class WandbBoard(Board, WandbLogger):
     """Lightning's logger, which names the axis of all panels, and what else a run shows.
 
-    Both stages of one call are of one group, each a run of its own kind of job; a resumed run is the same run again.
+    Both stages of one call are of one group, each a run of its own kind of job; a resumed run is
+    the same run again.
     """
 
     title = "W&B"
@@ -113,7 +105,7 @@ class WandbBoard(Board, WandbLogger):
             config=to_dict(run),
         )
         del self._wandb_init["anonymous"]  # None, and yet wandb warns of it
-        self.stage, self.defined = run.stage, set()
+        self.stage, self.defined = run.stage, set[str]()
         self.place, self.found = run.folder / "wandb", {*(run.folder / "wandb").glob("*")}
         self.links = {path: path.readlink() for path in self.found if path.is_symlink()}
         # tables and artifacts wait there to be synced: with the run, and not in the home folder
@@ -156,12 +148,11 @@ class WandbBoard(Board, WandbLogger):
     def animation(self, name: str, path: Path, caption: str, step: int) -> None:
         import wandb
 
-        self.experiment.log(
-            {name: wandb.Video(str(path), format="gif", caption=caption), AXIS: step}
-        )
+        video = wandb.Video(str(path), format="gif", caption=caption)
+        self.experiment.log({name: video, AXIS: step})
 
     @surviving
-    def table(self, name: str, rows: Rows, step: int) -> None:
+    def table(self, name: str, rows: TableRows, step: int) -> None:
         import wandb
 
         if self.deaf:
@@ -172,7 +163,7 @@ class WandbBoard(Board, WandbLogger):
         self.patiently(lambda: self.experiment.log(payload))
 
     def patiently(self, log: Callable[[], None]) -> None:
-        """A table asks W&B's server before it returns, for minutes where the network is lost: wait for PATIENCE alone."""
+        """A table asks W&B's server before it returns, for minutes where the network is lost."""
         errors: list[Exception] = []
 
         def work() -> None:
@@ -183,10 +174,10 @@ class WandbBoard(Board, WandbLogger):
 
         thread = Thread(target=work, daemon=True)
         thread.start()
-        thread.join(PATIENCE)
+        thread.join(ANSWER)
         if thread.is_alive():
             self.deaf = True
-            raise TimeoutError(f"no answer for {PATIENCE} s, no more tables are sent")
+            raise TimeoutError(f"no answer for {ANSWER} s, no more tables are sent")
         if errors:
             raise errors[0]
 
@@ -210,10 +201,8 @@ class WandbBoard(Board, WandbLogger):
 
     def discard(self) -> None:
         remove({*self.place.glob("*")} - self.found, self.place)
-        for (
-            link,
-            target,
-        ) in self.links.items():  # latest-run and the like lead to the leg before again
+        # latest-run and the like lead to the leg before again
+        for link, target in self.links.items():
             link.unlink(missing_ok=True)
             link.symlink_to(target)
 
@@ -223,25 +212,25 @@ class WandbBoard(Board, WandbLogger):
         self.finish(status)
 
     def finish(self, status: int) -> None:
-        """End the run, so that a second stage in this process starts one of its own; what could not be sent stays on disk."""
+        """End the run, so that a second stage in this process starts one of its own.
+
+        What could not be sent stays on disk.
+        """
         import wandb
 
         folder = Path(wandb.run.dir).parent if wandb.run else None
         try:
             wandb.finish(exit_code=status)
         except TimeoutError:
-            say(
-                f"W&B cannot be reached any more; nothing is lost, to upload the rest: wandb sync --include-online {folder}"
-            )
+            sync = f"wandb sync --include-online {folder}"
+            announce(f"W&B cannot be reached any more; nothing is lost, to upload the rest: {sync}")
         except Exception as error:
             self.complain(error)
-            with suppress(
-                Exception
-            ):  # or it would be tried again, and print why it fails, when Python ends
+            # or it would be tried again, and print why it fails, when Python ends
+            with suppress(Exception):
                 wandb.teardown()
-        if (
-            wandb.run is not None
-        ):  # its service died: the next stage would be shown in this run, where nothing is heard
+        # its service died: the next stage would be shown in this run, where nothing is heard
+        if wandb.run is not None:
             from wandb.sdk.lib import module
 
             module.unset_globals()

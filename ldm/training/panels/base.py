@@ -1,39 +1,62 @@
-"""Callbacks that show how a run is doing: sample grids, reconstructions, throughput, alerts.
+"""Callbacks that show how a run is doing: what is shown; where it is shown are the boards.
 
-Every rank does its share of sampling and measuring; rank 0 alone writes and logs. Each panel is a PNG in the run's
-folder and the same picture on the boards of logger.kind. Names are SECTION/NAME: train, val, loss_by_time, discriminator,
-evaluate, speed, pictures, tables.
+Every rank does its share of sampling and measuring; rank 0 alone writes and logs. Each panel is a
+PNG in the run's folder and the same picture on the boards of logger.kind. Names are SECTION/NAME:
+train, val, loss_by_time, discriminator, evaluate, speed, pictures, tables.
 """
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Self, TypeVar, cast
 
 import lightning.pytorch as pl
 from PIL import Image
 
+from ldm.system.data import DataSet
 from ldm.training.boards.loggers import log_picture
+from ldm.training.stage import Stage
+
+AnyStage = TypeVar("AnyStage", bound=Stage)
 
 
-def panel(trainer: pl.Trainer, folder: Path, name: str, picture: Image.Image, caption: str) -> None:
+def show_panel(
+    trainer: pl.Trainer, folder: Path, name: str, picture: Image.Image, caption: str
+) -> None:
     """Write samples/<name>-<step>.png, and log it."""
     folder.mkdir(parents=True, exist_ok=True)
     picture.save(folder / f"{name}-{trainer.global_step:07d}.png")
     log_picture(trainer, f"pictures/{name}", picture, caption)
 
 
-class EverySteps(pl.Callback):
-    """Calls `show` at step 0 (so that what does not fit into memory fails in the first minute), every n steps, at the end."""
+def log_figures(trainer: pl.Trainer, values: Mapping[str, float]) -> None:
+    """Numbers on every board and in metrics.csv."""
+    for logger in trainer.loggers:
+        logger.log_metrics(dict(values), step=trainer.global_step)
+
+
+class EverySteps(pl.Callback, ABC, Generic[AnyStage]):
+    """Calls `show` at step 0, every n steps and at the end.
+
+    At step 0, so that what does not fit into memory fails in the first minute.
+    """
 
     def __init__(self, folder: Path, every: int):
         self.folder, self.every, self.shown = folder, every, -1
 
-    def show(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        raise NotImplementedError
+    @classmethod
+    @abstractmethod
+    def of(cls, module: AnyStage, images: DataSet) -> Self:
+        """As a run's config has it."""
+
+    @abstractmethod
+    def show(self, trainer: pl.Trainer, module: AnyStage) -> None:
+        """On every rank."""
 
     def _once(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if trainer.global_step != self.shown:
             self.shown = trainer.global_step
-            self.show(trainer, module)
+            self.show(trainer, cast(AnyStage, module))
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if trainer.global_step == 0:

@@ -1,96 +1,118 @@
-"""evaluate.py's figures during training: on all ranks, by the averaged weights, logged and recorded by rank 0."""
+"""evaluate.py's figures during training: by all ranks with the averaged weights, kept by rank 0."""
 
+from abc import abstractmethod
+from collections.abc import Collection
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import lightning.pytorch as pl
 
-from ldm.config import AutoencoderConfig, Config
+from ldm.config import RunConfig
 from ldm.config.schema import to_dict
 from ldm.evaluation.autoencoder import Reconstructions, evaluate_autoencoder
 from ldm.evaluation.pictures import Judge, evaluate, origin
 from ldm.metrics import features
-from ldm.metrics.figures import STAGE1, check_count, warn_of_rank
+from ldm.metrics.figures import ALL, STAGE1, check_count, warn_of_rank
 from ldm.metrics.records import Figure, append, open_log, records
-from ldm.metrics.reference import Reference, reference
-from ldm.system.data import DataSet
+from ldm.metrics.reference import reference
+from ldm.system.data import DataSet, Rows
 from ldm.system.processes import Ranks
 from ldm.system.randomness import permutation
-from ldm.training.panels.base import EverySteps
-from ldm.training.stage import Stage
+from ldm.training.autoencoder import AutoencoderModule
+from ldm.training.diffusion import DiffusionModule
+from ldm.training.panels.base import AnyStage, EverySteps, log_figures
 
 
-class Evaluation(EverySteps):
-    """Stage 2 and the baseline against the training set, stage 1 against the held-out pictures it reconstructs.
+class RunFigures(EverySteps[AnyStage]):
+    """Figures against one side of the data.
 
     The networks live here and not in the module, whose checkpoint they would swell.
     """
 
-    def __init__(self, run: Config, images: DataSet, quiet: bool = False):
+    side: ClassVar[str]
+    metrics: ClassVar[Collection[str]] = ALL
+
+    def __init__(self, run: RunConfig, data: Rows, count: int):
         super().__init__(run.folder, run.evaluate.every)
-        self.run, self.stage1 = run, isinstance(run, AutoencoderConfig)
-        self.data = images.test if self.stage1 else images.train
-        self.what = f"{type(run.data).__name__} {'test' if self.stage1 else 'train'}"
-        self.count = min(run.evaluate.count, len(self.data)) if self.stage1 else run.evaluate.count
-        check_count(
-            self.count, len(self.data), self.what
-        )  # before weights are looked for, or downloaded
-        self.features = features.choose(run.evaluate.features, type(run.data).__name__)
-        if not quiet:
-            warn_of_rank(self.count, self.features.dim)
-        self.real: Reference | None = None
+        self.run, self.data, self.count = run, data, count
+        name = type(run.data).__name__
+        self.what = f"{name} {self.side}"
+        check_count(count, len(data), self.what)  # before weights are looked for, or downloaded
+        self.judge = Judge(features.choose(run.evaluate.features, name), metrics=self.metrics)
 
-    def on_train_start(self, trainer: pl.Trainer, module: Stage) -> None:
+    def warn(self) -> None:
+        """Say where the figures are of little worth."""
+        warn_of_rank(self.count, self.judge.features.dim)
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """The real side, before the first step: what is missing is known in the first minute."""
-        self.features.to(str(module.device))
+        used, workers = self.judge.features, self.run.data.workers
+        used.to(str(module.device))
         if trainer.is_global_zero:
-            self.real = reference(
-                self.data, self.features, self.what, workers=self.run.data.workers
-            )
+            real = reference(self.data, used, self.what, workers=workers)
+            self.judge = replace(self.judge, real=real)
 
-    def show(self, trainer: pl.Trainer, module: Stage) -> None:
+    def show(self, trainer: pl.Trainer, module: AnyStage) -> None:
         with module.evaluating():
             figures = self.figures(module, Ranks.of_training(module))
         if not trainer.is_global_zero:
             return
         values = {f"evaluate/{name}": figure.value for name, figure in figures.items()}
         floors = {
-            f"evaluate/{k}/truth_vs_truth": f.floor
-            for k, f in figures.items()
-            if f.floor is not None
+            f"evaluate/{name}/truth_vs_truth": figure.floor
+            for name, figure in figures.items()
+            if figure.floor is not None
         }
-        for logger in trainer.loggers:
-            logger.log_metrics(values | floors, step=trainer.global_step)
-        append(open_log(self.folder), records(figures, self.made(trainer, module)))
+        log_figures(trainer, values | floors)
+        made = origin(self.judge) | self.made(module)
+        append(open_log(self.folder), records(figures, made))
 
-    def figures(self, module: Stage, ranks: Ranks) -> dict[str, Figure]:
-        judge = Judge(self.features, self.real)
-        if self.stage1:
-            rows = permutation(len(self.data), "reference")[: self.count].tolist()
-            made = Reconstructions(module.net, self.data, rows)
-            judge = replace(judge, metrics=STAGE1)
-            return evaluate_autoencoder(made, judge, ranks, quiet=True)
-        seeds = range(self.count)
-        return evaluate(module.model(), self.run.sample, seeds, judge, ranks, quiet=True)
+    @abstractmethod
+    def figures(self, module: AnyStage, ranks: Ranks) -> dict[str, Figure]:
+        """Every rank its share; rank 0 has them."""
 
-    def made(self, trainer: pl.Trainer, module: Stage) -> dict[str, Any]:
+    def made(self, module: AnyStage) -> dict[str, Any]:
         """How the figures came about."""
-        sample = (
-            {}
-            if self.stage1
-            else {k: v for k, v in to_dict(self.run.sample).items() if k not in ("every", "count")}
-        )
         now = {
             "run": self.run.name,
             "stage": module.stage,
-            "step": trainer.global_step,
+            "step": module.global_step,
             "images_seen": module.images_seen,
         }
-        seeds = {} if self.stage1 else {"seeds": {"first": 0, "count": self.count}}
-        weights = "ema" if module.ema else "raw"
-        return (
-            origin(Judge(self.features, self.real))
-            | sample
-            | seeds
-            | {"weights": weights, "training": now}
-        )
+        return {"weights": "ema" if module.ema else "raw", "training": now}
+
+
+class SampleFigures(RunFigures[DiffusionModule]):
+    """Stage 2 and the baseline against the training set."""
+
+    side = "train"
+
+    @classmethod
+    def of(cls, module: DiffusionModule, images: DataSet) -> Self:
+        return cls(module.config, images.train, module.config.evaluate.count)
+
+    def figures(self, module: DiffusionModule, ranks: Ranks) -> dict[str, Figure]:
+        settings, seeds = module.config.sample, range(self.count)
+        return evaluate(module.model(), settings, seeds, self.judge, ranks, quiet=True)
+
+    def made(self, module: DiffusionModule) -> dict[str, Any]:
+        sample = to_dict(module.config.sample)
+        settings = {key: sample[key] for key in sample if key not in ("every", "count")}
+        seeds = {"seeds": {"first": 0, "count": self.count}}
+        return settings | seeds | super().made(module)
+
+
+class ReconstructionFigures(RunFigures[AutoencoderModule]):
+    """Stage 1 against the held-out pictures that it reconstructs."""
+
+    side, metrics = "test", STAGE1
+
+    @classmethod
+    def of(cls, module: AutoencoderModule, images: DataSet) -> Self:
+        count = min(module.config.evaluate.count, len(images.test))
+        return cls(module.config, images.test, count)
+
+    def figures(self, module: AutoencoderModule, ranks: Ranks) -> dict[str, Figure]:
+        rows = permutation(len(self.data), "reference")[: self.count].tolist()
+        made = Reconstructions(module.autoencoder, self.data, rows)
+        return evaluate_autoencoder(made, self.judge, ranks, quiet=True)

@@ -1,6 +1,7 @@
 """The panels of pictures: sample grids, reconstructions."""
 
 from pathlib import Path
+from typing import Self
 
 import lightning.pytorch as pl
 import torch
@@ -12,52 +13,62 @@ from ldm.sampling.generate import generate
 from ldm.sampling.model import Model
 from ldm.sampling.trajectory import Recorder
 from ldm.system.batches import as_bytes, as_floats
+from ldm.system.data import DataSet
 from ldm.system.processes import Ranks
 from ldm.training.autoencoder import AutoencoderModule
-from ldm.training.boards.board import Rows
+from ldm.training.boards.board import TableRows
 from ldm.training.boards.loggers import log_animation, log_picture, log_table
 from ldm.training.diffusion import DiffusionModule
-from ldm.training.panels.base import EverySteps, panel
+from ldm.training.panels.base import EverySteps, show_panel
 
-TABLE = 16  # samples that get a row of their own
+IN_TABLE = 16  # samples that get a row of their own
+PAIRS = 12  # held-out pictures that are reconstructed
 
 
-class Samples(EverySteps):
-    """A grid of samples at seeds 0, 1, 2, ..., a column a class, by the averaged weights: comparable over time."""
+class SamplePanel(EverySteps[DiffusionModule]):
+    """A grid of samples at seeds 0, 1, 2, ..., a column a class: comparable over time.
+
+    By the averaged weights.
+    """
+
+    @classmethod
+    def of(cls, module: DiffusionModule, images: DataSet) -> Self:
+        return cls(module.config.folder / "samples", module.config.sample.every)
 
     def show(self, trainer: pl.Trainer, module: DiffusionModule) -> None:
         settings, ranks = module.config.sample, Ranks.of_training(module)
         with module.evaluating():
             seeds, model = ranks.share(range(settings.count)), module.model()
-            shown = (
-                min(settings.trajectory, settings.batch_size, len(seeds)) if ranks.rank == 0 else 0
-            )
-            recorder = Recorder(model, settings, seeds, shown) if shown else None
-            images = generate(model, settings, seeds, watch=recorder)
+            few = min(settings.trajectory, settings.batch_size, len(seeds))
+            ways = Recorder(model, settings, seeds, few) if few and ranks.rank == 0 else None
+            images = generate(model, settings, seeds, watch=ways)
         images = ranks.collect(images, settings.count)
-        if recorder is not None:
-            strip, gif = recorder.write(self.folder, f"trajectory-{trainer.global_step:07d}")
-            log_picture(
-                trainer,
-                "pictures/trajectory",
-                strip,
-                "rows: forward chain, x_t on its way back, x0_hat",
-            )
-            log_animation(trainer, "pictures/trajectory-animation", gif, "x_t above x0_hat")
+        if ways is not None:
+            self.show_ways(trainer, ways)
         if trainer.is_global_zero:
-            solver = type(settings.solver).__name__
-            caption = f"seeds 0-{settings.count - 1}, {solver}, {settings.steps} steps, guidance {settings.guidance}, ema"
-            across = module.prompts or module.classes
-            columns = len(across) if 1 < len(across) <= 16 else 0
-            if module.prompts:
-                caption += f"; columns: {', '.join(module.prompts)}"
-            panel(trainer, self.folder, "samples", to_picture(images, columns), caption)
-            log_table(
-                trainer, "tables/samples", sample_rows(module.model(), settings, images[:TABLE])
-            )
+            columns, caption = layout(model, settings)
+            show_panel(trainer, self.folder, "samples", to_picture(images, columns), caption)
+            log_table(trainer, "tables/samples", sample_rows(model, settings, images[:IN_TABLE]))
+
+    def show_ways(self, trainer: pl.Trainer, ways: Recorder) -> None:
+        """From data to noise and back, as a strip and a GIF."""
+        strip, gif = ways.write(self.folder, f"trajectory-{trainer.global_step:07d}")
+        rows = "rows: forward chain, x_t on its way back, x0_hat"
+        log_picture(trainer, "pictures/trajectory", strip, rows)
+        log_animation(trainer, "pictures/trajectory-animation", gif, "x_t above x0_hat")
 
 
-def sample_rows(model: Model, settings: SampleConfig, images: Tensor) -> Rows:
+def layout(model: Model, settings: SampleConfig) -> tuple[int, str]:
+    """The columns of a grid, 0 for as many as look well, and its caption."""
+    solver = f"{type(settings.solver).__name__}, {settings.steps} steps"
+    caption = f"seeds 0-{settings.count - 1}, {solver}, guidance {settings.guidance}, ema"
+    if model.prompts:
+        caption += f"; columns: {', '.join(model.prompts)}"
+    across = model.prompts or model.classes
+    return len(across) if 1 < len(across) <= 16 else 0, caption
+
+
+def sample_rows(model: Model, settings: SampleConfig, images: Tensor) -> TableRows:
     """The images at seeds 0, 1, 2, ..., with what made each."""
     seeds = range(len(images))
     labels = [model.classes[seed % len(model.classes)] if model.classes else "" for seed in seeds]
@@ -66,19 +77,24 @@ def sample_rows(model: Model, settings: SampleConfig, images: Tensor) -> Rows:
         "steps": settings.steps,
         "guidance": settings.guidance,
     }
-    told = zip(seeds, labels, model.prompts_of(seeds), strict=True)
+    rows = zip(seeds, labels, model.prompts_of(seeds), strict=True)
     return [
         {"picture": to_picture(images[s : s + 1]), "seed": s, "label": name, "prompt": text} | how
-        for s, name, text in told
+        for s, name, text in rows
     ]
 
 
-class Reconstructions(EverySteps):
+class ReconstructionPanel(EverySteps[AutoencoderModule]):
     """The first held-out pictures above what the averaged autoencoder makes of them."""
 
     def __init__(self, folder: Path, every: int, images: Tensor):
         super().__init__(folder, every)
         self.images = images  # (N, C, H, W), as the data are
+
+    @classmethod
+    def of(cls, module: AutoencoderModule, images: DataSet) -> Self:
+        run, shown = module.config, images.shown(PAIRS)
+        return cls(run.folder / "samples", run.trainer.validate, shown)
 
     @torch.no_grad()
     def show(self, trainer: pl.Trainer, module: AutoencoderModule) -> None:
@@ -86,12 +102,7 @@ class Reconstructions(EverySteps):
             return
         x = as_floats(self.images.to(module.device))
         with module.averaged():
-            x_hat = module.reconstruct(x, None)[0]
+            x_hat = module.reconstruct(x, None).x_hat
         pairs = torch.cat([as_bytes(self.images), as_bytes(x_hat).cpu()])
-        panel(
-            trainer,
-            self.folder,
-            "reconstructions",
-            to_picture(pairs, len(self.images)),
-            "above: held out; below: decoded",
-        )
+        grid, caption = to_picture(pairs, len(self.images)), "above: held out; below: decoded"
+        show_panel(trainer, self.folder, "reconstructions", grid, caption)

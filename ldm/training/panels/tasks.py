@@ -1,22 +1,25 @@
 """The panel of a run that is trained for a task: held-out pictures, what was left of them, and what is made of that."""
 
 from pathlib import Path
+from typing import Self
 
 import lightning.pytorch as pl
 from torch import Tensor
 
 from ldm.system.batches import as_floats
+from ldm.system.data import DataSet
 from ldm.system.processes import Ranks
 from ldm.tasks import output
 from ldm.tasks.cases import Case, build
 from ldm.tasks.run import result, samples
 from ldm.training.diffusion import DiffusionModule
-from ldm.training.panels.base import EverySteps, panel
+from ldm.training.panels.base import EverySteps, show_panel
 
 SEEDS = [0, 1, 2]
+SHOWN = 8  # held-out pictures
 
 
-class TaskPanel(EverySteps):
+class TaskPanel(EverySteps[DiffusionModule]):
     """A row a held-out picture, always with the same hole: truth, what is left, samples at seeds 0 ... 2, mean and spread.
 
     By the averaged weights and told no class, as by sample.py without --label; every rank makes its share.
@@ -25,6 +28,11 @@ class TaskPanel(EverySteps):
     def __init__(self, folder: Path, every: int, images: Tensor):
         super().__init__(folder, every)
         self.images = as_floats(images)
+
+    @classmethod
+    def of(cls, module: DiffusionModule, images: DataSet) -> Self:
+        run, shown = module.config, images.shown(SHOWN)
+        return cls(run.folder / "samples", run.sample.every, shown)
 
     def cases(self, module: DiffusionModule) -> list[Case]:
         """What is left of each picture."""
@@ -49,4 +57,4 @@ class TaskPanel(EverySteps):
             result(asked, model, settings, *pair, SEEDS) for pair in zip(cases, made, strict=True)
         ]
         caption = f"held out, {type(settings.solver).__name__}, {settings.steps} steps, class not told, ema"
-        panel(trainer, self.folder, asked.name, output.panel(results), caption)
+        show_panel(trainer, self.folder, asked.name, output.panel(results), caption)

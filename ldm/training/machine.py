@@ -1,0 +1,73 @@
+"""What a run computes on: device, precision, processes, memory format."""
+
+import os
+from typing import Any
+
+import torch
+from torch import nn
+
+from ldm.config import RunConfig, TrainerConfig
+
+
+def on_gpu(settings: TrainerConfig) -> bool:
+    """Whether a run will be on CUDA."""
+    return settings.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+
+
+def quicken(net: nn.Module, settings: TrainerConfig) -> None:
+    """Memory format and compilation, in place, so that the weights keep their names."""
+
+    def chosen(value: Any) -> bool:
+        return on_gpu(settings) if value == "auto" else value
+
+    if chosen(settings.channels_last):
+        net.to(memory_format=torch.channels_last)
+    if chosen(settings.compile):
+        net.compile()
+
+
+def precision(settings: TrainerConfig) -> str:
+    """auto: bf16-mixed on a GPU that has it. A CPU without AMX is many times slower in bf16."""
+    if settings.precision != "auto":
+        return settings.precision
+    on_bf16 = on_gpu(settings) and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16-mixed" if on_bf16 else "32-true"
+
+
+def strategy(run: RunConfig) -> str:
+    """auto: Lightning's choice, but that DDP looks for unused parameters with a discriminator."""
+    settings = run.trainer
+    several = settings.num_nodes > 1 or settings.devices not in ("auto", 1, "1")
+    several = several or torch.cuda.device_count() > 1
+    unused = settings.strategy == "auto" and run.adversarial and several
+    return "ddp_find_unused_parameters_true" if unused else settings.strategy
+
+
+def world_size(settings: TrainerConfig) -> int:
+    """Processes of a run, over all nodes."""
+    if "WORLD_SIZE" in os.environ:
+        return int(os.environ["WORLD_SIZE"])
+    return _devices(settings) * settings.num_nodes
+
+
+def _devices(settings: TrainerConfig) -> int:
+    """Of one node."""
+    devices = settings.devices
+    if devices in ("auto", -1, "-1"):
+        return max(1, torch.cuda.device_count()) if settings.accelerator != "cpu" else 1
+    if isinstance(devices, str) and "," in devices:
+        devices = devices.split(",")
+    return len(devices) if isinstance(devices, list) else int(devices)
+
+
+def machine_arguments(run: RunConfig) -> dict[str, Any]:
+    """Lightning's arguments for it."""
+    settings = run.trainer
+    return dict(
+        max_steps=settings.max_steps,
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        num_nodes=settings.num_nodes,
+        strategy=strategy(run),
+        precision=precision(settings),
+    )

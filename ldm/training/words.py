@@ -1,0 +1,55 @@
+"""What a user reads of a plan."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from ldm.training.boards.loggers import where_shown
+from ldm.training.legs import Leg
+from ldm.training.machine import precision, strategy, world_size
+from ldm.training.stage import Stage
+
+
+def describe_plan(legs: Sequence[Leg]) -> str:
+    """The plan in words, of every stage that it trains."""
+    parts = []
+    for number, leg in enumerate(legs, 1):
+        head = [f"stage      {number} of {len(legs)}"] if len(legs) > 1 else []
+        parts.append("\n".join([*head, *_lines(leg)]))
+    return "\n\n".join(parts)
+
+
+def _lines(leg: Leg) -> Iterator[str]:
+    run, images = leg.run, leg.images
+    yield f"run        {run.name} ({leg.module.describe()})"
+    yield from leg.notes()
+    yield (
+        f"data       {type(run.data).__name__}: {len(images.train)} training, "
+        f"{len(images.test)} held out, {tuple(images.shape)}, {len(images.classes)} classes"
+    )
+    yield f"network    {_size(leg.module)}"
+    yield from _work(leg)
+    yield f"output     {run.folder}/"
+    yield from where_shown(run)
+    if leg.refused:
+        yield f"note       as it stands: {leg.refused}"
+
+
+def _size(module: Stage) -> str:
+    """Memory: weights, gradients, two moments and the average; a frozen stage 1's weights."""
+    count = sum(p.numel() for p in module.net.parameters())
+    frozen = sum(p.numel() for p in module.parameters() if not p.requires_grad)
+    held = count * 4 * (4 + bool(module.ema)) + 4 * frozen
+    memory = f"{held / 1e9:.2f} GB for weights, gradients, optimiser and average"
+    return f"{count / 1e6:.2f} M parameters; {memory}"
+
+
+def _work(leg: Leg) -> Iterator[str]:
+    run, settings, size = leg.run, leg.run.trainer, leg.run.data.batch_size
+    world, steps = world_size(settings), settings.max_steps
+    batch = size * settings.accumulate * world
+    shares = f"{size} a device x {world} devices x {settings.accumulate} accumulated"
+    yield f"batch      {batch} = {shares}; lr {run.optim.lr:g}"
+    yield f"length     {steps} steps = {steps * batch / len(leg.images.train):.1f} epochs"
+    device = "GPU" if torch.cuda.is_available() and settings.accelerator != "cpu" else "CPU"
+    yield f"device     {world} x {device}, {precision(settings)}, strategy {strategy(run)}"
