@@ -1,4 +1,4 @@
-"""What goes wrong because of what we were given, said in one line: scripts print it and end with status 2."""
+"""What goes wrong because of what we were given: one line, and status 2 of a script."""
 
 import errno
 import os
@@ -17,7 +17,7 @@ class Refusal(Exception):
 
 
 class NotFinite(Refusal):
-    """A loss or gradient that is not finite: raised on every rank, before the step changed anything."""
+    """A loss or gradient is not finite: raised on every rank, before the step changed anything."""
 
 
 class PartnerLost(Refusal):
@@ -25,7 +25,10 @@ class PartnerLost(Refusal):
 
 
 class Stopped(BaseException):
-    """A signal asked us to stop, and the state is saved. The exit status is 128 + its number, as the shell has it."""
+    """A signal asked us to stop, and the state is saved.
+
+    The exit status is 128 + its number, as the shell has it.
+    """
 
     def __init__(self, number: int, message: str):
         super().__init__(message)
@@ -33,14 +36,17 @@ class Stopped(BaseException):
 
 
 def unseen(char: str) -> bool:
-    """Control, format (bidirectional marks too), surrogate, private and separator characters, and those not assigned."""
+    """Whether a character is control, format, surrogate, private, separator, or not assigned."""
     return (
         unicodedata.category(char)[0] == "C" or unicodedata.category(char) in ("Zl", "Zp")
     ) and char not in JOINERS
 
 
 def printable(text: object, keep: str = "") -> str:
-    """The text with what a terminal would obey written out (\\x1b, \\u202e); the characters `keep` stay."""
+    """The text with what a terminal would obey written out (\\x1b, \\u202e).
+
+    The characters `keep` stay.
+    """
     return "".join(
         _written(char) if unseen(char) and char not in keep else char for char in str(text)
     )
@@ -75,7 +81,7 @@ def one_of(what: str, word: str, choices: Iterable[str]) -> str:
 
 
 def command(script: str) -> str:
-    """How a script is called here: `python train.py` in a checkout, `ldm-train` where ldm is installed."""
+    """How a script is called here: `python train.py` in a checkout, `ldm-train` if installed."""
     return f"python {script}.py" if sys.argv[0].endswith(".py") else f"ldm-{script}"
 
 
@@ -91,7 +97,10 @@ def require(holds: bool, message: str) -> None:
 
 
 def ending(error: BaseException) -> tuple[int, str]:
-    """The exit status of a script that an error ended, and what it says in one line. 1: a mistake of ours, and a traceback."""
+    """The exit status of a script that an error ended, and what it says in one line.
+
+    1: a mistake of ours, and a traceback.
+    """
     if isinstance(error, Stopped):
         return 128 + error.number, str(error)
     if isinstance(error, KeyboardInterrupt):
@@ -114,11 +123,10 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def guard(main: Callable[[], None]) -> None:
-    """Run a script's main: a Refusal, a full disk or a full memory is one line and status 2, Ctrl-C is status 130."""
+    """Run a script's main: bad input or a full disk is one line and status 2, Ctrl-C is 130."""
     if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(
-            errors="backslashreplace"
-        )  # a name that the terminal has no letters for
+        # a name that the terminal has no letters for
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         main()
     except (Refusal, Stopped, KeyboardInterrupt, OSError, MemoryError, RuntimeError) as error:
@@ -134,7 +142,7 @@ def guard(main: Callable[[], None]) -> None:
 
 
 def _own_words(text: str) -> str:
-    """What a Refusal said, without the traceback that torch puts before it where it comes from a data worker."""
+    """What a Refusal said, without the traceback that torch puts before one of a data worker."""
     return (
         text.rpartition(f"{Refusal.__name__}: ")[2]
         if text.startswith(f"Caught {Refusal.__name__} in ")

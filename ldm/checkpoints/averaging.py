@@ -1,8 +1,9 @@
-"""Averages of weights over training: exponential and power-function profiles, and any power profile after training.
+"""Averages of weights over training, of exponential and of power profiles.
 
-A power profile weighs the weights of step u, seen from step t, by u^gamma (Karras et al. 2024 "EDM2", eq. 1); its
-relative width is its standard deviation over t. Two such averages, kept at a few steps, are a basis from which
-the average of another width is found by least squares (section 3.2, algorithm 3).
+A power profile weighs the weights of step u, seen from step t, by u^gamma (Karras et al. 2024
+"EDM2", eq. 1); its relative width is its standard deviation over t. Two such averages, kept at a
+few steps, are a basis from which the average of another width is found by least squares (section
+3.2, algorithm 3).
 """
 
 import errno
@@ -24,18 +25,21 @@ Profile = tuple[int, float]  # step, relative width
 
 
 def exponential_share(decay: float, n: int) -> float:
-    """Share of the new weights in update n = 0, 1, ...: 1 - min(decay, (1 + n) / (10 + n)), so that the start is forgotten."""
+    """Share of the new weights in update n = 0, 1, ...: 1 - min(decay, (1 + n) / (10 + n))."""
     return 1 - min(decay, (1 + n) / (10 + n))
 
 
 def exponent(width: float) -> float:
-    """gamma of a relative width: width^2 = (gamma + 1) / ((gamma + 2)^2 (gamma + 3)) (EDM2, eq. 126)."""
+    """gamma of a relative width: width^2 = (gamma + 1) / ((gamma + 2)^2 (gamma + 3)) (EDM2, eq.
+
+    126).
+    """
     inverse = width**-2
     return float(np.roots([1, 7, 16 - inverse, 12 - inverse]).real.max())
 
 
 def power_share(width: float, n: int) -> float:
-    """Share of the new weights in update n = 0, 1, ...: 1 - (1 - 1/t)^(gamma + 1), t = n + 1 (EDM2, eq. 127)."""
+    """Share of the new weights in update n = t - 1: 1 - (1 - 1/t)^(gamma + 1) (EDM2, eq. 127)."""
     return 1 - (1 - 1 / (n + 1)) ** (exponent(width) + 1)
 
 
@@ -49,13 +53,15 @@ def correlation(a: Profile, b: Profile) -> float:
 
 
 def coefficients(kept: Sequence[Profile], wanted: Profile) -> np.ndarray:
-    """How much of each kept average makes the wanted one, by least squares; they sum to 1 (EDM2, algorithm 3)."""
+    """How much of each kept average makes the wanted one, by least squares.
+
+    They sum to 1 (EDM2, algorithm 3).
+    """
     matrix = np.array([[correlation(a, b) for b in kept] for a in kept])
     found = np.linalg.lstsq(matrix, np.array([correlation(a, wanted) for a in kept]), rcond=None)[0]
     return found / found.sum()
 
 
-# -- snapshots on disk ------------------------------------------------------------------------------------------------------
 def write_snapshot(folder: Path, step: int, averages: dict[float, Weights]) -> Path:
     """snapshots/<step>.safetensors with the two averages of a step; whole or not at all."""
     path = folder / f"{step:08d}.safetensors"
@@ -104,9 +110,10 @@ def _each(
 
 
 def reconstruct(folder: Path, step: int, now: dict[float, Weights], width: float) -> Weights:
-    """The power average of `width` at `step`, of the averages kept at that step and in the snapshots before (EDM2, section 3.2).
+    """The power average of `width` at `step`, of those kept then and before (EDM2, section 3.2).
 
-    Summed in float64, a file at a time: together they may be larger than memory. Refusal if a file is damaged.
+    Summed in float64, a file at a time: together they may be larger than memory. Refusal if a file
+    is damaged.
     """
     if not 0.01 <= width <= 0.25:
         raise Refusal(f"--weights: a relative width is between 0.01 and 0.25, got {width:g}")

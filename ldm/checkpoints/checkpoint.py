@@ -1,7 +1,8 @@
 """What a checkpoint holds, and how one is read: never by unpickling.
 
-A file is Lightning's checkpoint (weights, optimisers, loops: for resuming) with one more key, `ldm`: the version, the
-stage, the resolved config, the data's shape and classes, the averaged weights, stage 1's hash. Enough to sample from.
+A file is Lightning's checkpoint (weights, optimisers, loops: for resuming) with one more key,
+`ldm`: the version, the stage, the resolved config, the data's shape and classes, the averaged
+weights, stage 1's hash. Enough to sample from.
 """
 
 import errno
@@ -39,7 +40,8 @@ META |= {
     "autoencoder": dict | None,
 }  # of what a checkpoint says of itself; `text` besides, with captions
 
-# what a pickle of ours is made of: not all that PyTorch allows, some of which claims memory that no file holds
+# what a pickle of ours is made of: not all that PyTorch allows, some of which claims memory that no
+# file holds
 PLAIN = re.compile(
     r"collections OrderedDict|torch (Size|\w+Storage)|torch\._utils _rebuild_(tensor_v2|parameter)"
 )
@@ -47,7 +49,10 @@ NODES, DEPTH = 100_000, 40  # of what a checkpoint says of itself
 
 
 def find(path: str | Path, prefer: str = "last") -> Path:
-    """The checkpoint file that a path names: itself; in a run's folder `prefer`.ckpt, else last.ckpt, else the packed one."""
+    """The checkpoint file that a path names: itself.
+
+    In a run's folder `prefer`.ckpt, else last.ckpt, else the packed one.
+    """
     path = Path(path)
     if path.is_file():
         return path
@@ -80,7 +85,8 @@ def read(path: Path, device: str = "cpu") -> dict[str, Any]:
             raise Refusal(f"checkpoint: {path} was not written by ldm")
         if meta["version"] > VERSION:
             raise Refusal(
-                f"checkpoint: {path} is of version {meta['version']}, this ldm reads up to {VERSION}; update"
+                f"checkpoint: {path} is of version {meta['version']}, this ldm reads up to "
+                f"{VERSION}; update"
             )
         if type(meta["version"]) is not int or meta["version"] < 1:
             raise Refusal(
@@ -93,7 +99,10 @@ def read(path: Path, device: str = "cpu") -> dict[str, Any]:
 
 @contextmanager
 def malformed(path: Path | str) -> Iterator[None]:
-    """Whatever goes wrong with what a file holds is one line; whoever wrote it may have written anything."""
+    """Whatever goes wrong with what a file holds is one line.
+
+    Whoever wrote it may have written anything.
+    """
     try:
         yield
     except (Refusal, OSError):
@@ -108,9 +117,10 @@ def malformed(path: Path | str) -> Iterator[None]:
 
 
 def expect_small(value: Any, depth: int = DEPTH) -> int:
-    """The number of nodes of plain nested values; ValueError beyond NODES, DEPTH, or for any other kind of value.
+    """The number of nodes of plain nested values.
 
-    Counted as often as they are met: a list of a list of a list that is the same ten times over is as large as it reads.
+    ValueError beyond NODES, DEPTH, or for any other kind of value. Counted as often as they are
+    met: a list of a list of a list that is the same ten times over is as large as it reads.
     """
     if depth < 0:
         raise ValueError(f"nested deeper than {DEPTH}")
@@ -165,7 +175,8 @@ def _unpack(path: Path) -> dict[str, Any]:
     state = packed.read(path)
     if "ldm" in state and state.get("hash") != fingerprint(state["state_dict"].items()):
         raise Refusal(
-            f"checkpoint: {path} is damaged (its weights have changed since it was packed); get it anew"
+            f"checkpoint: {path} is damaged (its weights have changed since it was packed); get it "
+            "anew"
         )
     return state
 
@@ -184,7 +195,8 @@ def load(path: Path, device: str = "cpu") -> Any:
         raise Refusal(f"checkpoint: no file '{path}'") from None
     except pickle.UnpicklingError:
         raise Refusal(
-            f"checkpoint: {path} is not a plain checkpoint (it wants to run code or is no checkpoint); not opened"
+            f"checkpoint: {path} is not a plain checkpoint (it wants to run code or is no "
+            "checkpoint); not opened"
         ) from None
     except MemoryError:
         raise
@@ -225,7 +237,10 @@ def _expect_plain_pickle(raw: bytes) -> None:
 
 
 def write(state: Mapping[str, Any], path: Path) -> None:
-    """Save whole or not at all: to a file beside it, to the disk, then renamed. The one before stays as previous.ckpt."""
+    """Save whole or not at all: to a file beside it, to the disk, then renamed.
+
+    The one before stays as previous.ckpt.
+    """
     try:
         with whole(path, "wb") as file:
             torch.save(state, file)
@@ -241,7 +256,8 @@ def write(state: Mapping[str, Any], path: Path) -> None:
         if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise Refusal(
-            f"checkpoint: {path} could not be written, {free / 1e6:.0f} MB are free there; the one before is whole: "
+            f"checkpoint: {path} could not be written, {free / 1e6:.0f} MB are free there; the one "
+            "before is whole: "
             "make room and run again with --resume"
         ) from None
 
@@ -260,7 +276,8 @@ def _keep(path: Path, name: Path) -> None:
 def newest_whole(folder: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
     """The furthest of last, previous and best that is whole, its state, and what was wrong with others.
 
-    Only files that are looked at are checked byte by byte: the furthest, and those found damaged on the way to it.
+    Only files that are looked at are checked byte by byte: the furthest, and those found damaged on
+    the way to it.
     """
     complaints: list[str] = []
     paths = [
@@ -275,7 +292,10 @@ def newest_whole(folder: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
 
 
 def _claimed_step(path: Path) -> float:
-    """The step that a file says it is of, read from its index alone; one that cannot be read comes first, to be named."""
+    """The step that a file says it is of, read from its index alone.
+
+    One that cannot be read comes first, to be named.
+    """
     try:
         expect_plain_zip(path)
         return float(
@@ -304,7 +324,8 @@ def expect_resumable(state: Mapping[str, Any], path: Path) -> None:
     ]
     if lacking:
         raise Refusal(
-            f"--resume: {path} lacks '{lacking[0]}': one can sample from it, not go on; name=OTHER starts another run"
+            f"--resume: {path} lacks '{lacking[0]}': one can sample from it, not go on; name=OTHER "
+            "starts another run"
         )
 
 
@@ -328,8 +349,9 @@ def under(state: Weights, prefix: str) -> Weights:
 def weights(state: Mapping[str, Any], which: str, path: Path) -> Weights:
     """The trained network's weights: `raw`, `ema` (raw in a run that kept none), or `ema:NUMBER`.
 
-    From 0.5 up the number is a decay that the run kept (optim.ema, optim.ema_more); below, the relative width of a power
-    profile, made of the snapshots beside the checkpoint (optim.posthoc). Refusal if there is no such average.
+    From 0.5 up the number is a decay that the run kept (optim.ema, optim.ema_more); below, the
+    relative width of a power profile, made of the snapshots beside the checkpoint (optim.posthoc).
+    Refusal if there is no such average.
     """
     if which not in ("ema", state.get("weights", which)):
         raise Refusal(
@@ -367,13 +389,15 @@ def _number(which: str) -> float:
 def expect_fit(module: nn.Module, found: Weights, what: str) -> None:
     """Refusal unless these are a module's weights: by name, by shape, of its kind of number, all finite.
 
-    The module may be without memory, on the meta device: so a config is held against its weights before it is believed.
+    The module may be without memory, on the meta device: so a config is held against its weights
+    before it is believed.
     """
     expected = module.state_dict()
     for key in [*expected, *found]:
         if key not in found or key not in expected:
             raise Refusal(
-                f"{what}: weight '{key}' is {'missing' if key in expected else 'unexpected'}; it is of another model"
+                f"{what}: weight '{key}' is {'missing' if key in expected else 'unexpected'}; it "
+                "is of another model"
             )
         if not isinstance(found[key], Tensor):
             raise Refusal(
@@ -397,7 +421,10 @@ def load_strict(module: nn.Module, found: Weights, what: str) -> None:
 
 
 def build_fitting(build: Callable[[], nn.Module], found: Weights, what: str) -> nn.Module:
-    """What `build` makes, with these weights; nothing is allocated before they are known to fit it."""
+    """What `build` makes, with these weights.
+
+    Nothing is allocated before they are known to fit it.
+    """
     with torch.device("meta"):
         expect_fit(build(), found, what)
     module = build()

@@ -1,7 +1,8 @@
 """A checkpoint to give away: one safetensors file of the averaged weights in half precision, all it needs in its header.
 
-`checkpoint.read` reads one as it reads a run's checkpoint, so whatever samples from a run samples from it. Nothing in it can
-run code, and nothing of the optimiser or of the machine that trained it is kept; it cannot be resumed.
+`checkpoint.read` reads one as it reads a run's checkpoint, so whatever samples from a run samples
+from it. Nothing in it can run code, and nothing of the optimiser or of the machine that trained it
+is kept; it cannot be resumed.
 """
 
 import json
@@ -20,7 +21,10 @@ LARGEST = 16_000_000  # bytes of a header
 
 
 def halve(tensor: Tensor) -> Tensor:
-    """Matrices and kernels in half precision; vectors (norms, biases, whitening) are too few, what overflows stays whole."""
+    """Matrices and kernels in half precision.
+
+    Vectors (norms, biases, whitening) are too few, what overflows stays whole.
+    """
     if not tensor.is_floating_point() or tensor.dim() < 2 or not tensor.half().isfinite().all():
         return tensor.contiguous()
     return tensor.half().contiguous()
@@ -47,6 +51,7 @@ def read(path: Path) -> dict[str, Any]:
         about = json.loads(header or "null")
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise Refusal(
-            f"checkpoint: {path} is damaged or cut short ({str(error).splitlines()[0]}); get it anew"
+            f"checkpoint: {path} is damaged or cut short ({str(error).splitlines()[0]}); get it "
+            "anew"
         ) from None
     return {**(about if isinstance(about, dict) else {}), "state_dict": weights}

@@ -1,4 +1,4 @@
-"""Distances between two clouds of jets' features: Frechet and kernel physics distance (Kansal et al. 2023)."""
+"""Distances of jets' features: Frechet and kernel physics distance (Kansal et al. 2023)."""
 
 import numpy as np
 from scipy.linalg import eigh
@@ -11,8 +11,8 @@ from ldm.metrics.progress import shown
 def frechet(mean1: np.ndarray, cov1: np.ndarray, mean2: np.ndarray, cov2: np.ndarray) -> float:
     """Frechet distance of two Gaussians: |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^{1/2}), float64.
 
-    tr (C1 C2)^{1/2} is the sum of the roots of the eigenvalues of C1^{1/2} C2 C1^{1/2}: symmetric, so that no
-    imaginary part has to be thrown away.
+    tr (C1 C2)^{1/2} is the sum of the roots of the eigenvalues of C1^{1/2} C2 C1^{1/2}: symmetric,
+    so that no imaginary part has to be thrown away.
     """
     values, vectors = eigh(cov1)
     root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
@@ -26,7 +26,7 @@ def gaussian(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def normalised(real: np.ndarray, generated: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both divided by the real sample's largest absolute value of each feature: one tail particle sets the scale."""
+    """Both over the real sample's largest absolute value of each feature: a tail sets the scale."""
     largest = np.abs(real).max(0)
     largest[largest == 0] = 1
     return real / largest, generated / largest
@@ -42,16 +42,17 @@ def fpd(
 ) -> tuple[float, float]:
     """Frechet physics distance of (N, F) features, and its error, by JetNet's protocol.
 
-    At 10 sample sizes evenly spaced in 1/N, 20 draws each with replacement; a line through the means against 1/N, its
-    intercept and slope kept above 0, and the intercept is quoted. With less than `largest` jets the draws repeat jets:
-    the intercept then is above 0 also between two real samples, so compare with a floor of the same sizes.
+    At 10 sample sizes evenly spaced in 1/N, 20 draws each with replacement; a line through the
+    means against 1/N, its intercept and slope kept above 0, and the intercept is quoted. With less
+    than `largest` jets the draws repeat jets: the intercept then is above 0 also between two real
+    samples, so compare with a floor of the same sizes.
     """
     real, generated = normalised(real, generated)
     sizes = (1 / np.linspace(1 / smallest, 1 / largest, 10)).astype(int)
     rng = np.random.default_rng(seed)
 
     def draw(x: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """Moments of n rows drawn with replacement, by how often each is: its cost is that of the rows there are."""
+        """Moments of n rows drawn with replacement, at the cost of the rows there are."""
         times = np.bincount(rng.choice(len(x), n), minlength=len(x))
         return times @ x / n, np.cov(x, rowvar=False, fweights=times)
 
@@ -67,7 +68,7 @@ def fpd(
 
 
 def kernel_mmd(x: np.ndarray, y: np.ndarray) -> float:
-    """Unbiased squared MMD with the kernel (x.y / F + 1)^4, over rows of (n, F) and (m, F) (Gretton et al. 2012, eq. 3)."""
+    """Unbiased MMD^2 of rows (n, F), (m, F) by (x.y / F + 1)^4 (Gretton et al. 2012, eq. 3)."""
     times = np.ones(len(x)), np.ones(len(y))
     return _within(x, times[0]) + _within(y, times[1]) - 2 * _mean(x, times[0], y, times[1])
 
@@ -100,7 +101,10 @@ def kpd(
     batches: int = 10,
     quiet: bool = True,
 ) -> tuple[float, float]:
-    """Kernel physics distance: median, and half the 16-84 % range, of `kernel_mmd` over batches. It may be below 0."""
+    """Kernel physics distance: median, and half the 16-84 % range, of `kernel_mmd` over batches.
+
+    It may be below 0.
+    """
     real, generated = normalised(real, generated)
     values = []
     for i in shown(range(batches), "KPD", quiet):
@@ -111,6 +115,6 @@ def kpd(
 
 
 def _drawn(x: np.ndarray, size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Rows drawn with replacement, each once, and how often it was: its cost is that of the rows there are."""
+    """Rows drawn with replacement, each once, and how often it was."""
     times = np.bincount(rng.choice(len(x), size), minlength=len(x))
     return x[times > 0], times[times > 0].astype(float)

@@ -1,7 +1,8 @@
-"""Energy flow polynomials (Komiske, Metodiev & Thaler 2018, eq. 4): sums over constituents, one for each multigraph.
+"""Energy flow polynomials (Komiske, Metodiev & Thaler 2018, eq.
 
-EFP_G = sum_{i_1 ... i_n} z_{i_1} ... z_{i_n} prod_{(k, l) in G} theta_{i_k i_l}, with z = pt_rel and theta = Delta R, the
-measure "hadr", beta = 1, not normed, as JetNet's metrics have it. phi is taken as it is, without 2 pi, as energyflow does.
+4): sums over constituents, one for each multigraph. EFP_G = sum_{i_1 ... i_n} z_{i_1} ... z_{i_n}
+prod_{(k, l) in G} theta_{i_k i_l}, with z = pt_rel and theta = Delta R, the measure "hadr", beta =
+1, not normed, as JetNet's metrics have it. phi is taken as it is, without 2 pi, as energyflow does.
 """
 
 from functools import cache
@@ -18,7 +19,7 @@ Graph = tuple[tuple[int, int], ...]  # edges, repeated where they are double
 
 @cache
 def connected_graphs(edges: int) -> tuple[Graph, ...]:
-    """All connected multigraphs with so many edges, one of each isomorphism class: 1, 1, 2, 5, 12 for 0, 1, 2, 3, 4."""
+    """All connected multigraphs of so many edges up to isomorphism: 1, 1, 2, 5, 12 of 0 ... 4."""
     if edges == 0:
         return ((),)
     found = set()
@@ -45,8 +46,8 @@ def _canonical(graph: Graph) -> Graph:
 def evaluate(graph: Graph, z: Tensor, powers: list[Tensor]) -> Tensor:
     """EFP of one connected graph, (N,): z (N, P), powers[k] = theta^k (N, P, P).
 
-    Vertices are summed away one by one. One with a single neighbour leaves a weight there, one with two leaves an edge
-    between them; with at most 4 edges there is always such a vertex.
+    Vertices are summed away one by one. One with a single neighbour leaves a weight there, one with
+    two leaves an edge between them; with at most 4 edges there is always such a vertex.
     """
     edge = {pair: powers[graph.count(pair)] for pair in set(graph)}
     weight = [z] * vertices(graph)
@@ -91,18 +92,17 @@ def efps(
     return torch.cat(rows).numpy()
 
 
-GRAPHS = tuple(
-    graph for edges in range(5) for graph in connected_graphs(edges)
-)  # the 21 connected ones of at most 4 edges
+# the 21 connected ones of at most 4 edges
+GRAPHS = tuple(graph for edges in range(5) for graph in connected_graphs(edges))
 
 
 def four_by_four() -> tuple[Graph, ...]:
-    """The 5 connected graphs with 4 vertices and 4 edges: JetNet's set for W1EFP (n = 4, d = 4, p = 1)."""
+    """The 5 connected graphs of 4 vertices and 4 edges: JetNet's for W1EFP (n = d = 4, p = 1)."""
     return tuple(graph for graph in connected_graphs(4) if vertices(graph) == 4)
 
 
 def up_to_four(features: Tensor, mask: Tensor) -> np.ndarray:
-    """The 36 EFPs with at most 4 edges, disconnected graphs being products of connected ones: (N, 36), for FPD and KPD."""
+    """The 36 EFPs of at most 4 edges, (N, 36), for FPD and KPD: products of connected graphs'."""
     return with_products(efps(features, mask, GRAPHS))
 
 

@@ -1,4 +1,4 @@
-"""Coverage and minimum matching distance by the energy mover's distance (Komiske, Metodiev & Thaler 2019, eq. 1)."""
+"""Coverage and minimum matching distance by the energy mover's distance."""
 
 from collections.abc import Callable
 from functools import cache
@@ -10,9 +10,12 @@ from ldm.metrics.progress import shown
 
 
 def energy_movers_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """min_f sum_ij f_ij theta_ij / R + |sum pt_a - sum pt_b| for jets (n, 3) = eta, phi, pt, R = 1, as energyflow has it.
+    """min_f sum_ij f_ij theta_ij / R + |sum pt_a - sum pt_b| of jets (n, 3) = eta, phi, pt; R = 1.
 
-    The lighter jet gets one more particle with the missing pt at distance R from everything: one balanced transport.
+    Komiske, Metodiev & Thaler 2019, eq. 1, as energyflow has it.
+
+    The lighter jet gets one more particle with the missing pt at distance R from everything: one
+    balanced transport.
     """
     solve = transport()
     pt_a, pt_b = a[:, 2].astype(np.float64), b[:, 2].astype(np.float64)
@@ -31,9 +34,10 @@ def energy_movers_distance(a: np.ndarray, b: np.ndarray) -> float:
 
 @cache
 def transport() -> Callable[[np.ndarray, np.ndarray, np.ndarray], float]:
-    """POT's exact optimal transport, from two distributions and the costs to its cost; Refusal where POT is not installed.
+    """POT's exact optimal transport, from two distributions and the costs to its cost.
 
-    Its core alone, where this version of POT has it: around jets' 30 x 30 the checks of `emd2` take four fifths of the time.
+    Refusal where POT is not installed. Its core alone, where this version of POT has it: around
+    jets' 30 x 30 the checks of `emd2` take four fifths of the time.
     """
     try:
         import ot
@@ -67,14 +71,14 @@ def cov_mmd(
 ) -> tuple[tuple[float, float], tuple[float, float]]:
     """Coverage and MMD, each with the standard deviation over batches, by JetNet's protocol.
 
-    Of `size` real and generated jets, drawn with replacement: coverage is the share of real jets that are some generated
-    jet's nearest, MMD the mean distance of a real jet to its nearest generated one. Both depend on `size`: name it.
-    Jets are arrays (n, 3) of their real constituents alone; pt must not be negative.
+    Of `size` real and generated jets, drawn with replacement: coverage is the share of real jets
+    that are some generated jet's nearest, MMD the mean distance of a real jet to its nearest
+    generated one. Both depend on `size`: name it. Jets are arrays (n, 3) of their real constituents
+    alone; pt must not be negative.
     """
     rng = np.random.default_rng(seed)
-    distance = cache(
-        lambda j, i: energy_movers_distance(generated[j], real[i])
-    )  # few jets are drawn again and again
+    # few jets are drawn again and again
+    distance = cache(lambda j, i: energy_movers_distance(generated[j], real[i]))
     values = []
     for _ in shown(range(batches), "coverage and MMD", quiet):
         rows = rng.choice(len(real), size), rng.choice(len(generated), size)

@@ -1,6 +1,7 @@
-"""JetNet's HDF5 layout (Kansal et al. 2021, Zenodo 6975118 and 6975117), read with every check and written.
+"""JetNet's HDF5 layout (Kansal et al.
 
-`particle_features` (N, P, 4) = eta_rel, phi_rel, pt_rel, mask; `jet_features` (N, 4) = pt, eta, mass, num_particles.
+2021, Zenodo 6975118 and 6975117), read with every check and written. `particle_features` (N, P, 4)
+= eta_rel, phi_rel, pt_rel, mask; `jet_features` (N, 4) = pt, eta, mass, num_particles.
 """
 
 import os
@@ -17,15 +18,16 @@ from ldm.jets.kinematics import jet_kinematics
 
 KEYS = ("particle_features", "jet_features")
 SMALL = 1 << 26  # bytes that may be claimed by zeros
+# bytes of a byte: the most that gzip can do; ten times what jets are packed to
 MOST_PACKED, USUAL_PACKED = (
     1032,
     50,
-)  # bytes of a byte: the most that gzip can do; ten times what jets are packed to
+)
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]  # features (N, P, 3), mask (N, P), jet (N, 4)
 
 
 class Fault(NamedTuple):
-    """What no jet can have: in which data set, where (a bool for each jet or constituent), and what it is."""
+    """What no jet can have: in which data set, where (bools of jets or constituents), and what."""
 
     name: str
     where: np.ndarray
@@ -39,13 +41,14 @@ class Fault(NamedTuple):
 def read_jets(
     path: Path, constituents: int, truncate: bool = False, bad: str | None = None
 ) -> Arrays:
-    """features float32 (N, P, 3), mask bool (N, P) and jet float32 (N, 4) of one file, P = `constituents`.
+    """A file's features (N, P, 3), mask bool (N, P), jet (N, 4), float32; P = `constituents`.
 
-    A file without a mask column has its padding where all features are 0; NaN under a mask of 0 is padding too. Jets with
-    no constituent are left out and counted. Jets with more than `constituents` are refused, or with `truncate` keep their
-    hardest ones, as JetNet does. Jets with values that cannot be (NaN, negative pt, ...) are refused, or with bad="skip"
-    left out and counted; bad="refuse" names that way out. Refusal: one line with the file and the first index of what is
-    wrong.
+    A file without a mask column has its padding where all features are 0; NaN under a mask of 0 is
+    padding too. Jets with no constituent are left out and counted. Jets with more than
+    `constituents` are refused, or with `truncate` keep their hardest ones, as JetNet does. Jets
+    with values that cannot be (NaN, negative pt, ...) are refused, or with bad="skip" left out and
+    counted; bad="refuse" names that way out. Refusal: one line with the file and the first index of
+    what is wrong.
     """
     particles, jet = _read(path)
     features, mask = _split(particles)
@@ -70,7 +73,10 @@ def read_jets(
 
 
 def places(path: Path) -> int:
-    """For how many constituents a file has room, by its header alone; 0 where that cannot be seen."""
+    """For how many constituents a file has room, by its header alone.
+
+    0 where that cannot be seen.
+    """
     try:
         with h5py.File(path, "r") as file:
             shape = getattr(file.get(KEYS[0]), "shape", ())
@@ -89,16 +95,16 @@ def _read(path: Path) -> list[np.ndarray]:
             if missing := [key for key in KEYS if not _holds(file, key)]:
                 there = ", ".join(file) or "nothing"
                 raise Refusal(
-                    f"{path}: no data set '{missing[0]}' of its own (there: {there:.200}); JetNet's layout is wanted"
+                    f"{path}: no data set '{missing[0]}' of its own (there: {there:.200}); "
+                    "JetNet's layout is wanted"
                 )
             for key in KEYS:
                 if file[key].dtype.kind != "f":
                     raise Refusal(f"{path}: {key} is of type {file[key].dtype}, floats are wanted")
                 _expect_stored(path, key, file[key])
             _check_layout(path, *(file[key] for key in KEYS))
-            with np.errstate(
-                over="ignore"
-            ):  # too large for float32 is infinite, and refused as such
+            # too large for float32 is infinite, and refused as such
+            with np.errstate(over="ignore"):
                 return [file[key][:].astype(np.float32) for key in KEYS]
     except Refusal:
         raise
@@ -108,13 +114,13 @@ def _read(path: Path) -> list[np.ndarray]:
 
 
 def _holds(file: h5py.File, key: str) -> bool:
-    """Whether there is a data set of that name in the file itself: a link may lead to any file of this machine."""
+    """Whether the file itself has a data set of that name: a link may lead to any other file."""
     link = file.get(key, getlink=True, default=None) if key in file.keys() else None  # noqa: SIM118
     return isinstance(link, h5py.HardLink) and file.get(key, getclass=True) is h5py.Dataset
 
 
 def _expect_stored(path: Path, key: str, data: h5py.Dataset) -> None:
-    """Refusal unless the numbers lie in this file, and no more are claimed than can be packed into it.
+    """Refusal unless the numbers lie in this file, no more than can be packed into it.
 
     What is not stored reads as zeros, so a file of a kilobyte could claim any memory.
     """
@@ -125,7 +131,8 @@ def _expect_stored(path: Path, key: str, data: h5py.Dataset) -> None:
     most = MOST_PACKED if claimed < SMALL else USUAL_PACKED
     if claimed > most * stored or stored > path.stat().st_size:
         raise Refusal(
-            f"{path}: {key} claims {claimed / 1e6:.1f} MB, of which {stored} bytes are stored; get it again"
+            f"{path}: {key} claims {claimed / 1e6:.1f} MB, of which {stored} bytes are stored; get "
+            "it again"
         )
     if data.chunks and np.prod(data.chunks) * data.dtype.itemsize > max(claimed, SMALL):
         raise Refusal(f"{path}: {key} is stored in blocks larger than itself; get it again")
@@ -146,7 +153,8 @@ def _check_layout(path: Path, particles: h5py.Dataset, jet: h5py.Dataset) -> Non
             else ""
         )
         raise Refusal(
-            f"{path}: {shapes}, wanted (N, P, 4) = eta, phi, pt, mask and (N, 4) = pt, eta, mass, number{hint}"
+            f"{path}: {shapes}, wanted (N, P, 4) = eta, phi, pt, mask and (N, 4) = pt, eta, mass, "
+            f"number{hint}"
         )
     if len(particles) != len(jet):
         raise Refusal(f"{path}: {shapes} do not have the same number of jets")
@@ -206,12 +214,12 @@ def _fit(
     if (counts > size).any() and not truncate:
         first = int(np.argmax(counts > size))
         raise Refusal(
-            f"{path}: jet {first} has {counts[first]} constituents, more than data.constituents = {size}; "
+            f"{path}: jet {first} has {counts[first]} constituents, more than data.constituents = "
+            f"{size}; "
             "raise it, or set data.truncate=true to keep the hardest"
         )
-    if (
-        mask.shape[1] > size
-    ):  # real ones first, hardest first; stable, so a file in JetNet's order stays in it
+    # real ones first, hardest first; stable, so a file in JetNet's order stays in it
+    if mask.shape[1] > size:
         order = np.argsort(np.where(mask, -features[..., 2], 1), 1, kind="stable")[:, :size]
         return np.take_along_axis(features, order[..., None], 1), np.take_along_axis(mask, order, 1)
     room = (0, size - mask.shape[1])
@@ -230,7 +238,7 @@ def attribute(path: Path, key: str) -> str:
 
 
 def by_pt(features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Each jet's constituents (N, P, 3) hardest first, padding last, as JetNet's own loader takes them to be."""
+    """Each jet's constituents (N, P, 3) hardest first, padding last, as in JetNet."""
     order = (
         features[..., 2].masked_fill(~mask, -torch.inf).argsort(dim=1, descending=True, stable=True)
     )
@@ -240,11 +248,11 @@ def by_pt(features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 def write_jets(
     path: str | Path, features: Tensor, mask: Tensor, jet: Tensor | None = None, **attributes: str
 ) -> None:
-    """Write jets in JetNet's layout: features (N, P, 3), mask (N, P), jet (N, 3 or more) = pt, eta, mass.
+    """JetNet's layout of features (N, P, 3), mask (N, P), jet (N, 3 or more) = pt, eta, mass.
 
-    Constituents are written hardest first. Without `jet` its pt, eta and mass are those of the summed constituents,
-    relative as the features are, and the file's attribute `jet_units` says so. num_particles is the mask's. Written beside
-    and moved, so that no half file remains.
+    Constituents are written hardest first. Without `jet` its pt, eta and mass are those of the
+    summed constituents, relative as the features are, and the file's attribute `jet_units` says so.
+    num_particles is the mask's. Written beside and moved, so that no half file remains.
     """
     path = Path(path)
     features, mask = by_pt(features.detach().cpu().float(), mask.detach().cpu().bool())

@@ -1,16 +1,22 @@
-"""How near generated jets are to real ones, by JetNet's protocol (Kansal et al. 2021, 2023; `jetnet.evaluation`).
+"""How near generated jets are to real ones, by JetNet's protocol (Kansal et al.
 
-Own code for the published definitions: the jetnet package imports only with pyarrow < 21 and numpy < 2. What to mind:
-- The W1 distances fall with the sample size, so that `w1m_10k` is not `w1m_50k`: the draws stand in every name, and a
-  value means something only beside that of two real samples of the same sizes (`evaluate_jets(real, other_real)`).
+2021, 2023; `jetnet.evaluation`). Own code for the published definitions: the jetnet package imports
+only with pyarrow < 21 and numpy < 2. What to mind:
+- The W1 distances fall with the sample size, so that `w1m_10k` is not `w1m_50k`: the draws stand in
+  every name, and a value means something only beside that of two real samples of the same sizes
+  (`evaluate_jets(real, other_real)`).
 - jetnet draws from an unseeded generator; here every draw is a function of `seed`.
-- W1P sees the features' marginals alone: particles shuffled between jets score at the floor. W1M, W1EFP, FPD see that.
-- Nothing is clipped, as jetnet does. FPD, KPD and W1M then hang on a handful of tail particles, which is what they should
-  show of a generator that makes some. `clip` cuts |eta| and |phi| to it and pt to [0, 1] in both samples alike (PC-JeDi
-  clips at 0.5), counts what it moves, and says so; such figures are no longer JetNet's.
-- FPD's intercept and slope are fitted above 0, as jetnet fits them: an FPD of 0 is a limit that was met.
+- W1P sees the features' marginals alone: particles shuffled between jets score at the floor. W1M,
+  W1EFP, FPD see that.
+- Nothing is clipped, as jetnet does. FPD, KPD and W1M then hang on a handful of tail particles,
+  which is what they should show of a generator that makes some. `clip` cuts |eta| and |phi| to it
+  and pt to [0, 1] in both samples alike (PC-JeDi clips at 0.5), counts what it moves, and says so;
+  such figures are no longer JetNet's.
+- FPD's intercept and slope are fitted above 0, as jetnet fits them: an FPD of 0 is a limit that was
+  met.
 - Coverage and MMD depend on the 100 jets compared; papers that took 1,000 have other numbers.
-- FPND compares with the real JetNet jets of the type `kind`, not with `real`; there are references of g, q and t.
+- FPND compares with the real JetNet jets of the type `kind`, not with `real`; there are references
+  of g, q and t.
 """
 
 import math
@@ -59,7 +65,7 @@ class Cloud(NamedTuple):
 def w1(
     real: np.ndarray, generated: np.ndarray, draws: int, batches: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """W1 of each column in `batches` draws, with replacement, of `draws` rows of (N, F) each: (batches, F)."""
+    """W1 of each column of (N, F), `batches` draws of `draws` rows with replacement: (batches, F)."""
     rows = [
         (rng.choice(len(real), draws), rng.choice(len(generated), draws)) for _ in range(batches)
     ]
@@ -78,7 +84,7 @@ def w1_particles(
     rng: np.random.Generator,
     quiet: bool = True,
 ) -> np.ndarray:
-    """W1 of each feature over all real constituents of `draws` jets, drawn with replacement: (batches, 3)."""
+    """W1 of each feature over the constituents of `draws` jets, with replacement: (batches, 3)."""
 
     def draw(cloud: Cloud) -> np.ndarray:
         rows = torch.from_numpy(rng.choice(len(cloud.mask), draws))
@@ -136,7 +142,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two samples, and how to compare them: one method for each name in `ALL`, from nothing to {name: (value, error)}."""
+    """Two samples and how to compare them: a method for each of `ALL`, to {name: (value, error)}."""
 
     real: Sample
     generated: Sample
@@ -230,13 +236,15 @@ def evaluate_jets(
     progress: bool = True,
     **settings: Any,
 ) -> dict[str, Value]:
-    """Every metric's value and error under a name that carries its sample size; `settings` are `Comparison`'s.
+    """Every metric's value and error under a name that carries its sample size.
 
-    w1m, w1p (mean of w1p_eta, _phi, _pt), w1efp (mean of 5): mean and standard deviation over `batches` draws of `draws`
-    jets; fpd: intercept and its error; kpd: median and half the 16-84 % range; cov, mmd: mean and deviation over batches
-    of 100; fpnd: no error (NaN), against the reference of type `kind`. For the truth-vs-truth floor put a second real
-    sample, as large as the generated, in `generated`'s place. What `clip` moves is counted and said. Refusal: an unknown
-    metric, an empty sample or jet, a value that is not finite, negative pt.
+    `settings` are `Comparison`'s. w1m, w1p (mean of w1p_eta, _phi, _pt), w1efp (mean of 5): mean
+    and standard deviation over `batches` draws of `draws` jets; fpd: intercept and its error; kpd:
+    median and half the 16-84 % range; cov, mmd: mean and deviation over batches of 100; fpnd: no
+    error (NaN), against the reference of type `kind`. For the truth-vs-truth floor put a second
+    real sample, as large as the generated, in `generated`'s place. What `clip` moves is counted and
+    said. Refusal: an unknown metric, an empty sample or jet, a value that is not finite, negative
+    pt.
     """
     metrics = known(metrics)
     quiet = not progress
@@ -254,18 +262,23 @@ def said_of_clipping(clip: float, *samples: Sample) -> str:
         f"{s.clipped} of {int(s.cloud.mask.sum())} constituents of the {s.name} jets"
         for s in samples
     ]
-    return f"metrics: clipped at {clip:g}: {', '.join(parts)} moved; JetNet's figures are of jets as they are"
+    moved = f"metrics: clipped at {clip:g}: {', '.join(parts)} moved"
+    return f"{moved}; JetNet's figures are of jets as they are"
 
 
 def checked(name: str, cloud: Cloud, clip: float | None = None) -> Cloud:
-    """The sample on the CPU, padding zeroed, clipped if asked; Refusal where it cannot be measured."""
+    """The sample on the CPU, padding zeroed, clipped if asked.
+
+    Refusal where it cannot be measured.
+    """
     features, mask = (tensor.detach().cpu() for tensor in cloud)
     if not len(mask) or not mask.any(1).all():
         raise Refusal(f"{name} jets: each needs a constituent, and there must be some")
     bad = mask & ~(torch.isfinite(features).all(-1) & (features[..., 2] >= 0))
     if bad.any():
         raise Refusal(
-            f"{name} jets: constituent {tuple(bad.nonzero()[0].tolist())} is not finite or has negative pt"
+            f"{name} jets: constituent {tuple(bad.nonzero()[0].tolist())} is not finite or has "
+            "negative pt"
         )
     cloud = Cloud(features.float().masked_fill(~mask[..., None], 0), mask)
     return cloud.clipped(clip) if clip else cloud

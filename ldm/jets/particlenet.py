@@ -1,7 +1,7 @@
 """FPND: the Frechet distance of ParticleNet's activations (Kansal et al. 2021, section 4).
 
-Weights and the real jets' moments come inside the `jetnet` package. Its files are read, the package is not imported (it
-wants numpy < 2, and the network): `pip install --no-deps jetnet` is enough.
+Weights and the real jets' moments come inside the `jetnet` package. Its files are read, the package
+is not imported (it wants numpy < 2, and the network): `pip install --no-deps jetnet` is enough.
 """
 
 from importlib.util import find_spec
@@ -15,19 +15,21 @@ from ldm.errors import Refusal
 from ldm.jets.distances import frechet, gaussian
 from ldm.metrics.progress import shown
 
+# of the real eta, phi, pt: the weights' own scale
 LARGEST = (
     1.6211985349655151,
     0.520724892616272,
     0.8934717178344727,
-)  # of the real eta, phi, pt: the weights' own scale
+)
 NEIGHBOURS = 16
 
 
 class ParticleNet(nn.Module):
     """JetNet's ParticleNet (Qu & Gouskos 2020) for 30 constituents, its graphs written out densely.
 
-    Three edge convolutions over the 16 nearest, in angles first and in all features later, each concatenated to its
-    input; the mean over all 30; one linear layer. Padding is not masked: JetNet's network sees it as particles.
+    Three edge convolutions over the 16 nearest, in angles first and in all features later, each
+    concatenated to its input; the mean over all 30; one linear layer. Padding is not masked:
+    JetNet's network sees it as particles.
     """
 
     def __init__(self):
@@ -77,7 +79,7 @@ def _nearest(x: Tensor) -> Tensor:
 
 
 def resources(folder: str | Path | None = None) -> Path:
-    """The folder with `pnet_state_dict.pt` and the moments: the one given, or the installed package's."""
+    """The folder with `pnet_state_dict.pt` and the moments: the given one, or the package's."""
     spec = None if folder else find_spec("jetnet")  # finds the package without importing it
     path = (
         Path(folder)
@@ -90,7 +92,8 @@ def resources(folder: str | Path | None = None) -> Path:
         path = path / "fpnd_resources/jetnet/30_particles"
     if path is None or not (path / "pnet_state_dict.pt").is_file():
         raise Refusal(
-            "FPND needs ParticleNet's weights out of the jetnet package: pip install --no-deps jetnet"
+            "FPND needs ParticleNet's weights out of the jetnet package: pip install --no-deps "
+            "jetnet"
         )
     return path
 
@@ -110,7 +113,7 @@ def load(folder: Path) -> ParticleNet:
 def activations(
     net: ParticleNet, features: Tensor, mask: Tensor, batch: int = 256, quiet: bool = True
 ) -> np.ndarray:
-    """(N, 256) of jets (N, 30, 3) in JetNet's normalisation: divided by the real maxima, pt shifted by -0.5."""
+    """(N, 256) of jets (N, 30, 3), divided by the real maxima, pt shifted by -0.5, as in JetNet."""
     x = features.float() * mask[..., None] / features.new_tensor(LARGEST) - features.new_tensor(
         [0, 0, 0.5]
     )
@@ -118,11 +121,15 @@ def activations(
 
 
 def reference(kind: str, constituents: int, folder: str | Path | None = None) -> Path:
-    """The folder with JetNet's reference of one type; Refusal, before anything is sampled, where there is none."""
+    """The folder with JetNet's reference of one type.
+
+    Refusal, before anything is sampled, where there is none.
+    """
     path = resources(folder)
     if constituents != 30 or not (path / f"{kind}_mu.txt").is_file():
         raise Refusal(
-            f"FPND is defined for 30 constituents and types g, q, t; got {constituents} and '{kind}'"
+            f"FPND is defined for 30 constituents and types g, q, t; got {constituents} and "
+            f"'{kind}'"
         )
     return path
 
@@ -135,9 +142,10 @@ def fpnd(
     largest: int = 50_000,
     quiet: bool = True,
 ) -> float:
-    """FPND of at most `largest` jets with 30 places against JetNet's own reference of one type: g, q or t.
+    """FPND of at most `largest` jets with 30 places against JetNet's own of a type: g, q or t.
 
-    The reference is the real JetNet data, so other data (another generator, R or cut) has a distance of its own.
+    The reference is the real JetNet data, so other data (another generator, R or cut) has a
+    distance of its own.
     """
     path = reference(kind, features.shape[1], folder)
     moments = (np.loadtxt(path / f"{kind}_{name}.txt") for name in ("mu", "sigma"))

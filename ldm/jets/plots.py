@@ -1,4 +1,7 @@
-"""Pictures of jets: histograms with ratio panels, averaged jet images, and the reverse process. PIL images, made off screen."""
+"""Pictures of jets: histograms with ratio panels, averaged jet images, and the reverse process.
+
+PIL images, made off screen.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -62,7 +65,7 @@ def values(cloud: Cloud) -> dict[str, np.ndarray]:
 def ratio(
     real: np.ndarray, generated: np.ndarray, edges: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Density of generated over real in each bin, its Poisson error, and the real one's relative error; NaN where empty."""
+    """Generated / real density in each bin, its Poisson error, the real's relative one; or NaN."""
     a, b = np.histogram(real, edges)[0], np.histogram(generated, edges)[0]
     with np.errstate(divide="ignore", invalid="ignore"):
         quotient = np.where(a > 0, (b / len(generated)) / (a / len(real)), np.nan)
@@ -76,7 +79,7 @@ def ratio(
 def histograms(
     real: Cloud, generated: Cloud, names: tuple[str, str] = ("real", "generated")
 ) -> Image.Image:
-    """Each quantity of both samples as densities, overlaid, and below it generated / real with statistical errors.
+    """Each quantity's densities, overlaid, and below generated / real with statistical errors.
 
     How many values of each sample lie outside the axis stands in its name.
     """
@@ -125,10 +128,11 @@ def _ratio(axes: Axes, real: np.ndarray, generated: np.ndarray, quantity: Quanti
     middles = (quantity.edges[1:] + quantity.edges[:-1]) / 2
     axes.stairs(1 + band, quantity.edges, baseline=1 - band, fill=True, color=REAL, alpha=0.25)
     axes.errorbar(middles, quotient, error, fmt=".", color=GENERATED, markersize=4, linewidth=1)
+    # beyond the panel, not gone
     for outside, edge, marker in (
         (quotient > 1.5, 1.46, "^"),
         (quotient < 0.5, 0.54, "v"),
-    ):  # beyond the panel, not gone
+    ):
         axes.plot(
             middles[outside], np.full(outside.sum(), edge), marker, color=GENERATED, markersize=3
         )
@@ -144,7 +148,7 @@ def _ratio(axes: Axes, real: np.ndarray, generated: np.ndarray, quantity: Quanti
 
 
 def mean_image(cloud: Cloud, side: int = 40, reach: float = 0.4) -> np.ndarray:
-    """pt_rel in each pixel of (eta, phi), averaged over the jets: (side, side), eta along the first axis."""
+    """pt_rel in each pixel of (eta, phi), averaged over jets: (side, side), eta the first axis."""
     eta, phi, pt = cloud.features[cloud.mask].double().numpy().T
     span = [[-reach, reach]] * 2
     return np.histogram2d(eta, phi, bins=side, range=span, weights=pt)[0] / len(cloud.mask)
@@ -156,7 +160,7 @@ def jet_images(
     names: tuple[str, str] = ("real", "generated"),
     reach: float = 0.4,
 ) -> Image.Image:
-    """Averaged jet images of both samples on one logarithmic scale, and their difference over their mean."""
+    """Averaged jet images of both samples, logarithmic, and their difference over their mean."""
     a, b = mean_image(real, reach=reach), mean_image(generated, reach=reach)
     figure = Figure(figsize=(14, 4.4), layout="constrained")
     axes = figure.subplots(1, 3)
@@ -182,9 +186,10 @@ def jet_images(
 def reverse_process(
     steps: Sequence[Tensor], mask: Tensor, times: Sequence[float], jets: int = 4
 ) -> Image.Image:
-    """A few jets as point clouds at several times: `steps` are decoded features (B, P, 3), one for each of `times`.
+    """A few jets at several times: `steps` are decoded features (B, P, 3), for each of `times`.
 
-    A row is a jet, time runs from noise on the left to data on the right, a disc's area is the constituent's pt_rel.
+    A row is a jet, time runs from noise on the left to data on the right, a disc's area is the
+    constituent's pt_rel.
     """
     jets = min(jets, len(mask))
     figure = Figure(figsize=(2.3 * len(steps), 2.4 * jets + 0.3), layout="constrained")

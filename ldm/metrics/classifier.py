@@ -1,7 +1,8 @@
-"""Small classifiers of the data's own labels: feature networks for grey digits and clothes, where ImageNet's say little.
+"""Small classifiers of the data's own labels, as feature networks of digits and clothes.
 
-A file is safetensors in half precision; its metadata holds the classes, the picture size, and the share of held-out
-pictures that the rounded weights get right. `benchmarks/train_classifiers.py` makes them.
+A file is safetensors in half precision; its metadata holds the classes, the picture size, and the
+share of held-out pictures that the rounded weights get right. `benchmarks/train_classifiers.py`
+makes them.
 """
 
 import json
@@ -37,7 +38,7 @@ class Facts:
 
 
 class Classifier(nn.Module):
-    """Three 3 x 3 convolutions, each with batch norm and a pooling, and a layer of 128: those are the features."""
+    """Three 3 x 3 convolutions with batch norm and pooling, and a layer of 128, the features."""
 
     def __init__(self, classes: int, channels: int = 1, size: int = 28):
         super().__init__()
@@ -85,7 +86,8 @@ def load(path: str | Path) -> tuple[Classifier, Facts]:
             weights = {key: file.get_tensor(key).float() for key in keys}
         if meta.get("format") != FORMAT:
             raise Refusal(
-                f"features: {path} is not one of our classifiers (benchmarks/train_classifiers.py makes them)"
+                f"features: {path} is not one of our classifiers (benchmarks/train_classifiers.py "
+                "makes them)"
             )
         raw: dict[str, Any] = json.loads(meta["facts"])
         facts = Facts(**raw | {"classes": tuple(raw["classes"])})
@@ -106,7 +108,8 @@ def load(path: str | Path) -> tuple[Classifier, Facts]:
         raise Refusal(f"features: {path} cannot be read as a classifier ({why})") from None
     if unexpected or any(not key.endswith("num_batches_tracked") for key in missing):
         raise Refusal(
-            f"features: {path} holds other weights than a classifier's ({[*missing, *unexpected][0]})"
+            f"features: {path} holds other weights than a classifier's "
+            f"({[*missing, *unexpected][0]})"
         )
     return net.eval().requires_grad_(False), facts
 

@@ -14,7 +14,7 @@ TILE = 2**25  # distances held at once: 128 MB
 
 @dataclass
 class Moments:
-    """Sums over rows in float64: they add up over batches and ranks, and a part can be taken away again."""
+    """Sums over rows in float64, which add up over batches and ranks, and can be subtracted."""
 
     n: int
     total: Tensor  # (d,)
@@ -42,14 +42,20 @@ class Moments:
 
 
 def root(matrix: Tensor) -> Tensor:
-    """The symmetric square root of a covariance, in float64; rounding's negative eigenvalues count as 0."""
+    """The symmetric square root of a covariance, in float64.
+
+    Rounding's negative eigenvalues count as 0.
+    """
     values, vectors = torch.linalg.eigh(matrix)
     return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:
-    """|mu_a - mu_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)) (Heusel et al. 2017, eq. 6), S by its symmetric root:
-    tr (S_a S_b)^(1/2) = tr (S_a^(1/2) S_b S_a^(1/2))^(1/2), whose eigenvalues are real."""
+    """|mu_a - mu_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)) (Heusel et al. 2017, eq. 6).
+
+    By the symmetric root: tr (S_a S_b)^(1/2) = tr (S_a^(1/2) S_b S_a^(1/2))^(1/2), of real
+    eigenvalues.
+    """
     half = root(a.cov)
     cross = torch.linalg.eigvalsh(half @ b.cov @ half).clamp(min=0).sqrt().sum()
     return ((a.mean - b.mean).square().sum() + a.cov.trace() + b.cov.trace() - 2 * cross).item()
@@ -58,16 +64,20 @@ def frechet_distance(a: Moments, b: Moments) -> float:
 def kernel_distance(
     fake: Tensor, real: Tensor, subset: int, subsets: int = 100
 ) -> tuple[float, float]:
-    """Mean and standard deviation over subsets of the unbiased MMD^2 with the kernel (x.y / d + 1)^3 (Binkowski et al.
-    2018, KID), by torch-fidelity."""
+    """Mean and standard deviation over subsets of the unbiased MMD^2 by (x.y / d + 1)^3.
+
+    KID (Binkowski et al. 2018), by torch-fidelity.
+    """
     options = dict(kid_subsets=subsets, kid_subset_size=subset, rng_seed=0, verbose=False)
     found = kid_features_to_metric(fake.double(), real.double(), **options)
     return found["kernel_inception_distance_mean"], found["kernel_inception_distance_std"]
 
 
 def precision_recall(fake: Tensor, real: Tensor, k: int = PRECISION_K) -> tuple[float, float]:
-    """Share of fakes inside the real set's k-NN balls, and of reals inside the fakes' (Kynkaanniemi et al. 2019), by
-    torch-fidelity, a bounded tile of distances at a time."""
+    """Share of fakes inside the reals' k-NN balls, and of reals inside the fakes'.
+
+    Kynkaanniemi et al. 2019, by torch-fidelity, a bounded tile of distances at a time.
+    """
     centre = real.mean(0)  # distances are by a matrix product, which rounds less about 0
     tile = max(1, TILE // max(len(fake), len(real)))
     options = dict(prc_neighborhood=k, prc_batch_size=tile, save_cpu_ram=True, verbose=False)
@@ -76,15 +86,16 @@ def precision_recall(fake: Tensor, real: Tensor, k: int = PRECISION_K) -> tuple[
 
 
 def density_coverage(fake: Tensor, real: Tensor, k: int = DENSITY_K) -> tuple[float, float]:
-    """Naeem et al. 2020, eqs. 3 and 4: how many of the real balls (to the k-th neighbour) a fake lies in, over k, and
-    the share of real balls that hold a fake. Both are about 1 for equal distributions; density may be above."""
+    """In how many real k-NN balls a fake lies, over k, and the share of them that hold a fake.
+
+    Naeem et al. 2020, eqs. 3 and 4. Both are about 1 for equal distributions; density may be above.
+    """
     centre = real.mean(0)
     fake, real = fake - centre, real - centre
     inside, covered = 0, 0
     for part in real.split(max(1, TILE // max(len(fake), len(real)))):
-        radius = (
-            torch.cdist(part, real).kthvalue(k + 1, 1).values[:, None]
-        )  # the first is the row itself
+        # the first is the row itself
+        radius = torch.cdist(part, real).kthvalue(k + 1, 1).values[:, None]
         within = torch.cdist(part, fake) < radius
         inside += within.sum().item()
         covered += within.any(1).sum().item()

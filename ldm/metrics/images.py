@@ -11,9 +11,10 @@ def psnr(x: Tensor, x_hat: Tensor) -> Tensor:
 
 
 def ssim(x: Tensor, x_hat: Tensor, reduction: str = "elementwise_mean") -> Tensor:
-    """Structural similarity (Wang et al. 2004) of pictures in [-1, 1], mean over the batch or (`none`) of each, (B,).
+    """Structural similarity (Wang et al.
 
-    The usual Gaussian of sigma 1.5 is narrowed where its 11 pixels do not fit: to sigma 0.5 for 8 x 8 digits.
+    2004) of pictures in [-1, 1], mean over the batch or (`none`) of each, (B,). The usual Gaussian
+    of sigma 1.5 is narrowed where its 11 pixels do not fit: to sigma 0.5 for 8 x 8 digits.
     """
     sigma = min(1.5, max(0.5, min(x.shape[2:]) / 16))
     return structural_similarity_index_measure(

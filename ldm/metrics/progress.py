@@ -10,7 +10,10 @@ T = TypeVar("T")
 
 
 def shown(items: Iterable[T], what: str, quiet: bool, total: int | None = None) -> Iterator[T]:
-    """The items, with a bar that goes away at the end; a log file, which is no terminal, gets a line every ten seconds."""
+    """The items, with a bar that goes away at the end.
+
+    A log file, which is no terminal, gets a line every ten seconds.
+    """
     pause = 0.1 if sys.stderr.isatty() else 10
     return iter(
         tqdm(

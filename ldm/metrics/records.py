@@ -17,7 +17,10 @@ PACKAGES = ("ldm", "torch", "torchvision", "diffusers", "torchmetrics", "torch-f
 
 @dataclass(frozen=True)
 class Figure:
-    """A measured value over n samples. `floor` is truth-vs-truth: the same for `floor_n` real pictures in their place."""
+    """A measured value over n samples.
+
+    `floor` is truth-vs-truth: the same for `floor_n` real pictures in their place.
+    """
 
     value: float
     n: int
@@ -88,7 +91,10 @@ def _shown(value: float | None, std: float | None) -> str:
 
 
 def open_log(folder: Path) -> Path:
-    """The file that records are appended to, tried before the work; what was not there is not left there."""
+    """The file that records are appended to, tried before the work.
+
+    What was not there is not left there.
+    """
     path = folder / "records.jsonl"
     made = [part for part in (path, folder, *folder.parents) if not part.exists()]
     try:

@@ -1,7 +1,7 @@
 """The real side of every figure: features of a whole data set, computed once and kept on disk.
 
-A file is named by a fingerprint of data x features (the pictures' bytes, or the files' names, sizes and times; the
-network's weights and how it resizes), so a stale one is never met.
+A file is named by a fingerprint of data x features (the pictures' bytes, or the files' names, sizes
+and times; the network's weights and how it resizes), so a stale one is never met.
 """
 
 import hashlib
@@ -41,7 +41,7 @@ class Reference:
     what: str  # the data set and its split, in words
 
     def apart(self, n: int) -> tuple[Tensor, "Reference"]:
-        """Real rows in the place of n samples, at most half, and the rest of the data as their reference."""
+        """Real rows in the place of n samples, at most half, and the rest as their reference."""
         n = min(n, self.moments.n // 2, len(self.rows) // 2)
         taken, left = self.rows[:n], self.rows[n:]
         return taken, Reference(self.moments - Moments.of(taken), left, self.hash, self.what)

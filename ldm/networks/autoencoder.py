@@ -1,7 +1,7 @@
 """Stage 1's networks: diffusers' AutoencoderKL and VQModel behind one interface.
 
-moments = encode(x): the posterior's mean and log-variance, (B, 2 z, h, w), logvar = -inf where there is none (VQ);
-x = decode(z): pixels in [-1, 1], cropped to the data's own size.
+moments = encode(x): the posterior's mean and log-variance, (B, 2 z, h, w), logvar = -inf where
+there is none (VQ); x = decode(z): pixels in [-1, 1], cropped to the data's own size.
 """
 
 import math
@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class AutoencoderKL:
-    """A KL-regularised autoencoder (Rombach et al. 2022). One level more halves the latents once more.
+    """A KL-regularised autoencoder (Rombach et al. 2022).
 
-    `multiple`: pictures are padded to it inside, at least the down-sampling factor; 8 makes 28 px into 8 x 8 latents.
+    One level more halves the latents once more. `multiple`: pictures are padded to it inside, at
+    least the down-sampling factor; 8 makes 28 px into 8 x 8 latents.
     """
 
     channels: tuple[int, ...] = (32, 64, 128)
@@ -34,9 +35,8 @@ class AutoencoderKL:
     attention: bool = True  # in the middle block
     norm_groups: int = 8
     multiple: int = 1
-    kl_weight: float = (
-        1e-3  # on the KL divergence over the number of pixel values, as in CompVis' loss
-    )
+    # on the KL divergence over the number of pixel values, as in CompVis' loss
+    kl_weight: float = 1e-3
 
     def __post_init__(self) -> None:
         _check(self)
@@ -52,7 +52,10 @@ class AutoencoderKL:
 
 @dataclass
 class VQModel:
-    """A vector-quantised autoencoder (van den Oord et al. 2017): decode snaps to a codebook of `codes` vectors."""
+    """A vector-quantised autoencoder (van den Oord et al.
+
+    2017): decode snaps to a codebook of `codes` vectors.
+    """
 
     channels: tuple[int, ...] = (32, 64, 128)
     layers: int = 1
@@ -95,7 +98,8 @@ def _check(config: "AutoencoderKL | VQModel") -> None:
     whole = config.channels and all(c > 0 and c % config.norm_groups == 0 for c in config.channels)
     require(
         bool(whole),
-        f"channels {tuple(config.channels)} must be multiples of norm_groups = {config.norm_groups}",
+        f"channels {tuple(config.channels)} must be multiples of norm_groups = "
+        f"{config.norm_groups}",
     )
 
 
@@ -207,16 +211,15 @@ class VQAutoencoder(Autoencoder):
         self.used: Tensor | float = 0.0
         self.latest: Tensor | None = None
         self.codes = net.config.num_vq_embeddings
-        self.register_buffer(
-            "idle", torch.zeros(self.codes, dtype=torch.long)
-        )  # steps since a code was last used
+        # steps since a code was last used
+        self.register_buffer("idle", torch.zeros(self.codes, dtype=torch.long))
 
     def encode(self, x: Tensor) -> Tensor:
         mean = self.net.encode(self.pad(x)).latents.float()
         return torch.cat([mean, torch.full_like(mean, -torch.inf)], 1)
 
     def quantize(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Nearest codes with a straight-through gradient, the codebook loss, and the indices (van den Oord eq. 3)."""
+        """Nearest codes, straight-through, the codebook loss, the indices (van den Oord, eq. 3)."""
         z_q, loss, (_, _, indices) = self.net.quantize(z)
         return z_q, loss, indices
 
@@ -242,9 +245,10 @@ class VQAutoencoder(Autoencoder):
 
     @torch.no_grad()
     def restart(self, used: Tensor, z: Tensor, patience: int) -> int:
-        """Move codes that were idle for `patience` steps onto latents z (N, z), and return how many.
+        """Move codes that were idle for `patience` steps onto latents z (N, z); how many.
 
-        Without it most codes are never the nearest and the codebook collapses (Dhariwal et al. 2020, section 3.1).
+        Without it most codes are never the nearest and the codebook collapses (Dhariwal et al.
+        2020, section 3.1).
         """
         self.idle = torch.where(used > 0, torch.zeros_like(self.idle), self.idle + 1)
         dead = (self.idle >= patience).nonzero().flatten()

@@ -7,7 +7,8 @@ from torch.nn import functional as F
 class PatchGAN(nn.Module):
     """`forward(x) -> logits` (B, 1, h, w). `layers` stride-2 convolutions.
 
-    GroupNorm where the paper has BatchNorm: statistics of a batch would make two processes differ from one.
+    GroupNorm where the paper has BatchNorm: statistics of a batch would make two processes differ
+    from one.
     """
 
     def __init__(self, in_channels: int, channels: int = 64, layers: int = 3):
@@ -32,5 +33,5 @@ class PatchGAN(nn.Module):
 
 
 def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """The discriminator's loss (Lim & Ye 2017): 1/2 E[max(0, 1 - D(x))] + 1/2 E[max(0, 1 + D(x_hat))]."""
+    """The discriminator's: E[max(0, 1 - D(x))] / 2 + E[max(0, 1 + D(x_hat))] / 2 (Lim & Ye 2017)."""
     return 0.5 * (F.relu(1 - real.float()).mean() + F.relu(1 + fake.float()).mean())

@@ -1,8 +1,9 @@
 """Stage 1 by others: a diffusers `AutoencoderKL` folder, Stable Diffusion's say, as one of ours.
 
-Safetensors alone are opened, and nothing is downloaded. What comes out is an ordinary `AutoencoderKL` of this project: its
-config and weights travel in stage 2's checkpoint, and the folder is not needed again. Its scaling_factor plays no part:
-latents are whitened here by what is measured.
+Safetensors alone are opened, and nothing is downloaded. What comes out is an ordinary
+`AutoencoderKL` of this project: its config and weights travel in stage 2's checkpoint, and the
+folder is not needed again. Its scaling_factor plays no part: latents are whitened here by what is
+measured.
 """
 
 import json
@@ -18,10 +19,11 @@ from ldm.errors import Refusal
 from ldm.networks.autoencoder import Autoencoder, AutoencoderKL, Shape
 
 CONFIG = "config.json"
+# bytes of a config.json; weights that may lie in no file (they are named missing)
 LARGEST, SMALL = (
     1_000_000,
     10_000_000,
-)  # bytes of a config.json; weights that may lie in no file (they are named missing)
+)
 ABSENT = {
     "act_fn": "silu",
     "down_block_types": "DownEncoderBlock2D",
@@ -41,13 +43,19 @@ USED |= {"mid_block_add_attention", "use_quant_conv", "use_post_quant_conv"}
 
 
 def find(path: str | Path) -> Path | None:
-    """The folder of an autoencoder that a path names: itself, or `vae` or `vqvae` of a pipeline; None if there is none."""
+    """The folder of an autoencoder that a path names: itself, or `vae` or `vqvae` of a pipeline.
+
+    None if there is none.
+    """
     inside = (Path(path, part) for part in ("", "vae", "vqvae"))
     return next((folder for folder in inside if (folder / CONFIG).is_file()), None)
 
 
 def load(folder: Path, shape: Shape) -> tuple[Autoencoder, AutoencoderKL]:
-    """The autoencoder for pictures of `shape`, and its config; Refusal if it is of another kind, damaged or of other channels."""
+    """The autoencoder for pictures of `shape`, and its config.
+
+    Refusal if it is of another kind, damaged or of other channels.
+    """
     about = _config(folder)
     if not about["in_channels"] == about["out_channels"] == shape[0]:
         both = f"{about['in_channels']} channels in and {about['out_channels']} out"
@@ -75,7 +83,7 @@ def load(folder: Path, shape: Shape) -> tuple[Autoencoder, AutoencoderKL]:
 
 
 def _expect_room(folder: Path, config: AutoencoderKL, shape: Shape) -> None:
-    """Refusal of a config.json whose network has more numbers than the files beside it have bytes: none is allocated."""
+    """Refusal of a config.json of more weights than the files beside it have bytes, unallocated."""
     try:
         with torch.device("meta"):
             wanted = sum(w.numel() for w in config.build(shape).state_dict().values())
@@ -84,13 +92,17 @@ def _expect_room(folder: Path, config: AutoencoderKL, shape: Shape) -> None:
     there = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     if wanted > there + SMALL:
         raise Refusal(
-            f"space.autoencoder: {folder / CONFIG} is of {wanted / 1e6:.1f} M weights, and the folder's safetensors have "
+            f"space.autoencoder: {folder / CONFIG} is of {wanted / 1e6:.1f} M weights, and the "
+            "folder's safetensors have "
             f"{there / 1e6:.1f} MB: it is cut short, or of another model"
         )
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    """Its config.json with diffusers' defaults; Refusal of what is not an AutoencoderKL of the usual blocks."""
+    """Its config.json with diffusers' defaults.
+
+    Refusal of what is not an AutoencoderKL of the usual blocks.
+    """
     try:
         if (folder / CONFIG).stat().st_size > LARGEST:
             raise ValueError(f"it is larger than {LARGEST / 1e6:.0f} MB")
@@ -102,12 +114,14 @@ def _config(folder: Path) -> dict[str, Any]:
         raise Refusal(f"space.autoencoder: {folder / CONFIG} is not readable ({error})") from None
     if about.get("_class_name") != "AutoencoderKL":
         raise Refusal(
-            f"space.autoencoder: {folder} holds diffusers' {about.get('_class_name')}; an AutoencoderKL is wanted"
+            f"space.autoencoder: {folder} holds diffusers' {about.get('_class_name')}; an "
+            "AutoencoderKL is wanted"
         )
     for key, default in DiffusersKL().config.items():
         if key in USED and not _alike(about[key], default):
             raise Refusal(
-                f"space.autoencoder: {folder / CONFIG}: {key} = {about[key]!r} is not of the kind of {default!r}"
+                f"space.autoencoder: {folder / CONFIG}: {key} = {about[key]!r} is not of the kind "
+                f"of {default!r}"
             )
     for key, only in ABSENT.items():
         if set([about[key]] if isinstance(about[key], str) else about[key]) != {only}:
@@ -147,13 +161,14 @@ def _weights(folder: Path, about: dict[str, Any]) -> dict[str, Tensor]:
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if found[kind]:
             raise Refusal(
-                f"space.autoencoder: {folder}: {kind.replace('_', ' ')}: {next(iter(found[kind]))}; of another model"
+                f"space.autoencoder: {folder}: {kind.replace('_', ' ')}: "
+                f"{next(iter(found[kind]))}; of another model"
             )
     return net.state_dict()
 
 
 def _identities(net: nn.Module, about: dict[str, Any]) -> dict[str, Tensor]:
-    """1 x 1 convolutions that do nothing, where it has none (Stable Diffusion 3, Flux): one form for all."""
+    """1 x 1 convolutions that do nothing, where it has none (Stable Diffusion 3, Flux)."""
     weights = {}
     for name in ("quant_conv", "post_quant_conv"):
         if not about[f"use_{name}"]:

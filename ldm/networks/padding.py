@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
-    """Repeat the right and bottom edge, and the left and top one, until height and width divide by `multiple`."""
+    """Repeat the edges, right and bottom first, until `multiple` divides height and width."""
     h, w = -x.shape[-2] % multiple, -x.shape[-1] % multiple
     return F.pad(x, (w // 2, w - w // 2, h // 2, h - h // 2), mode="replicate") if h or w else x
 

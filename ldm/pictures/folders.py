@@ -54,14 +54,15 @@ class Picture:
 class ImageFolder(ImageData):
     """Pictures under `root`: the class is where they lie, or a column of metadata.jsonl / metadata.csv.
 
-    label: folder (the name of the folder that a picture lies in), path (the whole way to it from root), top (the first
-    folder of that way), or a column. Captions are the metadata's column `caption` (by default text, or caption), or stand in
-    NAME.txt beside NAME.png. `skip` leaves pictures out: {category: [Flags]} those whose metadata's column category says
-    Flags.
+    label: folder (the name of the folder that a picture lies in), path (the whole way to it from
+    root), top (the first folder of that way), or a column. Captions are the metadata's column
+    `caption` (by default text, or caption), or stand in NAME.txt beside NAME.png. `skip` leaves
+    pictures out: {category: [Flags]} those whose metadata's column category says Flags.
 
-    One in `holdout` of the files, chosen by a hash of the name, is held out, never the last picture of a class, and at least
-    one of a class of `holdout` pictures; and so are all pictures of the captions in `hold`, to see what a model makes of what
-    it never saw. How a file is read: `fit`, `range` and opening.py. Grey if all pictures are grey, else RGB.
+    One in `holdout` of the files, chosen by a hash of the name, is held out, never the last picture
+    of a class, and at least one of a class of `holdout` pictures; and so are all pictures of the
+    captions in `hold`, to see what a model makes of what it never saw. How a file is read: `fit`,
+    `range` and opening.py. Grey if all pictures are grey, else RGB.
     """
 
     root: str = "data"
@@ -70,9 +71,8 @@ class ImageFolder(ImageData):
     caption: str = ""
     channels: int = 0  # 0: grey if all pictures are
     fit: Fit = "crop"  # pad: nothing is cut, white around
-    range: tuple[float, float] | None = (
-        None  # what is black and white where there are more than 8 bits; null: of the type
-    )
+    # what is black and white where there are more than 8 bits; null: of the type
+    range: tuple[float, float] | None = None
     holdout: int = 10
     hold: list[str] = field(default_factory=list)
     skip: dict[str, list[str]] = field(default_factory=dict)
@@ -99,7 +99,8 @@ class ImageFolder(ImageData):
         if not found.pictures:
             tried = f"tried {' '.join(extensions()[:12])} ..., also in folders inside"
             raise Refusal(
-                f"data.root: '{root}' holds no pictures ({tried}{f'; there: {found.kinds()}' * bool(found.others)})"
+                f"data.root: '{root}' holds no pictures "
+                f"({tried}{f'; there: {found.kinds()}' * bool(found.others)})"
             )
         rows = read_metadata(root, found.tables, found.pictures, notes)
         paths = self._chosen(root, found.pictures, rows)
@@ -126,7 +127,8 @@ class ImageFolder(ImageData):
                 rows.expect(column, "data.skip", root)
             elif column not in rows.columns:
                 tell(
-                    f"no column '{column}' in the metadata of '{root}': data.skip leaves nothing out by it"
+                    f"no column '{column}' in the metadata of '{root}': data.skip leaves nothing "
+                    "out by it"
                 )
         chosen = [
             p
@@ -139,7 +141,7 @@ class ImageFolder(ImageData):
             tell(f"{len(paths) - len(chosen)} of {len(paths)} pictures are left out by data.skip")
         return chosen
 
-    # -- what is known of each picture ------------------------------------------------------------------------------
+    # -- what is known of each picture
     def _captions(
         self, root: Path, paths: list[Path], found: Listing, rows: Metadata, notes: Notes
     ) -> list[str]:
@@ -161,7 +163,10 @@ class ImageFolder(ImageData):
         return texts
 
     def _expect_held(self, texts: set[str], root: Path) -> None:
-        """Captions of `hold` are there; none of them is where a config of other data is used for these, which is said."""
+        """Captions of `hold` are there.
+
+        None of them is where a config of other data is used for these, which is said.
+        """
         missing = sorted({*self.hold} - texts)
         if missing and (
             {*self.hold} & texts or any(nearest(text, texts, TYPO) for text in missing)
@@ -169,7 +174,8 @@ class ImageFolder(ImageData):
             raise Refusal("data.hold: " + one_of("captions", missing[0], sorted(texts)[:20]))
         if missing:
             tell(
-                f"no picture in '{root}' has a caption of data.hold, first: '{missing[0]}'; nothing is held out by it"
+                f"no picture in '{root}' has a caption of data.hold, first: '{missing[0]}'; "
+                "nothing is held out by it"
             )
 
     def _labels(
@@ -195,12 +201,13 @@ class ImageFolder(ImageData):
         place = {name: i for i, name in enumerate(names)}
         return names, [place.get(name, 0) for name in classes]
 
-    # -- what the files say -----------------------------------------------------------------------------------------
+    # -- what the files say
     def _channels(self, heads: dict[Path, Head]) -> int:
         colour = [path for path, head in heads.items() if not head.grey]
         if self.channels == 1 and colour:
             tell(
-                f"{len(colour)} pictures in colour are made grey (data.channels=1), first: {colour[0]}"
+                f"{len(colour)} pictures in colour are made grey (data.channels=1), first: "
+                f"{colour[0]}"
             )
         elif colour and len(colour) < len(heads) and not self.channels:
             which = f"{len(colour)} of {len(heads)} pictures are in colour, first: {colour[0]}"
@@ -208,31 +215,38 @@ class ImageFolder(ImageData):
         return self.channels or (3 if colour else 1)
 
     def _found_range(self, heads: dict[Path, Head]) -> Range | None:
-        """What the pictures whose type says nothing span together, unless it is stated; and what is to be said of all."""
+        """What the pictures whose type says nothing span together, unless it is stated.
+
+        And what is to be said of all.
+        """
         deep = [path for path, head in heads.items() if head.deep]
         if small := [path for path, head in heads.items() if head.shorter < self.size]:
             tell(
-                f"{len(small)} of {len(heads)} pictures are smaller than {self.size} pixels and enlarged, first: {small[0]}"
+                f"{len(small)} of {len(heads)} pictures are smaller than {self.size} pixels and "
+                f"enlarged, first: {small[0]}"
             )
         if several := [path for path, head in heads.items() if head.frames]:
             tell(
-                f"{len(several)} pictures are animated or stacks: the first frame of each, first: {several[0]}"
+                f"{len(several)} pictures are animated or stacks: the first frame of each, first: "
+                f"{several[0]}"
             )
         if self.range is not None:
             unused = "" if deep else "; no picture has more, so it is not used"
             tell(
-                f"data.range={list(self.range)} is that of {len(deep)} pictures of more than 8 bits{unused}"
+                f"data.range={list(self.range)} is that of {len(deep)} pictures of more than 8 "
+                f"bits{unused}"
             )
             return None
         for (low, high), n in Counter(
             heads[path].range for path in deep if heads[path].range
         ).items():
             tell(
-                f"{n} pictures of 16 bits are read from {low:g} to {high:g}; data.range=[BLACK,WHITE] states another range"
+                f"{n} pictures of 16 bits are read from {low:g} to {high:g}; "
+                "data.range=[BLACK,WHITE] states another range"
             )
         return _measured_range([path for path in deep if heads[path].range is None])
 
-    # -- what is held out -------------------------------------------------------------------------------------------
+    # -- what is held out
     def _split(
         self, root: Path, pictures: list[Picture], names: tuple[str, ...], view: View
     ) -> tuple["FolderSet", "FolderSet"]:
@@ -253,7 +267,8 @@ class ImageFolder(ImageData):
                 tell(f"{len(lost)} classes are held out whole by data.hold, first: {lost[0]}")
         if not kept:
             raise Refusal(
-                f"data.hold takes all of the {len(pictures)} pictures in '{root}'; none is left to train on"
+                f"data.hold takes all of the {len(pictures)} pictures in '{root}'; none is left to "
+                "train on"
             )
         train, test = FolderSet(kept, view), FolderSet(held or kept, view)
         train.check()
@@ -262,13 +277,17 @@ class ImageFolder(ImageData):
             held = []
         if not held:
             tell(
-                "no picture is held out of so few: what is measured is measured on those that are trained on"
+                "no picture is held out of so few: what is measured is measured on those that are "
+                "trained on"
             )
             return train, train
         return train, test
 
     def _held_out(self, root: Path, pictures: list[Picture]) -> list[bool]:
-        """By the hash of a file's name, so that more pictures move none; but never all of a class, nor none of a large one."""
+        """By the hash of a file's name, so that more pictures move none.
+
+        But never all of a class, nor none of a large one.
+        """
         marks = [
             zlib.crc32(os.fsencode(picture.path.relative_to(root).as_posix()))
             for picture in pictures
@@ -289,7 +308,10 @@ class ImageFolder(ImageData):
 
 
 def _place(path: Path, label: str) -> str:
-    """The class that lies in where a picture lies; letters that are none in UTF-8 are written out."""
+    """The class that lies in where a picture lies.
+
+    Letters that are none in UTF-8 are written out.
+    """
     parts = path.parts[:-1]
     chosen = parts if label == "path" else parts[:1] if label == "top" else parts[-1:]
     return os.fsencode("/".join(chosen)).decode("utf-8", "backslashreplace")
@@ -303,7 +325,8 @@ def _merged(root: Path, paths: list[Path], notes: Notes) -> None:
     for name, several in folders.items():
         if len(several) > 1:
             tell(
-                f"{len(several)} folders called '{name}' are one class ({', '.join(several[:3])}); data.label=path parts them"
+                f"{len(several)} folders called '{name}' are one class ({', '.join(several[:3])}); "
+                "data.label=path parts them"
             )
 
 
@@ -324,7 +347,8 @@ def _heads(root: Path, paths: list[Path]) -> dict[Path, Head]:
                 heads[path] = head
     if not heads:
         raise Refusal(
-            f"data.root: none of the {len(paths)} pictures in '{root}' can be read; first: {bad[0][0]} ({bad[0][1]})"
+            f"data.root: none of the {len(paths)} pictures in '{root}' can be read; first: "
+            f"{bad[0][0]} ({bad[0][1]})"
         )
     for path, why in bad[:NAMED]:
         tell(_skipped(path, why))
@@ -357,7 +381,8 @@ def _measured_range(paths: list[Path]) -> Range | None:
         return None
     low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
     tell(
-        f"{len(paths)} pictures of 32 bits are read from {low:g} to {high:g}, found over all of them; data.range states it"
+        f"{len(paths)} pictures of 32 bits are read from {low:g} to {high:g}, found over all of "
+        "them; data.range states it"
     )
     return (low, high) if low < high else (low, low + 1)
 
@@ -368,9 +393,8 @@ class FolderSet(Dataset[Batch]):
     def __init__(self, pictures: list[Picture], view: View):
         self.pictures, self.view = pictures, view
         self.named = torch.zeros(len(pictures), dtype=torch.uint8)
-        with contextlib.suppress(
-            RuntimeError, OSError
-        ):  # where there is no room, each worker names what it meets
+        # where there is no room, each worker names what it meets
+        with contextlib.suppress(RuntimeError, OSError):
             self.named.share_memory_()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -399,7 +423,8 @@ class FolderSet(Dataset[Batch]):
                     self.named[k] = 1
                     say(f"data: {printable(_skipped(self.pictures[k].path, str(why)))}")
         raise Refusal(
-            f"data.root: none of the {len(self)} pictures can be read, first: {self.pictures[i % len(self)].path}"
+            f"data.root: none of the {len(self)} pictures can be read, first: "
+            f"{self.pictures[i % len(self)].path}"
         )
 
     def check(self) -> None:

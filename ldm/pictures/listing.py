@@ -1,8 +1,9 @@
-"""Which files under a folder are pictures, and what else lies there: counted, and named at the start.
+"""Which files under a folder are pictures, and what else lies there, counted and named.
 
-The rule: names that begin with a dot, and those in SYSTEM, are left out, with all that is in them. Links are followed, to files
-and to folders; each folder is entered once, by its own name rather than by a link's, so links cannot lead round. What is a
-picture says the end of its name, or, where that says nothing, its first bytes.
+The rule: names that begin with a dot, and those in SYSTEM, are left out, with all that is in them.
+Links are followed, to files and to folders; each folder is entered once, by its own name rather
+than by a link's, so links cannot lead round. What is a picture says the end of its name, or, where
+that says nothing, its first bytes.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Holes for in-painting: rectangles of any shape and strokes of a brush, each a function of its own key."""
+"""Holes for in-painting: rectangles and strokes of a brush, each a function of its own key."""
 
 from collections.abc import Sequence
 
@@ -18,10 +18,12 @@ def draw(
     rectangles: float,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """known (B, 1, H, W): 0 in the hole, 1 elsewhere; row i is a function of keys[i] alone, on any device.
+    """known (B, 1, H, W): 0 in the hole, 1 elsewhere.
 
-    A hole's share of the picture is uniform in `area`. With probability `rectangles` it is one rectangle, else a stroke: a
-    chain of 1 to 7 straight lines, as wide as its area asks (rectangles and chains: Suvorov et al. 2022, section 2.3).
+    Row i is a function of keys[i] alone, on any device. A hole's share of the picture is uniform in
+    `area`. With probability `rectangles` it is one rectangle, else a stroke: a chain of 1 to 7
+    straight lines, as wide as its area asks (rectangles and chains: Suvorov et al. 2022, section
+    2.3).
     """
     rows = [torch.rand(4 + 2 * POINTS, generator=generator(*key)) for key in keys]
     u = torch.stack(rows).to(device)
@@ -35,7 +37,7 @@ def draw(
 
 
 def rectangle(share: Tensor, u: Tensor, size: tuple[int, int]) -> Tensor:
-    """Rectangles of a share (B,) of the picture, inside it, of side ratios 1/2 ... 2 where they fit: (B, H, W)."""
+    """Rectangles of a share (B,) of the picture, side ratios 1/2 ... 2 if they fit: (B, H, W)."""
     (height, width), pixels = size, share * size[0] * size[1]
     h = (
         (pixels * 4 ** (u[:, 0] - 0.5))
@@ -53,13 +55,12 @@ def rectangle(share: Tensor, u: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def stroke(share: Tensor, u: Tensor, size: tuple[int, int]) -> Tensor:
-    """The pixels nearest to a chain of lines, as many as a share (B,) of the picture has: (B, H, W)."""
+    """The pixels nearest to a chain of lines, a share (B,) of the picture: (B, H, W)."""
     height, width = size
     last = 1 + (u[:, 0] * (POINTS - 1)).long()
     points = u[:, 1:].unflatten(1, (POINTS, 2)) * torch.tensor(size, device=u.device)
-    order = torch.arange(POINTS, device=u.device).minimum(
-        last[:, None]
-    )  # the last point is repeated
+    # the last point is repeated
+    order = torch.arange(POINTS, device=u.device).minimum(last[:, None])
     points = points.gather(1, order[..., None].expand(-1, -1, 2))
     y, x = torch.arange(height, device=u.device) + 0.5, torch.arange(width, device=u.device) + 0.5
     pixels = torch.stack(torch.meshgrid(y, x, indexing="ij"), -1).flatten(0, 1)

@@ -1,8 +1,11 @@
-"""What is written of pictures: metadata.jsonl, metadata.csv or .tsv as Hugging Face's imagefolder has them, and NAME.txt.
+"""What is written of pictures: metadata.jsonl, .csv or .tsv, and NAME.txt.
 
-A table may come from a spreadsheet: with a byte-order mark, in UTF-16 or Windows-1252, cut by commas, semicolons, tabs or bars.
-A row names its picture in the column file_name (or filename, file, image, path), from the table's own folder; backslashes are
-taken for slashes where that finds it. null is nothing.
+The metadata are as Hugging Face's imagefolder has them.
+
+A table may come from a spreadsheet: with a byte-order mark, in UTF-16 or Windows-1252, cut by
+commas, semicolons, tabs or bars. A row names its picture in the column file_name (or filename,
+file, image, path), from the table's own folder; backslashes are taken for slashes where that finds
+it. null is nothing.
 """
 
 import codecs
@@ -45,7 +48,7 @@ class Row:
         return None if value is None or value == "" else str(value)
 
     def caption(self, column: str) -> str | None:
-        """Of the column that is named, or of `text` or `caption` if none is, however they are written."""
+        """Of the named column, or of `text` or `caption` if none is, in capitals or not."""
         if column:
             return self.word(column)
         written = {key.lower(): key for key in reversed(self.values)}
@@ -67,13 +70,17 @@ class Metadata:
         if column not in self.columns:
             if not self.columns:
                 raise Refusal(
-                    f"{option}: '{column}' is a column, and {root} has no metadata.jsonl or metadata.csv"
+                    f"{option}: '{column}' is a column, and {root} has no metadata.jsonl or "
+                    "metadata.csv"
                 )
             raise Refusal(f"{root}/metadata.*: " + one_of(option, column, sorted(self.columns)))
 
 
 def read_metadata(root: Path, tables: list[Path], pictures: list[Path], notes: Notes) -> Metadata:
-    """The rows that name one of the pictures; Refusal, with the line, for what cannot be understood."""
+    """The rows that name one of the pictures.
+
+    Refusal, with the line, for what cannot be understood.
+    """
     known = {_key(root, path): path for path in pictures}
     found = Metadata()
     for table in tables:
@@ -110,7 +117,8 @@ def _file_of(row: Row) -> str:
     if column is None:
         there = ", ".join(map(str, row.values)) or "nothing"
         raise Refusal(
-            f"{row.where}: every row needs a file_name, as Hugging Face's imagefolder has it (there: {there})"
+            f"{row.where}: every row needs a file_name, as Hugging Face's imagefolder has it "
+            f"(there: {there})"
         )
     if not isinstance(name := row.values[column], str) or not name.strip():
         raise Refusal(f"{row.where}: {column} is {name!r}, not the name of a file")
@@ -130,9 +138,12 @@ def _keys(root: Path, folder: Path, name: str) -> Iterator[str]:
                 yield _key(root.resolve(), written)
 
 
-# -- tables ---------------------------------------------------------------------------------------------------------------
+# -- tables
 def decoded(path: Path) -> tuple[str, str]:
-    """A text file, and the encoding it was found to be in; Refusal if it is in none that we know."""
+    """A text file, and the encoding it was found to be in.
+
+    Refusal if it is in none that we know.
+    """
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -171,7 +182,8 @@ def _json_rows(table: Path) -> Iterator[Row]:
             values = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise Refusal(
-                f"{where}: not JSON ({getattr(error, 'msg', 'nested too deep')}); a row is one object a line"
+                f"{where}: not JSON ({getattr(error, 'msg', 'nested too deep')}); a row is one "
+                "object a line"
             ) from None
         if not isinstance(values, dict):
             raise Refusal(
@@ -198,10 +210,11 @@ def _csv_rows(table: Path) -> Iterator[Row]:
 
 
 def _columns(head: list[str], fields: list[str], where: str) -> dict[str, str]:
-    """Refusal for a row longer than the head: a separator stands unquoted in a text, and the words behind it would be lost."""
+    """Refusal for a row longer than the head: an unquoted separator, and words lost behind it."""
     if any(field.strip() for field in fields[len(head) :]):
         raise Refusal(
-            f"{where}: {len(fields)} fields, the first line has {len(head)}; put texts with a separator in quotes"
+            f"{where}: {len(fields)} fields, the first line has {len(head)}; put texts with a "
+            "separator in quotes"
         )
     return {name: value.strip() for name, value in zip(head, fields, strict=False) if name}
 
@@ -217,11 +230,14 @@ def _separator(text: str) -> str:
     return max(",;\t|", key=columns)
 
 
-# -- NAME.txt -------------------------------------------------------------------------------------------------------------
+# -- NAME.txt
 def captions_beside(
     pictures: list[Path], texts: list[Path], notes: Notes
 ) -> tuple[dict[Path, str], list[Path]]:
-    """The captions in NAME.txt beside NAME.png, on one line; and the texts that are beside no picture."""
+    """The captions in NAME.txt beside NAME.png, on one line.
+
+    And the texts that are beside no picture.
+    """
     found, beside = {}, {text.with_suffix(""): text for text in texts}
     for path in pictures:
         if text := beside.get(path.with_suffix("")):

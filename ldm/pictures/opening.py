@@ -1,12 +1,15 @@
 """The one place where a picture is opened: any file -> 8 bits, upright, of the model's size.
 
-Training, tasks and the page all read by a `View`, so that what a model was trained on is what it is given later.
+Training, tasks and the page all read by a `View`, so that what a model was trained on is what it is
+given later.
 
 - Upright: the EXIF orientation is obeyed, all eight of them.
-- 16 bits: 0 ... 65535 (12-bit TIFF: 0 ... 4095) become 0 ... 255. 32 bits and floats have no range of their own: it is
-  stated (`data.range`), or found once over the whole set. What is not finite becomes the range's nearer end, NaN black.
+- 16 bits: 0 ... 65535 (12-bit TIFF: 0 ... 4095) become 0 ... 255. 32 bits and floats have no range
+  of their own: it is stated (`data.range`), or found once over the whole set. What is not finite
+  becomes the range's nearer end, NaN black.
 - Transparency lies on white. Palettes become colours. Of an animation or a stack, the first frame.
-- A colour profile that is not sRGB is converted to sRGB; one that cannot be used is not. CMYK without one: Pillow's way.
+- A colour profile that is not sRGB is converted to sRGB; one that cannot be used is not. CMYK
+  without one: Pillow's way.
 """
 
 import math
@@ -33,8 +36,8 @@ Fit = Literal["crop", "pad"]
 
 PIXELS = 89_478_485  # Pillow's own limit: more are refused before they are decoded
 GREY_MODES = ("1", "L", "LA", "La")  # and whatever has more than 8 bits
-# those that are told by their first bytes, then those of which the name must tell; none that starts another program (EPS),
-# draws (WMF), or is a stub
+# those that are told by their first bytes, then those of which the name must tell; none that starts
+# another program (EPS), draws (WMF), or is a stub
 TOLD = (
     "PNG",
     "JPEG",
@@ -69,11 +72,12 @@ NAMED = (
     "FTEX",
     "PIXAR",
 )
-LONGEST = 16  # sides' ratio beyond which a picture is cut before it is scaled: a line of a million pixels is no square of them
+# sides' ratio beyond which a picture is cut before it is scaled: a line of a million pixels is no
+# square of them
+LONGEST = 16
 
-warnings.filterwarnings(
-    "ignore", module=r"PIL\."
-)  # what matters of a damaged file is said by us, once
+# what matters of a damaged file is said by us, once
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 class Unreadable(Exception):
@@ -125,9 +129,10 @@ def looks_like(path: Path) -> bool:
 
 @contextmanager
 def opened(path: Path, pixels: int = PIXELS) -> Iterator[Image.Image]:
-    """A file as Pillow opens it, nothing decoded; Unreadable for what goes wrong now or inside the `with`.
+    """A file as Pillow opens it, nothing decoded.
 
-    A pipe or a device is not waited for. Decoders of damaged files raise whatever they meet, so all of it is caught here.
+    Unreadable for what goes wrong now or inside the `with`. A pipe or a device is not waited for.
+    Decoders of damaged files raise whatever they meet, so all of it is caught here.
     """
     try:
         about = os.stat(path)
@@ -204,10 +209,11 @@ def finite_range(path: Path) -> Range | None:
 class View:
     """How a file becomes a picture (C, H, W) of the model; kept in its checkpoint.
 
-    fit: crop scales until the picture covers the model's size and cuts the centre; pad scales until all of it fits, white
-    around. range: what is black and what is white in pictures of more than 8 bits, where it was stated; else it is that of
-    their type, and `found`, measured over the set, where the type has none. floats: the model's data are floats, -1 and 1
-    being the ends of `range`, and so are its samples.
+    fit: crop scales until the picture covers the model's size and cuts the centre; pad scales until
+    all of it fits, white around. range: what is black and what is white in pictures of more than 8
+    bits, where it was stated; else it is that of their type, and `found`, measured over the set,
+    where the type has none. floats: the model's data are floats, -1 and 1 being the ends of
+    `range`, and so are its samples.
     """
 
     shape: tuple[int, int, int]
@@ -277,14 +283,14 @@ def is_range(given: tuple[float, ...]) -> bool:
     return len(given) == 2 and all(map(math.isfinite, given)) and given[0] < given[1]
 
 
-# -- what is done to a picture --------------------------------------------------------------------------------------------
+# -- what is done to a picture
 def eight_bits(
     image: Image.Image,
     stated: Range | None = None,
     found: Range | None = None,
     ground: str = "white",
 ) -> Image.Image:
-    """An opened picture decoded, upright, of 8 bits a value, transparency on `ground`, colours of sRGB."""
+    """An opened picture decoded, upright, of 8 bits, transparency on `ground`, colours of sRGB."""
     if image.mode.startswith(("I", "F")):
         low_high = stated or type_range(image) or found
         return Image.fromarray(_stretched(np.asarray(upright(image)), low_high))
@@ -306,7 +312,10 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def _stretched(array: np.ndarray, low_high: Range | None) -> np.ndarray:
-    """Values from low ... high to 0 ... 255, clipped; of the picture itself where no range is known."""
+    """Values from low ... high to 0 ... 255, clipped.
+
+    Of the picture itself where no range is known.
+    """
     finite = np.isfinite(array)
     if low_high is None:
         low_high = (
@@ -319,7 +328,10 @@ def _stretched(array: np.ndarray, low_high: Range | None) -> np.ndarray:
 
 
 def _srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """Colours of a profile (Display P3, Adobe RGB, a press' CMYK) as sRGB; as they are where it cannot be used."""
+    """Colours of a profile (Display P3, Adobe RGB, a press' CMYK) as sRGB.
+
+    As they are where it cannot be used.
+    """
     if image.mode == "LAB":
         return ImageCms.profileToProfile(
             image, ImageCms.createProfile("LAB"), _srgb_profile(), outputMode="RGB"
@@ -348,7 +360,7 @@ def fitted(
     fill: str = "white",
     by: Image.Resampling = Image.Resampling.BICUBIC,
 ) -> Image.Image:
-    """Scaled to `size` (width, height) without distortion: covering it and cut, or inside it and padded with `fill`."""
+    """Scaled to `size` (width, height): covering it and cut, or inside it and padded by `fill`."""
     image = _shortened(image, size) if fit == "crop" else image
     (width, height), scales = size, (size[0] / image.width, size[1] / image.height)
     scale = max(scales) if fit == "crop" else min(scales)
@@ -366,7 +378,7 @@ def fitted(
 
 
 def _shortened(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The middle of a picture that is LONGEST times longer than what it is to cover: more of it is never seen."""
+    """The middle of a picture LONGEST times longer than what it is to cover: no more is seen."""
     most = [
         math.ceil(LONGEST * other * mine / its)
         for other, mine, its in zip(image.size[::-1], size, size[::-1], strict=True)

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whatever happens to the process or the disk meanwhile."""
+"""Files that are there whole or not at all, whatever happens to the process or the disk."""
 
 import os
 from collections.abc import Iterator
@@ -9,7 +9,10 @@ from typing import IO, Any
 
 @contextmanager
 def whole(path: Path, mode: str = "w", **options: Any) -> Iterator[IO]:
-    """A file to write `path` in: beside it, on the disk, then renamed. What was there stays if anything goes wrong."""
+    """A file to write `path` in: beside it, on the disk, then renamed.
+
+    What was there stays if anything goes wrong.
+    """
     beside = path.with_name(f"{path.name}.partial")
     try:
         with open(beside, mode, **options) as file:

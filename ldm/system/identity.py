@@ -1,7 +1,7 @@
-"""What tells one data set from another: short hashes, kept in every checkpoint of a run that was trained on it.
+"""What tells one data set from another: short hashes, kept in every checkpoint.
 
-`content` is of the pictures or jets themselves, `labels` and `captions` of what is said of them. A resumed run and a stage 1
-that is found by its config are held against the data by them.
+`content` is of the pictures or jets themselves, `labels` and `captions` of what is said of them. A
+resumed run and a stage 1 that is found by its config are held against the data by them.
 """
 
 import hashlib
@@ -27,9 +27,10 @@ def hash_of(*parts: Tensor | str) -> str:
 
 
 def hash_of_files(paths: Sequence[Path]) -> str:
-    """Of the names within the folder that holds them all, the sizes, and the first bytes of some, spread over the set.
+    """Of names within the folder that holds them all, sizes, and first bytes of some of the files.
 
-    Not of that folder's own name and of times: it may be moved or copied. A large set is not read whole.
+    Not of that folder's own name and of times: it may be moved or copied. A large set is not read
+    whole.
     """
     top = os.path.commonpath([path.absolute().parent for path in paths])
     names = (f"{os.path.relpath(path.absolute(), top)} {path.stat().st_size}" for path in paths)

@@ -6,19 +6,18 @@ from collections.abc import Iterable
 
 from ldm.errors import printable, unseen
 
-LONGEST = (
-    100  # bytes of a name in UTF-8: room for a seed and a suffix below the 255 of most file systems
-)
+# bytes of a name in UTF-8: room for a seed and a suffix below the 255 of most file systems
+LONGEST = 100
 FORBIDDEN = frozenset('/\\<>:"|?*')  # of one system or another
-RESERVED = re.compile(
-    r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)", re.IGNORECASE
-)  # devices on Windows
+# devices on Windows
+RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)", re.IGNORECASE)
 
 
 def file_name(text: object, empty: str = "unnamed") -> str:
-    """A plain file name, good on every system, that looks like the text: never a path, nor hidden, nor an option.
+    """A file name, good on every system, that looks like the text: no path, not hidden, no option.
 
-    At most LONGEST bytes, `empty` where nothing is left. Two texts may get one name: see `file_names`.
+    At most LONGEST bytes, `empty` where nothing is left. Two texts may get one name: see
+    `file_names`.
     """
     words = unicodedata.normalize("NFC", str(text)).strip()
     plain = "".join("_" if c in FORBIDDEN or unseen(c) else c for c in words)
@@ -31,15 +30,14 @@ def file_name(text: object, empty: str = "unnamed") -> str:
 
 
 def file_names(texts: Iterable[object]) -> list[str]:
-    """A plain file name for each, all of them different on every system, whether it tells a from A or not."""
+    """A plain file name for each, all different, also where a system tells no a from A."""
     texts = [str(text) for text in texts]
     wanted = [file_name(text) for text in texts]
     names, taken = dict[int, str](), set[str]()
     first = {text: i for i, text in reversed([*enumerate(texts)])}
     kept = [wanted[i] == text and first[text] == i for i, text in enumerate(texts)]
-    for i in sorted(
-        range(len(texts)), key=lambda i: not kept[i]
-    ):  # who keeps its name chooses first
+    # who keeps its name chooses first
+    for i in sorted(range(len(texts)), key=lambda i: not kept[i]):
         names[i] = _free(wanted[i], taken)
         taken.add(_folded(names[i]))
     return [names[i] for i in range(len(texts))]
@@ -58,7 +56,7 @@ def _folded(name: str) -> str:
 
 
 def plain(name: str) -> bool:
-    """Whether a person's own word can name a folder here: one part of a path, seen whole, not hidden, no option."""
+    """Whether a person's word can name a folder: one part of a path, not hidden, no option."""
     shown = name == printable(name) == name.strip() and not set("/\\") & set(name)
     return (
         shown

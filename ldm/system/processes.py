@@ -1,6 +1,7 @@
-"""Several processes for one job without training: Lightning's Fabric starts them, or finds torchrun's or SLURM's.
+"""Several processes for one job without training, by Lightning's Fabric, torchrun or SLURM.
 
-Row i of a job goes to rank i modulo the number of processes; every rank does equally many, the surplus is dropped.
+Row i of a job goes to rank i modulo the number of processes; every rank does equally many, the
+surplus is dropped.
 """
 
 import os
@@ -19,7 +20,10 @@ if TYPE_CHECKING:  # slow to import, and sample.py does without
 
 
 def launch(devices: int, device: str) -> Fabric:
-    """This process' place among `devices` a node; on rank 0 of a plain shell the others are started."""
+    """This process' place among `devices` a node.
+
+    On rank 0 of a plain shell the others are started.
+    """
     if devices < 1:
         raise Refusal(f"--devices must be at least 1, got {devices}")
     kind = torch.device(device).type
@@ -42,9 +46,8 @@ class Ranks:
 
     rank: int = 0
     world: int = 1
-    gather: Callable[[Tensor], Tensor] = lambda rows: (
-        rows
-    )  # (n, ...) here -> (world, n, ...), or as it is where world = 1
+    # (n, ...) here -> (world, n, ...), or as it is where world = 1
+    gather: Callable[[Tensor], Tensor] = lambda rows: rows
 
     @staticmethod
     def of(engine: Fabric) -> "Ranks":
@@ -59,7 +62,10 @@ class Ranks:
         return Ranks(module.trainer.global_rank, module.trainer.world_size, gather)
 
     def share(self, items: Sequence[Any]) -> list[Any]:
-        """This rank's items: rank, rank + world, ...; round again from the start where that is more than there are."""
+        """This rank's items: rank, rank + world, ....
+
+        Round again from the start where that is more than there are.
+        """
         return [
             items[(self.rank + self.world * i) % len(items)]
             for i in range(-(-len(items) // self.world))

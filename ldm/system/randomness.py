@@ -1,6 +1,7 @@
-"""Every random number of the project: generators keyed by what they are for, never by what ran before.
+"""Every random number of the project: generators keyed by what they are for.
 
-The same key gives the same numbers on every machine, after a resume, and for any number of processes.
+The same key gives the same numbers on every machine, after a resume, and for any number of
+processes.
 """
 
 import hashlib
@@ -22,7 +23,7 @@ def permutation(n: int, *key: int | str) -> Tensor:
 
 
 def stratified(count: int, slot: int, slots: int, *key: int | str) -> Tensor:
-    """`count` uniform numbers in [0, 1) that, over all slots of a step, are one stratified set of count * slots.
+    """`count` numbers in [0, 1), over all slots of a step one stratified set of count * slots.
 
     u_j = (j / N + u) mod 1 with one shared u for each key (Kingma et al. 2021, appendix I.1).
     """
@@ -34,7 +35,8 @@ def stratified(count: int, slot: int, slots: int, *key: int | str) -> Tensor:
 class SampleNoise:
     """Standard normal noise for a batch of samples, row i from a generator keyed by seeds[i] alone.
 
-    Drawn on the CPU, so that a sample is the same on every device, in every batch and on any number of processes.
+    Drawn on the CPU, so that a sample is the same on every device, in every batch and on any number
+    of processes.
     """
 
     def __init__(
@@ -48,7 +50,10 @@ class SampleNoise:
         self.shape, self.device, self.mask = tuple(shape), device, mask
 
     def __call__(self) -> Tensor:
-        """The next draw: (B, *shape), float32; with a mask (B, N) of clouds 0 at padding, which so stays 0 in any solver."""
+        """The next draw: (B, *shape), float32.
+
+        With a mask (B, N) of clouds 0 at padding, which so stays 0 in any solver.
+        """
         noise = torch.stack([torch.randn(self.shape, generator=g) for g in self.generators])
         if self.mask is not None:
             noise = noise.masked_fill(~self.mask[..., None].cpu(), 0)

@@ -12,17 +12,17 @@ import numpy as np
 
 
 class RowFile(Sequence[Any]):
-    """The rows of a list in a temporary file of ours. Pickled it is the file's name; the file goes with its maker.
+    """The rows of a list in a temporary file of ours.
 
-    A worker that is not forked (macOS, Windows) is given its data set pickled: of a million pictures, or their
-    captions, this is a hundred bytes instead of as many megabytes, and each row is read when it is asked for.
+    Pickled it is the file's name; the file goes with its maker. A worker that is not forked (macOS,
+    Windows) is given its data set pickled: of a million pictures, or their captions, this is a
+    hundred bytes instead of as many megabytes, and each row is read when it is asked for.
     """
 
     def __init__(self, rows: Sequence[Any]):
         blobs = [pickle.dumps(row, pickle.HIGHEST_PROTOCOL) for row in rows]
-        handle, path = tempfile.mkstemp(
-            prefix="ldm-rows-"
-        )  # readable by us alone: what is read back is what we wrote
+        # readable by us alone: what is read back is what we wrote
+        handle, path = tempfile.mkstemp(prefix="ldm-rows-")
         with open(handle, "wb") as file:
             np.cumsum([0, *map(len, blobs)], dtype=np.int64).tofile(file)
             file.writelines(blobs)
@@ -52,9 +52,8 @@ class RowFile(Sequence[Any]):
 
 def _remove(path: str, maker: int) -> None:
     if os.getpid() == maker:  # a forked worker has a copy of the object, not the file
-        with contextlib.suppress(
-            OSError
-        ):  # Windows, while a worker has it open: the system's own cleaning takes it
+        # Windows, while a worker has it open: the system's own cleaning takes it
+        with contextlib.suppress(OSError):
             os.unlink(path)
 
 

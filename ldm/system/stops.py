@@ -1,7 +1,9 @@
-"""Signals that ask a run to stop: a terminal, `timeout` and job systems send them to the whole process group.
+"""Signals that ask a run to stop.
 
-The process that trains notes them and stops between two steps; its data workers ignore them, or a run would lose its
-workers before it has saved.
+A terminal, `timeout` and job systems send them to the whole process group.
+
+The process that trains notes them and stops between two steps; its data workers ignore them, or a
+run would lose its workers before it has saved.
 """
 
 import atexit
@@ -17,12 +19,12 @@ from typing import Any
 
 from ldm.errors import Stopped
 
-# SIGUSR1, SIGUSR2 and SIGXCPU are warnings of job systems, SIGHUP is a terminal that went away; Windows lacks most
+# SIGUSR1, SIGUSR2 and SIGXCPU are warnings of job systems, SIGHUP is a terminal that went away;
+# Windows lacks most
 NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 STOPS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
-AGAIN = (
-    1.0  # seconds: torchrun and srun hand a terminal's Ctrl-C on, so that one press arrives twice
-)
+# seconds: torchrun and srun hand a terminal's Ctrl-C on, so that one press arrives twice
+AGAIN = 1.0
 
 
 def ignore_stops(worker: int) -> None:
@@ -33,15 +35,14 @@ def ignore_stops(worker: int) -> None:
 
 @cache
 def end_workers_at_exit() -> None:
-    """Before multiprocessing waits for them: it asks by SIGTERM, which they ignore, and would wait for ever."""
+    """Before multiprocessing waits for them: it asks by SIGTERM, which they ignore."""
     atexit.register(_end_workers)
 
 
 def _end_workers() -> None:
     if hasattr(signal, "SIGCHLD"):
-        signal.signal(
-            signal.SIGCHLD, signal.SIG_DFL
-        )  # torch would raise for a worker that was killed
+        # torch would raise for a worker that was killed
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for child in multiprocessing.active_children():
         if child.daemon:
             child.kill()
@@ -49,16 +50,17 @@ def _end_workers() -> None:
 
 @contextmanager
 def stops_held_back() -> Iterator[None]:
-    """Inside, signals wait, for the processes that are started here too: until they are able to ignore them.
+    """Inside, signals wait, also for the processes started here, until they can ignore them.
 
-    One that arrives through another thread of this process is noted, and raised at the end: from within a fork Python
-    would print it and go on.
+    One that arrives through another thread of this process is noted, and raised at the end: from
+    within a fork Python would print it and go on.
     """
     stops, before = _heard[-1] if _heard else Stops(), None
     stops.held = True
     if hasattr(signal, "pthread_sigmask"):
         if multiprocessing.get_start_method() != "fork":
-            resource_tracker.ensure_running()  # its start would let SIGINT and SIGTERM through again
+            # its start would let SIGINT and SIGTERM through again
+            resource_tracker.ensure_running()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
     try:
         yield
@@ -71,8 +73,9 @@ def stops_held_back() -> Iterator[None]:
 class Stops:
     """What was asked for, and whether to stop at once.
 
-    At once before the first step, where there is nothing to save, and after the last one; between them a signal is noted
-    and the training loop looks for it between two steps. A second Ctrl-C stops at once anywhere.
+    At once before the first step, where there is nothing to save, and after the last one; between
+    them a signal is noted and the training loop looks for it between two steps. A second Ctrl-C
+    stops at once anywhere.
     """
 
     def __init__(self) -> None:
@@ -119,7 +122,7 @@ class Stops:
             raise self.stopped(*self.where)
 
     def stopped(self, where: str, then: str, number: int = 0) -> Stopped:
-        """What is raised for the signal that came first, here or (`number`) in another process of the run."""
+        """What is raised for the signal that came first, here or (`number`) in another process."""
         number = number or self.received
         return Stopped(number, f"stopped {where} by {signal.Signals(number).name}; {then}")
 

@@ -1,12 +1,15 @@
 """How many threads torch works with on a CPU, chosen by measuring while it works.
 
-The threads of one operation wait for each other by spinning. Where another process has one of their cores, they wait for
-its time slices: two threads on two cores then work at a hundredth of their speed, one thread at its own. So what this
-machine gives to each number is measured for some hundredths of a second: at the start, soon again, every ten seconds in the
-end, and when a piece of work takes twice as long as before.
+The threads of one operation wait for each other by spinning. Where another process has one of their
+cores, they wait for
+its time slices: two threads on two cores then work at a hundredth of their speed, one thread at its
+own. So what this machine gives to each number is measured for some hundredths of a second: at the
+start, soon again, every ten seconds in the end, and when a piece of work takes twice as long as
+before.
 
-The number of threads is part of a sum's order, and so of the last bits of gradients (samples' pictures did not change). A
-number that is asked for, by `trainer.threads` or OMP_NUM_THREADS, is kept, and nothing is measured.
+The number of threads is part of a sum's order, and so of the last bits of gradients (samples'
+pictures did not change). A number that is asked for, by `trainer.threads` or OMP_NUM_THREADS, is
+kept, and nothing is measured.
 """
 
 import os
@@ -19,20 +22,20 @@ import torch
 from ldm.errors import say
 
 LASTS = 0.02  # seconds that a number is tried for: a few time slices of the system
+# seconds to the next check: after a change, then twice as long as before, up to this
 SOON, EVERY = (
     1.0,
     10.0,
-)  # seconds to the next check: after a change, then twice as long as before, up to this
-SLOW = (
-    2.0  # a piece of work that takes so many times the quickest since the last check is looked into
 )
+# a piece of work that takes so many times the quickest since the last check is looked into
+SLOW = 2.0
 SHARE = 0.02  # of the time, at most, that checks take
 GAIN = 1.15  # another number must be so many times quicker
 BLOCK = 32_768  # values: what torch gives one thread at least
 
 
 def rates(most: int) -> dict[int, float]:
-    """Parallel operations a second with each number that is tried: all, all but one, and halves down to 1."""
+    """Parallel operations a second with each number tried: all, all but one, halves down to 1."""
     numbers = {most, most - 1, *(most >> i for i in range(1, most.bit_length()))} - {0}
     x = torch.linspace(0, 1, BLOCK * most, device="cpu")
     out = torch.empty_like(x)
@@ -89,8 +92,10 @@ class Chooser:
         if self.now < self.most and not self.said and os.environ.get("LOCAL_RANK", "0") == "0":
             self.said = True
             say(
-                f"threads: {self.now} of {self.most} for now, others are at work on this machine, and threads would wait "
-                "for each other; trainer.threads=N or OMP_NUM_THREADS=N keeps N, and with it the last bits of results"
+                f"threads: {self.now} of {self.most} for now, others are at work on this machine, "
+                "and threads would wait "
+                "for each other; trainer.threads=N or OMP_NUM_THREADS=N keeps N, and with it the "
+                "last bits of results"
             )
 
 
@@ -100,7 +105,8 @@ _chooser: Chooser | None = None
 def auto() -> None:
     """Choose from now on, unless OMP_NUM_THREADS says a number."""
     global _chooser
-    # Lightning says one to the processes that it starts: that is the most for each, and no person's wish
+    # Lightning says one to the processes that it starts: that is the most for each, and no person's
+    # wish
     if "OMP_NUM_THREADS" in os.environ and "LDM_THREADS" not in os.environ:
         return
     os.environ["LDM_THREADS"] = "auto"
@@ -123,7 +129,7 @@ def tick(*_: Any) -> None:
 
 
 def begin_with(number: Any) -> None:
-    """What a checkpoint was written with, to go on with until a check finds another much quicker."""
+    """What a checkpoint was written with, until a check finds another much quicker."""
     if _chooser is not None and isinstance(number, int) and 1 <= number <= _chooser.most:
         _chooser.now = number
         torch.set_num_threads(number)
