@@ -1,7 +1,8 @@
-"""How near generated jets are to real ones, by JetNet's protocol (Kansal et al.
+"""How near generated jets are to real ones, by JetNet's protocol.
 
-2021, 2023; `jetnet.evaluation`). Own code for the published definitions: the jetnet package imports
-only with pyarrow < 21 and numpy < 2. What to mind:
+Kansal et al. 2021, 2023; `jetnet.evaluation`. Own code for the published definitions: the jetnet
+package imports only with pyarrow < 21 and numpy < 2. What to mind:
+
 - The W1 distances fall with the sample size, so that `w1m_10k` is not `w1m_50k`: the draws stand in
   every name, and a value means something only beside that of two real samples of the same sizes
   (`evaluate_jets(real, other_real)`).
