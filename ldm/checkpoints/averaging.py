@@ -15,12 +15,11 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
 
+from ldm.checkpoints.weights import Weights
 from ldm.errors import Refusal
 
 WIDTHS = (0.05, 0.10)  # of the two that are kept (EDM2's choice)
-Weights = dict[str, Tensor]
 Profile = tuple[int, float]  # step, relative width
 
 
@@ -30,10 +29,7 @@ def exponential_share(decay: float, n: int) -> float:
 
 
 def exponent(width: float) -> float:
-    """gamma of a relative width: width^2 = (gamma + 1) / ((gamma + 2)^2 (gamma + 3)) (EDM2, eq.
-
-    126).
-    """
+    """gamma of width^2 = (gamma + 1) / ((gamma + 2)^2 (gamma + 3)) (EDM2, eq. 126)."""
     inverse = width**-2
     return float(np.roots([1, 7, 16 - inverse, 12 - inverse]).real.max())
 
@@ -75,14 +71,10 @@ def write_snapshot(folder: Path, step: int, averages: dict[float, Weights]) -> P
     try:
         save_file(flat, beside)
         os.replace(beside, path)
-    except (
-        OSError,
-        SafetensorError,
-    ) as error:  # safetensors reports a full disk as an error of its own
+    except (OSError, SafetensorError) as error:  # the latter of a full disk too
         beside.unlink(missing_ok=True)
-        raise OSError(
-            errno.ENOSPC if "space" in str(error).lower() else errno.EIO, str(error), str(path)
-        ) from None
+        number = errno.ENOSPC if "space" in str(error).lower() else errno.EIO
+        raise OSError(number, str(error), str(path)) from None
     return path
 
 

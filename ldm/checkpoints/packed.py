@@ -1,4 +1,4 @@
-"""A checkpoint to give away: one safetensors file of the averaged weights in half precision, all it needs in its header.
+"""A checkpoint to give away: averaged weights in half precision and a header, safetensors.
 
 `checkpoint.read` reads one as it reads a run's checkpoint, so whatever samples from a run samples
 from it. Nothing in it can run code, and nothing of the optimiser or of the machine that trained it
@@ -30,7 +30,8 @@ def halve(tensor: Tensor) -> Tensor:
     return tensor.half().contiguous()
 
 
-def whole(tensor: Tensor) -> Tensor:
+def in_full(tensor: Tensor) -> Tensor:
+    """Float32 again."""
     return tensor.float() if tensor.is_floating_point() else tensor
 
 
@@ -47,7 +48,8 @@ def read(path: Path) -> dict[str, Any]:
                 raise ValueError("its header claims to be larger than any that is written")
         with safe_open(path, "pt") as file:
             header = (file.metadata() or {}).get(KEY)
-            weights = {key: whole(file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118 - it is no dict
+            keys = file.keys()
+            weights = {key: in_full(file.get_tensor(key)) for key in keys}
         about = json.loads(header or "null")
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise Refusal(

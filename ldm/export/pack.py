@@ -40,6 +40,7 @@ def contents(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The weights that sampling needs, and what the checkpoint says of them without paths and ids of this machine."""
     from ldm.checkpoints import checkpoint, packed
+    from ldm.checkpoints.weights import hash_of_weights, under
 
     meta = dict(state["ldm"])
     kept = {
@@ -48,9 +49,9 @@ def contents(
     }
     kept |= {key: tensor for key, tensor in state["state_dict"].items() if key.startswith("space.")}
     kept = {key: packed.halve(tensor) for key, tensor in kept.items()}
-    found = {key: packed.whole(tensor) for key, tensor in kept.items()}  # as it will be read
+    found = {key: packed.in_full(tensor) for key, tensor in kept.items()}  # as it will be read
     if inside := meta["autoencoder"]:  # rounded it is another one, with another hash
-        digest = checkpoint.fingerprint(checkpoint.under(found, "space.autoencoder.").items())
+        digest = hash_of_weights(under(found, "space.autoencoder.").items())
         meta["autoencoder"] = {"config": anonymous(inside["config"]), "hash": digest}
     meta |= {"config": anonymous(meta["config"]), "ema": None}
     meta.pop("wandb_id", None)
@@ -59,7 +60,7 @@ def contents(
         "global_step": state["global_step"],
         "weights": state.get("weights", which),
     }
-    return kept, about | {"hash": checkpoint.fingerprint(found.items())}
+    return kept, about | {"hash": hash_of_weights(found.items())}
 
 
 def anonymous(config: dict[str, Any]) -> dict[str, Any]:

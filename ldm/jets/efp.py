@@ -1,6 +1,6 @@
-"""Energy flow polynomials (Komiske, Metodiev & Thaler 2018, eq.
+"""Energy flow polynomials: sums over constituents, one for each multigraph.
 
-4): sums over constituents, one for each multigraph. EFP_G = sum_{i_1 ... i_n} z_{i_1} ... z_{i_n}
+Komiske, Metodiev & Thaler 2018, eq. 4: EFP_G = sum_{i_1 ... i_n} z_{i_1} ... z_{i_n}
 prod_{(k, l) in G} theta_{i_k i_l}, with z = pt_rel and theta = Delta R, the measure "hadr", beta =
 1, not normed, as JetNet's metrics have it. phi is taken as it is, without 2 pi, as energyflow does.
 """

@@ -1,6 +1,6 @@
-"""JetNet's HDF5 layout (Kansal et al.
+"""JetNet's HDF5 layout, read with every check and written.
 
-2021, Zenodo 6975118 and 6975117), read with every check and written. `particle_features` (N, P, 4)
+Kansal et al. 2021, Zenodo 6975118 and 6975117: `particle_features` (N, P, 4)
 = eta_rel, phi_rel, pt_rel, mask; `jet_features` (N, 4) = pt, eta, mass, num_particles.
 """
 

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ldm.checkpoints.checkpoint import expect_dense, expect_plain_zip, fingerprint, load_strict
+from ldm.checkpoints.safe import expect_dense, expect_plain_zip
+from ldm.checkpoints.weights import hash_of_weights, load_strict
 from ldm.errors import Refusal, nearest
 from ldm.metrics import classifier
 from ldm.metrics.efficientnet import EfficientNetLite0
@@ -130,7 +131,7 @@ def _of_file(path: Path) -> Features:
 
 def _of_classifier(name: str, path: Path) -> Features:
     net, facts = classifier.load(path)
-    resize, digest = f"bilinear antialias {facts.size}", fingerprint(net.state_dict().items())
+    resize, digest = f"bilinear antialias {facts.size}", hash_of_weights(net.state_dict().items())
     return Features(
         name,
         _Body(net),
@@ -152,7 +153,7 @@ def _of_efficientnet(state: dict[str, Tensor], path: Path) -> Features:
         net,
         1280,
         f"bilinear antialias {net.size}",
-        fingerprint(net.state_dict().items()),
+        hash_of_weights(net.state_dict().items()),
     )
 
 
@@ -170,7 +171,7 @@ def _of_inception(state: dict[str, Tensor], path: str | Path) -> Features:
         raise Refusal(
             f"--features: {path} does not fit torch-fidelity's Inception ({error!s:.200})"
         ) from None
-    digest = fingerprint(net.state_dict().items())
+    digest = hash_of_weights(net.state_dict().items())
     return Features(
         "inception", _Inception(net.eval()), 2048, "bilinear like TensorFlow 1, 299", digest
     )

@@ -11,9 +11,9 @@ def psnr(x: Tensor, x_hat: Tensor) -> Tensor:
 
 
 def ssim(x: Tensor, x_hat: Tensor, reduction: str = "elementwise_mean") -> Tensor:
-    """Structural similarity (Wang et al.
+    """Structural similarity of pictures in [-1, 1], of the batch or (`none`) of each, (B,).
 
-    2004) of pictures in [-1, 1], mean over the batch or (`none`) of each, (B,). The usual Gaussian
+    Wang et al. 2004. The usual Gaussian
     of sigma 1.5 is narrowed where its 11 pixels do not fit: to sigma 0.5 for 8 x 8 digits.
     """
     sigma = min(1.5, max(0.5, min(x.shape[2:]) / 16))

@@ -52,9 +52,9 @@ class AutoencoderKL:
 
 @dataclass
 class VQModel:
-    """A vector-quantised autoencoder (van den Oord et al.
+    """A vector-quantised autoencoder: decode snaps to a codebook of `codes` vectors.
 
-    2017): decode snaps to a codebook of `codes` vectors.
+    van den Oord et al. 2017.
     """
 
     channels: tuple[int, ...] = (32, 64, 128)

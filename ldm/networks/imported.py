@@ -14,7 +14,7 @@ import torch
 from diffusers import AutoencoderKL as DiffusersKL
 from torch import Tensor, nn
 
-from ldm.checkpoints.checkpoint import load_strict
+from ldm.checkpoints.weights import load_strict
 from ldm.errors import Refusal
 from ldm.networks.autoencoder import Autoencoder, AutoencoderKL, Shape
 

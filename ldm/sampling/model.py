@@ -13,6 +13,8 @@ import torch
 from torch import nn
 
 from ldm.checkpoints import checkpoint
+from ldm.checkpoints.safe import malformed
+from ldm.checkpoints.weights import build_fitting, hash_of_weights, under
 from ldm.config import AutoencoderConfig, Data, DiffusionConfig, SampleConfig, from_dict
 from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.schedules import Schedule
@@ -103,7 +105,7 @@ def restore(path: str | Path, weights: str = "ema", device: str = "cpu") -> Mode
     file = checkpoint.find(path)
     state = checkpoint.read(file)
     checkpoint.expect_stage(state, "diffusion", file)
-    with checkpoint.malformed(file):
+    with malformed(file):
         return _restored(state, file, weights, device)
 
 
@@ -117,8 +119,8 @@ def _restored(state: dict[str, Any], file: Path, weights: str, device: str) -> M
         autoencoder = stage1.network.build(shape) if stage1 else None
         return config.space.build(shape, autoencoder, len(classes), config.network.features)
 
-    found = checkpoint.under(state["state_dict"], "space.")
-    built = checkpoint.build_fitting(space, found, str(file))
+    found = under(state["state_dict"], "space.")
+    built = build_fitting(space, found, str(file))
     built.expect_measured(str(file))
     built.note(meta.get("view") or {})
     if stage1 and fingerprint(built.autoencoder) != meta["autoencoder"]["hash"]:
@@ -127,7 +129,7 @@ def _restored(state: dict[str, Any], file: Path, weights: str, device: str) -> M
         )
     about_text = meta.get("text") or {}
     text = load_text(config, about_text.get("hash"), str(file), download=False)
-    net = checkpoint.build_fitting(
+    net = build_fitting(
         lambda: build_net(config, built.shape, len(classes), text),
         checkpoint.weights(state, weights, file),
         str(file),
@@ -142,7 +144,7 @@ def _restored(state: dict[str, Any], file: Path, weights: str, device: str) -> M
 
 def fingerprint(module: nn.Module) -> str:
     """A hash of a module's weights."""
-    return checkpoint.fingerprint(module.state_dict().items())
+    return hash_of_weights(module.state_dict().items())
 
 
 LARGEST = 2**26  # numbers of one picture: 8,192 x 8,192 grey
@@ -199,14 +201,12 @@ def load_autoencoder(
     """Stage 1 from its checkpoint, averaged weights where it kept them, or `raw`; and what the checkpoint says of itself."""
     state = checkpoint.read(path)
     checkpoint.expect_stage(state, "autoencoder", path)
-    with checkpoint.malformed(path):
+    with malformed(path):
         meta = state["ldm"]
         config = from_dict(meta["config"], str(path))
         shape = data_shape(meta, config.data, path)
         found = checkpoint.weights(state, which, path)
-        autoencoder = checkpoint.build_fitting(
-            lambda: config.network.build(shape), found, str(path)
-        )
+        autoencoder = build_fitting(lambda: config.network.build(shape), found, str(path))
         class_names(meta, path)
         return autoencoder.eval(), config, meta
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from ldm.checkpoints import checkpoint
+from ldm.checkpoints.weights import hash_of_weights
 from ldm.config import AutoencoderConfig, DiffusionConfig, schema
 from ldm.diffusion.space import Shape
 from ldm.errors import Refusal, command
@@ -233,4 +233,4 @@ def _hash(autoencoder: Autoencoder | None) -> str | None:
     """Of its weights; None where there are none, or no more than their shapes."""
     weights = autoencoder.state_dict() if autoencoder else {}
     known = weights and not any(weight.is_meta for weight in weights.values())
-    return checkpoint.fingerprint(weights.items()) if known else None
+    return hash_of_weights(weights.items()) if known else None

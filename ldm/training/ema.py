@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ldm.checkpoints.averaging import Weights, device_of, exponential_share, power_share
+from ldm.checkpoints.averaging import device_of, exponential_share, power_share
+from ldm.checkpoints.weights import Weights
 
 
 class EMA:

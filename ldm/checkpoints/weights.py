@@ -1,0 +1,68 @@
+"""Named weights: their hash, and whether they fit a module."""
+
+import hashlib
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+from ldm.errors import Refusal
+
+Weights = dict[str, Tensor]
+
+
+def under(state: Weights, prefix: str) -> Weights:
+    """The weights whose names begin with a prefix, without it."""
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+
+def expect_fit(module: nn.Module, found: Weights, what: str) -> None:
+    """Refusal unless these are a module's weights: by name, shape, kind of number, and finite.
+
+    The module may be without memory, on the meta device: so a config is held against its weights
+    before it is believed.
+    """
+    expected = module.state_dict()
+    for key in [*expected, *found]:
+        if key not in found or key not in expected:
+            why = "missing" if key in expected else "unexpected"
+            raise Refusal(f"{what}: weight '{key}' is {why}; it is of another model")
+        if not isinstance(found[key], Tensor):
+            kind = type(found[key]).__name__
+            raise Refusal(f"{what}: weight '{key}' is {kind}, no array of numbers")
+        if expected[key].shape != found[key].shape:
+            shapes = f"{tuple(found[key].shape)}, not {tuple(expected[key].shape)}"
+            raise Refusal(f"{what}: weight '{key}' has shape {shapes}; it is of another model")
+        if expected[key].is_floating_point() != found[key].is_floating_point():
+            kinds = f"{found[key].dtype}, not {expected[key].dtype}"
+            raise Refusal(f"{what}: weight '{key}' is of type {kinds}")
+        if not torch.isfinite(found[key]).all():
+            raise Refusal(f"{what}: weight '{key}' has numbers that are not finite")
+
+
+def load_strict(module: nn.Module, found: Weights, what: str) -> None:
+    """Load every weight or refuse with the first that does not fit."""
+    expect_fit(module, found, what)
+    module.load_state_dict(found)
+
+
+def build_fitting(build: Callable[[], nn.Module], found: Weights, what: str) -> nn.Module:
+    """What `build` makes, with these weights.
+
+    Nothing is allocated before they are known to fit it.
+    """
+    with torch.device("meta"):
+        expect_fit(build(), found, what)
+    module = build()
+    module.load_state_dict(found)
+    return module
+
+
+def hash_of_weights(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """A hash of named weights, the same on every device: which autoencoder these latents are of."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors):
+        digest.update(name.encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
