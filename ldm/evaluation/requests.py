@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ldm.checkpoints import checkpoint
+from ldm.checkpoints.safe import malformed
 from ldm.config import Config, from_dict
 from ldm.errors import Refusal, one_of
 from ldm.metrics.records import file_hash
@@ -61,7 +62,7 @@ class Opened:
         """Of a run's folder or a file. Refusal if it is no checkpoint of ours."""
         file = checkpoint.find(path)
         state = checkpoint.read(file)
-        with checkpoint.malformed(file):
+        with malformed(file):
             config = from_dict(state["ldm"]["config"], str(file))
             return cls(file, state["ldm"], state["global_step"], config)
 
