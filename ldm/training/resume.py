@@ -9,6 +9,7 @@ from typing import Any
 
 from ldm import config
 from ldm.checkpoints import checkpoint
+from ldm.checkpoints.safe import malformed
 from ldm.config import RunConfig, schema
 from ldm.errors import Refusal, printable
 from ldm.system.data import DataSet
@@ -125,7 +126,7 @@ def resume_point(run: RunConfig, resume: bool) -> tuple[Path | None, dict[str, A
 
 def _expect_same_config(run: RunConfig, newest: Path, state: dict[str, Any]) -> None:
     checkpoint.expect_resumable(state, newest)
-    with checkpoint.malformed(newest):  # with the defaults of keys that are newer than it
+    with malformed(newest):  # with the defaults of keys that are newer than it
         before = config.from_dict(state["ldm"]["config"], str(newest))
     if keys := changed(schema.to_dict(before), schema.to_dict(run)):
         raise Refusal(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ldm.checkpoints import checkpoint
 from ldm.checkpoints.averaging import WIDTHS
+from ldm.checkpoints.safe import malformed
 from ldm.config import Optim, RunConfig, schema
 from ldm.diffusion.space import Shape, Space
 from ldm.errors import NotFinite
@@ -245,7 +246,7 @@ class Stage(pl.LightningModule):
     def on_load_checkpoint(self, state: dict[str, Any]) -> None:
         meta = state["ldm"]
         threads.begin_with(meta.get("threads"))
-        with checkpoint.malformed(self.config.folder):
+        with malformed(self.config.folder):
             self.images_seen, self.skipped = meta["images_seen"], meta.get("skipped", 0)
             if self.ema and meta["ema"]:
                 self.ema.restore(meta["ema"])

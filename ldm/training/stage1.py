@@ -6,6 +6,7 @@ from typing import Any, cast
 
 from ldm import config
 from ldm.checkpoints import checkpoint
+from ldm.checkpoints.weights import load_strict, under
 from ldm.config import AutoencoderConfig, DiffusionConfig, RunConfig, schema
 from ldm.diffusion.space import Shape
 from ldm.errors import Refusal
@@ -62,8 +63,8 @@ def stage1_inside(state: dict[str, Any], start: Path, shape: Shape) -> Stage1 | 
         return None
     trained_as = cast(AutoencoderConfig, config.from_dict(inside["config"], str(start)))
     autoencoder = trained_as.network.build(shape)
-    found = checkpoint.under(state["state_dict"], "space.autoencoder.")
-    checkpoint.load_strict(autoencoder, found, str(start))
+    found = under(state["state_dict"], "space.autoencoder.")
+    load_strict(autoencoder, found, str(start))
     return Stage1(autoencoder, trained_as)
 
 
