@@ -34,8 +34,12 @@ from ldm.pictures.trained import SuperResolve
 from ldm.sampling.model import Model, restore
 from ldm.system.batches import as_bytes, as_images
 from ldm.system.randomness import generator, permutation
-from ldm.tasks import solve
+from ldm.tasks import Denoising, InPainting, SuperResolution
+from ldm.tasks.cases import Case
+from ldm.tasks.denoising import posterior_mean
+from ldm.tasks.inpainting import paste
 from ldm.tasks.output import Result, panel
+from ldm.tasks.prior import Prior
 
 HOLE, FACTOR, NOISES, SHOWN = 16, 4, (0.25, 0.5), 8
 
@@ -107,7 +111,7 @@ class Bench:
         print(f"| {task} | {how} | {figures} |", flush=True)
 
     def batches(
-        self, function: Callable[[solve.Prior, slice], Tensor], sample: int = 0, steps: int = 0
+        self, function: Callable[[Prior, slice], Tensor], sample: int = 0, steps: int = 0
     ) -> Tensor:
         """`function(prior, rows)` over all pictures; a picture's seed is its row and the number of its sample."""
         settings = dataclasses.replace(
@@ -117,7 +121,7 @@ class Bench:
         for start in range(0, n, self.args.batch_size):
             rows = slice(start, min(start + self.args.batch_size, n))
             seeds = range(sample * n + rows.start, sample * n + rows.stop)
-            done.append(function(solve.Prior(self.model, settings, seeds), rows))
+            done.append(function(Prior(self.model, settings, seeds), rows))
         return torch.cat(done)
 
     def show(
@@ -129,7 +133,7 @@ class Bench:
                 Result("", {k: v[i] for k, v in columns.items()}, self.truth[:0], [])
                 for i in range(SHOWN)
             ]
-            how = "trained" if self.model.purpose.use else solve.kind(self.model)
+            how = "trained" if self.model.purpose.use else self.model.space.kind
             file = Path(self.args.panels, f"task-{name}-{how}.png")
             file.parent.mkdir(parents=True, exist_ok=True)
             panel(results, 56).save(file, optimize=True)
@@ -145,20 +149,13 @@ def inpainting(bench: Bench, model: Model) -> None:
         lambda picture: inpaint_biharmonic(picture, hole, channel_axis=axis), truth * known
     )
     bench.measure("in-painting", "biharmonic", plain, began)
-    made = {}
-    for method in solve.methods(model, "inpaint")[:2]:
-        began = time.perf_counter()
-        if method == "trained":
-            drawn = bench.batches(
-                lambda prior, rows: solve.trained(
-                    prior, truth[rows], known.expand(len(truth[rows]), -1, -1, -1)
-                )
-            )
-        else:
-            drawn = bench.batches(
-                lambda prior, rows, method=method: solve.inpaint(prior, truth[rows], known, method)
-            )
-        made[method] = solve.paste(drawn, truth, known)
+    made, holes = {}, known.expand(len(truth), -1, -1, -1)
+    for method in InPainting.offered(model)[:2]:
+        began, task = time.perf_counter(), InPainting(method).of(model)
+        drawn = bench.batches(
+            lambda prior, rows, task=task: task.batch(prior, Case("", truth[rows], holes[rows]))
+        )
+        made[method] = paste(drawn, truth, known)
         bench.measure("in-painting", method, made[method], began)
     bench.show("inpaint", torch.where(known > 0, truth, 1), ("biharmonic", plain), made)
 
@@ -172,20 +169,17 @@ def super_resolution(bench: Bench, model: Model) -> None:
     plain = torch.nn.functional.interpolate(small, scale_factor=FACTOR, mode="bicubic").clamp(-1, 1)
     bench.measure("super-resolution", "bicubic", plain, began)
     made = {}
-    for method in solve.methods(model, "super-resolve"):
-        began = time.perf_counter()
-        if method == "trained":
-            made[method] = bench.batches(lambda prior, rows: solve.trained(prior, small[rows]))
-        else:
-            made[method] = bench.batches(
-                lambda p, rows, method=method: solve.super_resolve(p, small[rows], FACTOR, method)
-            )
+    for method in SuperResolution.offered(model):
+        began, task = time.perf_counter(), SuperResolution(method, factor=FACTOR).of(model)
+        made[method] = bench.batches(
+            lambda prior, rows, task=task: task.batch(prior, Case("", small[rows]))
+        )
         bench.measure("super-resolution", method, made[method], began)
     bench.show("super-resolve", tasks.AveragePool(FACTOR).pinv(small), ("bicubic", plain), made)
 
 
 def denoising(bench: Bench, model: Model, std: float) -> None:
-    name, latent = f"de-noising, {std:g}", solve.kind(model) == "latent"
+    name, latent = f"de-noising, {std:g}", model.space.kind == "latent"
     noisy = bench.truth + std * torch.randn(
         bench.truth.shape, generator=generator(bench.args.seed, "noise", str(std))
     )
@@ -197,27 +191,26 @@ def denoising(bench: Bench, model: Model, std: float) -> None:
     plain = each(lambda picture: denoise_nl_means(picture, **settings), noisy)
     bench.measure(name, "non-local means", plain, began)
     began = time.perf_counter()
-    method = solve.METHODS["denoise"][solve.kind(model)][0]
+    task = Denoising().of(model)
+    case = lambda rows: Case("", noisy[rows], noise_std=std)
     draw = lambda i: bench.batches(
-        lambda prior, rows: solve.denoise(prior, noisy[rows], std, method),
+        lambda prior, rows: task.batch(prior, case(rows)),
         i,
         bench.args.denoise_steps,
     )
     samples = [draw(i) for i in range(bench.args.samples if latent else 1)]
     bench.measure(
         name,
-        f"{method}, mean of {len(samples)}" if latent else f"{method}, a sample",
+        f"{task.method}, mean of {len(samples)}" if latent else f"{task.method}, a sample",
         sum(samples) / len(samples),
         began,
     )
     made = {"a sample": samples[0], "mean": sum(samples) / len(samples)}
     if latent:
-        bench.measure(name, f"{method}, a sample", samples[0], began)
+        bench.measure(name, f"{task.method}, a sample", samples[0], began)
     else:
         began = time.perf_counter()
-        made["mean"] = bench.batches(
-            lambda prior, rows: solve.denoised_mean(prior, noisy[rows], std)
-        )
+        made["mean"] = bench.batches(lambda prior, rows: posterior_mean(prior, case(rows)))
         bench.measure(name, "posterior mean, one call", made["mean"], began)
     bench.show(f"denoise-{std:g}", noisy, ("NLM", plain), made)
 
@@ -231,12 +224,12 @@ def main() -> None:
         f"{args.checkpoint}, step {bench.model.step}: {args.count} pictures, {args.steps} steps, {args.denoise_steps} to de-noise"
     )
     print("| task | how | PSNR | SSIM | feature | fd | seconds |\n|---|---|---|---|---|---|---|")
-    if solve.methods(bench.model, "denoise"):
+    if Denoising.offered(bench.model):
         for std in NOISES:
             denoising(bench, bench.model, std)
-    if solve.methods(bench.model, "super-resolve"):
+    if SuperResolution.offered(bench.model):
         super_resolution(bench, bench.model)
-    if solve.methods(bench.model, "inpaint"):
+    if InPainting.offered(bench.model):
         inpainting(bench, bench.model)
     if args.output:
         record = {

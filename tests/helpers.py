@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from ldm import config
-from ldm.tasks.run import run
+from ldm.scripts.sample import run
 
 ROOT = Path(__file__).parent.parent
 TINY = Path(__file__).parent / "configs"
@@ -111,7 +111,7 @@ FLAGS |= dict(
 
 def task(checkpoint, output, name, **given):
     """sample.py --task in this process; the folder it wrote."""
-    run(**FLAGS | dict(checkpoint=str(checkpoint), output=str(output), task=name) | given)
+    run(FLAGS | dict(checkpoint=str(checkpoint), output=str(output), task=name) | given)
     return output
 
 

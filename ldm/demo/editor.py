@@ -7,21 +7,137 @@ import gradio as gr
 import numpy as np
 import torch
 
-from ldm.demo.edits import CANVAS, change, enlarged, parts, upload
+from ldm.demo.edits import CANVAS, Wanted, change, enlarged, on_page, upload
 from ldm.demo.guarded import bounded
 from ldm.demo.limits import Limits, apart, whole
 from ldm.diffusion.solvers import DPMpp2MSDE
 from ldm.errors import Refusal
 from ldm.sampling.model import Model
-from ldm.tasks.cases import image_shape
+from ldm.tasks.base import Task
+from ldm.tasks.options import Control
 
 NO_CLASS = "not told"
-WORDS = {
-    "inpaint": "In-paint: draw over what is to be made anew",
-    "super-resolve": "Super-resolve: the picture is shrunk, and made large again",
-    "denoise": "De-noise",
-    "edit": "Edit: half-way to noise, and back as another",
-}
+FIRST = "Take a sample or upload a picture, draw on it, press **Change it**."
+
+
+def component(kind: type[Task], control: Control, model: Model) -> gr.components.Component:
+    """What a control is on the page; only the chosen task's are seen."""
+    if control.kind == "tick":
+        return gr.Checkbox(bool(control.value), label=control.label, visible=False)
+    if control.kind == "choice":
+        choices = kind.choices(model)
+        value = control.value if control.value in choices else choices[0]
+        return gr.Dropdown(choices, value=value, label=control.label, visible=False)
+    (low, high), label = control.bounds, control.label
+    return gr.Slider(
+        low, high, control.value, step=0.05, label=label, info=control.info, visible=False
+    )
+
+
+class Editor:
+    """The tab's parts, and what its buttons do."""
+
+    def __init__(self, model: Model, limits: Limits, numbers: Callable[..., Any]):
+        self.model, self.limits, self.tasks = model, limits, on_page()
+        self.none = apart(NO_CLASS, model.classes)
+        with gr.Row():
+            with gr.Column(scale=2, min_width=300):
+                self.inputs()
+                self.choices(next(iter(self.tasks)))
+                self.asked = numbers(solver=DPMpp2MSDE.__name__, count=4, opened=False)
+                with gr.Row():
+                    self.go = gr.Button("Change it", variant="primary", elem_id="change")
+                    self.stop = gr.Button("Stop")
+            with gr.Column(scale=3, min_width=320):
+                self.drawn = self.canvas()
+                self.status = gr.Markdown(FIRST, elem_id="changed")
+        self.result = gr.Image(
+            show_label=False,
+            elem_id="result",
+            format="png",
+            interactive=False,
+            buttons=["download", "fullscreen"],
+        )
+
+    def inputs(self) -> None:
+        """Where the picture comes from."""
+        self.picture = gr.State(None)
+        with gr.Row():
+            self.nth = gr.Number(1, label="Sample no.", precision=0, min_width=80, scale=1)
+            self.take = gr.Button("Take this sample", elem_id="take", scale=2)
+        self.file = gr.UploadButton("or upload a picture", file_types=["image"], elem_id="upload")
+
+    def choices(self, first: str) -> None:
+        """The task, its options, its methods, and the class."""
+        titles = [(kind.page, name) for name, kind in self.tasks.items()]
+        self.task = gr.Radio(titles, value=first, label="What to do")
+        self.options = {
+            (name, key): component(kind, control, self.model)
+            for name, kind in self.tasks.items()
+            for key, control in kind.controls.items()
+        }
+        self.method = gr.Dropdown(**self.methods(first), label="Method")
+        classes = self.model.classes
+        self.label = gr.Dropdown(
+            [self.none, *classes], value=self.none, label="Class", visible=bool(classes)
+        )
+
+    def methods(self, task: str) -> dict[str, Any]:
+        """The methods of a task, its default chosen."""
+        ways = self.tasks[task].methods[self.model.space.kind]
+        return {"choices": list(ways), "value": ways[0]}
+
+    def canvas(self) -> gr.ImageEditor:
+        """What is drawn on."""
+        side = max(self.model.space.data_shape[1:])
+        size = side * max(1, CANVAS // side)
+        brush = gr.Brush(default_size=max(8, size // 8), colors=["#ff5a36"], color_mode="fixed")
+        editor = gr.ImageEditor(
+            label="Picture: draw over what is to be made anew",
+            sources=(),
+            transforms=(),
+            canvas_size=(size, size),
+            layers=False,
+            brush=brush,
+            format="png",
+            height=size + 110,
+            elem_id="editor",
+            buttons=[],
+        )
+        return bounded(editor)
+
+    def show(self, pixels: torch.Tensor) -> tuple[Any, Any]:
+        return pixels.numpy(), {"background": enlarged(pixels), "layers": [], "composite": None}
+
+    def take_sample(self, samples: np.ndarray | None, nth: Any) -> Iterator[tuple[Any, Any]]:
+        if samples is None:
+            raise Refusal("sample: none yet; make some on the first tab")
+        yield self.show(torch.from_numpy(samples[whole("sample", nth, 1, len(samples)) - 1]))
+
+    def take_file(self, path: str) -> Iterator[tuple[Any, Any]]:
+        yield self.show(upload(self.model, self.limits, path))
+
+    def choose(self, task: str) -> list[Any]:
+        """The methods of a task, and its options alone."""
+        shown = [gr.update(visible=name == task) for name, _ in self.options]
+        return [gr.update(**self.methods(task)), *shown]
+
+    def run(
+        self, picture: np.ndarray | None, drawn: Any, task: str, method: str, *rest: Any
+    ) -> Iterator[tuple[Any, ...]]:
+        """rest: the class, the options of all tasks, and the numbers."""
+        label, values = rest[0], rest[1 : 1 + len(self.options)]
+        of = zip(self.options, values, strict=True)
+        wanted = Wanted(
+            None if picture is None else torch.from_numpy(picture),
+            (drawn or {}).get("layers", []),
+            task,
+            method,
+            None if label == self.none else label,
+            {key: value for (name, key), value in of if name == task},
+        )
+        for at in change(self.model, self.limits, wanted, rest[1 + len(self.options) :]):
+            yield at.picture, at.status
 
 
 def tab(
@@ -31,117 +147,18 @@ def tab(
     numbers: Callable[..., Any],
     refusing: Callable[..., Any],
 ) -> None:
-    """All of it; `made` holds the samples of the other tab, `numbers` makes the controls that both have."""
-    methods, factors = parts(model)
-    side = max(image_shape(model)[1:])
-    canvas = side * max(1, CANVAS // side)
-    picture, none = gr.State(None), apart(NO_CLASS, model.classes)
-    with gr.Row():
-        with gr.Column(scale=2, min_width=300):
-            with gr.Row():
-                nth = gr.Number(1, label="Sample no.", precision=0, min_width=80, scale=1)
-                take = gr.Button("Take this sample", elem_id="take", scale=2)
-            file = gr.UploadButton("or upload a picture", file_types=["image"], elem_id="upload")
-            task = gr.Radio(
-                [(text, key) for key, text in WORDS.items()], value="inpaint", label="What to do"
-            )
-            factor = gr.Dropdown(
-                factors,
-                value=4 if 4 in factors else factors[0],
-                label="Times larger",
-                visible=False,
-            )
-            noise = gr.Slider(
-                0,
-                2,
-                0.5,
-                step=0.05,
-                label="Noise",
-                info="of the range -1 ... 1; 0: estimated",
-                visible=False,
-            )
-            add = gr.Checkbox(True, label="Add this noise first", visible=False)
-            strength = gr.Slider(
-                0.05,
-                1,
-                0.6,
-                step=0.05,
-                label="Strength",
-                info="0 keeps all, 1 nothing",
-                visible=False,
-            )
-            method = gr.Dropdown(methods["inpaint"], value=methods["inpaint"][0], label="Method")
-            label = gr.Dropdown(
-                [none, *model.classes], value=none, label="Class", visible=bool(model.classes)
-            )
-            asked = numbers(solver=DPMpp2MSDE.__name__, count=4, opened=False)
-            with gr.Row():
-                go = gr.Button("Change it", variant="primary", elem_id="change")
-                stop = gr.Button("Stop")
-        with gr.Column(scale=3, min_width=320):
-            drawn = bounded(
-                gr.ImageEditor(
-                    label="Picture: draw over what is to be made anew",
-                    sources=(),
-                    transforms=(),
-                    canvas_size=(canvas, canvas),
-                    layers=False,
-                    brush=gr.Brush(
-                        default_size=max(8, canvas // 8), colors=["#ff5a36"], color_mode="fixed"
-                    ),
-                    format="png",
-                    height=canvas + 110,
-                    elem_id="editor",
-                    buttons=[],
-                )
-            )
-            status = gr.Markdown(
-                "Take a sample or upload a picture, draw on it, press **Change it**.",
-                elem_id="changed",
-            )
-    result = gr.Image(
-        show_label=False,
-        elem_id="result",
-        format="png",
-        interactive=False,
-        buttons=["download", "fullscreen"],
+    """All of it; `made` holds the other tab's samples, `numbers` makes the controls of both."""
+    of = Editor(model, limits, numbers)
+    shown, options = [of.picture, of.drawn], list(of.options.values())
+    of.take.click(refusing(of.take_sample), [made, of.nth], shown, api_name="take")
+    of.file.upload(refusing(of.take_file), [of.file], shown, api_name="upload_picture")
+    of.task.change(of.choose, [of.task], [of.method, *options], api_visibility="private")
+    event = of.go.click(
+        refusing(of.run),
+        [*shown, of.task, of.method, of.label, *options, *of.asked],
+        [of.result, of.status],
+        concurrency_id="model",
+        show_progress="hidden",
+        api_name="change",
     )
-
-    def show(pixels: torch.Tensor) -> tuple[Any, Any]:
-        return pixels.numpy(), {"background": enlarged(pixels), "layers": [], "composite": None}
-
-    def take_sample(samples: np.ndarray | None, nth: Any) -> Iterator[tuple[Any, Any]]:
-        if samples is None:
-            raise Refusal("sample: none yet; make some on the first tab")
-        yield show(torch.from_numpy(samples[whole("sample", nth, 1, len(samples)) - 1]))
-
-    def take_file(path: str) -> Iterator[tuple[Any, Any]]:
-        yield show(upload(model, limits, path))
-
-    def choose(task: str) -> list[dict[str, Any]]:
-        wanted = {"super-resolve": (factor,), "denoise": (noise, add), "edit": (strength,)}.get(
-            task, ()
-        )
-        shown = [gr.update(visible=one in wanted) for one in (factor, noise, add, strength)]
-        return [gr.update(choices=methods[task], value=methods[task][0]), *shown]
-
-    def run(
-        picture: np.ndarray | None, drawn: Any, task: str, method: str, label: str, *rest: Any
-    ) -> Iterator[tuple[Any, ...]]:
-        options = dict(zip(("factor", "noise", "add", "strength"), rest, strict=False))
-        pixels, layers = (
-            None if picture is None else torch.from_numpy(picture),
-            (drawn or {}).get("layers", []),
-        )
-        kind = None if label == none else label
-        for at in change(model, limits, pixels, layers, task, method, kind, options, *rest[4:]):
-            yield at.picture, at.status
-
-    private = {"api_visibility": "private"}
-    take.click(refusing(take_sample), [made, nth], [picture, drawn], api_name="take")
-    file.upload(refusing(take_file), [file], [picture, drawn], api_name="upload_picture")
-    task.change(choose, [task], [method, factor, noise, add, strength], **private)
-    inputs = [picture, drawn, task, method, label, factor, noise, add, strength, *asked]
-    how = {"concurrency_id": "model", "show_progress": "hidden", "api_name": "change"}
-    event = go.click(refusing(run), inputs, [result, status], **how)
-    stop.click(None, cancels=[event], **private)
+    of.stop.click(None, cancels=[event], api_visibility="private")

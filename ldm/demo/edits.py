@@ -1,6 +1,7 @@
-"""Tasks on a picture: what a visitor gave, made to fit; the task live; the panel of sample.py --task."""
+"""Tasks on a picture: what a visitor gave, made to fit; the task live; sample.py's panel of it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,29 +16,39 @@ from ldm.demo.live import Done, live
 from ldm.demo.samples import grid
 from ldm.diffusion.solvers import Watch
 from ldm.errors import Refusal, one_of
-from ldm.pictures.opening import TooLarge, Unreadable, View, fitted
+from ldm.pictures.opening import TooLarge, Unreadable, fitted
+from ldm.sampling.conditions import Condition
 from ldm.sampling.model import Model
-from ldm.system.batches import as_bytes
-from ldm.tasks import solve
-from ldm.tasks.cases import Case, Task, build, image_shape, ready
+from ldm.system.batches import as_bytes, as_floats
+from ldm.tasks import TASKS
+from ldm.tasks.base import Task
+from ldm.tasks.cases import Case
+from ldm.tasks.inputs import view_of
+from ldm.tasks.options import Control
 from ldm.tasks.output import panel
-from ldm.tasks.run import result, samples, settings_of
+from ldm.tasks.prior import Prior
 
-TASKS = ("inpaint", "super-resolve", "denoise", "edit")
 CANVAS = 448  # px of the picture that is drawn on, about
 
 
+def on_page() -> dict[str, type[Task]]:
+    """The tasks that the page has, by name."""
+    return {task.name: task for task in TASKS if task.page}
+
+
 def upload(model: Model, limits: Limits, path: str | Path) -> Tensor:
-    """A file as uint8 (C, H, W) of the model, read as in training. Its size is known before its pixels are."""
-    path, view = Path(path), model.view or View(image_shape(model))
+    """A file as uint8 (C, H, W) of the model, read as in training.
+
+    Its size is known before its pixels are.
+    """
+    path, view = Path(path), view_of(model)
     if (size := path.stat().st_size) > limits.upload:
         raise Refusal(f"upload: {size / 1e6:.1f} MB, at most {limits.upload / 1e6:g} MB are taken")
     try:
         picture, (width, height), _ = view.load(path, limits.pixels)
         times = view.size[0] // width
-        small = (
-            times > 1 and (width * times, height * times) == view.size
-        )  # as it is: it may be asked to be enlarged
+        # as it is: it may be asked to be enlarged
+        small = times > 1 and (width * times, height * times) == view.size
         return view.scaled((height, width)).read(path) if small else picture
     except TooLarge as why:
         raise Refusal(f"upload: {why} are not taken; shrink it") from None
@@ -46,13 +57,13 @@ def upload(model: Model, limits: Limits, path: str | Path) -> Tensor:
 
 
 def sized(picture: Tensor, size: tuple[int, int]) -> Tensor:
-    """uint8 (C, H, W) scaled to a height and width."""
-    if picture.shape[1:] == size:
+    """uint8 (C, H, W) scaled to a width and height."""
+    if picture.shape[:0:-1] == size:
         return picture
     pixels = picture.permute(1, 2, 0).numpy()
     image = Image.fromarray(pixels[..., 0] if len(picture) == 1 else pixels)
-    scaled = np.array(fitted(image, size[::-1], "crop"))
-    return torch.from_numpy(scaled).reshape(*size, len(picture)).permute(2, 0, 1)
+    scaled = torch.from_numpy(np.array(fitted(image, size, "crop")))
+    return scaled.reshape(size[1], size[0], len(picture)).permute(2, 0, 1)
 
 
 def enlarged(picture: Tensor) -> Image.Image:
@@ -63,112 +74,97 @@ def enlarged(picture: Tensor) -> Image.Image:
 
 
 def drawn(layers: Sequence[np.ndarray], size: tuple[int, int]) -> Tensor:
-    """Layers (h, w, 4) of strokes -> known, (1, H, W) of 0 and 1: a pixel is to be made if half of it is drawn over."""
+    """Layers (h, w, 4) of strokes -> known, (1, H, W) of 0 and 1, for a width and height.
+
+    A pixel is to be made if half of it is drawn over.
+    """
     alpha = [
-        Image.fromarray(np.asarray(layer)[..., 3]).resize(size[::-1], Image.Resampling.BOX)
+        Image.fromarray(np.asarray(layer)[..., 3]).resize(size, Image.Resampling.BOX)
         for layer in layers
     ]
-    hole = np.max([np.zeros(size), *(np.asarray(one) / 255 for one in alpha)], axis=0) >= 0.5
-    if hole.all() or not hole.any():
-        what = (
-            "nothing is left: leave some of the picture"
-            if hole.any()
-            else "nothing is drawn: draw over what is to be made"
-        )
-        raise Refusal(f"mask: {what}")
+    none = np.zeros(size[::-1])
+    hole = np.max([none, *(np.asarray(one) / 255 for one in alpha)], axis=0) >= 0.5
+    if not hole.any():
+        raise Refusal("mask: nothing is drawn: draw over what is to be made")
+    if hole.all():
+        raise Refusal("mask: nothing is left: leave some of the picture")
     return torch.from_numpy(~hole).float()[None]
 
 
-def asked_of(
-    model: Model, picture: Tensor, name: str, method: str | None, options: dict[str, Any]
-) -> Task:
-    """The task, with its options on the page checked; a picture of the model's full size is shrunk to super-resolve it."""
-    if name not in TASKS:
-        raise Refusal(one_of("task", str(name), TASKS))
-    whole_size = tuple(picture.shape) == image_shape(model)
-    mine: dict[str, Any] = {}
-    if name == "super-resolve":
-        mine = {
-            "factor": whole("factor", options["factor"], 2, max(image_shape(model))),
-            "degrade": whole_size,
-        }
-    if name == "denoise":
-        std = number("noise", options["noise"], 0, 10)
-        mine = {"noise_std": std or None, "degrade": options["add"] is True}
-        if mine["degrade"] and not std:
-            raise Refusal("noise: say how much is to be added")
-    if name == "edit":
-        mine = {"strength": number("strength", options["strength"], 0, 1)}
-    return build(model, name, method or None, **mine)
+def read(control: Control, value: Any, side: int) -> Any:
+    """A control's value, held to what it may be; `side`: of the model's pictures."""
+    name = control.label.lower()
+    if control.kind == "tick":
+        return value is True
+    if control.kind == "choice":
+        return whole(name, value, 2, side)
+    return number(name, value, 0, control.most)
 
 
-def case_of(
-    model: Model, task: Task, picture: Tensor, layers: Sequence[np.ndarray], seed: int
-) -> Case:
-    """The picture as the task's input, of the size that it needs."""
-    _, height, width = image_shape(model)
-    factor = task.factor if task.name == "super-resolve" and not task.degrade else 1
-    case = Case("picture", sized(picture, (height // factor, width // factor)).float() / 127.5 - 1)
-    if task.name == "inpaint":
-        case.known = drawn(layers, (height, width))
-    return ready(model, task, case, seed, "the picture")
+@dataclass(frozen=True)
+class Wanted:
+    """What a visitor wants of a picture, uint8 (C, H, W), with strokes on it."""
+
+    picture: Tensor | None
+    layers: Sequence[np.ndarray]
+    task: str
+    method: str | None = None
+    label: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)  # by the names of the task's options
+
+    def chosen(self, model: Model) -> tuple[Task, Tensor]:
+        """The task, checked against the model, and the picture. Refusal if they cannot be."""
+        if self.picture is None:
+            raise Refusal("picture: none yet; take a sample or upload one")
+        if (kind := on_page().get(self.task)) is None:
+            raise Refusal(one_of("task", str(self.task), on_page()))
+        side = max(model.space.data_shape)
+        values = {key: read(of, self.options[key], side) for key, of in kind.controls.items()}
+        full = tuple(self.picture.shape) == model.space.data_shape
+        return kind.on_page(values, full, self.method or None).of(model), self.picture
+
+    def case(self, model: Model, task: Task, picture: Tensor, seed: int) -> Case:
+        """The picture as the task's input, of the size that it needs."""
+        case = Case("picture", as_floats(sized(picture, task.view(model).size)))
+        if task.mask:
+            case = replace(case, known=drawn(self.layers, task.view(model).size))
+        return task.ready(model, case, seed, "the picture")
 
 
-def change(
-    model: Model,
-    limits: Limits,
-    picture: Tensor | None,
-    layers: Sequence[np.ndarray],
-    task: str,
-    method: str | None,
-    label: str | None,
-    options: dict[str, Any],
-    *numbers: Any,
-) -> Iterator[Shown]:
-    """`options`: factor, noise, add, strength; `numbers`: solver, steps, guidance, seed, count. Refusal if it cannot be."""
-    if picture is None:
-        raise Refusal("picture: none yet; take a sample or upload one")
+def change(model: Model, limits: Limits, wanted: Wanted, numbers: Sequence[Any]) -> Iterator[Shown]:
+    """The task live, then its panel. Refusal, one line, if it cannot be.
+
+    numbers: solver, steps, guidance, seed, count.
+    """
     asked = Asked.of(limits, *numbers)
-    chosen = asked_of(model, picture, task, method, options)
-    settings, kind = settings_of(model, chosen, asked.overrides), class_of(model, label)
-    case = case_of(model, chosen, picture, layers, asked.seed)
+    task, picture = wanted.chosen(model)
+    settings, kind = task.settings(model, asked.overrides), class_of(model, wanted.label)
+    case = wanted.case(model, task, picture, asked.seed)
+    condition = Condition(None if kind is None else [kind] * asked.count)
+    prior = Prior(model, settings, asked.seeds, condition)
+    how = f"{task.name} by {task.method}"
 
     def work(watch: Watch) -> Tensor:
-        return samples(chosen, model, settings, [case], asked.seeds, kind, watch=watch)
+        return task.samples(replace(prior, watch=watch), [case])
 
     def draw(step: int, x_s: Tensor, x0_hat: Tensor) -> Shown:
-        images = as_bytes(model.space.decode(x0_hat.detach())).cpu()
-        return Shown(
-            grid(images), f"{task} by {chosen.method}: step **{step + 1}** of {settings.steps}"
-        )
+        images = as_bytes(prior.space.decode(x0_hat.detach())).cpu()
+        return Shown(grid(images), f"{how}: step **{step + 1}** of {settings.steps}")
 
     for item in live(work, draw, limits.seconds):
         if not isinstance(item, Done):
             yield item
             continue
-        made = result(chosen, model, settings, case, item.value[0], asked.seeds, kind)
-        status = f"**Done** in {item.seconds:.1f} s: {task} by {chosen.method}, {settings.describe()}{noise_of(case, chosen)}"
-        status += scaled_to(picture, case)
+        made = task.result(prior, case, item.value[0])
+        status = f"**Done** in {item.seconds:.1f} s: {how}, {settings.describe()}"
+        status += task.said(case) + scaled_to(picture, case)
         yield Shown(panel([made], side=140), status, samples=as_bytes(made.samples))
 
 
 def scaled_to(picture: Tensor, case: Case) -> str:
     """That a picture of another size was made to fit."""
-    whole, (width, height) = case.given if case.truth is None else case.truth, picture.shape[:0:-1]
-    return (
-        ""
-        if whole.shape == picture.shape
-        else f", scaled from {width} x {height} to {whole.shape[2]} x {whole.shape[1]}"
-    )
-
-
-def noise_of(case: Case, task: Task) -> str:
-    """How much noise was taken to be in the picture."""
-    return f", noise {case.noise_std:.3g} of the range -1 ... 1" if task.name == "denoise" else ""
-
-
-def parts(model: Model) -> tuple[dict[str, tuple[str, ...]], list[int]]:
-    """The methods of each task, its default first, and the factors that fit the model's pictures."""
-    _, height, width = image_shape(model)
-    fits = [f for f in range(2, min(height, width) // 2 + 1) if height % f == width % f == 0]
-    return {task: solve.METHODS[task][solve.kind(model)] for task in TASKS}, fits or [2]
+    fit = case.given if case.truth is None else case.truth
+    if fit.shape == picture.shape:
+        return ""
+    (height, width), (to_height, to_width) = picture.shape[1:], fit.shape[1:]
+    return f", scaled from {width} x {height} to {to_width} x {to_height}"

@@ -33,6 +33,11 @@ class Generate:
         """The flags of sample.py without which such a model makes nothing."""
         return ""
 
+    @property
+    def fixed(self) -> dict[str, int]:
+        """Options of that task which training has decided."""
+        return {}
+
     def channels(self, x: int) -> int:
         """How many there are beside the x channels of x_t."""
         return 0
@@ -104,6 +109,10 @@ class SuperResolve(Generate):
     def needs(self) -> str:
         picture = f"a picture {self.factor} times smaller, or with --degrade a whole one"
         return f"--task super-resolve --image FILE ({picture})"
+
+    @property
+    def fixed(self) -> dict[str, int]:
+        return {"factor": self.factor}
 
     def channels(self, x: int) -> int:
         return x

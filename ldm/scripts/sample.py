@@ -7,14 +7,16 @@ python sample.py --checkpoint checkpoints/digits-latent --output samples/sde --s
 python sample.py --checkpoint checkpoints/jets-gluon --output samples/jets --constituents 25 --count 10000
 python sample.py --checkpoint checkpoints/digits-latent --output samples/filled --task inpaint --image I.png --mask M.png
 
-Tasks: inpaint, super-resolve, denoise, edit, interpolate, by any checkpoint or one trained for one of the first two; --image and
---mask are files or folders.
+Tasks are done by any checkpoint, or by one that is trained for the task; --image and --mask are files
+or folders.
 """
 
 import argparse
+from typing import Any
 
 from ldm.errors import command, guard
 from ldm.scripts.flags import Parser, home, sampling
+from ldm.tasks import TASKS, every_flag, without_task
 
 
 def parse() -> argparse.Namespace:
@@ -71,63 +73,42 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--trajectory", type=int, nargs="?", const=4, default=0, metavar="N", help=text
     )
-    task = parser.add_argument_group("tasks")
-    task.add_argument(
-        "--task", choices=["inpaint", "super-resolve", "denoise", "edit", "interpolate"]
-    )
-    task.add_argument(
-        "--image",
-        type=home,
-        action="append",
-        metavar="PATH",
-        help="a picture or a folder; given twice to interpolate",
-    )
-    task.add_argument(
-        "--mask",
-        type=home,
-        metavar="PATH",
-        help="inpaint: white where to paint; for a folder, one or a folder of them",
-    )
-    task.add_argument(
-        "--factor",
-        type=int,
-        metavar="F",
-        help="super-resolve: times larger (default: 4, or the checkpoint's)",
-    )
-    task.add_argument(
-        "--noise-std",
-        type=float,
-        metavar="S",
-        help="denoise: of the range -1 ... 1 (default: estimated)",
-    )
-    task.add_argument(
-        "--strength", type=float, metavar="T", help="edit: 0 keeps all, 1 nothing (default: 0.6)"
-    )
-    task.add_argument(
-        "--method",
-        metavar="M",
-        help="guide, project, repaint, restore, blend, trained: see the README",
-    )
-    task.add_argument(
-        "--resamples",
-        type=int,
-        metavar="N",
-        help="repaint: times that a step is taken (default: 4)",
-    )
-    task.add_argument(
-        "--degrade",
-        action="store_true",
-        default=None,
-        help="make the input from --image, which is the truth",
-    )
+    task_flags(parser)
     return parser.parse_args()
 
 
-def main() -> None:
-    args = parse()
-    from ldm.tasks.run import run
+def task_flags(parser: argparse.ArgumentParser) -> None:
+    """What the classes of tasks say of their options and inputs."""
+    group = parser.add_argument_group("tasks")
+    about = "; ".join(f"{task.name} {task.about}" for task in TASKS)
+    group.add_argument("--task", choices=[task.name for task in TASKS], help=about)
+    text = "a picture or a folder; given twice to interpolate"
+    group.add_argument("--image", type=home, action="append", metavar="PATH", help=text)
+    text = "inpaint: white where to paint; for a folder, one or a folder of them"
+    group.add_argument("--mask", type=home, metavar="PATH", help=text)
+    for flag, of in every_flag().items():
+        text = f"{', '.join(of)}: {flag.help}" if of else flag.help
+        if flag.switch:
+            group.add_argument(flag.text, action="store_true", default=None, help=text)
+        else:
+            group.add_argument(flag.text, type=flag.kind, metavar=flag.metavar, help=text)
 
-    run(**vars(args))
+
+def main() -> None:
+    run(vars(parse()))
+
+
+def run(words: dict[str, Any]) -> None:
+    """A task, or samples of a class, a caption or neither."""
+    if words["task"] is not None:
+        from ldm.tasks.request import TaskRequest
+
+        return TaskRequest.parse(words).run()
+    without_task(words)
+    from ldm.sampling.run import SampleRequest
+    from ldm.sampling.run import run as sample
+
+    sample(SampleRequest.parse(words))
 
 
 def entry() -> None:

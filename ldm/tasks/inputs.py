@@ -12,6 +12,7 @@ from torch import Tensor
 from ldm.errors import Refusal, printable, say
 from ldm.pictures.listing import Notes, listing
 from ldm.pictures.opening import Unreadable, View, eight_bits, fitted, opened
+from ldm.sampling.model import Model
 
 SAME_SHAPE = 0.02  # by which the sides' ratio of a mask may differ from its picture's: whole pixels of small pictures do
 
@@ -23,6 +24,12 @@ class Given:
     path: Path
     pixels: Tensor
     size: tuple[int, int]
+
+
+def view_of(model: Model) -> View:
+    """How a model's pictures are read, as in training."""
+    channels, height, width = model.space.data_shape
+    return model.view or View((channels, height, width))
 
 
 def _tell(line: str) -> None:

@@ -1,5 +1,6 @@
-"""What a task writes: each result as a PNG, panels of input, results and spread, samples.jsonl, settings.json."""
+"""What a task writes: each result as a PNG, panels of input, results and spread, the two lists."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,11 @@ ROWS = 10  # inputs in panel.png
 
 @dataclass
 class Result:
-    """One input's results: `before` are the panel's first columns by their heading, `samples` (K, C, H, W) with their
-    seeds or a frame each, `mean` their middle, `raw` the samples before known pixels were put back. Pictures in [-1, 1]."""
+    """One input's results, pictures in [-1, 1].
+
+    before: the panel's first columns by their headings. samples: (K, C, H, W), with their seeds, or
+    a frame each. mean: their middle. raw: the samples before known pixels were put back.
+    """
 
     name: str
     before: dict[str, Tensor]
@@ -27,11 +31,14 @@ class Result:
     mean: Tensor | None = None
     raw: Tensor | None = None
     notes: dict[str, Any] = field(default_factory=dict)
-    prompts: list[str] | None = None  # a sample's
+    prompts: Sequence[str] | None = None  # a sample's
     frames: bool = False
 
     def columns(self) -> dict[str, Tensor]:
-        """Headings and pictures of the panel's row; the spread's white is a standard deviation of 1, of range -1 ... 1."""
+        """Headings and pictures of the panel's row.
+
+        The spread's white is a standard deviation of 1, of the range -1 ... 1.
+        """
         if self.frames:
             return self.before | {f"{i + 1}": frame for i, frame in enumerate(self.samples)}
         shown = {
@@ -50,8 +57,8 @@ def panel(results: list[Result], side: int = 84) -> Image.Image:
     """A row an input, a column a thing, the headings above."""
     rows = [result.columns() for result in results]
     headings = list(rows[0])
-    size = max((picture.shape[-2:] for picture in rows[0].values()), key=max)
-    cells = [fit(row[heading], size) for row in rows for heading in headings]
+    height, width = max((picture.shape[-2:] for picture in rows[0].values()), key=max)
+    cells = [fit(row[heading], height, width) for row in rows for heading in headings]
     grid = to_picture(torch.stack(cells), len(headings), side).convert("RGB")
     canvas = Image.new("RGB", (grid.width, grid.height + 14), "white")
     canvas.paste(grid, (0, 14))
@@ -62,23 +69,26 @@ def panel(results: list[Result], side: int = 84) -> Image.Image:
     return canvas
 
 
-def fit(picture: Tensor, size: tuple[int, int]) -> Tensor:
+def fit(picture: Tensor, height: int, width: int) -> Tensor:
     """A smaller picture with its pixels repeated, to stand beside the others."""
-    up, across = size[0] // picture.shape[1], size[1] // picture.shape[2]
+    up, across = height // picture.shape[1], width // picture.shape[2]
     return picture.repeat_interleave(up, 1).repeat_interleave(across, 2)
 
 
 def write(folder: Path, results: list[Result], settings: dict[str, Any]) -> None:
-    """<input>-<seed>.png, -unpasted where known pixels were put back, -mean and -spread; panels; the two lists."""
+    """<input>-<seed>.png, -mean and -spread; panels; samples.jsonl, settings.json.
+
+    -unpasted.png is a sample before known pixels were put back.
+    """
     lines = []
     for result in results:
         for i, (sample, seed) in enumerate(zip(result.samples, result.seeds, strict=True)):
             name = f"{result.name}-{seed:08d}"
             save_picture(sample, folder / f"{name}.png")
-            heard = {"prompt": result.prompts[i]} if result.prompts else {}
+            prompt = {"prompt": result.prompts[i]} if result.prompts else {}
             what = {"frame": i} if result.frames else {"seed": seed}
             lines.append(
-                {"file": f"{name}.png", "input": result.name} | what | heard | result.notes
+                {"file": f"{name}.png", "input": result.name} | what | prompt | result.notes
             )
             if result.raw is not None:
                 save_picture(result.raw[i], folder / f"{name}-unpasted.png")

@@ -14,7 +14,7 @@ from helpers import ROOT
 from PIL import Image
 
 from ldm.demo.base import GUESS, STATE, Click
-from ldm.demo.edits import change, drawn, enlarged, upload
+from ldm.demo.edits import Wanted, change, drawn, enlarged, upload
 from ldm.demo.limits import Asked, Limits, apart, prompt_of
 from ldm.demo.live import Done, live
 from ldm.demo.samples import PictureKind
@@ -23,7 +23,7 @@ from ldm.sampling.model import restore
 from ldm.scripts import sample
 
 NUMBERS = "DDIM", 6, 1.0, 3, 2  # solver, steps, guidance, seed, count
-OPTIONS = {"factor": 2, "noise": 0.5, "add": True, "strength": 0.5}
+OPTIONS = {"factor": 2, "noise_std": 0.5, "degrade": True, "strength": 0.5}
 
 
 @pytest.fixture(scope="module")
@@ -191,8 +191,8 @@ def test_tasks(run_of, task, request):
     picture = (torch.arange(64).reshape(1, 8, 8) * 4).to(torch.uint8)
     layer = np.zeros((8, 8, 4), np.uint8)
     layer[2:6, 2:6] = 255
-    given = [layer], task, None, "3", OPTIONS
-    shown = list(change(model, Limits(), picture, *given, "DPMpp2MSDE", 12, 1.0, 0, 2))
+    wanted = Wanted(picture, [layer], task, None, "3", OPTIONS)
+    shown = list(change(model, Limits(), wanted, ("DPMpp2MSDE", 12, 1.0, 0, 2)))
     assert len(shown) > 1 and "step" in shown[0].status and "Done" in shown[-1].status
     assert shown[-1].samples.shape == (2, 1, 8, 8) and not torch.equal(*shown[-1].samples)
     if task == "inpaint":
@@ -210,19 +210,25 @@ def test_what_a_task_cannot_do_is_one_line(model):
         (picture, "nonsense", {}, "is not one of inpaint"),
         (picture, "inpaint", {}, "nothing is drawn"),
         (picture, "super-resolve", {"factor": 3}, "does not divide"),
-        (picture, "denoise", {"noise": 0}, "how much is to be added"),
-        (picture, "denoise", {"noise": 0, "add": False}, "no noise was found in the picture"),
+        (picture, "denoise", {"noise_std": 0}, "how much is to be added"),
+        (
+            picture,
+            "denoise",
+            {"noise_std": 0, "degrade": False},
+            "no noise was found in the picture",
+        ),
         (picture, "edit", {"strength": 0}, "strength"),
     ):
         with pytest.raises(Refusal, match=message) as error:
-            list(change(model, Limits(), pixels, [], task, None, None, OPTIONS | options, *NUMBERS))
+            wanted = Wanted(pixels, [], task, options=OPTIONS | options)
+            list(change(model, Limits(), wanted, NUMBERS))
         assert "\n" not in str(error.value)
     assert enlarged(picture).size == (448, 448)
-    made = list(change(model, Limits(), small, [], "super-resolve", None, None, OPTIONS, *NUMBERS))[
-        -1
-    ]
+    large = Wanted(small, [], "super-resolve", options=OPTIONS)
+    made = list(change(model, Limits(), large, NUMBERS))[-1]
     assert made.samples.shape == (2, 1, 8, 8)
-    made = list(change(model, Limits(), small, [], "edit", None, None, OPTIONS, *NUMBERS))[-1]
+    edited = Wanted(small, [], "edit", options=OPTIONS)
+    made = list(change(model, Limits(), edited, NUMBERS))[-1]
     assert made.samples.shape == (2, 1, 8, 8) and "scaled from 4 x 4 to 8 x 8" in made.status
 
 

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, TINY, largest_difference, load, overrides, run_config, script
+from helpers import ROOT, TINY, largest_difference, load, overrides, run_config, script, task
 from solver_models import ALL
 
 from ldm import config
@@ -27,7 +27,6 @@ from ldm.sampling.jets import asked_for, constituents
 from ldm.sampling.model import restore
 from ldm.sampling.run import SampleRequest, run
 from ldm.sampling.settings import Overrides
-from ldm.tasks.run import run_task
 from ldm.training.panels.jets import JetPanels
 from ldm.training.run import train
 
@@ -610,21 +609,9 @@ def test_constituents_that_cannot_be(jets_run, pixel_run, tmp_path):
         with pytest.raises(Refusal, match=message) as error:
             sample(checkpoint, tmp_path / "o", **given)
         assert "\n" not in str(error.value) and not any((tmp_path / "o").glob("*"))
-    task = dict(
-        image=["x.png"],
-        mask=None,
-        method=None,
-        seed=0,
-        label=None,
-        weights="ema",
-        device="cpu",
-        devices=1,
-    )
     for more, message in (
-        ({}, "this checkpoint makes clouds"),
+        ({}, "this checkpoint makes jets"),
         ({"constituents": "3"}, "--constituents is of jets"),
     ):
         with pytest.raises(Refusal, match=message):
-            run_task(
-                "inpaint", 4, checkpoint=str(jets_run), output=str(tmp_path / "o"), **task | more
-            )
+            task(jets_run, tmp_path / "o", "inpaint", image=["x.png"], **more)

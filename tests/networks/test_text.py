@@ -34,7 +34,7 @@ from ldm.sampling.conditions import Condition, without
 from ldm.sampling.generate import generate
 from ldm.sampling.model import restore
 from ldm.sampling.prompts import prompts_from
-from ldm.tasks.solve import Prior
+from ldm.tasks.prior import Prior
 from ldm.training.run import train
 
 
@@ -294,12 +294,13 @@ def test_a_task_without_a_prompt_is_untold_and_a_model_without_text_refuses_one(
     assert torch.equal(Prior(model, model.settings, [0, 1]).denoise()(x, t), model.denoiser(x, t))
     # interpolation has one seed and several rows
     one, each = (
-        Prior(model, model.settings, seeds, prompts=["red"] * len(seeds)) for seeds in ([0], [0, 1])
+        Prior(model, model.settings, seeds, Condition(prompts=["red"] * len(seeds)))
+        for seeds in ([0], [0, 1])
     )
-    assert torch.equal(one.denoise(2)(x, t), each.denoise()(x, t)) and not torch.equal(
+    assert torch.equal(one.rows([0, 0]).denoise()(x, t), each.denoise()(x, t)) and not torch.equal(
         each.denoise()(x, t), model.denoiser(x, t)
     )
-    with pytest.raises(Refusal, match="hears one prompt"):
+    with pytest.raises(Refusal, match="takes one prompt"):
         ask(text_run, tmp_path / "a", "interpolate", prompt_file="lines.txt")
     with pytest.raises(Refusal, match="a model without text"):
         ask(pixel_run, tmp_path / "b", "edit", prompt="red")

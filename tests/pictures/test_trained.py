@@ -21,9 +21,11 @@ from ldm.pictures import masks
 from ldm.pictures.images import Digits
 from ldm.pictures.space import PixelSpace
 from ldm.pictures.trained import Generate, Inpaint, SuperResolve
+from ldm.sampling.conditions import Condition
 from ldm.sampling.model import restore
 from ldm.system.batches import Slots, as_images, batch_indices, places
-from ldm.tasks.solve import Prior, trained
+from ldm.tasks.cases import Case
+from ldm.tasks.prior import Prior
 from ldm.training.run import train
 
 FILL, LARGE = "task=Inpaint", "task={name: SuperResolve, factor: 2}"
@@ -172,7 +174,7 @@ def test_training_learns_from_what_is_around_the_hole(fill_run):
     known = masks.draw(keys(range(48)), (8, 8), (0.2, 0.3), 0.5)
     prior = Prior(model, SampleConfig(DDIM(), steps=8), range(48))
     error = lambda of, where: (
-        ((trained(prior, of, known) - pictures).square() * where).sum() / where.sum()
+        ((prior.completed(Case("", of, known)) - pictures).square() * where).sum() / where.sum()
     )
     right, wrong = (
         [error(of, where).item() for where in (known, 1 - known)]
@@ -197,7 +199,7 @@ def test_guidance_of_classes_leaves_the_picture_told(fill_run):
     known = masks.draw(keys(seeds), (8, 8), (0.3, 0.3), 1.0)
     told = model.purpose.tell(model.space, pictures, known)
     guided, x, t = (
-        Prior(model, SampleConfig(guidance=3.0), seeds, label=4).denoise(**told),
+        Prior(model, SampleConfig(guidance=3.0), seeds, Condition([4] * 3)).denoise(**told),
         torch.randn(3, 1, 8, 8),
         torch.tensor(0.6),
     )
@@ -347,7 +349,7 @@ REFUSED = {
         dict(method="trained"),
         "not trained for inpaint; it does it by guide, project",
     ),
-    "factor": ("large_run", "super-resolve", dict(factor=4), "trained for 2 times, not 4"),
+    "factor": ("large_run", "super-resolve", dict(factor=4), "trained with 2, not 4"),
     "no-mask": ("fill_run", "inpaint", {}, "needs --mask"),
 }
 

@@ -353,7 +353,7 @@ def test_the_way_between_two_pictures_is_whole(places, pixel_run, tmp_path, caps
         and "steps" not in settings
         and "seed" not in settings
     )
-    assert "--steps: not heard" in said and "dopri5" in said and "DPMpp2MSDE" not in said
+    assert "--steps: not used" in said and "dopri5" in said and "DPMpp2MSDE" not in said
 
 
 # -- files that arguments name ------------------------------------------------------------------------------------------------

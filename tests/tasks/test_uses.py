@@ -169,7 +169,11 @@ REFUSED = {
     "mask-grey": ("inpaint", dict(image=["two"], mask="grey.png"), "not binary .it has grey 100"),
     "mask-empty": ("inpaint", dict(image=["two"], mask="empty.png"), "all black: nothing to paint"),
     "mask-folder": ("inpaint", dict(image=["small.png"], mask="two"), "lacks a mask"),
-    "mask-elsewhere": ("edit", dict(image=["two"], mask="mask.png"), "--mask belongs to"),
+    "mask-elsewhere": (
+        "edit",
+        dict(image=["two"], mask="mask.png"),
+        "--mask: --task edit takes none",
+    ),
     "factor": (
         "super-resolve",
         dict(image=["two"], factor=3),
@@ -184,8 +188,8 @@ REFUSED = {
         dict(image=["two"], mask="mask.png", method="blend"),
         "'blend' is not one of guide, project, repaint",
     ),
-    "one-picture": ("interpolate", dict(image=["black.png"]), "needs two pictures"),
-    "degrade": ("edit", dict(image=["two"], degrade=True), "--degrade belongs to"),
+    "one-picture": ("interpolate", dict(image=["black.png"]), "needs --image I --image J; got 1"),
+    "degrade": ("edit", dict(image=["two"], degrade=True), "--degrade: --task edit has no way"),
     "count": ("edit", dict(image=["two"], count=0), "--count"),
     "devices": ("edit", dict(image=["two"], devices=2), "one process"),
     "foreign": (

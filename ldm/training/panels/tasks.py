@@ -1,4 +1,4 @@
-"""The panel of a run that is trained for a task: held-out pictures, what was left of them, and what is made of that."""
+"""The panel of a run that is trained to complete pictures: held-out ones, and what is made."""
 
 from pathlib import Path
 from typing import Self
@@ -9,9 +9,9 @@ from torch import Tensor
 from ldm.system.batches import as_floats
 from ldm.system.data import DataSet
 from ldm.system.processes import Ranks
-from ldm.tasks import output
-from ldm.tasks.cases import Case, build
-from ldm.tasks.run import result, samples
+from ldm.tasks import named, output
+from ldm.tasks.cases import Case
+from ldm.tasks.prior import Prior
 from ldm.training.diffusion import DiffusionModule
 from ldm.training.panels.base import EverySteps, show_panel
 
@@ -20,9 +20,10 @@ SHOWN = 8  # held-out pictures
 
 
 class TaskPanel(EverySteps[DiffusionModule]):
-    """A row a held-out picture, always with the same hole: truth, what is left, samples at seeds 0 ... 2, mean and spread.
+    """A row a held-out picture: truth, what is left, samples at seeds 0 ... 2, mean and spread.
 
-    By the averaged weights and told no class, as by sample.py without --label; every rank makes its share.
+    A picture's hole is always the same. By the averaged weights and the null condition, as by
+    sample.py without --label; every rank makes its share.
     """
 
     def __init__(self, folder: Path, every: int, images: Tensor):
@@ -36,25 +37,19 @@ class TaskPanel(EverySteps[DiffusionModule]):
 
     def cases(self, module: DiffusionModule) -> list[Case]:
         """What is left of each picture."""
-        task = module.config.task
-        given, known = task.degrade(
-            self.images, [(module.config.seed, "panel", i) for i in range(len(self.images))]
-        )
-        none = [None] * len(given)
-        rows = zip(given, known if known is not None else none, self.images, strict=True)
-        return [Case(f"{i}", left, holes, truth) for i, (left, holes, truth) in enumerate(rows)]
+        keys = [(module.config.seed, "panel", i) for i in range(len(self.images))]
+        left, known = module.config.task.degrade(self.images, keys)
+        rows = zip(left, known, self.images, strict=True)
+        return [Case(f"{i}", *row) for i, row in enumerate(rows)]
 
     def show(self, trainer: pl.Trainer, module: DiffusionModule) -> None:
         cases, ranks, model = self.cases(module), Ranks.of_training(module), module.model()
-        asked, settings = build(model, model.purpose.use, None), model.settings
+        task, prior = named(str(model.purpose.use))().of(model), Prior(model, model.settings, SEEDS)
         with module.evaluating():
-            made = ranks.collect(
-                samples(asked, model, settings, ranks.share(cases), SEEDS), len(cases)
-            )
+            here = task.samples(prior, ranks.share(cases))
+            made = ranks.collect(here, len(cases))
         if not trainer.is_global_zero:
             return
-        results = [
-            result(asked, model, settings, *pair, SEEDS) for pair in zip(cases, made, strict=True)
-        ]
-        caption = f"held out, {type(settings.solver).__name__}, {settings.steps} steps, class not told, ema"
-        show_panel(trainer, self.folder, asked.name, output.panel(results), caption)
+        results = [task.result(prior, *pair) for pair in zip(cases, made, strict=True)]
+        caption = f"held out, {task.describe(model.settings)}, class not given, ema"
+        show_panel(trainer, self.folder, task.name, output.panel(results), caption)
