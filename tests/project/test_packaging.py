@@ -82,6 +82,7 @@ def installed(wheel, tmp_path_factory):
         "--python",
         folder / "bin" / "python",
         "install",
+        "--ignore-installed",  # an egg-info beside PYTHONPATH's ldm would do for pip
         "--no-deps",
         "--no-index",
         wheel,
