@@ -1,13 +1,17 @@
 """Helpers of the tests: tiny configs, the scripts as subprocesses, weights of checkpoints."""
 
+import contextlib
 import csv
 import gzip
+import io
 import json
 import os
 import struct
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
@@ -29,24 +33,46 @@ def run_config(kind, output, *more):
     return config.load(TINY / f"{kind}.yaml", overrides(kind, output, *more))
 
 
+def without_key(**environment):
+    """The environment of someone without a W&B key, on one thread."""
+    hidden = ("WANDB_MODE", "WANDB_API_KEY")
+    kept = {k: v for k, v in os.environ.items() if k not in hidden}
+    quiet = {"OMP_NUM_THREADS": "1", "WANDB_SILENT": "true", "NETRC": "/nonexistent"}
+    return kept | quiet | environment
+
+
 def script(name, *arguments, timeout=300, **environment):
     """Run train.py or sample.py as a user does; returns the finished process."""
-    inherited = {k: v for k, v in os.environ.items() if k not in ("WANDB_MODE", "WANDB_API_KEY")}
-    env = (
-        inherited
-        | {"OMP_NUM_THREADS": "1", "WANDB_SILENT": "true", "NETRC": "/nonexistent"}
-        | environment
-    )
-    command = [sys.executable, str(ROOT / name), *map(str, arguments)]
     return subprocess.run(
-        command,
-        env=env,
+        [sys.executable, str(ROOT / name), *map(str, arguments)],
+        env=without_key(**environment),
         cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=timeout,
         stdin=subprocess.DEVNULL,
     )
+
+
+def here(name, *arguments):
+    """The same in this process, without the seconds that a start costs: where the process is not what is tested."""
+    said, complained, threads = io.StringIO(), io.StringIO(), torch.get_num_threads()
+    command, status = [str(ROOT / name), *map(str, arguments)], 0
+    with (
+        mock.patch.dict(os.environ, without_key(), clear=True),
+        mock.patch.object(sys, "argv", command),
+        contextlib.chdir(ROOT),
+        contextlib.redirect_stdout(said),
+        contextlib.redirect_stderr(complained),
+    ):
+        try:
+            import_module(f"ldm.scripts.{Path(name).stem}").entry()
+        except SystemExit as end:
+            status = end.code or 0
+        finally:
+            torch.set_num_threads(threads)
+    out, error = said.getvalue(), complained.getvalue()
+    return subprocess.CompletedProcess(command, status, out, error)
 
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
@@ -115,9 +141,15 @@ def task(checkpoint, output, name, **given):
     return output
 
 
+def pixels(path, mode=None):
+    """A picture's values."""
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert(mode) if mode else picture)
+
+
 def grey(path):
-    """A PNG's values."""
-    return np.asarray(Image.open(path)).astype(int)
+    """A picture's values as signed numbers."""
+    return pixels(path).astype(int)
 
 
 def largest_difference(a, b):

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, column_of, load, run_config, script
+from helpers import ROOT, column_of, here, load, run_config, script
 from PIL import Image
 
 from ldm.errors import Refusal
@@ -389,7 +389,7 @@ def test_too_few_real_pictures_are_named():
 
 
 def test_refused_is_one_line_and_status_2(tmp_path):
-    done = script("evaluate.py", "--checkpoint", tmp_path / "none")
+    done = here("evaluate.py", "--checkpoint", tmp_path / "none")
     assert (
         done.returncode == 2
         and done.stderr.count("\n") == 1

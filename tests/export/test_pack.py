@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, grey, largest_difference, run_config, script
+from helpers import ROOT, grey, here, largest_difference, run_config
 from safetensors import safe_open
 from safetensors.torch import save
 
@@ -153,7 +153,7 @@ def test_the_commands(pixel_run, tmp_path):
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=ROOT)
     assert done.returncode == 0 and "packed to" in done.stdout, done.stderr
-    done = script(
+    done = here(
         "sample.py",
         "--checkpoint",
         tmp_path / "box",

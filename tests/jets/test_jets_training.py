@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, TINY, largest_difference, load, overrides, run_config, script, task
+from helpers import ROOT, TINY, here, largest_difference, load, overrides, run_config, script, task
 from solver_models import ALL
 
 from ldm import config
@@ -41,7 +41,7 @@ def jets_config(output, *more):
 def jets_run(tmp_path_factory):
     """The folder of a tiny model of jets, trained by train.py in a subprocess as a user does."""
     output = tmp_path_factory.mktemp("jets")
-    done = script(
+    done = here(
         "train.py", "--config", TINY / "jets.yaml", *overrides("jets", output, "sample.every=0")
     )
     assert done.returncode == 0, done.stderr
@@ -538,7 +538,7 @@ def test_a_missing_reference_is_known_before_sampling(
 @pytest.mark.slow
 def test_evaluate_py_measures_jets_with_the_floor_beside(jets_run, tmp_path):
     """60 generated against 60 test jets, 60 others in their place for the floor, which an untrained model is far from."""
-    done = script("evaluate.py", "--checkpoint", jets_run, "--output", tmp_path, "--device", "cpu")
+    done = here("evaluate.py", "--checkpoint", jets_run, "--output", tmp_path, "--device", "cpu")
     assert done.returncode == 0, done.stderr
     lines = {
         line["metric"]: line

@@ -13,6 +13,7 @@ from helpers import (
     TINY,
     captioned,
     grey,
+    here,
     largest_difference,
     load,
     make_clip,
@@ -194,13 +195,13 @@ def test_train_and_sample_by_the_scripts(clip, captioned_pictures, tmp_path):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("red\n\nblue\n")
     run = tmp_path / "tiny-pixel"
-    done = script(
+    done = here(
         "sample.py", "--checkpoint", run, "--output", folder, "--count", 3, "--prompt-file", prompts
     )
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
     assert [row["prompt"] for row in rows] == ["red", "blue", "red"]
-    done = script("sample.py", "--checkpoint", run, "--output", tmp_path / "x", "--prompt", " ")
+    done = here("sample.py", "--checkpoint", run, "--output", tmp_path / "x", "--prompt", " ")
     assert done.returncode == 2 and "is empty" in done.stderr and len(done.stderr.splitlines()) == 1
 
 

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, overrides, script
+from helpers import ROOT, here, overrides
 from picture_files import RAMP, bad_files, tiff
 from PIL import Image
 
@@ -195,7 +195,7 @@ def test_nothing_but_bad_pictures_is_one_line(tmp_path, late):
     for i in range(3):
         whole = picture(tmp_path / f"{i}.png").read_bytes()
         (tmp_path / f"{i}.png").write_bytes(whole[:-25] if late else b"no")
-    done = script(
+    done = here(
         "train.py",
         "--config",
         "tests/configs/pixel.yaml",
@@ -476,7 +476,7 @@ def test_a_checkpoint_keeps_how_its_pictures_were_read(tmp_path):
     for i in range(4):
         tiff(tmp_path / "in" / f"{i}.tif", (RAMP[:4] * 2 * (i + 1)).astype("<f4"), 32, 3)
     data = f"data={{name: ImageFolder, root: {tmp_path / 'in'}, size: 8, batch_size: 4, fit: pad}}"
-    done = script(
+    done = here(
         "train.py",
         "--config",
         "tests/configs/pixel.yaml",
@@ -500,7 +500,7 @@ def test_a_checkpoint_keeps_how_its_pictures_were_read(tmp_path):
         "--device",
         "cpu",
     )
-    done = script(
+    done = here(
         "sample.py",
         "--checkpoint",
         tmp_path / "o" / "tiny-pixel",

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from helpers import TINY, grey, largest_difference, load, overrides, run_config, script, task
+from helpers import TINY, grey, here, largest_difference, load, overrides, run_config, task
 from PIL import Image
 
 from ldm import config
@@ -290,7 +290,7 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path):
 
 @pytest.mark.slow
 def test_the_scripts(inputs, tmp_path):
-    done = script("train.py", "--config", TINY / "pixel.yaml", *overrides("pixel", tmp_path, FILL))
+    done = here("train.py", "--config", TINY / "pixel.yaml", *overrides("pixel", tmp_path, FILL))
     assert done.returncode == 0, done.stderr
     assert (
         "trained for inpaint" in done.stdout
@@ -306,13 +306,13 @@ def test_the_scripts(inputs, tmp_path):
         "--device",
         "cpu",
     )
-    failed = script("sample.py", *common)
+    failed = here("sample.py", *common)
     assert (
         failed.returncode == 2
         and failed.stderr.count("\n") == 1
         and "trained for inpaint and needs --task" in failed.stderr
     )
-    done = script(
+    done = here(
         "sample.py",
         *common,
         "--task",

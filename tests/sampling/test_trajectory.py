@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import script
+from helpers import here
 from PIL import Image
 
 from ldm.diffusion.schedules import VE, VP, Cosine, Discrete, Linear, SubVP
@@ -55,7 +55,7 @@ def test_what_is_drawn_is_what_was_sampled(kind, request):
 
 @pytest.mark.slow
 def test_sample_draws_it(pixel_run, tmp_path):
-    done = script(
+    done = here(
         "sample.py",
         "--checkpoint",
         pixel_run,
@@ -77,7 +77,7 @@ def test_sample_draws_it(pixel_run, tmp_path):
         "L"
     )  # x_t's last picture
     assert max(abs(a - b) for a, b in zip(corner.getdata(), sample.getdata(), strict=True)) <= 1
-    done = script(
+    done = here(
         "sample.py",
         "--checkpoint",
         pixel_run,

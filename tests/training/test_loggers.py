@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import ROOT, TINY, inspect, load, overrides, run_config, script, table_of
+from helpers import ROOT, TINY, inspect, load, overrides, pixels, run_config, script, table_of
 from PIL import Image
 from processes import port
 
@@ -56,9 +56,7 @@ def test_media_of_wandb_step_by_the_training_step(both_stages):
         name = {"pictures/samples": "samples"}.get(key, "trajectory")
         for step, path in shown.items():
             ours = both_stages / "samples" / f"{name}-{step:07d}.{suffix}"
-            assert np.array_equal(
-                np.asarray(Image.open(files / path)), np.asarray(Image.open(ours))
-            )
+            assert np.array_equal(pixels(files / path), pixels(ours))
     metrics = of_kind(records, "metric")
     assert {"glob_name": "*", "step_metric": AXIS} in [
         {k: m.get(k) for k in ("glob_name", "step_metric")} for m in metrics
@@ -195,9 +193,7 @@ def test_tensorboard_has_every_number_picture_and_table(both_stages, tmp_path):
                     / f"{name}-{event.step:07d}.{'gif' if 'animation' in tag else 'png'}"
                 )
                 (tmp_path / "x").write_bytes(event.encoded_image_string)
-                theirs, mine = (
-                    np.asarray(Image.open(path).convert("RGB")) for path in (tmp_path / "x", file)
-                )
+                theirs, mine = (pixels(path, "RGB") for path in (tmp_path / "x", file))
                 assert np.array_equal(theirs, mine)
                 ours.discard(file.name)
         assert not ours
