@@ -1,6 +1,6 @@
 """What a run is: typed configs of both stages, from YAML files and the command line. See `files.load`."""
 
-from ldm.config.files import load, save
+from ldm.config.files import load, made, save
 from ldm.config.runs import (
     STAGES,
     AutoencoderConfig,
@@ -41,6 +41,7 @@ __all__ = [
     "TrainerConfig",
     "from_dict",
     "load",
+    "made",
     "name_after",
     "named_by_config",
     "save",

@@ -1,6 +1,7 @@
 """A config's file: read with its overrides, written resolved."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +18,31 @@ from ldm.system.files import whole
 
 
 def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Config:
-    """The config in a file, its `base:` files under it and `key=value` overrides over it. Refusal if anything is off."""
+    """The config in a file, its `base:` files under it and `key=value` overrides over it.
+
+    Refusal if anything is off.
+    """
+    _expect_pairs(overrides)
+    return made(read(shipped(Path(path))), overrides, str(path))
+
+
+def made(raw: dict[str, Any], overrides: Sequence[str] = (), where: str = "config") -> Config:
+    """The config of a plain tree, with `key=value` overrides over it. Refusal if anything is off."""
+    _expect_pairs(overrides)
+    for text in overrides:
+        raw = merge(raw, from_pair(text), top=True)
+    run = from_dict(_at_home(raw), where)
+    check_options(run.trainer.options, where)
+    stage1_of(run)  # refused now rather than when its turn comes
+    return run
+
+
+def _expect_pairs(overrides: Sequence[str]) -> None:
     for text in overrides:
         if "=" not in text:
             raise Refusal(
                 f"'{text}' is not an override; write key=value, for example trainer.max_steps=100"
             )
-    raw = read(shipped(Path(path)))
-    for text in overrides:
-        raw = merge(raw, from_pair(text), top=True)
-    run = from_dict(_at_home(raw), str(path))
-    check_options(run.trainer.options, str(path))
-    stage1_of(run)  # refused now rather than when its turn comes
-    return run
 
 
 PATHS = ("output", "data.root", "space.autoencoder", "text.model", "evaluate.features")

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -23,6 +23,9 @@ from ldm.sampling.modality import Samples
 from ldm.sampling.model import Model
 from ldm.sampling.requests import Words
 
+if TYPE_CHECKING:
+    from ldm.jets.metrics import Cloud
+
 MOST = 150  # constituents in any of JetNet's files
 GIVEN = ("pt", "mass")  # of the jet's own features, what `network.jet: 2` is conditioned on
 FAR = 5  # standard deviations from the training jets' mean, beyond which a pt or a mass is worth a warning
@@ -38,6 +41,7 @@ class JetSamples(Samples):
     """
 
     modality: ClassVar[str] = "jets"
+    own: ClassVar[tuple[str, ...]] = ("constituents", "jet")
     numbers: Sequence[int] | None = None
     jet: Tensor | None = None
     kind: str | None = None
@@ -46,7 +50,16 @@ class JetSamples(Samples):
 
     @classmethod
     def parse(cls, words: Mapping[str, Any], count: int | None) -> "JetSamples":
-        return asked_for(words.get("constituents"), count, words.get("jet"))
+        numbers, jet = words.get("constituents"), words.get("jet")
+        pairs = (
+            [f"{key}={value}" for key, value in jet.items()] if isinstance(jet, Mapping) else jet
+        )
+        if numbers is None or isinstance(numbers, str | int | Path):
+            return asked_for(None if numbers is None else str(numbers), count, pairs)
+        listed = [int(n) for n in numbers]
+        if count not in (None, len(listed)):
+            raise Refusal(f"--constituents: {len(listed)} numbers for --count {count}")
+        return replace(asked_for(None, len(listed), pairs), numbers=listed)
 
     @property
     def count(self) -> int | None:
@@ -124,10 +137,17 @@ class JetSamples(Samples):
         names = write_clouds(folder, clouds, job.seeds, record)
         return f"{len(samples)} jets: {', '.join(names)}"
 
+    def returned(self, job: Job, samples: Tensor) -> "Cloud":
+        from ldm.jets.metrics import Cloud  # scipy is slow to import
+
+        return Cloud(samples, job.condition.told["mask"])
+
     def density(
         self, model: Model, data: tuple[Tensor, Tensor], condition: Condition, estimate: Estimate
     ) -> Density:
-        return log_density(model, *data, condition, estimate)
+        space = space_of(model)
+        given = {"jet": space.condition(self.jet)} if self.jet is not None and space.jet else {}
+        return log_density(model, *data, replace(condition, told=given), estimate)
 
 
 @dataclass(frozen=True)

@@ -28,11 +28,12 @@ class Samples(ABC):
     """What is asked of samples of one modality, beside classes and captions; as it stands, nothing."""
 
     modality: ClassVar[str]
+    own: ClassVar[tuple[str, ...]] = ()  # what can be asked of it alone
 
     @classmethod
     @abstractmethod
     def parse(cls, words: Mapping[str, Any], count: int | None) -> "Samples":
-        """What the words of a command line ask for; `count` samples, None where it does not say."""
+        """What a command line or arguments ask for; `count` samples, None where it does not say."""
 
     @property
     def count(self) -> int | None:
@@ -68,6 +69,10 @@ class Samples(ABC):
     @abstractmethod
     def write(self, folder: Path, job: Job, samples: Tensor, record: Mapping[str, Any]) -> str:
         """The samples' files, samples.jsonl and settings.json; what was written, in words."""
+
+    def returned(self, job: Job, samples: Tensor) -> Any:
+        """The samples as a caller in Python gets them."""
+        return samples
 
     @abstractmethod
     def density(self, model: Model, data: Any, condition: Condition, estimate: Estimate) -> Density:

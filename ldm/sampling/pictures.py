@@ -8,7 +8,13 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor
 
-from ldm.diffusion.likelihood import Likelihood, bits_per_dim, dequantise, latent_bound
+from ldm.diffusion.likelihood import (
+    Encoded,
+    Likelihood,
+    bits_per_dim,
+    dequantise,
+    latent_bound,
+)
 from ldm.pictures.grid import save_picture, to_picture
 from ldm.pictures.space import LatentSpace
 from ldm.sampling.conditions import Condition
@@ -52,14 +58,20 @@ class PictureSamples(Samples):
     def density(
         self, model: Model, data: Tensor, condition: Condition, estimate: Estimate
     ) -> Density:
-        """Of bytes (B, C, H, W), dequantised: a density of the pixels, or in latents a lower bound of it."""
-        levels = (data.double() * (estimate.levels - 1) / 255).round()
-        x = dequantise(levels, estimate.levels, generator("dequantise", estimate.seed))
-        x = x.to(model.device, torch.float32)
+        """Of pictures (B, C, H, W): a density of the pixels, or in latents a lower bound of it.
+
+        Bytes are dequantised, and have bits a dimension; floats are taken in [-1, 1], as they are.
+        """
+        whole = not data.is_floating_point()
+        if whole:
+            levels = (data.double() * (estimate.levels - 1) / 255).round()
+            data = dequantise(levels, estimate.levels, generator("dequantise", estimate.seed))
+        x = data.to(model.device, torch.float32)
         bound = model.space.kind == "latent"
         found = None if bound else estimate.log_p(model, x, condition)
         nats, found = (found.nats, found) if found else _bound(model, x, condition, estimate)
-        return Density(nats, found, bits_per_dim(nats, x[0].numel(), estimate.levels), bound)
+        bits = bits_per_dim(nats, x[0].numel(), estimate.levels) if whole else None
+        return Density(nats, found, bits, bound)
 
 
 def _bound(
@@ -77,5 +89,6 @@ def _bound(
         found.append(estimate.log_p(model, z, condition))
         return found[0].nats
 
-    nats = latent_bound(x, mean, std, log_prior, space.decode, estimate.decoder_std, noise)
+    encoded = Encoded(mean, std)
+    nats = latent_bound(x, encoded, log_prior, space.decode, estimate.decoder_std, noise)
     return nats, found[0]

@@ -1,24 +1,28 @@
 """How samples are made: the checkpoint's settings, with what is asked for over them."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import OmegaConf
 
 from ldm.config import DiffusionConfig, SampleConfig, from_dict
 from ldm.config.schema import to_dict
 from ldm.diffusion.schedules import Schedule
+from ldm.diffusion.solvers import Solver
 from ldm.errors import Refusal
 
 
 @dataclass(frozen=True)
 class Overrides:
-    """What is asked for over a checkpoint's own settings; None leaves one as it is. `solver_option`: texts key=value."""
+    """What is asked for over a checkpoint's own settings; None leaves one as it is.
 
-    solver: str | None = None
-    solver_option: Sequence[str] | None = None
+    A solver is a name or one made in Python; its options are texts key=value or a mapping.
+    """
+
+    solver: str | Solver | None = None
+    solver_option: Sequence[str] | Mapping[str, Any] | None = None
     eta: float | None = None
     steps: int | None = None
     grid: str | None = None
@@ -28,13 +32,19 @@ class Overrides:
     batch_size: int | None = None
 
     def over(self, defaults: SampleConfig, schedule: Schedule | None = None) -> SampleConfig:
-        """The settings, checked as a config's are; with the schedule, against it too. Refusal if they cannot be."""
+        """The settings, checked as a config's are; with the schedule, against it too.
+
+        Refusal if they cannot be.
+        """
         plain = to_dict(defaults)
         for key in ("steps", "grid", "guidance", "interval", "rescale", "batch_size"):
             if (value := getattr(self, key)) is not None:
                 plain[key] = value
-        if self.solver is not None and self.solver != plain["solver"]["name"]:
-            plain["solver"] = {"name": self.solver}
+        if isinstance(self.solver, str):
+            if self.solver != plain["solver"]["name"]:
+                plain["solver"] = {"name": self.solver}
+        elif self.solver is not None:
+            plain["solver"] = {"name": type(self.solver).__name__} | to_dict(self.solver)
         if self.eta is not None:
             plain["solver"]["eta"] = self.eta
         plain["solver"] |= solver_options(self.solver_option or ())
@@ -50,9 +60,12 @@ class Overrides:
         return whole.sample
 
 
-def solver_options(pairs: Sequence[str]) -> dict[str, Any]:
-    """["churn=0.5"] -> {"churn": 0.5}, each value read as in YAML."""
+def solver_options(pairs: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
+    """["churn=0.5"] -> {"churn": 0.5}, each value read as in YAML; a mapping as it is."""
+    if isinstance(pairs, Mapping):
+        return dict(pairs)
     for pair in pairs:
         if not re.fullmatch(r"(?!name=)[a-z]\w*=[^=\s${}\[\]]+", pair):
             raise Refusal(f"--solver-option: '{pair}' is not key=value")
-    return OmegaConf.to_container(OmegaConf.from_dotlist(list(pairs)))
+    options = OmegaConf.to_container(OmegaConf.from_dotlist(list(pairs)))
+    return cast(dict[str, Any], options)
