@@ -56,7 +56,8 @@ class Click:
 
     def command(self, **given: Any) -> str:
         """The same by sample.py."""
-        asked, words = self.asked, ["python", "sample.py", "--checkpoint", self.name]
+        asked = self.asked
+        words: list[Any] = ["python", "sample.py", "--checkpoint", self.name]
         words += ["--solver", asked.solver, "--steps", asked.steps]
         words += ["--guidance", f"{asked.guidance:g}", "--seed", asked.seed, "--count", asked.count]
         for key, value in ({"label": self.label} | given).items():

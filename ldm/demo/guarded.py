@@ -18,7 +18,7 @@ LAYERS, FILES = 4, 8  # in one request
 STROKES = 1_048_576  # pixels of a canvas or of a layer on it
 KEPT = 32  # canvases whose strokes wait to be asked for
 FOREIGN = "what was sent is not what this page sends"
-REFUSED = {"print_exception": False, "title": "This cannot be done"}
+REFUSED: dict[str, Any] = {"print_exception": False, "title": "This cannot be done"}
 
 
 class Page(gr.Blocks):

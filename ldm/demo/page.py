@@ -18,13 +18,20 @@ from ldm.errors import Refusal, printable
 from ldm.sampling.model import Model
 
 # fonts of the reader's own machine: Gradio's themes would fetch theirs
-FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
+FONTS: dict[str, Any] = {
+    "font": ["system-ui", "sans-serif"],
+    "font_mono": ["ui-monospace", "monospace"],
+}
 CSS = """
 .gradio-container {max-width: 1180px !important; margin: auto !important}
 #samples img, #result img, #more img {object-fit: contain}
 """
-THEME = {"theme": gr.themes.Default(primary_hue="indigo", **FONTS), "css": CSS}
-PICTURE = {"format": "png", "interactive": False, "buttons": ["download", "fullscreen"]}
+THEME: dict[str, Any] = {"theme": gr.themes.Default(primary_hue="indigo", **FONTS), "css": CSS}
+PICTURE: dict[str, Any] = {
+    "format": "png",
+    "interactive": False,
+    "buttons": ["download", "fullscreen"],
+}
 IN_TURN = "each class in turn"
 
 
@@ -35,7 +42,7 @@ class Numbers(NamedTuple):
     steps: gr.Slider
     guidance: gr.Slider
     seed: gr.Number
-    count: gr.Slider
+    many: gr.Slider
 
 
 def refusing(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -134,7 +141,11 @@ def sample_tab(kind: Kind, model: Model, name: str, limits: Limits) -> gr.State:
         for at in kind.made(click):
             yield at.picture, at.status, at.more or gr.skip(), at.command or gr.skip(), kept(at)
 
-    how = {"concurrency_id": "model", "show_progress": "hidden", "api_name": "sample"}
+    how: dict[str, Any] = {
+        "concurrency_id": "model",
+        "show_progress": "hidden",
+        "api_name": "sample",
+    }
     event = go.click(refusing(sample), [label, control, shown, *asked], [*outputs, last], **how)
     stop.click(None, cancels=[event], api_visibility="private")
     return last
@@ -142,7 +153,7 @@ def sample_tab(kind: Kind, model: Model, name: str, limits: Limits) -> gr.State:
 
 def results(kind: Kind) -> tuple[gr.Image, gr.Markdown, gr.Textbox]:
     """The picture, what is said of it, and the same by sample.py."""
-    style = {} if kind.height is None else {"height": kind.height}
+    style: dict[str, Any] = {} if kind.height is None else {"height": kind.height}
     text = "Press **Sample**: the picture appears out of noise, step by step."
     return (
         gr.Image(show_label=False, elem_id="samples", **style, **PICTURE),

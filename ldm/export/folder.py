@@ -10,16 +10,24 @@ LDMPipeline; else the folder has a pipeline.py (hence trust_remote_code), which 
 guides by the null class and the untold caption.
 """
 
+from __future__ import annotations
+
 import copy
 import json
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
 from ldm.errors import Refusal, printable
+
+if TYPE_CHECKING:  # torch is imported once the arguments are right
+    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DModel
+    from torch import Tensor
+
+    from ldm.sampling.model import Model
 
 TABLE = 1000  # entry i of the scheduler is t = (i + 1) / TABLE
 PREDICTIONS = {"eps": "epsilon", "v": "v_prediction", "x0": "sample"}
@@ -65,7 +73,7 @@ def export(checkpoint: str, output: str, weights: str = "ema") -> Path:
     return folder
 
 
-def expect_exportable(model: "Model") -> None:  # noqa: F821 - torch is imported once the arguments are right
+def expect_exportable(model: Model) -> None:
     """Refusal with the reason."""
     from ldm.diffusion.schedules import VariancePreserving
     from ldm.networks.autoencoder import VQAutoencoder
@@ -90,7 +98,7 @@ def expect_exportable(model: "Model") -> None:  # noqa: F821 - torch is imported
             raise Refusal(f"export: {reason}")
 
 
-def write(model: "Model", folder: Path) -> None:  # noqa: F821
+def write(model: Model, folder: Path) -> None:
     """A folder a part, pipeline.py where no stock pipeline does, and model_index.json."""
     import diffusers
 
@@ -104,7 +112,7 @@ def write(model: "Model", folder: Path) -> None:  # noqa: F821
         parts |= {"text_encoder": model.text.model, "tokenizer": model.text.pretrained}
     for part, value in parts.items():
         value.save_pretrained(folder / part)
-    index = {
+    index: dict[str, Any] = {
         "_class_name": name or ["pipeline", "LDMPipeline"],
         "_diffusers_version": diffusers.__version__,
     }
@@ -120,7 +128,7 @@ def write(model: "Model", folder: Path) -> None:  # noqa: F821
     (folder / "model_index.json").write_text(json.dumps(index, indent=2))
 
 
-def stock(model: "Model") -> str | None:  # noqa: F821
+def stock(model: Model) -> str | None:
     """The pipeline of diffusers that needs no code of ours: nothing told, a square that needs no padding."""
     x, autoencoder = model.space.shape, getattr(model.space, "autoencoder", None)
     picture = autoencoder.shape if autoencoder else x
@@ -130,7 +138,7 @@ def stock(model: "Model") -> str | None:  # noqa: F821
     return "LDMPipeline" if autoencoder else "DDIMPipeline"
 
 
-def about(model: "Model") -> dict[str, Any]:  # noqa: F821
+def about(model: Model) -> dict[str, Any]:
     """What pipeline.py is told of the model."""
     return {
         "classes": list(model.classes),
@@ -144,7 +152,7 @@ def about(model: "Model") -> dict[str, Any]:  # noqa: F821
     }
 
 
-def unet(model: "Model") -> "UNet2DModel":  # noqa: F821
+def unet(model: Model) -> UNet2DModel:
     """Our U-Net, told entry i of the table where ours is told i + 1.
 
     The first layer of the time's embedding takes the shift: cos(f (i + 1)) and sin(f (i + 1)) are the rotation of
@@ -162,7 +170,7 @@ def unet(model: "Model") -> "UNet2DModel":  # noqa: F821
     return net
 
 
-def whitened(net: "AutoencoderKL", mean: "Tensor", std: "Tensor") -> "AutoencoderKL":  # noqa: F821
+def whitened(net: AutoencoderKL, mean: Tensor, std: Tensor) -> AutoencoderKL:
     """The autoencoder of (z - mean) / std: the 1 x 1 convolutions at either side of the latents take it."""
     import torch
 
@@ -180,7 +188,7 @@ def whitened(net: "AutoencoderKL", mean: "Tensor", std: "Tensor") -> "Autoencode
     return net
 
 
-def scheduler(model: "Model") -> "DDIMScheduler":  # noqa: F821
+def scheduler(model: Model) -> DDIMScheduler:
     """DDIM on the table of the model's own law, its betas in float64: 1 - beta_i = (alpha_i / alpha_{i-1})^2."""
     import torch
     from diffusers import DDIMScheduler
@@ -201,7 +209,7 @@ def scheduler(model: "Model") -> "DDIMScheduler":  # noqa: F821
     )
 
 
-def schedulers(model: "Model") -> list[str]:  # noqa: F821
+def schedulers(model: Model) -> list[str]:
     """Names of diffusers' schedulers that the exported pipeline can be given in place of DDIM, the class less `Scheduler`."""
     if stock(model) == "DDIMPipeline":  # makes a DDIMScheduler of whatever it is given
         return ["DDIM"]
@@ -213,7 +221,7 @@ def schedulers(model: "Model") -> list[str]:  # noqa: F821
     )
 
 
-def others(model: "Model") -> str:  # noqa: F821
+def others(model: Model) -> str:
     """What the card says of schedulers."""
     names = schedulers(model)
     if len(names) == 1:
@@ -225,7 +233,7 @@ def others(model: "Model") -> str:  # noqa: F821
 `trained_betas`, `prediction_type`, `timestep_spacing="trailing"`, `rescale_betas_zero_snr`."""
 
 
-def card(model: "Model", checkpoint: str, weights: str, folder: Path) -> str:  # noqa: F821
+def card(model: Model, checkpoint: str, weights: str, folder: Path) -> str:
     """The model card."""
     kind, name = "latent" if hasattr(model.space, "autoencoder") else "pixel", stock(model)
     told = "class_labels=[0, 1], guidance_scale=2" if model.classes else "num_images_per_prompt=2"

@@ -1,4 +1,4 @@
-"""What samples are conditioned on, bound to the denoiser: the one place where class, caption and guidance meet."""
+"""What samples are conditioned on, bound to the denoiser: where class, caption and guidance meet."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -17,9 +17,10 @@ KEPT = ("mask", "concat")  # of what a denoiser is given, what guidance never le
 
 @dataclass(frozen=True)
 class Condition:
-    """What each sample is conditioned on, a row a sample: its class and its caption, None being the null condition.
+    """What each sample is conditioned on, a row a sample: class and caption, None being the null one.
 
-    `told`: what space or task give the denoiser besides (a mask, a jet's features, channels beside x_t).
+    `told`: what space or task give the denoiser besides: a mask, a jet's features, channels beside
+    x_t.
     """
 
     labels: Sequence[int] | None = None
@@ -28,11 +29,11 @@ class Condition:
 
     def rows(self, rows: Sequence[int]) -> "Condition":
         """Some of the rows."""
-        labels, prompts = (
-            [of[i] for i in rows] if of is not None else None for of in (self.labels, self.prompts)
-        )
+        told = {key: value[list(rows)] for key, value in self.told.items()}
         return Condition(
-            labels, prompts, {key: value[list(rows)] for key, value in self.told.items()}
+            None if self.labels is None else [self.labels[i] for i in rows],
+            None if self.prompts is None else [self.prompts[i] for i in rows],
+            told,
         )
 
     def tensors(self, model: Model, count: int) -> dict[str, Tensor]:
@@ -49,7 +50,8 @@ class Condition:
 
 
 def completed(model: Model, seeds: Sequence[int], condition: Condition) -> Condition:
-    """What is not said filled in: labels seed modulo classes, the model's own prompts in turn, what the space draws."""
+    """What is left open filled in: labels seed modulo classes, the model's own prompts in turn, what
+    the space draws."""
     labels, prompts = condition.labels, condition.prompts
     if labels is None and model.classes:
         labels = [seed % len(model.classes) for seed in seeds]
@@ -64,20 +66,20 @@ def completed(model: Model, seeds: Sequence[int], condition: Condition) -> Condi
 
 
 def bind(model: Model, settings: SampleConfig, condition: Condition, count: int) -> Guided:
-    """The denoiser of `count` samples, given their condition and guided away from the null condition as the settings say."""
+    """The denoiser of `count` samples, given their condition and guided away from the null condition."""
     cond = condition.tensors(model, count)
     chosen = (bool(model.classes) and condition.labels is not None) or condition.prompts is not None
     rows = torch.ones(count, dtype=torch.bool, device=model.device)
     null = (
         without(cond, rows, len(model.classes)) if chosen or condition.told.keys() - KEPT else None
     )
-    return cfg(
-        model.denoiser, cond, null, settings.guidance, tuple(settings.interval), settings.rescale
-    )
+    low, high = settings.interval
+    return cfg(model.denoiser, cond, null, settings.guidance, (low, high), settings.rescale)
 
 
 def without(cond: dict[str, Tensor], rows: Tensor, classes: int) -> dict[str, Tensor]:
-    """The null condition in these rows (B,): the class after the last, NaN for a jet's features, no caption."""
+    """The null condition in these rows (B,): the class after the last, NaN for a jet's features, no
+    caption."""
     nothing = {"label": classes, "jet": float("nan"), "text": 0.0, "text_mask": False}
     return {
         k: v if k in KEPT else v.masked_fill(expand(rows, v), nothing[k]) for k, v in cond.items()

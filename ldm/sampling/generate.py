@@ -1,7 +1,7 @@
 """From a model and settings to samples: the one path that sample.py, evaluation and the callbacks take.
 
-Sample i is a function of its seed alone: its noise comes from a generator of its own, and batches are filled up to one
-size, because a convolution may round differently for another batch shape.
+Sample i is a function of its seed alone: its noise comes from a generator of its own, and batches
+are filled up to one size, because a convolution may round differently for another batch shape.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,8 +31,9 @@ def generate(
 ) -> Tensor:
     """Samples on the CPU, one for each seed: uint8 (N, C, H, W), or features (N, P, 3) of clouds.
 
-    What the condition leaves open is filled in by seed (`completed`). `progress(n)` is called after every batch, `watch`
-    after every step of the first. Refusal if a sample is not finite, or the model is trained for a task, which needs pictures.
+    What the condition leaves open is filled in by seed (`completed`). `progress(n)` is called after
+    every batch, `watch` after every step of the first. Refusal if a sample is not finite, or the
+    model is trained for a task, which needs pictures.
     """
     expect_plain(model.purpose, "sampling")
     whole = completed(model, seeds, condition)
@@ -45,7 +46,8 @@ def generate(
         watch = None
         if not torch.isfinite(x[: len(part)]).all():
             raise Refusal(
-                f"sampling gave numbers that are not finite at seed {seeds[i]}; try more steps or another solver"
+                f"sampling gave numbers that are not finite at seed {seeds[i]}; try more steps or "
+                "another solver"
             )
         done.append(model.space.finish(x, these.told)[: len(part)])
         if progress is not None:
@@ -114,7 +116,7 @@ def reverse(
     condition: Condition = Condition(),
     frames: int = 7,
 ) -> tuple[list[Tensor], Tensor, list[float]]:
-    """Clouds during the reverse process, in one batch: decoded features (B, P, 3) of each frame, masks, and the times."""
+    """Clouds during the reverse process, in one batch: features (B, P, 3) of each frame, masks, times."""
     whole = completed(model, seeds, condition)
     times = model.schedule.grid(settings.steps, settings.grid)[1:].tolist()
     shown = sorted({round(i * (len(times) - 1) / (frames - 1)) for i in range(frames)})

@@ -1,4 +1,4 @@
-"""What a checkpoint holds, made whole again: a denoiser, its space, the classes and the settings to sample with."""
+"""What a checkpoint holds, made whole again: a denoiser, its space, its classes, its settings."""
 
 import dataclasses
 import math
@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -21,15 +21,18 @@ from ldm.diffusion.schedules import Schedule
 from ldm.diffusion.space import Space
 from ldm.errors import Refusal
 from ldm.networks.autoencoder import Autoencoder
+from ldm.networks.base import NetworkConfig
 from ldm.networks.text import TextEncoder
 from ldm.pictures.opening import View
 from ldm.pictures.trained import Generate, Purpose
 from ldm.system import threads
 
+Stage = TypeVar("Stage", DiffusionConfig, AutoencoderConfig)
+
 
 @dataclass
 class Model:
-    """What sampling needs: the denoiser, its space, the classes' names and the defaults for settings."""
+    """What sampling needs: a denoiser, its space, the classes' names and defaults for settings."""
 
     denoiser: Denoiser
     space: Space
@@ -65,12 +68,11 @@ class Model:
         if name.isdecimal() and len(name) < 10 and not numbers and int(name) < len(self.classes):
             return int(name)
         if numbers:
-            named = ", ".join(self.classes)
-            raise Refusal(
-                f"--label: '{name}' is not one of the {len(self.classes)} classes, told by their names: {named}"
-            )
-        listed = ", ".join(f"{i} {c}" if c != str(i) else c for i, c in enumerate(self.classes))
-        raise Refusal(f"--label: '{name}' is not one of the {len(self.classes)} classes: {listed}")
+            listed = f", told by their names: {', '.join(self.classes)}"
+        else:
+            of = [f"{i} {c}" if c != str(i) else c for i, c in enumerate(self.classes)]
+            listed = f": {', '.join(of)}"
+        raise Refusal(f"--label: '{name}' is not one of the {len(self.classes)} classes{listed}")
 
 
 def is_number(name: str) -> bool:
@@ -84,7 +86,8 @@ def build_net(
     """The network of a config for x of `shape`."""
     more = {"text": text.dim} if text else {}
     more |= {"concat": channels} if (channels := config.task.channels(shape[0])) else {}
-    return config.network.build(shape, classes, **more)
+    network: NetworkConfig = config.network
+    return network.build(shape, classes, **more)
 
 
 def build_denoiser(
@@ -97,10 +100,10 @@ def build_denoiser(
 
 
 def restore(path: str | Path, weights: str = "ema", device: str = "cpu") -> Model:
-    """A model from a checkpoint alone: strict, with stage 1 inside the file checked against its hash.
+    """A model from a checkpoint alone: strict, with stage 1 inside checked against its hash.
 
-    Whatever is wrong with the file is one line; nothing of a size that its weights do not have is allocated, nothing is
-    downloaded, and nothing written.
+    Whatever is wrong with the file is one line; nothing of a size that its weights do not have is
+    allocated, nothing is downloaded, and nothing written.
     """
     file = checkpoint.find(path)
     state = checkpoint.read(file)
@@ -110,36 +113,61 @@ def restore(path: str | Path, weights: str = "ema", device: str = "cpu") -> Mode
 
 
 def _restored(state: dict[str, Any], file: Path, weights: str, device: str) -> Model:
-    meta = state["ldm"]
-    config, classes = from_dict(meta["config"], str(file)), class_names(meta, file)
+    meta, where = state["ldm"], str(file)
+    config, classes = _of_stage(DiffusionConfig, meta["config"], where), class_names(meta, file)
     shape = data_shape(meta, config.data, file)
-    stage1 = from_dict(meta["autoencoder"]["config"], str(file)) if meta["autoencoder"] else None
-
-    def space() -> Space:
-        autoencoder = stage1.network.build(shape) if stage1 else None
-        return config.space.build(shape, autoencoder, len(classes), config.network.features)
-
-    found = under(state["state_dict"], "space.")
-    built = build_fitting(space, found, str(file))
-    built.expect_measured(str(file))
-    built.note(meta.get("view") or {})
-    if stage1 and fingerprint(built.autoencoder) != meta["autoencoder"]["hash"]:
-        raise Refusal(
-            f"checkpoint: the autoencoder inside {file} is not the one it was trained with; the file is damaged"
-        )
+    space = _space(state, config, shape, file)
     about_text = meta.get("text") or {}
-    text = load_text(config, about_text.get("hash"), str(file), download=False)
+    text = load_text(config, about_text.get("hash"), where, download=False)
     net = build_fitting(
-        lambda: build_net(config, built.shape, len(classes), text),
+        lambda: build_net(config, space.shape, len(classes), text),
         checkpoint.weights(state, weights, file),
-        str(file),
+        where,
     )
     denoiser = Denoiser(net, config.schedule, config.loss).eval().requires_grad_(False).to(device)
-    view = View.of(shape, meta.get("view"), str(file)) if built.modality == "pictures" else None
-    told = text, tuple(map(str, about_text.get("prompts", ()))), config.task, view
     return Model(
-        denoiser, built.eval().to(device), classes, config.sample, state["global_step"], *told
+        denoiser,
+        space.eval().to(device),
+        classes,
+        config.sample,
+        state["global_step"],
+        text,
+        prompts=tuple(map(str, about_text.get("prompts", ()))),
+        purpose=config.task,
+        view=View.of(shape, meta.get("view"), where) if space.modality == "pictures" else None,
     )
+
+
+def _space(
+    state: dict[str, Any], config: DiffusionConfig, shape: tuple[int, ...], file: Path
+) -> Space:
+    """The space of a checkpoint, with the stage 1 that it was trained with. Refusal if it is another."""
+    meta, where = state["ldm"], str(file)
+    inside = meta["autoencoder"]
+    stage1 = _of_stage(AutoencoderConfig, inside["config"], where) if inside else None
+    features = config.network.features
+
+    def build() -> Space:
+        autoencoder = stage1.network.build(shape) if stage1 else None
+        return config.space.build(shape, autoencoder, len(meta["classes"]), features)
+
+    space = build_fitting(build, under(state["state_dict"], "space."), where)
+    space.expect_measured(where)
+    space.note(meta.get("view") or {})
+    if inside and fingerprint(space.get_submodule("autoencoder")) != inside["hash"]:
+        raise Refusal(
+            f"checkpoint: the autoencoder inside {file} is not the one it was trained with; "
+            "the file is damaged"
+        )
+    return space
+
+
+def _of_stage(kind: type[Stage], raw: Any, where: str) -> Stage:
+    """A config inside a checkpoint; Refusal if it is of another stage."""
+    config = from_dict(raw, where)
+    if not isinstance(config, kind):
+        raise Refusal(f"checkpoint: {where} holds a config of another stage")
+    return config
 
 
 def fingerprint(module: nn.Module) -> str:
@@ -152,7 +180,7 @@ SIDES = {"Digits": 8, "CIFAR10": 32}  # of data that come in one size
 
 
 def data_shape(meta: dict[str, Any], data: Data, file: Path) -> tuple[int, ...]:
-    """The shape of the data that a checkpoint is of; Refusal where there is no such data, or it is not its config's."""
+    """The shape of a checkpoint's data; Refusal where none has it, or it is not its config's."""
     shape, kind = tuple(meta["shape"]), type(data).__name__
     places = 2 if kind == "JetNet" else 3
     whole = len(shape) == places and all(type(size) is int and size > 0 for size in shape)
@@ -181,16 +209,18 @@ def class_names(meta: dict[str, Any], file: Path) -> tuple[str, ...]:
 def load_text(
     config: DiffusionConfig, expected: str | None = None, where: str = "", download: bool = True
 ) -> TextEncoder | None:
-    """The text encoder that a config names, if it is of captions; Refusal if it is not the one that was trained with.
+    """The text encoder of a config with captions; Refusal if it is not the one trained with.
 
-    Without `download` only what lies on this machine: a checkpoint's own word is no reason to fetch anything.
+    Without `download` only what lies on this machine: a checkpoint's own word is no reason to fetch
+    anything.
     """
     if config.condition not in ("text", "both"):
         return None
     text = config.text.load(download)
     if expected is not None and text.hash != expected:
         raise Refusal(
-            f"{where}: text encoder {type(config.text).__name__} is {text.hash} here, it was trained with {expected}"
+            f"{where}: text encoder {type(config.text).__name__} is {text.hash} here, it was "
+            f"trained with {expected}"
         )
     return text
 
@@ -198,12 +228,13 @@ def load_text(
 def load_autoencoder(
     path: Path, which: str = "ema"
 ) -> tuple[Autoencoder, AutoencoderConfig, dict[str, Any]]:
-    """Stage 1 from its checkpoint, averaged weights where it kept them, or `raw`; and what the checkpoint says of itself."""
+    """Stage 1 from its checkpoint, averaged weights where it kept them, or `raw`; its config; what
+    the checkpoint says of itself."""
     state = checkpoint.read(path)
     checkpoint.expect_stage(state, "autoencoder", path)
     with malformed(path):
         meta = state["ldm"]
-        config = from_dict(meta["config"], str(path))
+        config = _of_stage(AutoencoderConfig, meta["config"], str(path))
         shape = data_shape(meta, config.data, path)
         found = checkpoint.weights(state, which, path)
         autoencoder = build_fitting(lambda: config.network.build(shape), found, str(path))
@@ -212,15 +243,15 @@ def load_autoencoder(
 
 
 def recorded_data(config: Data, root: str | None = None) -> Data:
-    """The data settings of a checkpoint, to read from `root` or from where they lay: never to be downloaded."""
+    """The data settings of a checkpoint, to be read from `root` or where they lay, never downloaded."""
     if root is not None and not hasattr(config, "root"):
         raise Refusal(
-            f"--data-root: {type(config).__name__} are embedded and read from no folder; leave it out"
+            f"--data-root: {type(config).__name__} are embedded and read from no folder; "
+            "leave it out"
         )
     if root is not None and not Path(root).exists():
         raise Refusal(f"--data-root: '{root}' is not a folder, nor a file")
-    given = {"root": root} if root is not None else {}
-    kept = {"download": False} if hasattr(config, "download") else {}
-    return dataclasses.replace(
-        config, **given, **kept, workers=min(config.workers, os.cpu_count() or 1)
-    )
+    more: dict[str, Any] = {"workers": min(config.workers, os.cpu_count() or 1)}
+    more |= {"root": root} if root is not None else {}
+    more |= {"download": False} if hasattr(config, "download") else {}
+    return dataclasses.replace(config, **more)

@@ -1,4 +1,4 @@
-"""Which captions samples are made of: those of the command line, or those that the checkpoint keeps."""
+"""Which captions samples are made of: those that are asked for, or those of the checkpoint."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ LARGEST = 10_000_000  # bytes of a file of prompts
 def prompts_from(
     model: Model, prompt: str | Sequence[str] | None, file: str | None, seeds: Sequence[int]
 ) -> list[str] | None:
-    """What is asked for each seed, several prompts or a file's lines in turn; None for a model without text."""
+    """The caption of each seed, of several prompts or a file's lines in turn; None without text."""
     if prompt is None and file is None:
         return model.prompts_of(seeds) if model.text is not None else None
     flag = "--prompt" if file is None else "--prompt-file"
@@ -26,9 +26,8 @@ def prompts_from(
     lines = _lines(Path(file)) if file is not None else list(given or [])
     lines = [line.strip() for line in lines if line.strip()]
     if not lines:
-        raise Refusal(
-            f"{flag}: {'the prompt' if file is None else file} is empty; leave it out for the checkpoint's own prompts"
-        )
+        what = "the prompt" if file is None else file
+        raise Refusal(f"{flag}: {what} is empty; leave it out for the checkpoint's own prompts")
     for line in lines:
         if rest := model.text.cut(line):
             say(f"{flag}: longer than {model.text.length} tokens; cut: '{rest:.300}'")
@@ -41,9 +40,8 @@ def _lines(file: Path) -> list[str]:
         if file.exists() and not file.is_file():
             raise Refusal(f"--prompt-file: '{file}' is no file")
         if (size := file.stat().st_size) > LARGEST:
-            raise Refusal(
-                f"--prompt-file: '{file}' has {size / 1e6:.0f} MB, at most {LARGEST / 1e6:.0f} are read"
-            )
+            most = f"at most {LARGEST / 1e6:.0f} are read"
+            raise Refusal(f"--prompt-file: '{file}' has {size / 1e6:.0f} MB, {most}")
         return file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or "not text"

@@ -1,9 +1,9 @@
-"""Data to noise and back, to look at: the forward chain and the reverse process of a few samples, as a strip and a GIF."""
+"""Data to noise and back: the forward chain and the reverse process of a few samples, to look at."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from PIL import Image, ImageDraw
@@ -14,6 +14,7 @@ from ldm.diffusion import solvers
 from ldm.diffusion.schedules import Schedule
 from ldm.diffusion.simulate import noising
 from ldm.pictures.grid import to_picture
+from ldm.pictures.space import PictureSpace
 from ldm.sampling.model import Model
 from ldm.system.batches import as_bytes
 from ldm.system.randomness import SampleNoise
@@ -24,7 +25,7 @@ HEADER = 26  # px above the strip, for the times
 
 @dataclass
 class Recorder:
-    """What the first `count` samples of a batch went through: give it to `generate` as `watch`, then take the pictures."""
+    """What the first `count` samples of a batch went through: the `watch` of `generate`."""
 
     files: ClassVar[str] = "trajectory.png, trajectory.gif"
     model: Model
@@ -39,6 +40,11 @@ class Recorder:
         self.guesses.append(x0_hat[: self.count].clone())
 
     @property
+    def space(self) -> PictureSpace:
+        """The model's: it is one of pictures."""
+        return cast(PictureSpace, self.model.space)
+
+    @property
     def times(self) -> Tensor:
         return self.model.denoiser.schedule.grid(self.settings.steps, self.settings.grid)
 
@@ -46,8 +52,8 @@ class Recorder:
     def rows(self, most: int) -> tuple[Tensor, Tensor]:
         """uint8 pictures (3, frames, N, C, H, W) and the frames' times, from noise (t = 1) to data.
 
-        The forward chain x_t from the samples' own x_0, with noise of its own (it runs against this order); the reverse
-        x_t; and x0_hat.
+        The forward chain x_t from the samples' own x_0, with noise of its own (it runs against this
+        order); the reverse x_t; and x0_hat.
         """
         schedule, times, device = self.model.denoiser.schedule, self.times, self.states[0].device
         noise = SampleNoise(self.seeds[: self.count], self.model.space.shape, device)
@@ -63,7 +69,7 @@ class Recorder:
         states = zip([*there, *(reverse[i] for i in keep)], times[[*keep, *keep]], strict=True)
         shown = [in_view(schedule, x, t) for x, t in states]
         shown += [guesses[i] for i in keep]
-        images = torch.stack([as_bytes(self.model.space.decode(x)).cpu() for x in shown])
+        images = torch.stack([as_bytes(self.space.decode(x)).cpu() for x in shown])
         return images.unflatten(0, (3, len(keep))), times[keep]
 
     def strip(self) -> Image.Image:
