@@ -213,8 +213,8 @@ class DiffusionModel:
             pair = torch.cat([self._pictures(first), self._pictures(second)])
             if len(pair) != 2:
                 raise Refusal("first, second: one picture each")
-        count = {"count": how.pop("count", 8)}
-        return self._solved("interpolate", pair, None, {}, how | count, floats=floats)[0]
+        how.setdefault("count", 8)
+        return self._solved("interpolate", pair, None, {}, how, floats=floats)[0]
 
     def log_likelihood(
         self,
@@ -287,7 +287,8 @@ class DiffusionModel:
             self._expect(how, HowSolved)
             kind, count = named(name), how.get("count")
             known = {field.name for field in fields(kind)}
-            given = {**options, **{key: how[key] for key in ("method", "resamples") if key in how}}
+            own: dict[str, Any] = {k: v for k, v in how.items() if k in ("method", "resamples")}
+            given = {**options, **own}
             if odd := [key for key in given if key not in known]:
                 raise Refusal(f"{odd[0]}: {name} takes none")
             seeds = Seeds(count, how.get("seed", 0)).listed(1)

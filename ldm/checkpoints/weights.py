@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from ldm.errors import Refusal
 
 Weights = dict[str, Tensor]
+Built = TypeVar("Built", bound=nn.Module)
 
 
 def under(state: Weights, prefix: str) -> Weights:
@@ -46,7 +48,7 @@ def load_strict(module: nn.Module, found: Weights, what: str) -> None:
     module.load_state_dict(found)
 
 
-def build_fitting(build: Callable[[], nn.Module], found: Weights, what: str) -> nn.Module:
+def build_fitting(build: Callable[[], Built], found: Weights, what: str) -> Built:
     """What `build` makes, with these weights.
 
     Nothing is allocated before they are known to fit it.

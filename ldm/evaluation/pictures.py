@@ -160,7 +160,7 @@ class PictureEvaluation(AgainstPictures):
 
 def load_data(config: Data, root: str | None, state: Mapping[str, Any]) -> DataSet:
     """The data of a checkpoint, from its own place or from `root`; Refusal if it is other data."""
-    data = recorded_data(config, root)
+    data: Any = recorded_data(config, root)
     found = View.of(state["shape"], state.get("view"), "it").found
     if found and getattr(data, "range", ...) is None:
         data = replace(data, range=found)  # elsewhere other pictures would span another range

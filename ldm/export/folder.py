@@ -17,14 +17,13 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from safetensors import SafetensorError
 
 from ldm.errors import Refusal, printable
 
 if TYPE_CHECKING:  # torch is imported once the arguments are right
-    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DModel
     from torch import Tensor
 
     from ldm.sampling.model import Model
@@ -79,18 +78,15 @@ def expect_exportable(model: Model) -> None:
     from ldm.networks.autoencoder import VQAutoencoder
     from ldm.networks.unet import PaddedUNet
 
-    predict = model.denoiser.loss_config.predict
+    predict, law, use = model.denoiser.loss_config.predict, model.schedule, model.purpose.use
+    stage1, known = getattr(model.space, "autoencoder", None), ", ".join(PREDICTIONS)
     wrong = {
         "clouds have no pipeline in diffusers": not isinstance(model.denoiser.net, PaddedUNet),
-        f"a model trained for {model.purpose.use} is not exported yet": model.purpose.use
-        is not None,
-        "a VQ autoencoder is not exported yet": isinstance(
-            getattr(model.space, "autoencoder", None), VQAutoencoder
-        ),
-        f"diffusers' schedulers know {', '.join(PREDICTIONS)}, not predict = {predict}": predict
-        not in PREDICTIONS,
-        f"diffusers' tables want alpha^2 + sigma^2 = 1, not {type(model.denoiser.schedule).__name__}": not isinstance(
-            model.denoiser.schedule, VariancePreserving
+        f"a model trained for {use} is not exported yet": use is not None,
+        "a VQ autoencoder is not exported yet": isinstance(stage1, VQAutoencoder),
+        f"diffusers' schedulers know {known}, not predict = {predict}": predict not in PREDICTIONS,
+        "diffusers' tables want alpha^2 + sigma^2 = 1, not " + type(law).__name__: not isinstance(
+            law, VariancePreserving
         ),
     }
     for reason, holds in wrong.items():
@@ -98,16 +94,19 @@ def expect_exportable(model: Model) -> None:
             raise Refusal(f"export: {reason}")
 
 
+def ours(model: Model) -> Any:
+    """The network: a PaddedUNet, once `expect_exportable` has seen it."""
+    return model.denoiser.net
+
+
 def write(model: Model, folder: Path) -> None:
     """A folder a part, pipeline.py where no stock pipeline does, and model_index.json."""
     import diffusers
 
-    name = stock(model)
-    parts = {"unet": unet(model), "scheduler": scheduler(model)}
-    if autoencoder := getattr(model.space, "autoencoder", None):
-        parts["vqvae" if name else "vae"] = whitened(
-            autoencoder.net, model.space.mean, model.space.std
-        )
+    name, space = stock(model), cast(Any, model.space)  # pixels, or latents with an autoencoder
+    parts: dict[str, Any] = {"unet": unet(model), "scheduler": scheduler(model)}
+    if autoencoder := getattr(space, "autoencoder", None):
+        parts["vqvae" if name else "vae"] = whitened(autoencoder.net, space.mean, space.std)
     if model.text:
         parts |= {"text_encoder": model.text.model, "tokenizer": model.text.pretrained}
     for part, value in parts.items():
@@ -129,11 +128,11 @@ def write(model: Model, folder: Path) -> None:
 
 
 def stock(model: Model) -> str | None:
-    """The pipeline of diffusers that needs no code of ours: nothing told, a square that needs no padding."""
+    """The pipeline of diffusers that needs no code of ours: no condition, a square of whole levels."""
     x, autoencoder = model.space.shape, getattr(model.space, "autoencoder", None)
     picture = autoencoder.shape if autoencoder else x
     cut = autoencoder is not None and any(side % autoencoder.multiple for side in picture[1:])
-    if model.classes or model.text or cut or x[1] != x[2] or x[1] % model.denoiser.net.factor:
+    if model.classes or model.text or cut or x[1] != x[2] or x[1] % ours(model).factor:
         return None
     return "LDMPipeline" if autoencoder else "DDIMPipeline"
 
@@ -143,7 +142,7 @@ def about(model: Model) -> dict[str, Any]:
     return {
         "classes": list(model.classes),
         "shape": list(model.space.shape),
-        "factor": model.denoiser.net.factor,
+        "factor": ours(model).factor,
         "picture": list(getattr(model.space, "autoencoder", model.space).shape),
         "steps": model.settings.steps,
         "guidance": model.settings.guidance,
@@ -152,15 +151,15 @@ def about(model: Model) -> dict[str, Any]:
     }
 
 
-def unet(model: Model) -> UNet2DModel:
+def unet(model: Model) -> Any:
     """Our U-Net, told entry i of the table where ours is told i + 1.
 
-    The first layer of the time's embedding takes the shift: cos(f (i + 1)) and sin(f (i + 1)) are the rotation of
-    cos(f i) and sin(f i) by the angle f.
+    The first layer of the time's embedding takes the shift: cos(f (i + 1)) and sin(f (i + 1)) are
+    the rotation of cos(f i) and sin(f i) by the angle f.
     """
     import torch
 
-    net = copy.deepcopy(model.denoiser.net.unet)
+    net = copy.deepcopy(ours(model).unet)
     weight = net.time_embedding.linear_1.weight.data
     cos, sin = net.time_proj(torch.ones(1)).chunk(
         2, -1
@@ -170,8 +169,8 @@ def unet(model: Model) -> UNet2DModel:
     return net
 
 
-def whitened(net: AutoencoderKL, mean: Tensor, std: Tensor) -> AutoencoderKL:
-    """The autoencoder of (z - mean) / std: the 1 x 1 convolutions at either side of the latents take it."""
+def whitened(net: Any, mean: Tensor, std: Tensor) -> Any:
+    """The autoencoder of (z - mean) / std, taken by the 1 x 1 convolutions beside the latents."""
     import torch
 
     net = copy.deepcopy(net)
@@ -188,7 +187,7 @@ def whitened(net: AutoencoderKL, mean: Tensor, std: Tensor) -> AutoencoderKL:
     return net
 
 
-def scheduler(model: Model) -> DDIMScheduler:
+def scheduler(model: Model) -> Any:
     """DDIM on the table of the model's own law, its betas in float64: 1 - beta_i = (alpha_i / alpha_{i-1})^2."""
     import torch
     from diffusers import DDIMScheduler
@@ -210,7 +209,7 @@ def scheduler(model: Model) -> DDIMScheduler:
 
 
 def schedulers(model: Model) -> list[str]:
-    """Names of diffusers' schedulers that the exported pipeline can be given in place of DDIM, the class less `Scheduler`."""
+    """Names, less `Scheduler`, of diffusers' schedulers that can stand in place of DDIM."""
     if stock(model) == "DDIMPipeline":  # makes a DDIMScheduler of whatever it is given
         return ["DDIM"]
     forgets = bool(scheduler(model).config.rescale_betas_zero_snr)

@@ -1,6 +1,6 @@
 """Pictures of a model that ldm exported. Needs diffusers alone, and transformers for captions; no stock pipeline pads and crops
 odd sizes, or guides by a null class or an untold caption."""
-# mypy: disable-error-code="attr-defined"
+# mypy: disable-error-code="attr-defined,arg-type"
 # diffusers says nothing of its types, and makes most attributes of a pipeline by name
 
 import inspect

@@ -17,13 +17,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from ldm.errors import say
 from ldm.metrics.distances import Moments
 from ldm.metrics.features import Features
 from ldm.system.batches import Shard, as_bytes, loader
+from ldm.system.data import Rows
 from ldm.system.names import file_name
 from ldm.system.randomness import permutation
 
@@ -52,14 +52,14 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ldm"
 
 
-def fingerprint(dataset: Dataset, features: Features) -> str:
+def fingerprint(dataset: Rows, features: Features) -> str:
     """Of data x features."""
     key = (VERSION, dataset.fingerprint(), features.hash, features.resize)
     return hashlib.sha256(repr(key).encode()).hexdigest()[:16]
 
 
 def reference(
-    dataset: Dataset,
+    dataset: Rows,
     features: Features,
     what: str,
     cache: Path | None = None,
@@ -82,7 +82,7 @@ def reference(
 
 
 def _compute(
-    dataset: Dataset,
+    dataset: Rows,
     features: Features,
     key: str,
     what: str,

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import nn
@@ -26,7 +26,16 @@ from ldm.networks.text import TextEncoder
 from ldm.pictures.opening import View
 from ldm.pictures.trained import Generate, Purpose
 from ldm.system import threads
+from ldm.system.data import DataConfig
 
+
+class SpaceConfig(Protocol):
+    """What the config of every space has."""
+
+    def build(self, shape: Any, autoencoder: Any, classes: int, features: int) -> Space: ...
+
+
+Recorded = TypeVar("Recorded", bound=DataConfig)
 Stage = TypeVar("Stage", DiffusionConfig, AutoencoderConfig)
 
 
@@ -84,7 +93,7 @@ def build_net(
     config: DiffusionConfig, shape: tuple[int, ...], classes: int, text: TextEncoder | None = None
 ) -> nn.Module:
     """The network of a config for x of `shape`."""
-    more = {"text": text.dim} if text else {}
+    more: dict[str, int] = {"text": text.dim} if text else {}
     more |= {"concat": channels} if (channels := config.task.channels(shape[0])) else {}
     network: NetworkConfig = config.network
     return network.build(shape, classes, **more)
@@ -134,7 +143,7 @@ def _restored(state: dict[str, Any], file: Path, weights: str, device: str) -> M
         text,
         prompts=tuple(map(str, about_text.get("prompts", ()))),
         purpose=config.task,
-        view=View.of(shape, meta.get("view"), where) if space.modality == "pictures" else None,
+        view=View.of(shape, meta.get("view"), where) if len(shape) == PICTURE else None,
     )
 
 
@@ -148,8 +157,9 @@ def _space(
     features = config.network.features
 
     def build() -> Space:
-        autoencoder = stage1.network.build(shape) if stage1 else None
-        return config.space.build(shape, autoencoder, len(meta["classes"]), features)
+        autoencoder = stage1.network.build(_picture(shape)) if stage1 else None
+        space: SpaceConfig = config.space
+        return space.build(shape, autoencoder, len(meta["classes"]), features)
 
     space = build_fitting(build, under(state["state_dict"], "space."), where)
     space.expect_measured(where)
@@ -160,6 +170,11 @@ def _space(
             "the file is damaged"
         )
     return space
+
+
+def _picture(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    channels, height, width = shape
+    return channels, height, width
 
 
 def _of_stage(kind: type[Stage], raw: Any, where: str) -> Stage:
@@ -175,6 +190,7 @@ def fingerprint(module: nn.Module) -> str:
     return hash_of_weights(module.state_dict().items())
 
 
+PICTURE = 3  # places of a picture's shape
 LARGEST = 2**26  # numbers of one picture: 8,192 x 8,192 grey
 SIDES = {"Digits": 8, "CIFAR10": 32}  # of data that come in one size
 
@@ -237,12 +253,12 @@ def load_autoencoder(
         config = _of_stage(AutoencoderConfig, meta["config"], str(path))
         shape = data_shape(meta, config.data, path)
         found = checkpoint.weights(state, which, path)
-        autoencoder = build_fitting(lambda: config.network.build(shape), found, str(path))
+        autoencoder = build_fitting(lambda: config.network.build(_picture(shape)), found, str(path))
         class_names(meta, path)
         return autoencoder.eval(), config, meta
 
 
-def recorded_data(config: Data, root: str | None = None) -> Data:
+def recorded_data(config: Recorded, root: str | None = None) -> Recorded:
     """The data settings of a checkpoint, to be read from `root` or where they lay, never downloaded."""
     if root is not None and not hasattr(config, "root"):
         raise Refusal(
