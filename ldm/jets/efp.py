@@ -40,7 +40,8 @@ def vertices(graph: Graph) -> int:
 def _canonical(graph: Graph) -> Graph:
     """The smallest relabelling: the same for isomorphic graphs."""
     orders = permutations(range(vertices(graph)))
-    return min(tuple(sorted(tuple(sorted((p[a], p[b]))) for a, b in graph)) for p in orders)
+    edges = ([(min(p[a], p[b]), max(p[a], p[b])) for a, b in graph] for p in orders)
+    return min(tuple(sorted(each)) for each in edges)
 
 
 def evaluate(graph: Graph, z: Tensor, powers: list[Tensor]) -> Tensor:

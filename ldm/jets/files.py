@@ -35,7 +35,7 @@ class Fault(NamedTuple):
 
     def jets(self) -> np.ndarray:
         """Which jets have it, (N,)."""
-        return self.where if self.where.ndim == 1 else self.where.any(1)
+        return np.any(self.where.reshape(len(self.where), -1), axis=1)
 
 
 def read_jets(
@@ -79,7 +79,7 @@ def places(path: Path) -> int:
     """
     try:
         with h5py.File(path, "r") as file:
-            shape = getattr(file.get(KEYS[0]), "shape", ())
+            shape: tuple[int, ...] = getattr(file.get(KEYS[0]), "shape", ())
             return shape[1] if len(shape) == 3 else 0
     except (OSError, RuntimeError):
         return 0  # `read_jets` says what is wrong with it

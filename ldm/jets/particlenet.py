@@ -32,7 +32,7 @@ class ParticleNet(nn.Module):
     JetNet's network sees it as particles.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         widths = 3, 64, 128, 256
         sums = np.cumsum(widths).tolist()

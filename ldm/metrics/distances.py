@@ -97,6 +97,6 @@ def density_coverage(fake: Tensor, real: Tensor, k: int = DENSITY_K) -> tuple[fl
         # the first is the row itself
         radius = torch.cdist(part, real).kthvalue(k + 1, 1).values[:, None]
         within = torch.cdist(part, fake) < radius
-        inside += within.sum().item()
-        covered += within.any(1).sum().item()
+        inside += int(within.sum())
+        covered += int(within.any(1).sum())
     return inside / (k * len(fake)), covered / len(real)

@@ -59,7 +59,9 @@ class Features:
 
     @torch.inference_mode()
     def verdict(self, features: Tensor) -> Tensor:
-        """The class that the head sees, (B,)."""
+        """The class that the head sees, (B,); ValueError for a network that has none."""
+        if self.head is None:
+            raise ValueError(f"features {self.name} see no classes")
         return self.head(features.to(next(self.net.parameters()).device)).argmax(1).cpu()
 
     def to(self, device: str) -> "Features":

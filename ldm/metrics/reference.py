@@ -28,6 +28,7 @@ from ldm.system.names import file_name
 from ldm.system.randomness import permutation
 
 VERSION = 2  # of what a file holds and how it was computed
+BATCH = 256  # pictures at once
 KEPT = 50_000  # rows kept for kernels and neighbours, drawn by chance; the moments are of all
 
 
@@ -52,8 +53,8 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ldm"
 
 
-def fingerprint(dataset: Rows, features: Features) -> str:
-    """Of data x features."""
+def reference_key(dataset: Rows, features: Features) -> str:
+    """A hash of data x features."""
     key = (VERSION, dataset.fingerprint(), features.hash, features.resize)
     return hashlib.sha256(repr(key).encode()).hexdigest()[:16]
 
@@ -63,17 +64,16 @@ def reference(
     features: Features,
     what: str,
     cache: Path | None = None,
-    batch_size: int = 256,
     workers: int = 0,
     quiet: bool = False,
 ) -> Reference:
     """The reference of a data set, from `cache` where it is there, else computed and put there."""
-    key = fingerprint(dataset, features)
+    key = reference_key(dataset, features)
     path = (cache or default_cache()) / f"{file_name(features.name)}-{key}.safetensors"
     found = _read(path, key, what)
     if found is not None:
         return found
-    computed = _compute(dataset, features, key, what, batch_size, workers, quiet)
+    computed = _compute(dataset, features, key, what, workers, quiet)
     try:
         _write(computed, path)
     except (OSError, SafetensorError) as error:
@@ -82,18 +82,14 @@ def reference(
 
 
 def _compute(
-    dataset: Rows,
-    features: Features,
-    key: str,
-    what: str,
-    batch_size: int,
-    workers: int,
-    quiet: bool,
+    dataset: Rows, features: Features, key: str, what: str, workers: int, quiet: bool
 ) -> Reference:
-    shard = Shard(len(dataset), batch_size, 0, 1)
+    shard = Shard(len(dataset), BATCH, 0, 1)
     kept = torch.full((len(dataset),), -1)
     kept[permutation(len(dataset), "reference")[:KEPT]] = torch.arange(min(KEPT, len(dataset)))
-    parts, rows, places = [], [], []
+    parts: list[Moments] = []
+    rows: list[Tensor] = []
+    places: list[Tensor] = []
     with tqdm(
         total=len(dataset), desc=f"features of {what}", unit="image", disable=quiet, mininterval=1
     ) as bar:

@@ -7,7 +7,7 @@ there is none (VQ); x = decode(z): pixels in [-1, 1], cropped to the data's own 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +16,6 @@ from torch.nn import functional as F
 from ldm.diffusion.space import Noise, Shape
 from ldm.errors import require
 from ldm.networks.padding import crop_to, pad_to_multiple
-
-if TYPE_CHECKING:
-    from diffusers import VQModel as DiffusersVQ
 
 
 @dataclass
@@ -135,12 +132,16 @@ Gather = Callable[[Tensor], Tensor]  # (n, ...) of this rank -> (world, n, ...)
 
 
 class Autoencoder(nn.Module):
-    """What both have: the data's shape, the latents' shape, padding."""
+    """What both have: the data's shape, the latents' shape, padding.
 
-    codes: ClassVar[int] = 0  # the codebook's size; 0: continuous latents
+    net: diffusers' model, whose attributes nn.Module does not declare.
+    """
 
-    def __init__(self, net: nn.Module, shape: Shape, multiple: int):
+    net: Any
+
+    def __init__(self, net: Any, shape: Shape, multiple: int):
         super().__init__()
+        self.codes = 0  # the codebook's size; 0: continuous latents
         self.net, self.shape, self.multiple = net, tuple(shape), multiple
         factor = 2 ** (len(net.config.block_out_channels) - 1)
         height, width = (-(-side // multiple) * multiple // factor for side in shape[1:])
@@ -161,7 +162,7 @@ class Autoencoder(nn.Module):
         raise NotImplementedError
 
     def regularised(self, moments: Tensor, randn: Noise | None) -> Regularised:
-        """What training asks of `encode`'s moments; without `randn` the posterior's mean is decoded."""
+        """What training asks of `encode`'s moments; without `randn` their mean is decoded."""
         raise NotImplementedError
 
     def restart_idle(self, gather: Gather, order: torch.Generator, every: bool) -> int:
@@ -175,9 +176,9 @@ class Autoencoder(nn.Module):
 
 
 class KLAutoencoder(Autoencoder):
-    """Continuous latents; the regulariser is kl_weight KL(q(z|x) || N(0, 1)) over the pixel values."""
+    """Continuous latents; regulariser kl_weight KL(q(z|x) || N(0, 1)) over the pixel values."""
 
-    def __init__(self, net: nn.Module, shape: Shape, multiple: int, kl_weight: float = 0.0):
+    def __init__(self, net: Any, shape: Shape, multiple: int, kl_weight: float = 0.0):
         super().__init__(net, shape, multiple)
         self.kl_weight = kl_weight
 
@@ -205,13 +206,12 @@ class VQAutoencoder(Autoencoder):
 
     idle: Tensor
 
-    def __init__(self, net: "DiffusersVQ", shape: Shape, multiple: int, config: VQModel):
+    def __init__(self, net: Any, shape: Shape, multiple: int, config: VQModel):
         super().__init__(net, shape, multiple)
         self.codebook_weight, self.patience = config.codebook_weight, config.patience
         self.used: Tensor | float = 0.0
         self.latest: Tensor | None = None
         self.codes = net.config.num_vq_embeddings
-        # steps since a code was last used
         self.register_buffer("idle", torch.zeros(self.codes, dtype=torch.long))
 
     def encode(self, x: Tensor) -> Tensor:

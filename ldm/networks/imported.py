@@ -109,7 +109,7 @@ def _config(folder: Path) -> dict[str, Any]:
         given = json.loads((folder / CONFIG).read_text())
         if not isinstance(given, dict) or "quantization_config" in given:
             raise ValueError("it is not of plain weights")
-        about = dict(DiffusersKL().config) | given
+        about = _defaults() | given
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise Refusal(f"space.autoencoder: {folder / CONFIG} is not readable ({error})") from None
     if about.get("_class_name") != "AutoencoderKL":
@@ -117,7 +117,7 @@ def _config(folder: Path) -> dict[str, Any]:
             f"space.autoencoder: {folder} holds diffusers' {about.get('_class_name')}; an "
             "AutoencoderKL is wanted"
         )
-    for key, default in DiffusersKL().config.items():
+    for key, default in _defaults().items():
         if key in USED and not _alike(about[key], default):
             raise Refusal(
                 f"space.autoencoder: {folder / CONFIG}: {key} = {about[key]!r} is not of the kind "
@@ -129,6 +129,12 @@ def _config(folder: Path) -> dict[str, Any]:
                 f"space.autoencoder: {folder}: {key} = {about[key]}; only {only} is known here"
             )
     return about
+
+
+def _defaults() -> dict[str, Any]:
+    """Of diffusers' AutoencoderKL."""
+    net: Any = DiffusersKL()
+    return dict(net.config)
 
 
 def _alike(value: Any, default: Any) -> bool:

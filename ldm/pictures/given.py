@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from ldm.errors import Refusal, printable, say
 from ldm.pictures.images import ImageData, Images, ImageTensor
-from ldm.pictures.opening import Range, View, eight_bits, is_range, upright
+from ldm.pictures.opening import View
+from ldm.pictures.transforms import Range, eight_bits, is_range, upright
 from ldm.system.randomness import permutation
 
 HOLDOUT = 10  # one in so many is held out where no test set is given

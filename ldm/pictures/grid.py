@@ -7,7 +7,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from ldm.pictures.opening import Range
+from ldm.pictures.transforms import Range
 from ldm.system.batches import as_bytes
 
 

@@ -43,8 +43,9 @@ class Notes:
 
     def name(self, thing: Path | str) -> str:
         """A path as it is under the root."""
-        inside = isinstance(thing, Path) and thing.is_relative_to(self.root)
-        return str(thing.relative_to(self.root)) if inside else str(thing)
+        if isinstance(thing, Path) and thing.is_relative_to(self.root):
+            return str(thing.relative_to(self.root))
+        return str(thing)
 
     def lines(self) -> list[str]:
         told = ((n, kind[n > 1], first) for kind, (n, first) in self.found.items())

@@ -12,7 +12,6 @@ given later.
   without one: Pillow's way.
 """
 
-import math
 import os
 import stat
 import warnings
@@ -20,19 +19,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
-from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from ldm.errors import Refusal
-
-Range = tuple[float, float]
-Fit = Literal["crop", "pad"]
+from ldm.pictures.transforms import Fit, Range, eight_bits, fitted, is_range, type_range
 
 PIXELS = 89_478_485  # Pillow's own limit: more are refused before they are decoded
 GREY_MODES = ("1", "L", "LA", "La")  # and whatever has more than 8 bits
@@ -72,9 +68,6 @@ NAMED = (
     "FTEX",
     "PIXAR",
 )
-# sides' ratio beyond which a picture is cut before it is scaled: a line of a million pixels is no
-# square of them
-LONGEST = 16
 
 # what matters of a damaged file is said by us, once
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -122,7 +115,8 @@ def looks_like(path: Path) -> bool:
     try:
         with open(path, "rb") as file:
             start = file.read(16)
-        return any(Image.OPEN[name][1](start) is True for name in formats() if name in TOLD)
+        told = [Image.OPEN[name][1] for name in formats() if name in TOLD]
+        return any(accepts is not None and accepts(start) is True for accepts in told)
     except (OSError, IndexError):
         return False
 
@@ -187,14 +181,6 @@ def _several(image: Image.Image) -> bool:
         return image.format not in ("MPO", "PSD") and bool(getattr(image, "is_animated", False))
     except Exception:  # the second frame is damaged, which is no matter
         return True
-
-
-def type_range(image: Image.Image) -> Range | None:
-    """What the type of the values spans; None for 32 bits and floats, which nothing uses whole."""
-    if image.mode == "F" or (image.mode == "I" and image.format not in ("PPM", "PNG")):
-        return None
-    bits = getattr(image, "tag_v2", {}).get(258, (16,))
-    return (0.0, 4095.0) if image.mode.startswith("I") and tuple(bits) == (12,) else (0.0, 65535.0)
 
 
 def finite_range(path: Path) -> Range | None:
@@ -263,125 +249,23 @@ class View:
         """From a checkpoint's dict, or nothing in an old one; Refusal where it is none of ours."""
         try:
             about = about or {}
-            ranges = [tuple(map(float, about.get(key) or ())) for key in ("range", "found")]
-            if about.get("fit", "crop") not in ("crop", "pad") or not all(
-                is_range(r) for r in ranges if r
-            ):
+            stated, found = (_range_of(about.get(key)) for key in ("range", "found"))
+            fit, floats = about.get("fit", "crop"), about.get("floats", False)
+            if fit not in ("crop", "pad") or type(floats) is not bool or (floats and not stated):
                 raise ValueError
-            floats = about.get("floats", False)
-            if type(floats) is not bool or (floats and not ranges[0]):
-                raise ValueError
-            return cls(tuple(shape), about.get("fit", "crop"), *(r or None for r in ranges), floats)
+            channels, height, width = shape
+            return cls((channels, height, width), fit, stated, found, floats)
         except (AttributeError, TypeError, ValueError):
             raise Refusal(
                 f"checkpoint: {where} says how its pictures were read in a way that is not ldm's"
             ) from None
 
 
-def is_range(given: tuple[float, ...]) -> bool:
-    """Two finite numbers, the smaller first."""
-    return len(given) == 2 and all(map(math.isfinite, given)) and given[0] < given[1]
-
-
-# -- what is done to a picture
-def eight_bits(
-    image: Image.Image,
-    stated: Range | None = None,
-    found: Range | None = None,
-    ground: str = "white",
-) -> Image.Image:
-    """An opened picture decoded, upright, of 8 bits, transparency on `ground`, colours of sRGB."""
-    if image.mode.startswith(("I", "F")):
-        low_high = stated or type_range(image) or found
-        return Image.fromarray(_stretched(np.asarray(upright(image)), low_high))
-    image = upright(image)
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        profile = image.info.get("icc_profile")
-        image = _srgb(image.convert("RGBA"), profile)
-        return Image.alpha_composite(Image.new("RGBA", image.size, ground), image)
-    return _srgb(image, image.info.get("icc_profile"))
-
-
-def upright(image: Image.Image) -> Image.Image:
-    """As the EXIF orientation says; damaged EXIF says nothing."""
-    image.load()
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # its parser, too, raises whatever it meets
-        return image
-
-
-def _stretched(array: np.ndarray, low_high: Range | None) -> np.ndarray:
-    """Values from low ... high to 0 ... 255, clipped.
-
-    Of the picture itself where no range is known.
-    """
-    finite = np.isfinite(array)
-    if low_high is None:
-        low_high = (
-            (float(array[finite].min()), float(array[finite].max())) if finite.any() else (0.0, 1.0)
-        )
-    low, high = low_high
-    scaled = np.subtract(array, low, dtype=np.float64)
-    scaled *= 255 / max(high - low, np.finfo(float).tiny)
-    return np.nan_to_num(scaled, nan=0, posinf=255, neginf=0).clip(0, 255).round().astype(np.uint8)
-
-
-def _srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """Colours of a profile (Display P3, Adobe RGB, a press' CMYK) as sRGB.
-
-    As they are where it cannot be used.
-    """
-    if image.mode == "LAB":
-        return ImageCms.profileToProfile(
-            image, ImageCms.createProfile("LAB"), _srgb_profile(), outputMode="RGB"
-        )
-    if not profile or image.mode not in ("RGB", "RGBA", "CMYK"):
-        return image
-    try:
-        source = ImageCms.ImageCmsProfile(BytesIO(profile))
-        if "srgb" in ImageCms.getProfileDescription(source).lower():
-            return image
-        to = "RGBA" if image.mode == "RGBA" else "RGB"
-        return ImageCms.profileToProfile(image, source, _srgb_profile(), outputMode=to)
-    except (ImageCms.PyCMSError, ImportError, OSError, TypeError, ValueError):
-        return image
-
-
-@cache
-def _srgb_profile() -> Any:
-    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
-
-
-def fitted(
-    image: Image.Image,
-    size: tuple[int, int],
-    fit: Fit,
-    fill: str = "white",
-    by: Image.Resampling = Image.Resampling.BICUBIC,
-) -> Image.Image:
-    """Scaled to `size` (width, height): covering it and cut, or inside it and padded by `fill`."""
-    image = _shortened(image, size) if fit == "crop" else image
-    (width, height), scales = size, (size[0] / image.width, size[1] / image.height)
-    scale = max(scales) if fit == "crop" else min(scales)
-    sides = [round(side * scale) for side in image.size]
-    sides = [
-        max(a, b) if fit == "crop" else min(max(a, 1), b) for a, b in zip(sides, size, strict=True)
-    ]
-    image = image.resize(sides, by, reducing_gap=3)
-    left, top = (image.width - width) // 2, (image.height - height) // 2
-    if fit == "crop":
-        return image.crop((left, top, left + width, top + height))
-    canvas = Image.new(image.mode, size, fill)
-    canvas.paste(image, (-left, -top))
-    return canvas
-
-
-def _shortened(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The middle of a picture LONGEST times longer than what it is to cover: no more is seen."""
-    most = [
-        math.ceil(LONGEST * other * mine / its)
-        for other, mine, its in zip(image.size[::-1], size, size[::-1], strict=True)
-    ]
-    left, top = (max(0, side - limit) // 2 for side, limit in zip(image.size, most, strict=True))
-    return image.crop((left, top, image.width - left, image.height - top)) if left or top else image
+def _range_of(given: Any) -> Range | None:
+    """Of a checkpoint; ValueError for what is none."""
+    if not given:
+        return None
+    low, high = map(float, given)
+    if not is_range((low, high)):
+        raise ValueError
+    return low, high

@@ -20,7 +20,7 @@ def hash_of(*parts: Tensor | str) -> str:
     for part in parts:
         if isinstance(part, Tensor):
             found.update(repr((tuple(part.shape), part.dtype)).encode())
-            found.update(part.contiguous().cpu().numpy())
+            found.update(part.contiguous().cpu().numpy().data)
         else:
             found.update(part.encode(errors="surrogatepass") + b"\0")
     return found.hexdigest()[:16]

@@ -52,17 +52,27 @@ class Ranks:
     @staticmethod
     def of(engine: Fabric) -> "Ranks":
         """Of Fabric."""
-        gather = lambda rows: engine.all_gather(rows.to(engine.device)).cpu()  # noqa: E731
+
+        def gather(rows: Tensor) -> Tensor:
+            found = engine.all_gather(rows.to(engine.device))
+            assert isinstance(found, Tensor)  # as what went in
+            return found.cpu()
+
         return Ranks(engine.global_rank, engine.world_size, gather)
 
     @staticmethod
     def of_training(module: "LightningModule") -> "Ranks":
         """Of the Trainer that a module is in."""
-        gather = lambda rows: module.all_gather(rows.to(module.device)).cpu()  # noqa: E731
+
+        def gather(rows: Tensor) -> Tensor:
+            found = module.all_gather(rows.to(module.device))
+            assert isinstance(found, Tensor)  # as what went in
+            return found.cpu()
+
         return Ranks(module.trainer.global_rank, module.trainer.world_size, gather)
 
     def share(self, items: Sequence[Any]) -> list[Any]:
-        """This rank's items: rank, rank + world, ....
+        """This rank's items: rank, rank + world, ...
 
         Round again from the start where that is more than there are.
         """

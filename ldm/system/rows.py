@@ -29,25 +29,25 @@ class RowFile(Sequence[Any]):
         weakref.finalize(self, _remove, path, os.getpid())
         self._open(path, len(blobs))
 
-    def _open(self, path: str, count: int) -> None:
-        self.path, self.count = path, count
-        self.ends = np.memmap(path, np.int64, "r", shape=(count + 1,))
+    def _open(self, path: str, size: int) -> None:
+        self.path, self.size = path, size
+        self.ends = np.memmap(path, np.int64, "r", shape=(size + 1,))
         self.bytes = np.memmap(path, np.uint8, "r")
 
     def __getstate__(self) -> tuple[str, int]:
-        return self.path, self.count
+        return self.path, self.size
 
     def __setstate__(self, state: tuple[str, int]) -> None:
         self._open(*state)
 
     def __len__(self) -> int:
-        return self.count
+        return self.size
 
-    def __getitem__(self, i: int) -> Any:
-        if not -self.count <= i < self.count:
+    def __getitem__(self, i: Any) -> Any:
+        if not -self.size <= i < self.size:
             raise IndexError(i)
-        start, end = (8 * (self.count + 1) + int(at) for at in self.ends[i % self.count :][:2])
-        return pickle.loads(self.bytes[start:end])
+        start, end = (8 * (self.size + 1) + int(at) for at in self.ends[i % self.size :][:2])
+        return pickle.loads(self.bytes[start:end].data)
 
 
 def _remove(path: str, maker: int) -> None:

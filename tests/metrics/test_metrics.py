@@ -21,7 +21,7 @@ from ldm.metrics.distances import (
     precision_recall,
 )
 from ldm.metrics.features import CLASSIFIERS, WEIGHTS, choose
-from ldm.metrics.reference import fingerprint, reference
+from ldm.metrics.reference import reference, reference_key
 from ldm.pictures.folders import ImageFolder
 from ldm.pictures.images import Digits, ImageTensor
 
@@ -264,7 +264,7 @@ def digits():
 
 def test_reference_is_computed_once_and_read_back(digits, tmp_path):
     dataset, features = digits
-    first = reference(dataset, features, "Digits test", tmp_path, batch_size=100, quiet=True)
+    first = reference(dataset, features, "Digits test", tmp_path, quiet=True)
     x = features(dataset.images)
     assert first.moments.n == len(first.rows) == len(dataset)
     torch.testing.assert_close(first.moments.cov, torch.cov(x.double().T))
@@ -303,15 +303,15 @@ def test_stale_or_damaged_reference_is_not_reused(digits, tmp_path):
     assert (
         len(
             {
-                fingerprint(dataset, features),
-                fingerprint(other, features),
-                fingerprint(dataset, twin),
+                reference_key(dataset, features),
+                reference_key(other, features),
+                reference_key(dataset, twin),
             }
         )
         == 3
     )
     path = tmp_path / f"digits-{first.hash}.safetensors"
-    renamed = tmp_path / f"digits-{fingerprint(other, features)}.safetensors"
+    renamed = tmp_path / f"digits-{reference_key(other, features)}.safetensors"
     renamed.write_bytes(path.read_bytes())  # under another's name: its key tells
     assert not torch.equal(reference(other, features, "x", tmp_path, quiet=True).rows, first.rows)
     path.write_bytes(path.read_bytes()[:5000])
@@ -334,15 +334,14 @@ def test_rows_in_the_samples_place_are_no_part_of_the_rest(digits, tmp_path):
     assert len(whole.apart(1000)[0]) == 297 // 2
 
 
-def test_folder_of_files_is_known_by_its_files_and_counts_each_once(tmp_path):
+def test_folder_of_files_is_known_by_its_files_and_counts_each_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("ldm.metrics.reference.BATCH", 2)
     for i in range(6):
         Image.fromarray(np.full((8, 8), 40 * i, np.uint8)).save(tmp_path / f"{i}.png")
     (tmp_path / "2.png").write_text("no picture")
     data = ImageFolder(root=str(tmp_path), size=8, holdout=1000)
     dataset = data.load().train
-    found = reference(
-        dataset, choose("digits"), "folder", tmp_path / "cache", batch_size=2, quiet=True
-    )
+    found = reference(dataset, choose("digits"), "folder", tmp_path / "cache", quiet=True)
     assert found.moments.n == len(found.rows) == len(dataset) == 5
     assert len(found.rows.unique(dim=0)) == len(found.rows)
     before = dataset.fingerprint()
