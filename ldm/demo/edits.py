@@ -16,7 +16,8 @@ from ldm.demo.live import Done, live
 from ldm.demo.samples import grid
 from ldm.diffusion.solvers import Watch
 from ldm.errors import Refusal, one_of
-from ldm.pictures.opening import TooLarge, Unreadable, fitted
+from ldm.pictures.opening import TooLarge, Unreadable
+from ldm.pictures.transforms import fitted
 from ldm.sampling.conditions import Condition
 from ldm.sampling.model import Model
 from ldm.system.batches import as_bytes, as_floats

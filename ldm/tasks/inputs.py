@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ldm.errors import Refusal, printable, say
 from ldm.pictures.listing import Notes, listing
-from ldm.pictures.opening import Unreadable, View, eight_bits, fitted, opened
+from ldm.pictures.opening import Unreadable, View, opened
+from ldm.pictures.transforms import eight_bits, fitted
 from ldm.sampling.model import Model
 
 SAME_SHAPE = 0.02  # by which the sides' ratio of a mask may differ from its picture's: whole pixels of small pictures do
