@@ -1,14 +1,19 @@
 """Sample from a checkpoint; no other flag and no other file is needed.
 
 python sample.py --checkpoint checkpoints/digits-latent --output samples/digits
-python sample.py --checkpoint checkpoints/digits-latent --output samples/sevens --label 7 --count 16 --guidance 2
-python sample.py --checkpoint checkpoints/emoji-latent --output samples/hearts --prompt "a red heart" --guidance 3
-python sample.py --checkpoint checkpoints/digits-latent --output samples/sde --solver EulerMaruyama --solver-option churn=0.5
-python sample.py --checkpoint checkpoints/jets-gluon --output samples/jets --constituents 25 --count 10000
-python sample.py --checkpoint checkpoints/digits-latent --output samples/filled --task inpaint --image I.png --mask M.png
+python sample.py --checkpoint checkpoints/digits-latent --output samples/sevens --label 7 \\
+    --count 16 --guidance 2
+python sample.py --checkpoint checkpoints/emoji-latent --output samples/hearts \\
+    --prompt "a red heart" --guidance 3
+python sample.py --checkpoint checkpoints/digits-latent --output samples/sde \\
+    --solver EulerMaruyama --solver-option churn=0.5
+python sample.py --checkpoint checkpoints/jets-gluon --output samples/jets --constituents 25 \\
+    --count 10000
+python sample.py --checkpoint checkpoints/digits-latent --output samples/filled --task inpaint \\
+    --image I.png --mask M.png
 
-Tasks are done by any checkpoint, or by one that is trained for the task; --image and --mask are files
-or folders.
+Tasks are done by any checkpoint, or by one that is trained for the task; --image and --mask are
+files or folders.
 """
 
 import argparse
@@ -53,7 +58,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--prompt-file", type=home, metavar="FILE", help="a prompt a line, in turn")
     text = "of every jet, or a JetNet file with the numbers (default: drawn as in training)"
     parser.add_argument("--constituents", type=home, metavar="N|FILE", help=text)
-    text = "pt=GEV mass=GEV: what a network trained with network.jet=2 is told of every jet (default: FILE's)"
+    text = "pt=GEV mass=GEV: given of every jet to a network trained with network.jet=2 "
+    text += "(default: FILE's)"
     parser.add_argument("--jet", nargs="+", metavar="KEY=VALUE", help=text)
     sampling(parser)
     parser.add_argument(

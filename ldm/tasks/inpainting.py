@@ -79,7 +79,7 @@ def paste(made: Tensor, images: Tensor, known: Tensor) -> Tensor:
 
 
 def blended(prior: Prior, case: Case) -> Tensor:
-    """By the latents' own mask: a cell is known if all of its pixels are; a hole is encoded grey."""
+    """By the latents' own mask: a cell is known if all its pixels are; holes are encoded grey."""
     import torch
 
     from ldm.diffusion.tasks import Mask, project

@@ -1,4 +1,4 @@
-"""Pictures and masks from files, read as training reads pictures and made of the model's size; what is done to them is said."""
+"""Pictures and masks from files, read as in training; what is done to them is said."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -15,12 +15,13 @@ from ldm.pictures.opening import Unreadable, View, opened
 from ldm.pictures.transforms import eight_bits, fitted
 from ldm.sampling.model import Model
 
-SAME_SHAPE = 0.02  # by which the sides' ratio of a mask may differ from its picture's: whole pixels of small pictures do
+# by which the sides' ratio of a mask may differ from its picture's: whole pixels of small ones do
+SAME_SHAPE = 0.02
 
 
 @dataclass(frozen=True)
 class Given:
-    """A picture of the user's: what it became, (C, H, W) in [-1, 1], and the width and height that it had."""
+    """A picture of the user's: what it became, (C, H, W) in [-1, 1]; its width and height."""
 
     path: Path
     pixels: Tensor
@@ -65,13 +66,16 @@ def masks_for(images: list[Path], path: str) -> list[Path]:
     lacking = [image.name for image in images if image.stem not in by_name]
     if lacking:
         raise Refusal(
-            f"--mask: the folder '{path}' lacks a mask for {len(lacking)} of {len(images)} pictures, {lacking[0]} first"
+            f"--mask: the folder '{path}' lacks a mask for {len(lacking)} of {len(images)} "
+            f"pictures, {lacking[0]} first"
         )
     return [by_name[image.stem] for image in images]
 
 
 def read_pictures(paths: list[Path], view: View, hint: str = "") -> list[Given]:
-    """Pictures as a view has them. One of several that cannot be read is named and left out, one alone is a Refusal.
+    """Pictures as a view has them.
+
+    One of several that cannot be read is named and left out, one alone is a Refusal.
 
     `hint` ends what is said of a picture that has to be changed.
     """
@@ -120,19 +124,21 @@ def changes(view: View, size: tuple[int, int], mode: str) -> list[str]:
 def read_mask(path: Path, view: View, picture: tuple[int, int]) -> Tensor:
     """White where to paint, black where the picture is known -> known, (1, H, W) of 0 and 1.
 
-    For a picture whose width and height were `picture`: a mask of those, or of their ratio, is scaled and cut with it, and
-    then thresholded at half; one of the model's own size is taken as it is. Transparent is black.
+    For a picture whose width and height were `picture`: a mask of those, or of their ratio, is
+    scaled and cut with it, and then thresholded at half; one of the model's own size is taken as it
+    is. Transparent is black.
     """
     mask = _mask(path)
     if mask.size != view.size:
         if abs(mask.width * picture[1] / (mask.height * picture[0]) - 1) > SAME_SHAPE:
             raise Refusal(
-                f"--mask: {path} is {mask.width} x {mask.height} pixels (width x height), the picture {picture[0]} x "
-                f"{picture[1]}; make the mask of the picture's size"
+                f"--mask: {path} is {mask.width} x {mask.height} pixels (width x height), the "
+                f"picture {picture[0]} x {picture[1]}; make the mask of the picture's size"
             )
         mask = fitted(mask, view.size, view.fit, "black", Image.Resampling.BOX)
         _tell(
-            f"--mask: {path} is scaled with its picture, and white where at least half of a pixel is"
+            f"--mask: {path} is scaled with its picture, and white where at least half of a "
+            "pixel is"
         )
         mask = mask.point(lambda value: 255 * (value >= 128))
     return _known(path, np.asarray(mask))
@@ -151,7 +157,8 @@ def _known(path: Path, mask: np.ndarray) -> Tensor:
     if not set(values.tolist()) <= {0, 255}:
         grey = next(v for v in values if v not in (0, 255))
         raise Refusal(
-            f"--mask: {path} is not binary (it has grey {grey}); white (255) where to paint, black (0) elsewhere"
+            f"--mask: {path} is not binary (it has grey {grey}); white (255) where to paint, "
+            "black (0) elsewhere"
         )
     if len(values) == 1:
         what = (

@@ -1,4 +1,4 @@
-"""Options of tasks: a flag of sample.py and a control of the page each, said where the option is declared."""
+"""Options of tasks: each a flag of sample.py, and a control of the page."""
 
 import dataclasses
 from collections.abc import Callable

@@ -1,7 +1,8 @@
 """Tasks: functions from a denoiser to a denoiser, so that every solver serves every task.
 
-guidance: cfg. operators: what was measured, y = A x + n. inverse: project, guide, guide_through; Repaint, which wraps a
-solver. starts: de-noising and editing, which start the loop lower down than t = 1.
+guidance: cfg. operators: what was measured, y = A x + n. inverse: project, guide, guide_through;
+Repaint, which wraps a solver. starts: de-noising and editing, which start the loop lower down than
+t = 1.
 """
 
 from ldm.diffusion.tasks.guidance import Guided, cfg

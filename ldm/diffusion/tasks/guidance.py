@@ -13,12 +13,14 @@ from ldm.diffusion.schedules import Schedule
 class Guided:
     """A denoiser bound to its condition, with classifier-free guidance of scale w.
 
-    x0_hat = x0_null + w (x0_cond - x0_null), on every channel (Ho & Salimans 2022, eq. 6, with w = 1 + their w: 1 is the
-    plain conditional model, 0 the unconditional one). Both come from one call on a doubled batch.
+    x0_hat = x0_null + w (x0_cond - x0_null), on every channel (Ho & Salimans 2022, eq. 6, with
+    w = 1 + their w: 1 is the plain conditional model, 0 the unconditional one). Both come from one
+    call on a doubled batch.
 
-    interval: guided where low <= t <= high alone, elsewhere the plain conditional model, in one call (Kynkaanniemi et al.
-    2024, eq. 6, whose ends are in sigma). rescale: the share phi of x0_hat that is brought to the standard deviation of
-    x0_cond, each sample's own (Lin et al. 2024, eqs. 15-16, there on the network's output).
+    interval: guided where low <= t <= high alone, elsewhere the plain conditional model, in one
+    call (Kynkaanniemi et al. 2024, eq. 6, whose ends are in sigma). rescale: the share phi of
+    x0_hat that is brought to the standard deviation of x0_cond, each sample's own (Lin et al. 2024,
+    eqs. 15-16, there on the network's output).
     """
 
     denoiser: Denoiser
@@ -65,16 +67,17 @@ def cfg(
 
 
 def usable(value: Tensor) -> Tensor:
-    """A tensor made in inference mode, copied where gradients are taken: it may not be saved for them."""
+    """A tensor; copied if it is of inference mode, where no gradient may save it."""
     return (
         value.clone() if value.is_inference() and not torch.is_inference_mode_enabled() else value
     )
 
 
 def rescaled(x0_hat: Tensor, x0_cond: Tensor, share: float, mask: Tensor | None = None) -> Tensor:
-    """phi x0_hat std(x0_cond) / std(x0_hat) + (1 - phi) x0_hat, each sample by its own std (Lin et al. 2024, eqs. 15-16).
+    """phi x0_hat std(x0_cond) / std(x0_hat) + (1 - phi) x0_hat, each sample by its own std.
 
-    With a mask (B, N) of clouds (B, N, F) the std is over the real rows; a sample of fewer than two numbers stays as it is.
+    Lin et al. 2024, eqs. 15-16. With a mask (B, N) of clouds (B, N, F) the std is over the real
+    rows; a sample of fewer than two numbers stays as it is.
     """
     real = (
         torch.ones_like(x0_hat) if mask is None else mask[..., None].expand(x0_hat.shape).to(x0_hat)

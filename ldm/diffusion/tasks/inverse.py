@@ -18,7 +18,7 @@ from ldm.diffusion.tasks.operators import Operator
 
 
 @dataclass
-class Task:
+class Posterior:
     """A denoiser made of a denoiser, for one batch of measurements y."""
 
     denoise: Denoise
@@ -31,7 +31,7 @@ class Task:
 
 
 @dataclass
-class Projected(Task):
+class Projected(Posterior):
     """See `project`."""
 
     def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ def project(denoise: Denoise, operator: Operator, y: Tensor) -> Projected:
 
 
 @dataclass
-class Measured(Task):
+class Measured(Posterior):
     """See `guide`."""
 
     noise_std: float
@@ -56,7 +56,9 @@ class Measured(Task):
     std: float
 
     def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
-        return self.pseudo_inverse(x_t, t) if self.covariance is None else self.exact(x_t, t)
+        if self.covariance is None:
+            return self.pseudo_inverse(x_t, t)
+        return self.exact(x_t, t, self.covariance(t).to(x_t))
 
     def pseudo_inverse(self, x_t: Tensor, t: Tensor) -> Tensor:
         alpha, sigma = self.schedule(t)
@@ -72,8 +74,8 @@ class Measured(Task):
             pull = torch.autograd.grad(x0_hat, x, towards)[0]
         return x0_hat.detach() + (sigma**2 / alpha * weight).to(x_t) * pull
 
-    def exact(self, x_t: Tensor, t: Tensor) -> Tensor:
-        x0_hat, cov = self.denoise(x_t, t), self.covariance(t).to(x_t)
+    def exact(self, x_t: Tensor, t: Tensor, cov: Tensor) -> Tensor:
+        x0_hat = self.denoise(x_t, t)
         units = torch.eye(cov.shape[0], dtype=cov.dtype, device=cov.device)
         matrix = self.operator(units.reshape(-1, *x_t.shape[1:])).flatten(1)  # A^T
         inner = matrix.T @ cov @ matrix
@@ -98,29 +100,36 @@ def guide(
 ) -> Measured:
     """Posterior of y = A x + n, n ~ N(0, noise_std^2), for one batch.
 
-    Without `covariance`, pseudo-inverse guidance (Song et al. 2023, eq. 7): the score gains the gradient of
-    log N(y; A x0_hat, r^2 A A^T + noise_std^2), r^2 = `spread` of data of standard deviation `std`; in x0_hat that is
-    sigma^2 / alpha J^T A^T (r^2 A A^T + noise_std^2)^-1 (y - A x0_hat), J = d x0_hat / d x_t: a backward pass a call.
-    With covariance(t) = Cov[x_0 | x_t], (D, D) over the flattened x: the exact posterior mean for Gaussian data.
+    Without `covariance`, pseudo-inverse guidance (Song et al. 2023, eq. 7): the score gains the
+    gradient of log N(y; A x0_hat, r^2 A A^T + noise_std^2), r^2 = `spread` of data of standard
+    deviation `std`; in x0_hat that is
+    sigma^2 / alpha J^T A^T (r^2 A A^T + noise_std^2)^-1 (y - A x0_hat), J = d x0_hat / d x_t:
+    a backward pass a call. With covariance(t) = Cov[x_0 | x_t], (D, D) over the flattened x: the
+    exact posterior mean for Gaussian data.
     """
     return Measured(denoise, operator, y, noise_std, covariance, std)
 
 
 def forgotten(alpha: Tensor, sigma: Tensor, std: float = 1.0) -> bool:
-    """Whether x_t says next to nothing of x_0: then Cov[x_0 | x_t] is the data's own, within a four-hundredth.
+    """Whether x_t says next to nothing of x_0.
 
-    Tweedie's sigma^2 / alpha d x0_hat / d x_t tends to it for the true denoiser, but divides a network's error by alpha.
+    Then Cov[x_0 | x_t] is the data's own, within a four-hundredth.
+    Tweedie's sigma^2 / alpha d x0_hat / d x_t tends to it for the true denoiser, but divides a
+    network's error by alpha.
     """
     return bool(alpha * std < 0.05 * sigma)
 
 
 def spread(alpha: Tensor, sigma: Tensor, std: float) -> Tensor:
-    """r^2 = Var[x_0 | x_t] of Gaussian data: std^2 sigma^2 / (alpha^2 std^2 + sigma^2) (Song et al. 2023, eq. 11)."""
+    """r^2 = Var[x_0 | x_t] = std^2 sigma^2 / (alpha^2 std^2 + sigma^2) of Gaussian data.
+
+    Song et al. 2023, eq. 11.
+    """
     return (std * sigma) ** 2 / ((alpha * std) ** 2 + sigma**2)
 
 
 @dataclass
-class Through(Task):
+class Through(Posterior):
     """See `guide_through`."""
 
     decode: Callable[[Tensor], Tensor]
@@ -139,13 +148,18 @@ class Through(Task):
             seen = self.operator(self.decode(x0_hat))
         x0_hat, residual = x0_hat.detach(), self.y - seen.detach()
         scale = spread(alpha, sigma, 1.0) if far else sigma**2 / alpha
-        pull = lambda v: scale.to(v) * torch.autograd.grad(seen, x, v, retain_graph=True)[0]  # noqa: E731
-        inner = lambda v: self.push(x0_hat, seen.detach(), pull(v)) + self.noise_std**2 * v  # noqa: E731
+
+        def pull(v: Tensor) -> Tensor:
+            return scale.to(v) * torch.autograd.grad(seen, x, v, retain_graph=True)[0]
+
+        def inner(v: Tensor) -> Tensor:
+            return self.push(x0_hat, seen.detach(), pull(v)) + self.noise_std**2 * v
+
         with torch.no_grad():
             return x0_hat + pull(conjugate_gradients(inner, residual, self.steps))
 
     def push(self, x0_hat: Tensor, seen: Tensor, d: Tensor) -> Tensor:
-        """B d by a finite difference: derivatives in forward mode are missing for fused attention."""
+        """B d by a finite difference: fused attention has no derivatives in forward mode."""
         h = 1e-2 / dot(d, d).div(d[0].numel()).sqrt().clamp(min=1e-20)
         return (self.operator(self.decode(x0_hat + h * d)) - seen) / expand(h.flatten(), seen)
 
@@ -158,13 +172,13 @@ def guide_through(
     noise_std: float,
     steps: int = 3,
 ) -> Through:
-    """Posterior of y = A D(x_0) + n for latents x_0 and their decoder D, by its gradient and the network's.
+    """Posterior of y = A D(x_0) + n for latents x_0 and their decoder D, by both gradients.
 
-    x0_hat + S B^T (B S B^T + noise_std^2)^-1 (y - A D(x0_hat)) with B = d A D / d x0_hat and S = sigma^2 / alpha J,
-    J = d x0_hat / d x_t, the covariance that Tweedie's second formula gives; the inverse within `steps` conjugate gradients
-    (Rozet et al. 2024, MMPS, eqs. 10-14, there for D = 1). Where x_t is next to noise S is that of whitened latents, 1.
-    noise_std > 0, at least D's own error: no latent decodes to y
-    exactly. Exact for Gaussian latents and a linear D.
+    x0_hat + S B^T (B S B^T + noise_std^2)^-1 (y - A D(x0_hat)) with B = d A D / d x0_hat and
+    S = sigma^2 / alpha J, J = d x0_hat / d x_t, the covariance that Tweedie's second formula gives;
+    the inverse within `steps` conjugate gradients (Rozet et al. 2024, MMPS, eqs. 10-14, there for
+    D = 1). Where x_t is next to noise S is that of whitened latents, 1. noise_std > 0, at least D's
+    own error: no latent decodes to y exactly. Exact for Gaussian latents and a linear D.
     """
     if not noise_std > 0:
         raise ValueError(f"guide_through needs noise_std above 0, got {noise_std}")
@@ -172,7 +186,10 @@ def guide_through(
 
 
 def conjugate_gradients(matrix: Callable[[Tensor], Tensor], b: Tensor, steps: int) -> Tensor:
-    """v with matrix(v) = b, row by row, within `steps`; a row ends where the matrix is not positive, as a network's may be."""
+    """v with matrix(v) = b, row by row, within `steps`.
+
+    A row ends where the matrix is not positive, as a network's may be.
+    """
     v, left, search, size = torch.zeros_like(b), b, b, dot(b, b)
     for _ in range(steps):
         bent = matrix(search)
@@ -191,11 +208,11 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Repaint(Solver):
-    """RePaint's resampling around a solver: after a step from t to s the result is noised back to t and the step is taken
-    again, `resamples` times in all (Lugmayr et al. 2022, algorithm 1), so that what is made and what is known agree.
+    """RePaint's resampling around a solver (Lugmayr et al. 2022, algorithm 1).
 
-    Their jumps go 10 steps of 250 back; ours one step of a coarser grid. ValueError for Diffusers, whose schedulers count
-    their own steps.
+    After a step from t to s the result is noised back to t and the step is taken again, `resamples`
+    times in all, so that what is made and what is known agree. Their jumps go 10 steps of 250 back;
+    ours one step of a coarser grid. ValueError for Diffusers, whose schedulers count their steps.
     """
 
     solver: Solver

@@ -1,6 +1,7 @@
 """Linear operators A of measurements y = A x + n: what is left of a picture.
 
-All here have A A^T = gram times the identity on their range, so that pseudo-inverse and posterior are one line each.
+All here have A A^T = gram times the identity on their range, so that pseudo-inverse and posterior
+are one line each.
 """
 
 from dataclasses import dataclass
@@ -12,9 +13,13 @@ from torch.nn.functional import avg_pool2d
 
 
 class Operator(Protocol):
-    """A: x (B, C, H, W) -> y, its transpose, its pseudo-inverse A^+ = A^T / gram, and gram, the number in A A^T."""
+    """A: x (B, C, H, W) -> y, its transpose, and its pseudo-inverse A^+ = A^T / gram.
 
-    gram: float
+    gram: the number in A A^T.
+    """
+
+    @property
+    def gram(self) -> float: ...
 
     def __call__(self, x: Tensor) -> Tensor: ...
 
@@ -37,7 +42,10 @@ class Identity:
 
 @dataclass(frozen=True, eq=False)
 class Mask:
-    """y = x where `known` is 1, and 0 elsewhere: in-painting. `known` broadcasts against x: (B, 1, H, W) or (1, H, W)."""
+    """y = x where `known` is 1, and 0 elsewhere: in-painting.
+
+    `known` broadcasts against x: (B, 1, H, W) or (1, H, W).
+    """
 
     known: Tensor
     gram: ClassVar[float] = 1.0
@@ -50,7 +58,10 @@ class Mask:
 
 @dataclass(frozen=True)
 class AveragePool:
-    """y = means of squares of `factor` pixels: super-resolution. A^+ repeats a pixel. ValueError if it does not divide."""
+    """y = means of squares of `factor` pixels: super-resolution. A^+ repeats a pixel.
+
+    ValueError if it does not divide.
+    """
 
     factor: int
 

@@ -10,7 +10,10 @@ from ldm.diffusion.solvers import Denoise
 
 
 def noise_time(schedule: Schedule, noise_std: float) -> Tensor:
-    """The t with sigma_t / alpha_t = noise_std, 0-dim float64; ValueError where the schedule has none above 0."""
+    """The t with sigma_t / alpha_t = noise_std, 0-dim float64.
+
+    ValueError where the schedule has none above 0.
+    """
     if not (math.isfinite(noise_std) and noise_std > 0):
         raise ValueError(f"a noise of standard deviation {noise_std:g} is not above 0")
     t = schedule.inverse_log_snr(-torch.tensor(noise_std, dtype=torch.float64).log())
@@ -22,10 +25,11 @@ def noise_time(schedule: Schedule, noise_std: float) -> Tensor:
 
 
 def restore(schedule: Schedule, y: Tensor, noise_std: float) -> tuple[Tensor, Tensor]:
-    """Where and with what the loop starts to de-noise y = x_0 + n, n ~ N(0, noise_std^2): t and x_t = alpha_t y.
+    """Where the loop starts to de-noise y = x_0 + n, n ~ N(0, noise_std^2): t, x_t = alpha_t y.
 
-    alpha_t y = alpha_t x_0 + sigma_t eps is a draw of the forward process at the t with sigma_t / alpha_t = noise_std, so
-    a stochastic solver from there samples p(x_0 | y), and `posterior_mean` is its mean.
+    alpha_t y = alpha_t x_0 + sigma_t eps is a draw of the forward process at the t with sigma_t /
+    alpha_t = noise_std, so a stochastic solver from there samples p(x_0 | y), and `posterior_mean`
+    is its mean.
     """
     t = noise_time(schedule, noise_std)
     return t, schedule(t)[0] * y
@@ -38,7 +42,10 @@ def posterior_mean(denoise: Denoise, y: Tensor, noise_std: float) -> Tensor:
 
 
 def edit(schedule: Schedule, x_0: Tensor, strength: float, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """SDEdit's start (Meng et al. 2022, algorithm 1): t = strength and x_t = alpha_t x_0 + sigma_t eps; 1 keeps least."""
+    """SDEdit's start: t = strength and x_t = alpha_t x_0 + sigma_t eps.
+
+    Meng et al. 2022, algorithm 1. A strength of 1 keeps least.
+    """
     if not 0 < strength <= 1:
         raise ValueError(f"a strength is above 0 and at most 1, got {strength:g}")
     t = torch.tensor(strength, dtype=torch.float64)
@@ -54,9 +61,10 @@ def below(times: Tensor, t: Tensor) -> Tensor:
 def noise_level(y: Tensor) -> float:
     """Standard deviation of white noise in pictures (B, C, H, W) of range [-1, 1].
 
-    Median |d| / 0.6745 of the finest diagonal Haar details d = (a - b - c + e) / 2 (Donoho & Johnstone 1994), which smooth
-    surfaces and straight edges hardly touch. A file clips its noise at black and white, so squares of four whose mean is
-    within two standard deviations of either are left out, unless almost none remain.
+    Median |d| / 0.6745 of the finest diagonal Haar details d = (a - b - c + e) / 2 (Donoho &
+    Johnstone 1994), which smooth surfaces and straight edges hardly touch. A file clips its noise
+    at black and white, so squares of four whose mean is within two standard deviations of either
+    are left out, unless almost none remain.
     """
     height, width = (side // 2 * 2 for side in y.shape[2:])
     a, b, c, e = (y[..., i:height:2, j:width:2] for i in (0, 1) for j in (0, 1))
