@@ -59,19 +59,20 @@ class How(TypedDict, total=False):
 
 
 class HowSampled(How, total=False):
-    """With what can be asked of jets: constituents, a number, one for each or a JetNet file; pt, mass."""
+    """With jets' own: constituents (a number, one for each, or a JetNet file), pt and mass."""
 
     constituents: int | str | Sequence[int]
     jet: Mapping[str, float]
 
 
 class HowSolved(How, total=False):
-    """With the options of tasks: `method`, and what inpaint's `repaint` takes."""
+    """`count` samples of each picture, seeds from `seed`, bytes or `floats`; options of tasks."""
 
-    method: str
-    resamples: int
     count: int
     seed: int
+    floats: bool
+    method: str
+    resamples: int
 
 
 @contextmanager
@@ -110,8 +111,9 @@ def train(
     """Train to the end, and return the run's folder: `ldm.load` takes it.
 
     config: a YAML file, a plain dict of the same keys, or a config made in Python, with `key=value`
-    overrides over it. images: a torch Dataset of pictures, of (picture, class) or of dicts, in place
-    of the config's data (`ldm.pictures.given.from_dataset` says what is read, and how values are).
+    overrides over it. images: a torch Dataset of pictures, of (picture, class) or of dicts, in
+    place of the config's data (`ldm.pictures.given.from_dataset` says what is read, and how values
+    are).
     """
     from ldm.pictures.given import Given, from_dataset
     from ldm.training.run import train as run
@@ -149,7 +151,8 @@ class DiffusionModel:
     def sample(
         self, count: int = 1, *, seed: int = 0, floats: bool = False, **how: Unpack[HowSampled]
     ) -> Any:
-        """`count` samples on the CPU, with seeds `seed`, `seed + 1`, ...; each a function of its own.
+        """`count` samples on the CPU, with seeds `seed`, `seed + 1`, ...; each a function of its
+        own.
 
         Pictures: uint8 (count, C, H, W), floats in [-1, 1] with `floats=True`, or where the data
         are floats. Jets: `features` (count, P, 3) and `mask` (count, P). Without a label the class
@@ -161,60 +164,42 @@ class DiffusionModel:
             return MODALITIES[self.model.space.modality].parse({}, None).returned(job, job.run())
 
     def denoise(
-        self,
-        images: Tensor,
-        *,
-        noise_std: float | None = None,
-        floats: bool = False,
-        **how: Unpack[HowSolved],
+        self, images: Tensor, *, noise_std: float | None = None, **how: Unpack[HowSolved]
     ) -> Tensor:
         """Samples of p(x | x + noise); noise_std is in units of [-1, 1], by default estimated.
 
-        images, here and in what follows: (N, C, H, W), or one (C, H, W), of bytes or in [-1, 1]. Of
-        each one sample (N, C, H, W), or with `count` so many, (N, count, C, H, W), seeds `seed` on.
+        images, here and in what follows: (N, C, H, W), or one (C, H, W), of bytes or in [-1, 1].
+        Of each one sample (N, C, H, W); with `count` so many, (N, count, C, H, W).
         """
-        return self._solved("denoise", images, None, {"noise_std": noise_std}, how, floats=floats)
+        return self._solved("denoise", images, None, {"noise_std": noise_std}, how)
 
-    def inpaint(
-        self, images: Tensor, masks: Tensor, *, floats: bool = False, **how: Unpack[HowSolved]
-    ) -> Tensor:
-        """Pictures with what `masks` cover made anew: 1 or True where to paint, (H, W), (N, 1, H, W)."""
-        return self._solved("inpaint", images, masks, {}, how, floats=floats)
+    def inpaint(self, images: Tensor, masks: Tensor, **how: Unpack[HowSolved]) -> Tensor:
+        """Pictures with what `masks` cover made anew: 1 or True where to paint, (H, W), (N, 1, H,
+        W)."""
+        return self._solved("inpaint", images, masks, {}, how)
 
     def super_resolve(
-        self,
-        images: Tensor,
-        *,
-        factor: int | None = None,
-        floats: bool = False,
-        **how: Unpack[HowSolved],
+        self, images: Tensor, *, factor: int | None = None, **how: Unpack[HowSolved]
     ) -> Tensor:
         """Pictures `factor` times larger; by default as many as make the model's size of them."""
         if factor is None and torch.is_tensor(images) and images.dim() >= 2:
             factor = max(1, self.shape[-1] // max(1, images.shape[-1]))
-        return self._solved("super-resolve", images, None, {"factor": factor}, how, floats=floats)
+        return self._solved("super-resolve", images, None, {"factor": factor}, how)
 
     def edit(
-        self,
-        images: Tensor,
-        *,
-        strength: float | None = None,
-        floats: bool = False,
-        **how: Unpack[HowSolved],
+        self, images: Tensor, *, strength: float | None = None, **how: Unpack[HowSolved]
     ) -> Tensor:
         """Other pictures of the same layout: noised up to t = strength (0.6), and down again."""
-        return self._solved("edit", images, None, {"strength": strength}, how, floats=floats)
+        return self._solved("edit", images, None, {"strength": strength}, how)
 
-    def interpolate(
-        self, first: Tensor, second: Tensor, *, floats: bool = False, **how: Unpack[HowSolved]
-    ) -> Tensor:
+    def interpolate(self, first: Tensor, second: Tensor, **how: Unpack[HowSolved]) -> Tensor:
         """`count` pictures (8 by default) from the first to the second, (count, C, H, W)."""
         with in_python():
             pair = torch.cat([self._pictures(first), self._pictures(second)])
             if len(pair) != 2:
                 raise Refusal("first, second: one picture each")
         how.setdefault("count", 8)
-        return self._solved("interpolate", pair, None, {}, how, floats=floats)[0]
+        return self._solved("interpolate", pair, None, {}, how)[0]
 
     def log_likelihood(
         self,
@@ -278,8 +263,6 @@ class DiffusionModel:
         masks: Tensor | None,
         options: Mapping[str, Any],
         how: HowSolved,
-        *,
-        floats: bool,
     ) -> Tensor:
         from ldm.tasks import named
 
@@ -299,5 +282,5 @@ class DiffusionModel:
             condition = Condition(words.labels(self.model, len(seeds)), prompts)
             x = self._pictures(images)
             solved = task.solve(self.model, x, masks, seeds, condition, settings)
-        solved = solved if floats else as_bytes(solved)
+        solved = solved if how.get("floats") else as_bytes(solved)
         return solved[:, 0] if count is None else solved

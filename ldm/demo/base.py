@@ -1,4 +1,5 @@
-"""What the page does with a press of its button Sample, whatever the samples are. Without Gradio."""
+"""What the page does with a press of its button Sample, whatever the samples are. Without
+Gradio."""
 
 import shlex
 from abc import ABC, abstractmethod
@@ -34,7 +35,8 @@ class Shown:
 
 @dataclass(frozen=True)
 class Click:
-    """What was chosen when Sample was pressed: a class, the modality's own control, numbers, a view."""
+    """What was chosen when Sample was pressed: a class, the modality's own control, numbers, a
+    view."""
 
     model: Model
     limits: Limits

@@ -1,4 +1,5 @@
-"""Who may talk to the page, by which routes, and how much they may send: held before Gradio sees a request."""
+"""Who may talk to the page, by which routes, and how much they may send: held before Gradio sees a
+request."""
 
 import ipaddress
 import re
@@ -16,13 +17,17 @@ Message = MutableMapping[str, Any]
 
 # a browser then loads nothing from elsewhere, whatever Gradio's page asks for
 POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; worker-src 'self' blob:; "
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
+    "style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; "
+    "worker-src 'self' blob:; "
     "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
 )
-# routes by which Gradio fetches for others, works past its queue, or does what this page has no use for
+# routes by which Gradio fetches for others, works past its queue, or does what this page has no use
+# for
 CLOSED = re.compile(
-    r"(/gradio_api)?/((proxy=|file[=/]https?:)|(run|api|runs|run-history|process_recording|vibe-\w+|undo-vibe-edit|dev|"
+    r"(/gradio_api)?/((proxy=|file[=/]https?:)|"
+    r"(run|api|runs|run-history|process_recording|vibe-\w+|undo-vibe-edit|dev|"
     r"deep_link|monitoring|profiling|custom_component)(/|$))"
 )
 SENDING = ("/gradio_api/upload", "/gradio_api/component_server")  # files and strokes
@@ -33,7 +38,8 @@ HOUR = 3600 + 600  # s after which Gradio has taken a file away
 def own_names(host: str) -> tuple[set[str], bool]:
     """What this page is called by those who may reach it at `host`, and whether by any address too.
 
-    A name of somebody else's that leads here (DNS rebinding) is none of them; an address cannot be one.
+    A name of somebody else's that leads here (DNS rebinding) is none of them; an address cannot be
+    one.
     """
     everywhere = host in ("0.0.0.0", "::", "")
     names = {*LOCAL} if everywhere or host in LOCAL else {host.lower()}
@@ -59,13 +65,15 @@ class Uploads:
             ("all visitors", sum(s for *_, s in self.sent), self.total),
         ):
             if sent + size > most:
-                return f"upload: {what} sent {sent / 1e6:.0f} MB in the last hour, at most {most / 1e6:.0f} MB are taken"
+                said = f"upload: {what} sent {sent / 1e6:.0f} MB in the last hour"
+                return f"{said}, at most {most / 1e6:.0f} MB are taken"
         self.sent.append((self.now(), visitor, size))
         return ""
 
 
 class Fence:
-    """ASGI middleware: the page's own names alone, bounded bodies, no closed route, the policy on every answer.
+    """ASGI middleware: the page's own names alone, bounded bodies, no closed route, the policy on
+    every answer.
 
     Whatever a request makes Gradio raise is one line of the log and an answer of 400.
     """
@@ -108,7 +116,8 @@ class Fence:
             Exception
         ) as error:  # of Gradio, about a request that its own page would not have sent
             say(
-                f"page: {scope['path']:.100}: {type(error).__name__}: {' '.join(str(error).split()):.200}"
+                f"page: {scope['path']:.100}: {type(error).__name__}: "
+                f"{' '.join(str(error).split()):.200}"
             )
             if not begun:
                 await answer(send, 400, "this is no request of the page's")
@@ -135,7 +144,8 @@ class Fence:
             return False
 
     def too_much(self, scope: Message, headers: dict[bytes, str]) -> tuple[int, str]:
-        """How large a body may be: it says so before it is read, and is counted where it is kept."""
+        """How large a body may be: it says so before it is read, and is counted where it is
+        kept."""
         length = headers.get(b"content-length", "0" if b"transfer-encoding" not in headers else "")
         if not length.isdecimal():
             return 411, "say how long it is"

@@ -1,4 +1,5 @@
-"""Gradio's Blocks, guarded: what a request brings is counted and measured before anything of it is decoded."""
+"""Gradio's Blocks, guarded: what a request brings is counted and measured before anything of it is
+decoded."""
 
 import html
 import os
@@ -22,7 +23,8 @@ REFUSED: dict[str, Any] = {"print_exception": False, "title": "This cannot be do
 
 
 class Page(gr.Blocks):
-    """Blocks whose requests are bounded, and whose errors are one line: on the page and in the server's log."""
+    """Blocks whose requests are bounded, and whose errors are one line: on the page and in the
+    server's log."""
 
     def __init__(self, limits: Limits, **given: Any):
         super().__init__(**given)
@@ -41,7 +43,8 @@ class Page(gr.Blocks):
             raise gr.Error(str(error), **REFUSED) from None
         except Exception as error:
             say(
-                f"page: a request was not understood: {type(error).__name__}: {' '.join(str(error).split()):.200}"
+                f"page: a request was not understood: {type(error).__name__}: "
+                f"{' '.join(str(error).split()):.200}"
             )
             raise gr.Error(
                 "what was sent is not what this page sends: a wrong type, or something is missing",
@@ -57,7 +60,8 @@ class Page(gr.Blocks):
 
 
 def expect_few(value: Any, pixels: int) -> None:
-    """Refusal of more files than a person would send, or of a picture larger than `pixels`, by its header alone."""
+    """Refusal of more files than a person would send, or of a picture larger than `pixels`, by its
+    header alone."""
     paths = list(paths_in(value))
     if len(paths) > FILES or (isinstance(value, dict) and len(value.get("layers") or []) > LAYERS):
         raise Refusal(f"picture: {LAYERS} layers and {FILES} files at most are taken at once")
@@ -95,7 +99,8 @@ def expect_size(source: Any, pixels: int) -> None:
 
 
 def bounded(editor: gr.ImageEditor) -> gr.ImageEditor:
-    """The canvas, whose strokes arrive one by one before they are asked for: few, small, and none kept for ever."""
+    """The canvas, whose strokes arrive one by one before they are asked for: few, small, and none
+    kept for ever."""
     accept = editor.accept_blobs
 
     @wraps(accept)  # with the mark by which Gradio lets a browser call it

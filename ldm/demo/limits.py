@@ -1,4 +1,5 @@
-"""What a visitor may ask for, held on the server: a page's sliders bind no one who talks to it without the page."""
+"""What a visitor may ask for, held on the server: a page's sliders bind no one who talks to it
+without the page."""
 
 import math
 from collections.abc import Sequence
@@ -44,7 +45,8 @@ class Limits:
 
 @dataclass(frozen=True)
 class Asked:
-    """What both kinds of work are told, checked: raises Refusal, one line, for what is beyond the limits."""
+    """What both kinds of work are told, checked: raises Refusal, one line, for what is beyond the
+    limits."""
 
     solver: str
     steps: int

@@ -28,12 +28,24 @@ class Done:
     seconds: float
 
 
-def live(work: Callable[[Watch], Any], draw: Draw, limit: float) -> Iterator[Any]:
-    """`draw(step, x_s, x0_hat)` of some steps of `work(watch)`, as they come, and at the end `Done`.
+def _ended(work: Callable[[Watch], Any], watch: Watch) -> Done | BaseException:
+    begun = time.monotonic()
+    try:
+        return Done(work(watch), time.monotonic() - begun)
+    except torch.OutOfMemoryError:
+        return Refusal("the device's memory is full; fewer samples at once")
+    except BaseException as error:  # also Left, so that the thread ends in silence
+        return error
 
-    A step is drawn only when the last picture was taken: who looks slowly misses some, and slows nothing down. When the
-    iterator is closed (a visitor left, or pressed Stop) the work ends at its next step, and so it does after `limit`
-    seconds, by a Refusal. What `work` raises is raised here.
+
+def live(work: Callable[[Watch], Any], draw: Draw, limit: float) -> Iterator[Any]:
+    """`draw(step, x_s, x0_hat)` of some steps of `work(watch)`, as they come, and at the end
+    `Done`.
+
+    A step is drawn only when the last picture was taken: who looks slowly misses some, and slows
+    nothing down. When the iterator is closed (a visitor left, or pressed Stop) the work ends at its
+    next step, and so it does after `limit` seconds, by a Refusal. What `work` raises is raised
+    here.
     """
     found: SimpleQueue[Any] = SimpleQueue()
     wanted, left, begun = threading.Event(), threading.Event(), time.monotonic()
@@ -43,21 +55,14 @@ def live(work: Callable[[Watch], Any], draw: Draw, limit: float) -> Iterator[Any
             raise Left
         if time.monotonic() - begun > limit:
             raise Refusal(
-                f"stopped after {limit:g} s, the most that is given to one click; fewer samples or steps"
+                f"stopped after {limit:g} s, the most that is given to one click; "
+                "fewer samples or steps"
             )
         if wanted.is_set():
             wanted.clear()
             found.put(draw(step, x_s, x0_hat))
 
-    def body() -> None:
-        try:
-            found.put(Done(work(watch), time.monotonic() - begun))
-        except torch.OutOfMemoryError:
-            found.put(Refusal("the device's memory is full; fewer samples at once"))
-        except BaseException as error:  # also Left, so that the thread ends in silence
-            found.put(error)
-
-    thread = threading.Thread(target=body, daemon=True)
+    thread = threading.Thread(target=lambda: found.put(_ended(work, watch)), daemon=True)
     thread.start()
     try:
         while True:

@@ -1,4 +1,5 @@
-"""The page: what is on it for a checkpoint of pictures or of jets, and which function each button calls."""
+"""The page: what is on it for a checkpoint of pictures or of jets, and which function each button
+calls."""
 
 import functools
 import html
@@ -46,7 +47,8 @@ class Numbers(NamedTuple):
 
 
 def refusing(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A Refusal becomes one line on the page; flags of sample.py are named without their dashes. For generators."""
+    """A Refusal becomes one line on the page; flags of sample.py are named without their dashes.
+    For generators."""
 
     @functools.wraps(function)
     def called(*args: Any) -> Iterator[Any]:

@@ -1,4 +1,5 @@
-"""Pictures of a class, of words or of neither: live on the way, then the samples and how they came about."""
+"""Pictures of a class, of words or of neither: live on the way, then the samples and how they came
+about."""
 
 from collections.abc import Iterator
 from typing import Any

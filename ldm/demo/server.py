@@ -1,4 +1,5 @@
-"""How the page is served: to this machine alone, its own files alone, with nothing from elsewhere."""
+"""How the page is served: to this machine alone, its own files alone, with nothing from
+elsewhere."""
 
 import os
 import signal
@@ -23,7 +24,8 @@ from ldm.sampling.requests import Source, taken
 
 
 def prepare(folder: str, limits: Limits) -> None:
-    """What must be set before Gradio is imported: its own folder for files, and no word to anybody."""
+    """What must be set before Gradio is imported: its own folder for files, and no word to
+    anybody."""
     for key in [
         key for key in os.environ if key.startswith("GRADIO_")
     ]:  # GRADIO_SHARE, GRADIO_ALLOWED_PATHS and their like

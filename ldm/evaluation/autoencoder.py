@@ -26,7 +26,8 @@ LPIPS_SIDE = 32  # AlexNet's pooling leaves nothing of smaller pictures
 
 @dataclass(frozen=True)
 class Reconstructions:
-    """Pictures (rows of a data set) that an autoencoder is to make again, from the posterior's mean."""
+    """Pictures (rows of a data set) that an autoencoder is to make again, from the posterior's
+    mean."""
 
     autoencoder: Autoencoder
     dataset: RowSet
@@ -105,7 +106,8 @@ def _figures(table: Tensor, likenesses: int, judge: Judge) -> dict[str, Figure]:
 def load_lpips(
     shape: tuple[int, ...], device: str, *, aloud: bool
 ) -> LearnedPerceptualImagePatchSimilarity | None:
-    """LPIPS by torchmetrics with AlexNet, of pictures in [-1, 1]; None, and why, where it cannot be."""
+    """LPIPS by torchmetrics with AlexNet, of pictures in [-1, 1]; None, and why, where it cannot
+    be."""
     try:
         if min(shape[1:]) < LPIPS_SIDE:
             raise ValueError(f"AlexNet needs {LPIPS_SIDE} px, these pictures have {min(shape[1:])}")

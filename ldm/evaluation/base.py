@@ -1,4 +1,5 @@
-"""What every evaluation is: refused or ready, then samples by all ranks, then figures by the first."""
+"""What every evaluation is: refused or ready, then samples by all ranks, then figures by the
+first."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -12,8 +13,8 @@ from ldm.sampling.requests import Place
 class Evaluation(ABC):
     """One evaluation of a checkpoint.
 
-    Making it finds the data and refuses what cannot be, before anything slow; then `restore`, `make`
-    and, on the first rank, `figures`, in this order.
+    Making it finds the data and refuses what cannot be, before anything slow; then `restore`,
+    `make` and, on the first rank, `figures`, in this order.
     """
 
     def __init__(self, request: EvaluationRequest, opened: Opened):

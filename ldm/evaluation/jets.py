@@ -1,4 +1,5 @@
-"""From a checkpoint of jets to figures: generated jets against the test jets, the truth-vs-truth floor beside each."""
+"""From a checkpoint of jets to figures: generated jets against the test jets, the truth-vs-truth
+floor beside each."""
 
 import json
 import math
@@ -30,7 +31,8 @@ from ldm.system.processes import ALONE, Ranks
 
 
 def load_jets(path: str | Path, root: str | None = None) -> Jets:
-    """The jets that a checkpoint was trained on, split as then, from their own place or from `root`.
+    """The jets that a checkpoint was trained on, split as then, from their own place or from
+    `root`.
 
     Never downloaded.
     """
@@ -51,7 +53,8 @@ def cloud(jets: JetSet) -> Cloud:
 
 
 def available(jets: Jets, wanted: Sequence[str] | None = None) -> tuple[str, ...]:
-    """The metrics that can be had of such jets here, of those wanted or of all: known before anything is sampled.
+    """The metrics that can be had of such jets here, of those wanted or of all: known before
+    anything is sampled.
 
     What cannot be had is said, and refused if it was asked for by name.
     """
@@ -89,7 +92,8 @@ def _why_no_reference(kind: str, constituents: int) -> str | None:
 
 
 def told_of(model: Model, jets: JetSet) -> Told:
-    """What the denoiser is given of real jets: the number of constituents, and pt and mass where it takes them."""
+    """What the denoiser is given of real jets: the number of constituents, and pt and mass where it
+    takes them."""
     space = space_of(model)
     given = {"jet": space.condition(jets.jet)} if space.jet else {}
     return space.full(jets.counts.tolist()) | given
@@ -105,7 +109,8 @@ def generate_like(
 ) -> tuple[Cloud, float]:
     """A generated jet for each real one, and the seconds that it took; every rank makes its share.
 
-    Each has the real one's number of constituents, its type, and its pt and mass where the denoiser is told them.
+    Each has the real one's number of constituents, its type, and its pt and mass where the denoiser
+    is told them.
     """
     told, mine = told_of(model, jets), ranks.share(range(len(jets)))
     labels = jets.types[mine].tolist() if model.classes else None
@@ -139,7 +144,8 @@ class Trial:
 def judged(
     trial: Trial, metrics: Sequence[str], clip: float | None = None, *, quiet: bool = False
 ) -> Iterator[dict[str, Figure]]:
-    """One metric's figures after another: of the generated jets, and of other real ones in their place.
+    """One metric's figures after another: of the generated jets, and of other real ones in their
+    place.
 
     FPND is each type's own.
     """
@@ -160,7 +166,8 @@ def judged(
 
 
 def fpnd_by_type(jets: JetSet, kinds: Sequence[str], *, quiet: bool = True) -> dict[str, Value]:
-    """FPND of the jets of each type that has a reference: fpnd_10k, or of several types fpnd_g_10k, fpnd_q_10k, ..."""
+    """FPND of the jets of each type that has a reference: fpnd_10k, or of several types fpnd_g_10k,
+    fpnd_q_10k, ..."""
     found: dict[str, Value] = {}
     for i, kind in enumerate(kinds):
         part = jets.rows(jets.types == i) if len(kinds) > 1 else jets
@@ -182,7 +189,7 @@ def judge(
 def _figures(
     values: dict[str, Value], floors: dict[str, Value], n: int, floor_n: int
 ) -> dict[str, Figure]:
-    base = lambda name: name.rsplit("_", 1)[0]  # noqa: E731 - FPND's size may differ between the two
+    base = lambda name: name.rsplit("_", 1)[0]  # noqa: E731 - sizes may differ
     floors = {base(name): value for name, value in floors.items()}
     std = lambda v: None if v is None or math.isnan(v[1]) else v[1]  # noqa: E731
     found = {}
@@ -201,7 +208,8 @@ def save(path: Path, record: dict[str, Any]) -> None:
 
 
 def sides(jets: Jets, split: str, count: int | None) -> tuple[JetSet, JetSet, JetSet]:
-    """The real jets, those of them that are generated anew, and others in their place, of each type as many."""
+    """The real jets, those of them that are generated anew, and others in their place, of each type
+    as many."""
     real = jets.train if split == "train" else jets.test
     if count is not None and count > len(real):
         there = f"there are {len(real)} {split} jets"

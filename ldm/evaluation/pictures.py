@@ -34,7 +34,8 @@ from ldm.system.processes import ALONE, Ranks
 
 @dataclass(frozen=True)
 class Judge:
-    """What measures pictures: features, those of the real side (rank 0 alone needs them), metrics."""
+    """What measures pictures: features, those of the real side (rank 0 alone needs them),
+    metrics."""
 
     features: Features
     real: Reference | None = None

@@ -17,7 +17,8 @@ from ldm.sampling.settings import Overrides
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """A checkpoint, how samples of it are made, and what they are compared with. None: as is usual."""
+    """A checkpoint, how samples of it are made, and what they are compared with. None: as is
+    usual."""
 
     source: Source
     seeds: Seeds = Seeds()

@@ -39,7 +39,8 @@ def run(request: EvaluationRequest) -> dict[str, Figure]:
 def write_each(
     log: Path, parts: Iterable[dict[str, Figure]], how: dict[str, Any], said: str
 ) -> dict[str, Figure]:
-    """Append each part's records as it ends, and at the end, whatever ends it, show what there is."""
+    """Append each part's records as it ends, and at the end, whatever ends it, show what there
+    is."""
     figures: dict[str, Figure] = {}
     try:
         for found in parts:

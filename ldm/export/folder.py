@@ -1,13 +1,16 @@
-"""A checkpoint as a folder that diffusers loads: pictures of classes, of captions or of nothing, in pixels or in latents.
+"""A checkpoint as a folder that diffusers loads: pictures of classes, of captions or of nothing, in
+pixels or in latents.
 
 python -m ldm.export --checkpoint checkpoints/digits-latent --output exported/digits
     >>> pipe = DiffusionPipeline.from_pretrained("exported/digits", trust_remote_code=True)
-    >>> pipe(class_labels=[3, 7], num_inference_steps=25, guidance_scale=1.5, generator=torch.Generator().manual_seed(0)).images
+    >>> noise = torch.Generator().manual_seed(0)
+    >>> pipe(class_labels=[3, 7], num_inference_steps=25, guidance_scale=1.5, generator=noise).images
 
-U-Net, scheduler, autoencoder and text encoder are diffusers' and transformers' own, in safetensors and JSON. What ours do
-besides is folded into their weights. A model of nothing, whose sizes the network's levels divide, is a stock DDIMPipeline or
-LDMPipeline; else the folder has a pipeline.py (hence trust_remote_code), which needs diffusers alone: it pads and crops, and
-guides by the null class and the untold caption.
+U-Net, scheduler, autoencoder and text encoder are diffusers' and transformers' own, in safetensors
+and JSON. What ours do besides is folded into their weights. A model of nothing, whose sizes the
+network's levels divide, is a stock DDIMPipeline or LDMPipeline; else the folder has a pipeline.py
+(hence trust_remote_code), which needs diffusers alone: it pads and crops, and guides by the null
+class and the untold caption.
 """
 
 from __future__ import annotations
@@ -30,7 +33,8 @@ if TYPE_CHECKING:  # torch is imported once the arguments are right
 
 TABLE = 1000  # entry i of the scheduler is t = (i + 1) / TABLE
 PREDICTIONS = {"eps": "epsilon", "v": "v_prediction", "x0": "sample"}
-# schedulers of diffusers that make our data on the exported table, by tests on exact networks for every law and prediction
+# schedulers of diffusers that make our data on the exported table, by tests on exact networks for
+# every law and prediction
 SCHEDULERS = [
     "DDIM",
     "DDPM",
@@ -45,8 +49,8 @@ FINITE = [
     "SASolver",
 ]  # divide by alpha_1: not with zero terminal SNR
 NOISY = ["EulerAncestralDiscrete"]  # knows no predict = x0
-WHY = """`pipeline.py` is in the folder, and needs no package but diffusers (and transformers for captions), because no stock
-pipeline pads and crops odd sizes, or guides by a null class or an untold caption."""
+WHY = """`pipeline.py` is in the folder, and needs no package but diffusers (and transformers for
+captions), because no stock pipeline pads and crops odd sizes, or guides by a null class or an untold caption."""
 PIPELINE = Path(__file__).with_name("pipeline.py")
 
 
@@ -128,7 +132,8 @@ def write(model: Model, folder: Path) -> None:
 
 
 def stock(model: Model) -> str | None:
-    """The pipeline of diffusers that needs no code of ours: no condition, a square of whole levels."""
+    """The pipeline of diffusers that needs no code of ours: no condition, a square of whole
+    levels."""
     x, autoencoder = model.space.shape, getattr(model.space, "autoencoder", None)
     picture = autoencoder.shape if autoencoder else x
     cut = autoencoder is not None and any(side % autoencoder.multiple for side in picture[1:])
@@ -188,7 +193,8 @@ def whitened(net: Any, mean: Tensor, std: Tensor) -> Any:
 
 
 def scheduler(model: Model) -> Any:
-    """DDIM on the table of the model's own law, its betas in float64: 1 - beta_i = (alpha_i / alpha_{i-1})^2."""
+    """DDIM on the table of the model's own law, its betas in float64: 1 - beta_i = (alpha_i /
+    alpha_{i-1})^2."""
     import torch
     from diffusers import DDIMScheduler
 
@@ -203,7 +209,8 @@ def scheduler(model: Model) -> Any:
         timestep_spacing="trailing",
         clip_sample=False,
         set_alpha_to_one=True,
-        # leaves our table as it is; those made of this config then know that its last sigma / alpha is infinite
+        # leaves our table as it is; those made of this config then know that its last sigma / alpha
+        # is infinite
         rescale_betas_zero_snr=bool(alpha2[-1] == 0),
     )
 
@@ -227,9 +234,9 @@ def others(model: Model) -> str:
         return "This pipeline knows no scheduler but DDIM."
     table = "with zero terminal SNR " if scheduler(model).config.rescale_betas_zero_snr else ""
     listed = ", ".join(f"`{name}Scheduler`" for name in names[1:])
-    return f"""In place of DDIM it takes, as tested for its noise law {table}and prediction, {listed}:
-`pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)`. No other, and keep the settings of that config:
-`trained_betas`, `prediction_type`, `timestep_spacing="trailing"`, `rescale_betas_zero_snr`."""
+    return f"""In place of DDIM it takes, as tested for its noise law {table}and prediction,
+{listed}: `pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)`.
+No other, and keep the settings of that config: `trained_betas`, `prediction_type`, `timestep_spacing="trailing"`, `rescale_betas_zero_snr`."""
 
 
 def card(model: Model, checkpoint: str, weights: str, folder: Path) -> str:
@@ -238,18 +245,20 @@ def card(model: Model, checkpoint: str, weights: str, folder: Path) -> str:
     told = "class_labels=[0, 1], guidance_scale=2" if model.classes else "num_images_per_prompt=2"
     told = 'prompt=["a red heart"], guidance_scale=3' if model.text else told
     call = "batch_size=2, num_inference_steps=25" if name else told
+    trusted = "" if name else ", trust_remote_code=True"
+    classes, shape = printable(", ".join(model.classes)) or "none", tuple(model.space.shape)
     why = f"A stock {name}: no code of ours is in the folder." if name else WHY
     return f"""---
 library_name: diffusers
 tags: [diffusion, {kind}]
 ---
-A {kind} diffusion model of pictures {tuple(model.space.shape)}, exported from `{Path(checkpoint).name}` at step {model.step}
-({weights} weights) by `python -m ldm.export`. Classes: {printable(", ".join(model.classes)) or "none"}.
+A {kind} diffusion model of pictures {shape}, exported from `{Path(checkpoint).name}` at step
+{model.step} ({weights} weights) by `python -m ldm.export`. Classes: {classes}.
 
 ```python
 from diffusers import DiffusionPipeline
 
-pipe = DiffusionPipeline.from_pretrained("{folder.name}"{"" if name else ", trust_remote_code=True"})
+pipe = DiffusionPipeline.from_pretrained("{folder.name}"{trusted})
 pipe({call}).images[0].show()
 ```
 

@@ -1,4 +1,5 @@
-"""A run's checkpoint as a small folder to give away: model.safetensors in half precision, and a model card.
+"""A run's checkpoint as a small folder to give away: model.safetensors in half precision, and a
+model card.
 
 python -m ldm.pack --checkpoint checkpoints/fashion-latent-cpu --output checkpoints/fashion-latent
 python sample.py --checkpoint checkpoints/fashion-latent
@@ -38,7 +39,8 @@ def pack(checkpoint: str | Path, output: str | Path, weights: str = "ema") -> Pa
 def contents(
     state: dict[str, Any], which: str, source: Path
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The weights that sampling needs, and what the checkpoint says of them without paths and ids of this machine."""
+    """The weights that sampling needs, and what the checkpoint says of them without paths and ids
+    of this machine."""
     from ldm.checkpoints import checkpoint, packed
     from ldm.checkpoints.weights import hash_of_weights, under
 
@@ -110,7 +112,8 @@ Classes: {printable(", ".join(meta["classes"])) or "none"}.
 
     python {use}
 
-Say here: the data and their licence, the training command, figures with the seeds and commands that gave them, what it cannot do.
+Say here: the data and their licence, the training command, figures with the seeds and commands
+that gave them, what it cannot do.
 
 ## Config
 

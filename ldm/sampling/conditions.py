@@ -1,4 +1,5 @@
-"""What samples are conditioned on, bound to the denoiser: where class, caption and guidance meet."""
+"""What samples are conditioned on, bound to the denoiser: where class, caption and guidance
+meet."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +18,8 @@ KEPT = ("mask", "concat")  # of what a denoiser is given, what guidance never le
 
 @dataclass(frozen=True)
 class Condition:
-    """What each sample is conditioned on, a row a sample: class and caption, None being the null one.
+    """What each sample is conditioned on, a row a sample: class and caption, None being the null
+    one.
 
     `told`: what space or task give the denoiser besides: a mask, a jet's features, channels beside
     x_t.
@@ -50,8 +52,8 @@ class Condition:
 
 
 def completed(model: Model, seeds: Sequence[int], condition: Condition) -> Condition:
-    """What is left open filled in: labels seed modulo classes, the model's own prompts in turn, what
-    the space draws."""
+    """What is left open filled in: labels seed modulo classes, the model's own prompts in turn,
+    what the space draws."""
     labels, prompts = condition.labels, condition.prompts
     if labels is None and model.classes:
         labels = [seed % len(model.classes) for seed in seeds]
@@ -66,7 +68,8 @@ def completed(model: Model, seeds: Sequence[int], condition: Condition) -> Condi
 
 
 def bind(model: Model, settings: SampleConfig, condition: Condition, count: int) -> Guided:
-    """The denoiser of `count` samples, given their condition and guided away from the null condition."""
+    """The denoiser of `count` samples, given their condition and guided away from the null
+    condition."""
     cond = condition.tensors(model, count)
     chosen = (bool(model.classes) and condition.labels is not None) or condition.prompts is not None
     rows = torch.ones(count, dtype=torch.bool, device=model.device)

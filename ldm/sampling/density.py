@@ -1,4 +1,5 @@
-"""log p of data under a model, by its probability-flow ODE: what the densities of all modalities share."""
+"""log p of data under a model, by its probability-flow ODE: what the densities of all modalities
+share."""
 
 from dataclasses import dataclass
 
@@ -18,8 +19,9 @@ from ldm.system.randomness import generator
 class Estimate:
     """How log p is estimated: Hutchinson's probes (0: the exact trace), a seed, tolerances.
 
-    `levels` of a channel of pictures are what a byte's 256 values are. `decoder_std` is the standard
-    deviation of p(x | z) about the decoded picture, in units of [-1, 1], for the bound in latents.
+    `levels` of a channel of pictures are what a byte's 256 values are. `decoder_std` is the
+    standard deviation of p(x | z) about the decoded picture, in units of [-1, 1], for the bound in
+    latents.
     """
 
     probes: int = 1
@@ -29,7 +31,8 @@ class Estimate:
     decoder_std: float = 0.05
 
     def log_p(self, model: Model, x_0: Tensor, condition: Condition) -> Likelihood:
-        """log p(x_0 | condition), nats (B,), unguided. Refusal where the tolerance is not reached."""
+        """log p(x_0 | condition), nats (B,), unguided. Refusal where the tolerance is not
+        reached."""
         denoise = cfg(model.denoiser, condition.tensors(model, len(x_0)))
         random = generator("likelihood", self.seed)
         try:
@@ -40,7 +43,8 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Density:
-    """log p of each sample, nats (B,); of pictures also in bits a dimension, and whether it is a lower bound alone."""
+    """log p of each sample, nats (B,); of pictures also in bits a dimension, and whether it is a
+    lower bound alone."""
 
     nats: Tensor
     found: Likelihood

@@ -1,4 +1,5 @@
-"""From a model and settings to samples: the one path that sample.py, evaluation and the callbacks take.
+"""From a model and settings to samples: the one path that sample.py, evaluation and the callbacks
+take.
 
 Sample i is a function of its seed alone: its noise comes from a generator of its own, and batches
 are filled up to one size, because a convolution may round differently for another batch shape.
@@ -116,7 +117,8 @@ def reverse(
     condition: Condition = Condition(),
     frames: int = 7,
 ) -> tuple[list[Tensor], Tensor, list[float]]:
-    """Clouds during the reverse process, in one batch: features (B, P, 3) of each frame, masks, times."""
+    """Clouds during the reverse process, in one batch: features (B, P, 3) of each frame, masks,
+    times."""
     whole = completed(model, seeds, condition)
     times = model.schedule.grid(settings.steps, settings.grid)[1:].tolist()
     shown = sorted({round(i * (len(times) - 1) / (frames - 1)) for i in range(frames)})

@@ -17,7 +17,8 @@ AS_GIVEN = "GeV: the pt, eta and mass that the network was told"  # the attribut
 
 @dataclass(frozen=True)
 class Clouds:
-    """Jets to be written: features (N, P, 3), mask (N, P), a type each, and the pt, eta and mass (N, 4) given, in GeV."""
+    """Jets to be written: features (N, P, 3), mask (N, P), a type each, and the pt, eta and mass
+    (N, 4) given, in GeV."""
 
     features: Tensor
     mask: Tensor
@@ -37,9 +38,11 @@ class Clouds:
 def write_clouds(
     folder: Path, clouds: Clouds, seeds: Sequence[int], settings: Mapping[str, Any]
 ) -> list[str]:
-    """The files in JetNet's layout, samples.jsonl (a line each) and settings.json. The files' names.
+    """The files in JetNet's layout, samples.jsonl (a line each) and settings.json. The files'
+    names.
 
-    What the network was given in GeV is written as it is, so that the file can be given as FILE again.
+    What the network was given in GeV is written as it is, so that the file can be given as FILE
+    again.
     """
     files, types, jet = clouds.files(), clouds.types, clouds.jet
     lines: list[dict[str, Any]] = [{}] * len(seeds)

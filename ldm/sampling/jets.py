@@ -1,4 +1,5 @@
-"""Samples that are jets: how many constituents and which pt and mass are asked for, and JetNet's files."""
+"""Samples that are jets: how many constituents and which pt and mass are asked for, and JetNet's
+files."""
 
 import math
 import re
@@ -28,16 +29,18 @@ if TYPE_CHECKING:
 
 MOST = 150  # constituents in any of JetNet's files
 GIVEN = ("pt", "mass")  # of the jet's own features, what `network.jet: 2` is conditioned on
-FAR = 5  # standard deviations from the training jets' mean, beyond which a pt or a mass is worth a warning
+# standard deviations from the training jets' mean, beyond which a pt or a mass is worth a warning
+FAR = 5
 RELATIVE = "relative"  # the attribute `jet_units` of files whose pt, eta and mass are no GeV
 
 
 @dataclass(frozen=True)
 class JetSamples(Samples):
-    """How many constituents each jet has, its features (N, 4), and the file and type of jets that say so.
+    """How many constituents each jet has, its features (N, 4), and the file and type of jets that
+    say so.
 
-    Features are pt, eta, mass in GeV and a number that is not used; None: not asked, or the file does
-    not say. `pairs` are those of `--jet`, as they were written.
+    Features are pt, eta, mass in GeV and a number that is not used; None: not asked, or the file
+    does not say. `pairs` are those of `--jet`, as they were written.
     """
 
     modality: ClassVar[str] = "jets"
@@ -87,7 +90,8 @@ class JetSamples(Samples):
         )
 
     def condition(self, model: Model, words: Words, seeds: Sequence[int]) -> Condition:
-        """Numbers of constituents as asked, else as in training; pt and mass where the network takes them."""
+        """Numbers of constituents as asked, else as in training; pt and mass where the network
+        takes them."""
         found, takes = super().condition(model, words, seeds), space_of(model).jet
         if self.pairs is not None and not takes:
             raise Refusal(
@@ -177,7 +181,8 @@ def space_of(model: Model) -> PointCloudSpace:
 def asked_for(
     text: str | None, count: int | None, pairs: Sequence[str] | None = None
 ) -> JetSamples:
-    """What `--constituents` and `--jet` mean: a number for all, or a JetNet file's jets, `count` or all.
+    """What `--constituents` and `--jet` mean: a number for all, or a JetNet file's jets, `count` or
+    all.
 
     FILE's pt and mass are taken, unless they are relative; those of `--jet` go before them.
     """
@@ -242,7 +247,8 @@ def _gev(key: str, text: str) -> float:
 
 
 def constituents(model: Model, numbers: Sequence[int], jet: Tensor | None = None) -> Told:
-    """The masks of so many constituents, and the jets' pt and mass for a network that takes them."""
+    """The masks of so many constituents, and the jets' pt and mass for a network that takes
+    them."""
     space = space_of(model)
     if bad := [n for n in numbers if not 1 <= n <= space.shape[0]]:
         raise Refusal(
@@ -259,12 +265,13 @@ def log_density(
     condition: Condition = Condition(),
     estimate: Estimate = Estimate(),
 ) -> Density:
-    """log p(features | n) of jets, nats (B,): features (B, P, 3), mask (B, P), real constituents alone.
+    """log p(features | n) of jets, nats (B,): features (B, P, 3), mask (B, P), real constituents
+    alone.
 
-    The density is of the physical features eta_rel, phi_rel, pt_rel, of n constituents in some order,
-    given their number n and the condition: type, and pt and mass as `constituents` has them. (Of the
-    set without an order it is n! times as much.) Divide by `found.dimensions` to compare jets of
-    different n. Refusal where the tolerance is not reached.
+    The density is of the physical features eta_rel, phi_rel, pt_rel, of n constituents in some
+    order, given their number n and the condition: type, and pt and mass as `constituents` has them.
+    (Of the set without an order it is n! times as much.) Divide by `found.dimensions` to compare
+    jets of different n. Refusal where the tolerance is not reached.
     """
     features, mask = features.to(model.device), mask.to(model.device)
     given = replace(condition, told=condition.told | {"mask": mask})

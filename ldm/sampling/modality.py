@@ -15,7 +15,8 @@ from ldm.sampling.requests import Words
 
 
 class Way(Protocol):
-    """The first samples on their way from noise to data: it watches every step, and is drawn at the end."""
+    """The first samples on their way from noise to data: it watches every step, and is drawn at the
+    end."""
 
     files: ClassVar[str]
 
@@ -25,7 +26,8 @@ class Way(Protocol):
 
 
 class Samples(ABC):
-    """What is asked of samples of one modality, beside classes and captions; as it stands, nothing."""
+    """What is asked of samples of one modality, beside classes and captions; as it stands,
+    nothing."""
 
     modality: ClassVar[str]
     own: ClassVar[tuple[str, ...]] = ()  # what can be asked of it alone

@@ -150,7 +150,8 @@ def _restored(state: dict[str, Any], file: Path, weights: str, device: str) -> M
 def _space(
     state: dict[str, Any], config: DiffusionConfig, shape: tuple[int, ...], file: Path
 ) -> Space:
-    """The space of a checkpoint, with the stage 1 that it was trained with. Refusal if it is another."""
+    """The space of a checkpoint, with the stage 1 that it was trained with. Refusal if it is
+    another."""
     meta, where = state["ldm"], str(file)
     inside = meta["autoencoder"]
     stage1 = _of_stage(AutoencoderConfig, inside["config"], where) if inside else None
@@ -259,7 +260,8 @@ def load_autoencoder(
 
 
 def recorded_data(config: Recorded, root: str | None = None) -> Recorded:
-    """The data settings of a checkpoint, to be read from `root` or where they lay, never downloaded."""
+    """The data settings of a checkpoint, to be read from `root` or where they lay, never
+    downloaded."""
     if root is not None and not hasattr(config, "root"):
         raise Refusal(
             f"--data-root: {type(config).__name__} are embedded and read from no folder; "

@@ -1,12 +1,14 @@
-"""What is asked of sampling, of a task or of an evaluation: frozen parts, parsed once, checked once, described once.
+"""What is asked of sampling, of a task or of an evaluation: frozen parts, parsed once, checked
+once, described once.
 
-A request is made of parts: `Source` (which model), `Seeds` (which samples), `Words` (of which class and caption) and
-`settings.Overrides` (how they are made). `taken` picks a part out of what argparse found.
+A request is made of parts: `Source` (which model), `Seeds` (which samples), `Words` (of which class
+and caption) and `settings.Overrides` (how they are made). `taken` picks a part out of what argparse
+found.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 
@@ -25,7 +27,7 @@ MOST = 1_000_000  # samples of one command
 
 def taken(kind: type[Part], words: Mapping[str, Any]) -> Part:
     """The part of a request whose fields are among the words of a command line."""
-    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]  # parts are dataclasses
+    names = [field.name for field in fields(cast(Any, kind))]  # parts are dataclasses
     return kind(**{name: words[name] for name in names if name in words})
 
 
@@ -47,7 +49,8 @@ def pick_device(device: str | None) -> str:
 
 @dataclass(frozen=True)
 class Place:
-    """Where this process works: the device as asked for, its own one, and its rank among those that share the work."""
+    """Where this process works: the device as asked for, its own one, and its rank among those that
+    share the work."""
 
     device: str
     own: str
@@ -56,7 +59,8 @@ class Place:
 
 @dataclass(frozen=True)
 class Source:
-    """Which model: a run's folder or a checkpoint file, its weights, a device, and processes a node."""
+    """Which model: a run's folder or a checkpoint file, its weights, a device, and processes a
+    node."""
 
     checkpoint: str
     weights: str = "ema"
@@ -64,7 +68,8 @@ class Source:
     devices: int = 1
 
     def launch(self) -> Place:
-        """This process' place; the further processes are started. Refusal if the device cannot be used."""
+        """This process' place; the further processes are started. Refusal if the device cannot be
+        used."""
         from ldm.system.processes import Ranks, launch  # Lightning is slow to import
 
         device = pick_device(self.device)
@@ -88,7 +93,8 @@ class Source:
 
 @dataclass(frozen=True)
 class Seeds:
-    """How many samples, None for as many as is usual, and the seed of the first; the next ones count on."""
+    """How many samples, None for as many as is usual, and the seed of the first; the next ones
+    count on."""
 
     count: int | None = None
     seed: int = 0
@@ -111,14 +117,16 @@ class Seeds:
 
 @dataclass(frozen=True)
 class Words:
-    """The classes, each by name or number, and the captions of samples; several are taken in turn."""
+    """The classes, each by name or number, and the captions of samples; several are taken in
+    turn."""
 
     label: str | int | Sequence[str | int] | None = None
     prompt: str | Sequence[str] | None = None
     prompt_file: str | None = None
 
     def labels(self, model: Model, count: int) -> list[int] | None:
-        """The class of each of so many samples, None where none is asked for. Refusal if there is no such class."""
+        """The class of each of so many samples, None where none is asked for. Refusal if there is
+        no such class."""
         if self.label is None:
             return None
         chosen = [self.label] if isinstance(self.label, str | int) else list(self.label)
@@ -128,7 +136,8 @@ class Words:
         return [found[i % len(found)] for i in range(count)]
 
     def prompts(self, model: Model, seeds: Sequence[int], own: bool = True) -> list[str] | None:
-        """The caption of each seed, by default the checkpoint's own ones, or with `own=False` none (None)."""
+        """The caption of each seed, by default the checkpoint's own ones, or with `own=False` none
+        (None)."""
         if not own and self.prompt is None and self.prompt_file is None:
             return None
         return prompts_from(model, self.prompt, self.prompt_file, seeds)

@@ -1,4 +1,5 @@
-"""Data to noise and back: the forward chain and the reverse process of a few samples, to look at."""
+"""Data to noise and back: the forward chain and the reverse process of a few samples, to look
+at."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -73,9 +74,11 @@ class Recorder:
         return images.unflatten(0, (3, len(keep))), times[keep]
 
     def strip(self) -> Image.Image:
-        """For each sample three rows over time: the forward chain, x_t on its way back, x0_hat below it."""
+        """For each sample three rows over time: the forward chain, x_t on its way back, x0_hat
+        below it."""
         rows, times = self.rows(COLUMNS)
-        # the forward row reads from left to right, from data to noise; the reverse rows from noise to data
+        # the forward row reads from left to right, from data to noise; the reverse rows from noise
+        # to data
         pictures = torch.stack([rows[0].flip(0), rows[1], rows[2]])  # (3, frames, N, C, H, W)
         return _with_header(
             to_picture(pictures.permute(2, 0, 1, 3, 4, 5).flatten(0, 2), len(times)), times.tolist()

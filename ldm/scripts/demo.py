@@ -1,4 +1,5 @@
-"""A page in the browser to play with a checkpoint: samples as they come about, tasks with a drawn mask, jets.
+"""A page in the browser to play with a checkpoint: samples as they come about, tasks with a drawn
+mask, jets.
 
 python -m ldm.demo --checkpoint checkpoints/fashion-latent
 python -m ldm.demo --checkpoint checkpoints/jets-gluon --port 8000 --max-count 1000
@@ -9,19 +10,13 @@ It is served to this machine alone; --host 0.0.0.0 serves it to everyone who can
 import argparse
 
 from ldm.errors import guard
-from ldm.scripts.flags import Parser, home
+from ldm.scripts.flags import Parser, checkpoint
 
 
 def parse() -> argparse.Namespace:
     formatter = argparse.RawDescriptionHelpFormatter
     parser = Parser(prog="python -m ldm.demo", description=__doc__, formatter_class=formatter)
-    parser.add_argument(
-        "--checkpoint",
-        type=home,
-        required=True,
-        metavar="PATH",
-        help="a run's folder or a checkpoint file",
-    )
+    checkpoint(parser)
     parser.add_argument(
         "--weights", metavar="W", default="ema", help="as of sample.py (default: ema)"
     )

@@ -1,41 +1,54 @@
-"""Measure a checkpoint: samples against the real pictures, or stage 1's reconstructions against theirs.
+"""Measure a checkpoint: samples against the real pictures, or stage 1's reconstructions against
+theirs.
 
 python evaluate.py --checkpoint checkpoints/digits-latent
 python evaluate.py --checkpoint checkpoints/fashion-latent --count 10000 --data-root DIR --features efficientnet-lite0
 python evaluate.py --checkpoint checkpoints/fashion-autoencoder
 
-Stage 2 and the pixel baseline: Fréchet and kernel distance (FID and KID with Inception's features), precision, recall,
-density, coverage, and the share of samples that a classifier takes for their label. Stage 1: PSNR, SSIM, LPIPS, rFID.
+Stage 2 and the pixel baseline: Fréchet and kernel distance (FID and KID with Inception's features),
+precision, recall, density, coverage, and the share of samples that a classifier takes for their
+label. Stage 1: PSNR, SSIM, LPIPS, rFID.
 """
 
 import argparse
 
 from ldm.errors import command, guard
-from ldm.scripts.flags import Parser, home, sampling
+from ldm.scripts.flags import Parser, checkpoint, home, sampling
 
 
 def parse() -> argparse.Namespace:
     about = __doc__.replace("python evaluate.py", command("evaluate"))
     parser = Parser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--checkpoint",
-        type=home,
-        required=True,
-        metavar="PATH",
-        help="a run's folder or a checkpoint file",
-    )
+    checkpoint(parser)
     parser.add_argument(
         "--count",
         type=int,
         metavar="N",
         help="samples (default: 5000; stage 1: every picture of the split)",
     )
+    _real_side(parser)
+    text = (
+        "some of them, with commas between: fd,kd,precision,... of samples, psnr,ssim,lpips,fd of "
+        "stage 1, w1m,fpd,... of jets"
+    )
+    parser.add_argument("--metrics", metavar="A,B", help=text)
+    text = (
+        "jets: cut |eta| and |phi| to it before they are compared, and say how many were "
+        "(default: as they are, as JetNet)"
+    )
+    parser.add_argument("--clip", type=float, metavar="ANGLE", help=text)
+    sampling(parser)
+    return parser.parse_args()
+
+
+def _real_side(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--features",
         type=home,
         default="auto",
         metavar="NAME|FILE",
-        help="auto, fashion, digits, efficientnet-lite0, inception, or a file of weights (default: the data's classifier)",
+        help="auto, fashion, digits, efficientnet-lite0, inception, or a file of weights "
+        "(default: the data's classifier)",
     )
     parser.add_argument(
         "--split",
@@ -61,12 +74,6 @@ def parse() -> argparse.Namespace:
         metavar="DIR",
         help="of real pictures' features (default: ~/.cache/ldm)",
     )
-    text = "some of them, with commas between: fd,kd,precision,... of samples, psnr,ssim,lpips,fd of stage 1, w1m,fpd,... of jets"
-    parser.add_argument("--metrics", metavar="A,B", help=text)
-    text = "jets: cut |eta| and |phi| to it before they are compared, and say how many were (default: as they are, as JetNet)"
-    parser.add_argument("--clip", type=float, metavar="ANGLE", help=text)
-    sampling(parser)
-    return parser.parse_args()
 
 
 def main() -> None:

@@ -2,7 +2,8 @@
 
 python -m ldm.export --checkpoint checkpoints/digits-latent --output exported/digits
     >>> pipe = DiffusionPipeline.from_pretrained("exported/digits", trust_remote_code=True)
-    >>> pipe(class_labels=[3, 7], num_inference_steps=25, guidance_scale=1.5, generator=torch.Generator().manual_seed(0)).images
+    >>> noise = torch.Generator().manual_seed(0)
+    >>> pipe(class_labels=[3, 7], num_inference_steps=25, guidance_scale=1.5, generator=noise).images
 """
 
 from ldm.errors import guard, say

@@ -21,6 +21,12 @@ class Parser(argparse.ArgumentParser):
         self.exit(2)
 
 
+def checkpoint(parser: argparse.ArgumentParser) -> None:
+    """Which model."""
+    text = "a run's folder or a checkpoint file"
+    parser.add_argument("--checkpoint", type=home, required=True, metavar="PATH", help=text)
+
+
 def sampling(parser: argparse.ArgumentParser) -> None:
     """How samples are made, over the checkpoint's own settings."""
     parser.add_argument(
@@ -54,6 +60,10 @@ def sampling(parser: argparse.ArgumentParser) -> None:
         help="ema, raw, ema:DECAY, or ema:0.05: any width, post-hoc",
     )
     parser.add_argument("--batch-size", type=int, metavar="B")
+    _place(parser)
+
+
+def _place(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", metavar="D", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)"
     )
@@ -70,13 +80,7 @@ def to_folder(program: str, about: str, output: str) -> argparse.Namespace:
     """The arguments of a command that makes a folder of a checkpoint."""
     formatter = argparse.RawDescriptionHelpFormatter
     parser = Parser(prog=f"python -m {program}", description=about, formatter_class=formatter)
-    parser.add_argument(
-        "--checkpoint",
-        type=home,
-        required=True,
-        metavar="PATH",
-        help="a run's folder or a checkpoint file",
-    )
+    checkpoint(parser)
     parser.add_argument("--output", type=home, required=True, metavar="DIR", help=output)
     parser.add_argument(
         "--weights", metavar="W", default="ema", help="as of sample.py (default: ema)"

@@ -1,4 +1,5 @@
-"""A run's checkpoint as a small folder to give away: model.safetensors in half precision, and a model card.
+"""A run's checkpoint as a small folder to give away: model.safetensors in half precision, and a
+model card.
 
 python -m ldm.pack --checkpoint checkpoints/fashion-latent-cpu --output checkpoints/fashion-latent
 python sample.py --checkpoint checkpoints/fashion-latent
@@ -13,9 +14,8 @@ def main() -> None:
     from ldm.export.pack import pack  # slow imports only once the arguments are right
 
     file = pack(**vars(args))
-    say(
-        f"packed to {file} ({file.stat().st_size / 1e6:.1f} MB); its card is {file.with_name('README.md')}"
-    )
+    size, readme = file.stat().st_size / 1e6, file.with_name("README.md")
+    say(f"packed to {file} ({size:.1f} MB); its card is {readme}")
 
 
 def entry() -> None:

@@ -20,20 +20,14 @@ import argparse
 from typing import Any
 
 from ldm.errors import command, guard
-from ldm.scripts.flags import Parser, home, sampling
+from ldm.scripts.flags import Parser, checkpoint, home, sampling
 from ldm.tasks import TASKS, every_flag, without_task
 
 
 def parse() -> argparse.Namespace:
     about = __doc__.replace("python sample.py", command("sample"))
     parser = Parser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--checkpoint",
-        type=home,
-        required=True,
-        metavar="PATH",
-        help="a run's folder or a checkpoint file",
-    )
+    checkpoint(parser)
     parser.add_argument(
         "--output",
         type=home,
@@ -47,20 +41,7 @@ def parse() -> argparse.Namespace:
         metavar="N",
         help="samples (default: 64; 4 for each input of a task; all of FILE)",
     )
-    parser.add_argument(
-        "--label", metavar="L", help="a class, by name or number (default: seed modulo classes)"
-    )
-    parser.add_argument(
-        "--prompt",
-        metavar="TEXT",
-        help="what to show (default: the checkpoint's own prompts in turn)",
-    )
-    parser.add_argument("--prompt-file", type=home, metavar="FILE", help="a prompt a line, in turn")
-    text = "of every jet, or a JetNet file with the numbers (default: drawn as in training)"
-    parser.add_argument("--constituents", type=home, metavar="N|FILE", help=text)
-    text = "pt=GEV mass=GEV: given of every jet to a network trained with network.jet=2 "
-    text += "(default: FILE's)"
-    parser.add_argument("--jet", nargs="+", metavar="KEY=VALUE", help=text)
+    _condition(parser)
     sampling(parser)
     parser.add_argument(
         "--interval",
@@ -81,6 +62,23 @@ def parse() -> argparse.Namespace:
     )
     task_flags(parser)
     return parser.parse_args()
+
+
+def _condition(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--label", metavar="L", help="a class, by name or number (default: seed modulo classes)"
+    )
+    parser.add_argument(
+        "--prompt",
+        metavar="TEXT",
+        help="what to show (default: the checkpoint's own prompts in turn)",
+    )
+    parser.add_argument("--prompt-file", type=home, metavar="FILE", help="a prompt a line, in turn")
+    text = "of every jet, or a JetNet file with the numbers (default: drawn as in training)"
+    parser.add_argument("--constituents", type=home, metavar="N|FILE", help=text)
+    text = "pt=GEV mass=GEV: given of every jet to a network trained with network.jet=2 "
+    text += "(default: FILE's)"
+    parser.add_argument("--jet", nargs="+", metavar="KEY=VALUE", help=text)
 
 
 def task_flags(parser: argparse.ArgumentParser) -> None:

@@ -1,9 +1,9 @@
 """Train an autoencoder, a latent denoiser or the pixel baseline.
 
-python train.py --config configs/digits/latent.yaml                         # stage 1 first, if it is missing
-python train.py --config configs/fashion/pixel.yaml data.root=DIR           # key=value overrides the file
-python train.py --config configs/fashion/latent.yaml --resume               # go on after a stop
-python train.py --config configs/fashion/latent.yaml trainer.devices=8      # eight GPUs
+python train.py --config configs/digits/latent.yaml                   # stage 1 first, if it is missing
+python train.py --config configs/fashion/pixel.yaml data.root=DIR     # key=value overrides the file
+python train.py --config configs/fashion/latent.yaml --resume         # go on after a stop
+python train.py --config configs/fashion/latent.yaml trainer.devices=8 # eight GPUs
 """
 
 import argparse
@@ -16,7 +16,10 @@ from ldm.system.stops import heard_stops
 def parse() -> argparse.Namespace:
     about = __doc__.replace("python train.py", command("train"))
     parser = Parser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    text = "a YAML file of yours; where there is none, the one that ldm ships: digits/latent.yaml, configs/digits/latent.yaml"
+    text = (
+        "a YAML file of yours; where there is none, the one that ldm ships: digits/latent.yaml, "
+        "configs/digits/latent.yaml"
+    )
     parser.add_argument("--config", required=True, metavar="FILE", help=text)
     parser.add_argument("--resume", action="store_true", help="go on from the run's last.ckpt")
     parser.add_argument(
