@@ -30,7 +30,7 @@ class PointCloud:
     cached: ClassVar[bool] = False
 
     def build(
-        self, shape: Shape, autoencoder: None, classes: int, features: int
+        self, shape: Shape, autoencoder: object, classes: int, features: int
     ) -> "PointCloudSpace":
         """The space of clouds of `shape`; `features`: how many of the jet's own the denoiser is given."""
         return PointCloudSpace(shape, classes, features)

@@ -7,7 +7,6 @@ and panels mean what they say.
 
 import contextlib
 from collections.abc import Set
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -108,9 +107,8 @@ class AutoencoderModule(Stage):
     def restart_codes(self) -> None:
         """Once a step: idle codes go onto latents of it; in the first step all do."""
         step = self.global_step
-        gather = lambda rows: cast(Tensor, self.all_gather(rows)).reshape(-1, *rows.shape)  # noqa: E731
         order = randomness.generator(self.config.seed, "codes", step)
-        moved = self.autoencoder.restart_idle(gather, order, every=step == 0)
+        moved = self.autoencoder.restart_idle(self.gathered, order, every=step == 0)
         self.log("train/codes_restarted", float(moved))
 
     def reconstruction_loss(self, x: Tensor, x_hat: Tensor) -> Tensor:

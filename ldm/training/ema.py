@@ -1,7 +1,7 @@
 """Averages of the trained network alone, kept beside it and never inside it.
 
-Lightning's EMAWeightAveraging averages the whole module (a frozen autoencoder too), saves with roles
-swapped when validation throws, and never updates under two optimisers: hence these lines.
+Lightning's EMAWeightAveraging averages the whole module (a frozen autoencoder too), saves with
+roles swapped when validation throws, and never updates under two optimisers: hence these lines.
 """
 
 from collections.abc import Iterator, Sequence

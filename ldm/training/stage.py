@@ -1,9 +1,9 @@
-"""What both LightningModules share: keyed randomness, learning rate, clipping, averaging, saving."""
+"""What both LightningModules share: randomness, learning rate, clipping, averaging, saving."""
 
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
@@ -158,6 +158,10 @@ class Stage(pl.LightningModule):
     def summed(self, sums: Tensor) -> Tensor:
         """Over all processes."""
         return self.trainer.strategy.reduce(sums, reduce_op="sum")
+
+    def gathered(self, rows: Tensor) -> Tensor:
+        """(n, ...) of this process -> (processes, n, ...)."""
+        return cast(Tensor, self.all_gather(rows)).reshape(-1, *rows.shape)
 
     def on_validation_epoch_end(self) -> None:
         # Lightning's own axis counts micro-batches under manual optimisation

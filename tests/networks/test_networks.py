@@ -177,3 +177,31 @@ def test_latents_take_the_devices_tensors_alone():
             == moments.shape
         )
         assert space.on_grid(torch.zeros(2, 1, 8, 8, device=device)).device.type == device
+
+
+@pytest.mark.parametrize("config", [AutoencoderKL((8, 8)), VQModel((8, 8), codes=16)])
+def test_the_regulariser_is_weighted_once(config):
+    """Twice the weight is twice the loss of the same pictures; noise alone moves KL's."""
+    torch.manual_seed(0)
+    net, x = config.build((1, 8, 8)), torch.rand(2, 1, 8, 8)
+    moments = net.encode(x)
+    mean, quiet = net.regularised(moments, None), net.regularised(moments, torch.zeros)
+    assert torch.equal(mean.x_hat, quiet.x_hat) and torch.equal(mean.loss, quiet.loss)
+    assert torch.equal(mean.x_hat, net.decode(moments.chunk(2, 1)[0])) and mean.watched
+    name = "codebook_weight" if net.codes else "kl_weight"
+    setattr(net, name, 2 * getattr(net, name))
+    assert torch.allclose(net.regularised(moments, None).loss, 2 * mean.loss)
+
+
+def test_idle_codes_go_onto_latents_of_the_step():
+    net = VQModel((8, 8), codes=16, patience=2).build((1, 8, 8))
+    moments, order = net.encode(torch.rand(4, 1, 8, 8)), torch.Generator()
+    gather = lambda rows: rows[None]
+    net.regularised(moments, torch.zeros)
+    assert net.restart_idle(gather, order, every=True) == 16
+    used = []
+    for _ in range(2):
+        net.regularised(moments, torch.zeros)
+        used.append(int((net.used > 0).sum()))
+        moved = net.restart_idle(gather, order, every=False)
+    assert moved == 16 - used[0] and not net.used.any()

@@ -17,10 +17,7 @@ _Row = dict[str, str]
 
 
 def _sound(row: Mapping[str, str | None]) -> bool:
-    """Whether it has a number or nothing in every column.
-
-    A kill cuts a row short, a bad disk changes bytes.
-    """
+    """Whether it has a number or nothing in every column: a kill cuts a row short."""
     if None in row or None in row.values():
         return False
     try:
@@ -48,10 +45,7 @@ class _Writer(ExperimentWriter):
         self.rewrite(self.read(), fieldnames)
 
     def read(self) -> list[_Row]:
-        """The rows that are sound.
-
-        A file whose header is not is kept aside, for nothing in it has a name any more.
-        """
+        """The rows that are sound. A file whose header is not is kept aside: nothing has a name."""
         text = Path(self.metrics_file_path).read_bytes().decode(errors="replace")
         # a row without its end may lack digits
         lines = text[: text.rfind("\n") + 1].replace("\0", "\ufffd")
@@ -76,10 +70,7 @@ class _Writer(ExperimentWriter):
 
 
 class MetricsFile(CSVLogger):
-    """metrics.csv in the run's folder, whole at any moment.
-
-    A resumed run goes on after the rows before its step.
-    """
+    """metrics.csv in the run's folder; a resumed run goes on after the rows before its step."""
 
     def __init__(self, folder: Path, step: int | None):
         super().__init__(folder, name="", version="")

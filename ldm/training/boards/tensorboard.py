@@ -21,7 +21,7 @@ def check_installed() -> None:
 
 
 class TensorBoard(Board, TensorBoardLogger):
-    """Event files in <run>/tensorboard; a resumed run goes on in a file of its own, from its step on."""
+    """Event files in <run>/tensorboard; a resumed run goes on in a file of its own."""
 
     title = "TensorBoard"
 

@@ -58,8 +58,9 @@ def _records(raw: bytes) -> Iterator[tuple[int, bytes]]:
 def _is_run(record: bytes) -> bool:
     """Whether it is the one that says which run the file is of."""
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]  # made at run time
+    from wandb.proto import wandb_internal_pb2 as proto
 
     with suppress(DecodeError):
-        return Record.FromString(record).WhichOneof("record_type") == "run"
+        found = proto.Record.FromString(record)  # type: ignore[attr-defined]  # made at run time
+        return found.WhichOneof("record_type") == "run"
     return False

@@ -55,7 +55,7 @@ def wandb_mode(run: RunConfig) -> str:
 
 
 def wandb_board(run: RunConfig, run_id: str | None, mode: str) -> "WandbBoard":
-    """The run in W&B. Online without a network would end it after 90 s: it goes on offline instead."""
+    """The run in W&B; without a network, which would end it after 90 s, offline."""
     if is_first():
         end_legs(run.folder)
     os.environ["WANDB_MODE"] = mode  # not WandbLogger(offline=True), which refuses log_model
@@ -157,8 +157,8 @@ class WandbBoard(Board, WandbLogger):
 
         if self.deaf:
             return
-        cell = lambda value: wandb.Image(value) if isinstance(value, Image.Image) else value  # noqa: E731
-        data = [[cell(value) for value in row.values()] for row in rows]
+        image = lambda cell: wandb.Image(cell) if isinstance(cell, Image.Image) else cell  # noqa: E731
+        data = [[image(cell) for cell in row.values()] for row in rows]
         payload = {name: wandb.Table(columns=list(rows[0]), data=data), AXIS: step}
         self.patiently(lambda: self.experiment.log(payload))
 
@@ -183,7 +183,7 @@ class WandbBoard(Board, WandbLogger):
 
     @surviving
     def checkpoints(self, folder: Path, step: int) -> None:
-        """Versions of the artifact model-<run's id>, called best and last; inside, the file keeps its name."""
+        """Versions of the artifact model-<run's id>, called best and last."""
         import wandb
 
         for alias in ("best", "last"):

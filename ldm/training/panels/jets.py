@@ -70,8 +70,8 @@ class JetPanels(EverySteps[DiffusionModule]):
         real, sample = cloud(self.real), Cloud(sample.features[:n], sample.mask[:n])
         found = evaluate_jets(real, sample, METRICS, progress=False, draws=min(n, 10_000))
         size = thousands(len(sample.mask))
-        sized = lambda name: name if name.endswith(f"_{size}") else f"{name}_of_{size}"  # noqa: E731
-        return {f"val/{sized(name)}": value for name, (value, _) in found.items()}
+        ends = {name: "" if name.endswith(f"_{size}") else f"_of_{size}" for name in found}
+        return {f"val/{name}{ends[name]}": value for name, (value, _) in found.items()}
 
     def pictures(self, trainer: pl.Trainer, module: DiffusionModule, generated: Cloud) -> None:
         """Histograms and mean images of both, and the way from noise to data."""
