@@ -94,9 +94,9 @@ class Denoiser(nn.Module):
     ) -> Tensor:
         """Weighted squared error in the network's output space, one value a sample: (B,).
 
-        weight(t) (net - target)^2, target = (x_0 - c_skip x_t) / c_out, x_t = alpha x_0 + sigma eps:
-        algorithm 1 of Ho et al. 2020, whose last line is `predict = eps, weight = one`. The target is
-        multiplied out, so that nothing is subtracted that cancels.
+        weight(t) (net - target)^2 with target = (x_0 - c_skip x_t) / c_out, x_t = alpha x_0 + sigma
+        eps: algorithm 1 of Ho et al. 2020, whose last line is `predict = eps, weight = one`. The
+        target is multiplied out, so that nothing is subtracted that cancels.
 
         mask: (B, N), true for the real constituents of point clouds x_0 (B, N, F). The network is
         given it as `mask=`, and x_t = 0 at the padding; the error is the mean over what is real, 0
@@ -115,7 +115,7 @@ class Denoiser(nn.Module):
 
 
 def mean_error(error: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean over all but the first axis, (B,); with a mask (B, N) over real rows of (B, N, F) alone."""
+    """Mean over all but the first axis, (B,); with a mask (B, N) of the real rows of (B, N, F)."""
     if mask is None:
         return error.flatten(1).mean(1)
     # filled, not multiplied: padding may be anything
@@ -141,7 +141,7 @@ def velocity(
     alpha_rate: Tensor,
     sigma_rate: Tensor,
 ) -> Tensor:
-    """d x_t / dt = alpha' x0_hat + sigma' eps_hat: flow matching's field, the probability-flow ODE's.
+    """d x_t / dt = alpha' x0_hat + sigma' eps_hat: flow matching's, the probability-flow ODE's.
 
     Lipman et al. 2023, eq. 10; Song et al. 2021, eq. 13.
     """

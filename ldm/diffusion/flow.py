@@ -4,10 +4,10 @@ dx/dt = f x - g^2/2 score = alpha' x0_hat + sigma' eps_hat (Song et al. 2021, eq
 same densities as the SDE. It is integrated in the angle phi = atan(sigma / alpha) for
 X = x / sqrt(alpha^2 + sigma^2), whose rate is bounded (see `solvers.angle`).
 
-A path starts at t_min, not 0, where sigma' may be infinite. There the density is the data's, blurred
-by sigma(t_min): 1e-3 for VP at 1e-5, an eighth of a grey level of 256. For a Gaussian of standard
-deviation s it costs (sigma / s)^2 / 2 nats a dimension or less. A network that trained from
-`schedule.t_min` is asked below it.
+A path starts at t_min, not 0, where sigma' may be infinite. There the density is the data's,
+blurred by sigma(t_min): 1e-3 for VP at 1e-5, an eighth of a grey level of 256. For a Gaussian of
+standard deviation s it costs (sigma / s)^2 / 2 nats a dimension or less. A network that trained
+from `schedule.t_min` is asked below it.
 """
 
 from collections.abc import Callable
@@ -26,9 +26,10 @@ Norm = Callable[[State], Tensor]
 
 @dataclass(frozen=True)
 class Ode:
-    """dopri5's tolerances, of each sample's root mean square, where a path starts, and its most calls.
+    """dopri5's tolerances on each sample's root mean square, a path's start, and its most calls.
 
-    `progress` is called with the t of every call of the network. ValueError for settings out of range.
+    `progress` is called with the t of every call of the network. ValueError for settings out of
+    range.
     """
 
     rtol: float = 1e-5
@@ -134,8 +135,8 @@ def rms_of(real: Tensor) -> Callable[[Tensor | tuple[Tensor, ...]], Tensor]:
 def slerp(a: Tensor, b: Tensor, weight: float) -> Tensor:
     """[sin((1 - w) angle) a + sin(w angle) b] / sin(angle), row by row (Shoemake 1985).
 
-    Spherical interpolation: two draws of N(0, 1) in many dimensions stay of the norm that such draws
-    have, where a straight line would not.
+    Spherical interpolation: two draws of N(0, 1) in many dimensions stay of the norm that such
+    draws have, where a straight line would not.
     """
     rows_a, rows_b = a.flatten(1), b.flatten(1)
     cosine = torch.nn.functional.cosine_similarity(rows_a, rows_b, dim=1).clamp(-1, 1)

@@ -19,7 +19,7 @@ from ldm.diffusion.solvers.angle import turning_at
 
 @dataclass(frozen=True)
 class Likelihood:
-    """log p(x_0) in nats and its standard error over the probes, (B,) each; x_1 and the calls taken.
+    """log p(x_0) in nats, its standard error over the probes, (B,) each; x_1, and the calls.
 
     error: 0 for the exact trace; not a number for a single probe, whose error shows over images
     alone. dimensions: how many numbers each sample has, (B,), for `bits_per_dim` of clouds.
@@ -48,8 +48,8 @@ def log_likelihood(
     trace, as many products a call as x has dimensions.
 
     mask: (B, N), true for the real rows of clouds x_0 (B, N, F), by default the denoiser's own
-    (`Guided.mask`). Padding is no number of the data and adds nothing: nats are of n F numbers, given
-    n. They are of x_0 as the denoiser sees it; for a density of a space's features add its
+    (`Guided.mask`). Padding is no number of the data and adds nothing: nats are of n F numbers,
+    given n. They are of x_0 as the denoiser sees it; for a density of a space's features add its
     `log_jacobian`. Unreached where the tolerance takes more than ode.max_calls.
     """
     x_0, schedule = x_0.detach().clone(), denoise.schedule
@@ -102,7 +102,7 @@ def _directions(
 
 
 def normal_log_density(x: Tensor, mean: Tensor, std: Tensor, real: Tensor | float = 1.0) -> Tensor:
-    """log N(x; mean, std^2) in nats, summed over all but the first axis, where `real` is 1: (B,)."""
+    """log N(x; mean, std^2) in nats, summed over a sample where `real` is 1: (B,)."""
     squares = -0.5 * ((x - mean) / std).square()
     terms = squares - torch.as_tensor(std).log() - 0.5 * math.log(2 * math.pi)
     return (real * terms.expand(x.shape)).flatten(1).sum(1)
@@ -111,9 +111,9 @@ def normal_log_density(x: Tensor, mean: Tensor, std: Tensor, real: Tensor | floa
 def dequantise(levels: Tensor, count: int, generator: torch.Generator | None = None) -> Tensor:
     """Levels 0 ... count - 1 -> [-1, 1] with uniform noise over each level's bin.
 
-    Level k is 2 k / (count - 1) - 1, as in training, and a bin of width 2 / (count - 1), so the outer
-    bins reach half a width beyond [-1, 1]. The noise is drawn on the CPU. Theis et al. 2016, section
-    3.1: the mean density of the noisy data bounds the levels' probability from below.
+    Level k is 2 k / (count - 1) - 1, as in training, and a bin of width 2 / (count - 1), so the
+    outer bins reach half a width beyond [-1, 1]. The noise is drawn on the CPU. Theis et al. 2016,
+    section 3.1: the mean density of the noisy data bounds the levels' probability from below.
     """
     noise = torch.rand(levels.shape, generator=generator).to(levels.device) - 0.5
     return (levels + noise) * (2 / (count - 1)) - 1
@@ -122,8 +122,9 @@ def dequantise(levels: Tensor, count: int, generator: torch.Generator | None = N
 def bits_per_dim(nats: Tensor, dimensions: int | Tensor, levels: int = 256) -> Tensor:
     """Bits a dimension of data of so many levels in [-1, 1]: -log2 p / D - log2(2 / (levels - 1)).
 
-    The second term is the log of a bin's width: 6.994 for 256 levels, 3 for 17. (Song et al. have 7:
-    their 256 bins fill [-1, 1], so that their data are 255/256 as wide as ours; the sum is the same.)
+    The second term is the log of a bin's width: 6.994 for 256 levels, 3 for 17. (Song et al. have
+    7: their 256 bins fill [-1, 1], so that their data are 255/256 as wide as ours; the sum is the
+    same.)
     dimensions: (B,) for clouds.
     """
     return -nats / (dimensions * math.log(2)) - math.log2(2 / (levels - 1))
@@ -148,8 +149,8 @@ def latent_bound(
     """log p(x|z) + log p(z) - log q(z|x) <= log p(x) on average, nats (B,), at one z of q.
 
     The evidence lower bound for latent diffusion (Kingma & Welling 2014, eq. 3; Vahdat et al. 2021,
-    eq. 4): z = mean + std noise; p(x|z) = N(decode(z), decoder_std^2), a choice: the root mean square
-    of the reconstruction error is the best one; p(z) is the diffusion model's,
+    eq. 4): z = mean + std noise; p(x|z) = N(decode(z), decoder_std^2), a choice: the root mean
+    square of the reconstruction error is the best one; p(z) is the diffusion model's,
     `log_likelihood`.nats.
     """
     mean, std = posterior.mean, posterior.std

@@ -20,7 +20,7 @@ def frechet(mean1: np.ndarray, cov1: np.ndarray, mean2: np.ndarray, cov2: np.nda
     return float(np.square(mean1 - mean2).sum() + np.trace(cov1) + np.trace(cov2) - 2 * cross)
 
 
-def gaussian(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def mean_and_cov(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and covariance of rows."""
     return features.mean(0), np.cov(features, rowvar=False)
 

@@ -44,7 +44,7 @@ def _canonical(graph: Graph) -> Graph:
     return min(tuple(sorted(each)) for each in edges)
 
 
-def evaluate(graph: Graph, z: Tensor, powers: list[Tensor]) -> Tensor:
+def efp_of(graph: Graph, z: Tensor, powers: list[Tensor]) -> Tensor:
     """EFP of one connected graph, (N,): z (N, P), powers[k] = theta^k (N, P, P).
 
     Vertices are summed away one by one. One with a single neighbour leaves a weight there, one with
@@ -89,7 +89,7 @@ def efps(
         eta, phi, pt = part.double().unbind(-1)
         theta = torch.hypot(eta[:, :, None] - eta[:, None], phi[:, :, None] - phi[:, None])
         powers = [theta**k for k in range(5)]
-        rows.append(torch.stack([evaluate(graph, pt * real, powers) for graph in graphs], -1))
+        rows.append(torch.stack([efp_of(graph, pt * real, powers) for graph in graphs], -1))
     return torch.cat(rows).numpy()
 
 

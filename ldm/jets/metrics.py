@@ -66,7 +66,7 @@ class Cloud(NamedTuple):
 def w1(
     real: np.ndarray, generated: np.ndarray, draws: int, batches: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """W1 of each column of (N, F), `batches` draws of `draws` rows with replacement: (batches, F)."""
+    """W1 of each column of (N, F), `draws` rows with replacement, `batches` times: (batches, F)."""
     rows = [
         (rng.choice(len(real), draws), rng.choice(len(generated), draws)) for _ in range(batches)
     ]
@@ -143,7 +143,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two samples and how to compare them: a method for each of `ALL`, to {name: (value, error)}."""
+    """Two samples and how to compare them: a method for each of `ALL`: {name: (value, error)}."""
 
     real: Sample
     generated: Sample

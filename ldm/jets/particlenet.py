@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm.errors import Refusal
-from ldm.jets.distances import frechet, gaussian
+from ldm.jets.distances import frechet, mean_and_cov
 from ldm.metrics.progress import shown
 
 # of the real eta, phi, pt: the weights' own scale
@@ -150,6 +150,6 @@ def fpnd(
     path = reference(kind, features.shape[1], folder)
     moments = (np.loadtxt(path / f"{kind}_{name}.txt") for name in ("mu", "sigma"))
     return frechet(
-        *gaussian(activations(load(path), features[:largest], mask[:largest], quiet=quiet)),
+        *mean_and_cov(activations(load(path), features[:largest], mask[:largest], quiet=quiet)),
         *moments,
     )

@@ -31,7 +31,7 @@ def norm(channels: int) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(channels, eps=1e-3)
 
 
-class Block(nn.Module):
+class InvertedResidual(nn.Module):
     """Expand, convolve each channel, project; the input is added where the shape is kept."""
 
     def __init__(self, i: int, o: int, kernel: int, stride: int, expansion: int):
@@ -63,7 +63,7 @@ class EfficientNetLite0(nn.Module):
         blocks, i = [], 32
         for repeats, kernel, stride, expansion, o in STAGES:
             for r in range(repeats):
-                blocks.append(Block(i, o, kernel, stride if r == 0 else 1, expansion))
+                blocks.append(InvertedResidual(i, o, kernel, stride if r == 0 else 1, expansion))
                 i = o
         self._blocks = nn.Sequential(*blocks)
         self._conv_head, self._bn1 = conv(i, 1280), norm(1280)

@@ -6,10 +6,12 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-T = TypeVar("T")
+Item = TypeVar("Item")
 
 
-def shown(items: Iterable[T], what: str, quiet: bool, total: int | None = None) -> Iterator[T]:
+def shown(
+    items: Iterable[Item], what: str, quiet: bool, total: int | None = None
+) -> Iterator[Item]:
     """The items, with a bar that goes away at the end.
 
     A log file, which is no terminal, gets a line every ten seconds.

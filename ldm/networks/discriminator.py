@@ -33,5 +33,5 @@ class PatchGAN(nn.Module):
 
 
 def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """The discriminator's: E[max(0, 1 - D(x))] / 2 + E[max(0, 1 + D(x_hat))] / 2 (Lim & Ye 2017)."""
+    """E[max(0, 1 - D(x))] / 2 + E[max(0, 1 + D(x_hat))] / 2 (Lim & Ye 2017)."""
     return 0.5 * (F.relu(1 - real.float()).mean() + F.relu(1 + fake.float()).mean())

@@ -67,7 +67,7 @@ class VP(LinearBeta, VariancePreserving):
 
 @dataclass(frozen=True)
 class SubVP(LinearBeta):
-    """The sub-VP SDE: VP's drift, less noise, sigma_t = 1 - alpha_t^2 (Song et al. 2021, eq. 29)."""
+    """The sub-VP SDE: VP's drift, sigma_t = 1 - alpha_t^2 (Song et al. 2021, eq. 29)."""
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
         log_alpha = self.log_alpha(t)
@@ -86,8 +86,8 @@ class SubVP(LinearBeta):
 class Cosine(VariancePreserving):
     """alpha_t = cos(pi/2 (t + s) / (1 + s)) / cos(pi/2 s / (1 + s)).
 
-    Nichol & Dhariwal 2021, eq. 17. The paper clips beta at 0.999; in continuous time the same end is to stop at t_end < 1, so that
-    alpha_1 > 0.
+    Nichol & Dhariwal 2021, eq. 17. The paper clips beta at 0.999; in continuous time the same end
+    is to stop at t_end < 1, so that alpha_1 > 0.
     """
 
     s: float = 0.008
@@ -113,7 +113,7 @@ class Cosine(VariancePreserving):
         return angle.cos() / math.cos(start), sigma2.sqrt() / math.cos(start)
 
     def inverse_log_snr(self, lam: Tensor) -> Tensor:
-        """From alpha_t^2 = sigmoid(2 lam), by the angle's sine and cosine: exact digits at both ends."""
+        """From alpha_t^2 = sigmoid(2 lam), by the angle's sine and cosine: exact at both ends."""
         start = self.start
         alpha2, sigma2 = torch.sigmoid(2 * lam), torch.sigmoid(-2 * lam)
         sine = (math.sin(start) ** 2 + sigma2 * math.cos(start) ** 2).sqrt()

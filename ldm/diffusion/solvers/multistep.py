@@ -19,7 +19,7 @@ from ldm.diffusion.solvers.base import Denoise, Past, Randn, Solver, Step
 
 
 def exponential(schedule: Schedule, x_t: Tensor, x0: Tensor, t: Tensor, s: Tensor) -> Tensor:
-    """x_s = (sigma_s / sigma_t) x_t + alpha_s (1 - e^{-h}) x0: exact for a constant x0, and DDIM's."""
+    """x_s = (sigma_s / sigma_t) x_t + alpha_s (1 - e^{-h}) x0, DDIM's: exact for a constant x0."""
     (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(t), schedule(s)
     return (sigma_s / sigma_t) * x_t + (alpha_s - alpha_t * sigma_s / sigma_t) * x0
 

@@ -60,7 +60,7 @@ class EulerMaruyama(Solver):
 
 
 def relaxed(x: Tensor, v: Tensor, cot: Tensor, share: Tensor, z: Tensor) -> Tensor:
-    """Langevin's step of X at an angle: (1 - share) X - share cot(phi) v + sqrt(share (2 - share)) z.
+    """Langevin's step at an angle: (1 - share) X - share cot(phi) v + sqrt(share (2 - share)) z.
 
     The score of X is -X - cot(phi) v, v = 0 for data of unit variance; with v held fixed, this is
     the exact law of dX = score dtau + sqrt(2) dw after exp(-tau) = 1 - share (Ornstein-Uhlenbeck).
