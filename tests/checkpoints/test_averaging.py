@@ -64,6 +64,7 @@ def test_coefficients_of_a_kept_profile_are_one_hot():
     assert coefficients(kept, (200, 0.05)) == pytest.approx([0, 1, 0], abs=1e-9)
 
 
+@pytest.mark.slow
 def test_every_average_of_a_run_samples(tmp_path):
     """Two decays and the post-hoc widths, in one run that was stopped and resumed: each loads, all differ, bits are kept."""
     more = (

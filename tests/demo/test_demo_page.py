@@ -254,6 +254,7 @@ def own_address():
         return s.getsockname()[0]
 
 
+@pytest.mark.slow
 def test_a_page_of_jets(jets_run):
     with page(jets_run, "--max-count", "30") as found:
         job = Client(found, verbose=False).submit(

@@ -1,7 +1,8 @@
-"""Another system's gaps, for ldm's own code alone: LDM_TEST_SYSTEM=macos or windows takes away what is missing there.
+"""Another system's gaps, for ldm's own code alone: LDM_TEST_SYSTEM=macos or windows makes them.
 
-Python runs this file first where its folder is in PYTHONPATH: tests/conftest.py puts it there for the scripts that tests
-start, and imports it for itself. Libraries keep everything: they run on those systems by other paths of theirs.
+Python runs this file first where its folder is in PYTHONPATH: tests/conftest.py puts it there for
+the scripts that tests start, and imports it for itself. Libraries keep everything: they run on
+those systems by other paths of theirs.
 """
 
 import builtins
@@ -24,10 +25,35 @@ MACOS = {
     )
 }
 WINDOWS = {
-    "os": (*MACOS["os"], "fork", "setsid", "getpgid", "killpg", "getuid", "geteuid", "getloadavg", "sysconf", "statvfs", "uname",
-           "nice", "mkfifo", "fchmod", "chown", "pread", "pwrite", "wait4"),
-    "signal": ("SIGKILL", "SIGUSR1", "SIGUSR2", "SIGHUP", "SIGXCPU", "SIGALRM", "pthread_sigmask", "setitimer", "sigwait"),
-}  # fmt: skip
+    "os": (
+        "posix_fallocate",
+        "posix_fadvise",
+        "sched_getaffinity",
+        "sched_setaffinity",
+        "memfd_create",
+        "fork",
+        "setsid",
+        "getpgid",
+        "killpg",
+        "getuid",
+        "geteuid",
+        "getloadavg",
+        "sysconf",
+        "statvfs",
+        "uname",
+        "nice",
+        "mkfifo",
+        "fchmod",
+        "chown",
+        "pread",
+        "pwrite",
+        "wait4",
+    ),
+    "signal": tuple(
+        "SIGKILL SIGUSR1 SIGUSR2 SIGHUP SIGXCPU SIGALRM pthread_sigmask setitimer sigwait".split()  # noqa: SIM905
+    ),
+}
+PLATFORMS = {"macos": "darwin", "windows": "win32"}
 MODULES = {"macos": (), "windows": ("resource", "fcntl", "pwd", "grp", "termios", "syslog")}
 
 
@@ -43,13 +69,15 @@ def ours() -> bool:
     return sys._getframe(2).f_code.co_filename.startswith(LDM)
 
 
-def hide(module, names) -> None:
-    """Make a module's names missing for ldm."""
+def hide(module, names, instead=None) -> None:
+    """Make a module's names missing for ldm, or others."""
     hidden = {name: module.__dict__.pop(name) for name in names if name in module.__dict__}
 
     def __getattr__(name):
         if name in hidden and not ours():
             return hidden[name]
+        if instead and name in instead:
+            return instead[name]
         raise AttributeError(f"module '{module.__name__}' has no attribute '{name}'")
 
     module.__getattr__ = __getattr__
@@ -59,6 +87,7 @@ def become(system: str) -> None:
     """The gaps of a system, and its way to start workers."""
     for name, names in {"macos": MACOS, "windows": WINDOWS}[system].items():
         hide({"os": os, "signal": signal}[name], names)
+    hide(sys, ["platform"], {"platform": PLATFORMS[system]})
     real = builtins.__import__
 
     def __import__(name, *rest, **more):

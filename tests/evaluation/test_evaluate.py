@@ -139,6 +139,7 @@ def test_names_carry_n_and_only_inceptions_is_fid(digits, real):
 
 
 # -- evaluate.py ----------------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_evaluate_as_a_user_does(pixel_run, tmp_path):
     """A subprocess and then the same here: the table, the records whole, the same figures from the cached reference."""
     command = (
@@ -277,6 +278,7 @@ def test_table_has_a_row_for_each_figure(digits, real):
     )
 
 
+@pytest.mark.slow
 def test_figures_during_training_are_evaluates(digits, real, tmp_path, monkeypatch):
     """The last ones are those of the last checkpoint, to the digit; each is in metrics.csv and in the run's records."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -290,6 +290,7 @@ def test_jet_image_holds_the_jets_pt():
     assert np.argwhere(mean_image(one, side=4)).tolist() == [[3, 0]]
 
 
+@pytest.mark.slow
 def test_pictures_show_differences():
     real, other = gluons(slice(0, 200)), gluons(slice(200, 400))
     for draw in (histograms, jet_images):

@@ -454,6 +454,7 @@ def evaluate(run, output, **given):
     }
 
 
+@pytest.mark.slow
 def test_metrics_are_chosen_and_unknown_ones_refused_before_anything(jets_run, tmp_path, capsys):
     lines = evaluate(jets_run, tmp_path / "a", metrics="w1m, w1p,w1m", count=70, clip=0.5)
     assert list(lines) == ["w1m_10k", "w1p_10k", "w1p_eta_10k", "w1p_phi_10k", "w1p_pt_10k"]

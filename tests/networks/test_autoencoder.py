@@ -80,6 +80,7 @@ def test_perceptual_weights_that_cannot_be_had_name_the_way_out(tmp_path, monkey
         train(run_config("autoencoder", tmp_path, "perceptual.weight=0.1"))
 
 
+@pytest.mark.slow
 def test_vq_trains_and_logs_its_perplexity(tmp_path):
     net = "network={name: VQModel, channels: [8, 16], latent_channels: 2, codes: 32, attention: false}"
     folder = train(run_config("autoencoder", tmp_path, net))
@@ -89,6 +90,7 @@ def test_vq_trains_and_logs_its_perplexity(tmp_path):
     assert len(values) == 2 and all(1 < v <= 32 for v in values)
 
 
+@pytest.mark.slow
 def test_vq_autoencoder_carries_a_latent_model(tmp_path):
     net = "network={name: VQModel, channels: [8, 16], latent_channels: 2, codes: 32, attention: false}"
     stage1 = train(run_config("autoencoder", tmp_path, net, "trainer.max_steps=150"))

@@ -66,6 +66,7 @@ def test_it_holds_every_pictures_posterior_in_both_orientations(cached, stage1):
     assert not torch.allclose(batch["moments"][:, 0], batch["moments"][:, 1], atol=0.01)
 
 
+@pytest.mark.slow
 def test_training_on_it_is_training_on_the_pictures(cached, stage1, tmp_path):
     """The same rows, mirrored alike, with the same noise: the weights differ by the rounding to 16 bits alone."""
     plain = trained(tmp_path, stage1, FLIP, "space.cache=false")
@@ -79,6 +80,7 @@ def test_training_on_it_is_training_on_the_pictures(cached, stage1, tmp_path):
     assert near < 2e-5 and near < 0.05 * far, (near, far)
 
 
+@pytest.mark.slow
 def test_a_second_run_finds_it(cached, stage1, capsys):
     output, state, folder = cached
     before = (folder / "moments.npy").stat().st_mtime_ns

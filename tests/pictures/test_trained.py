@@ -253,6 +253,7 @@ def test_super_resolution_takes_small_pictures_or_shrinks_whole_ones(large_run, 
     )
 
 
+@pytest.mark.slow
 def test_in_latents(stage1, inputs, tmp_path):
     """The picture around the hole is encoded, the hole comes on the latents' grid, and another mask gives another picture."""
     path = train(run_config("latent", tmp_path, f"space.autoencoder={stage1}", FILL))
@@ -277,6 +278,7 @@ def test_in_latents(stage1, inputs, tmp_path):
     assert np.array_equal(grey(out / "0-00000000.png")[~hole], grey(inputs / "0.png")[~hole])
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_with_the_same_bits(tmp_path):
     """4 steps and 3 more: the holes go by the stream's place, not by what ran before."""
     run_of = lambda folder, steps: run_config(

@@ -14,6 +14,8 @@ from docs_place import Place, quiet, small, start
 from helpers import ROOT, grey
 from pages import EVERY, PAGES, Command
 
+# in one process of several: the checkpoints that a fixture trains are needed once
+pytestmark = pytest.mark.xdist_group("docs")
 ELSEWHERE = {  # run by another test, or by CI
     ("python3 -m venv", "pip install", "pytest"): ".ci/run runs README's second command",
     ("sbatch", "torchrun --nnodes"): "test_two_nodes.py",

@@ -151,6 +151,7 @@ def test_checkpoints_as_artifacts(both_stages):
     assert "WANDB_DATA_DIR" not in os.environ
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_the_same_run_of_wandb(tmp_path):
     for steps, resume in ((4, False), (8, True)):
         folder = train(
@@ -205,6 +206,7 @@ def test_tensorboard_has_every_number_picture_and_table(both_stages, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_tensorboard_goes_on_where_a_resumed_run_does(tmp_path, monkeypatch):
     """Stopped in the middle of a run, behind its last checkpoint: what is done again is there once."""
     more = ("logger.kind=tensorboard", "trainer.log=1", "sample.every=0")
@@ -267,6 +269,7 @@ def at_step(monkeypatch, step, act):
     monkeypatch.setattr(watching.Throughput, "on_train_batch_end", then)
 
 
+@pytest.mark.slow
 def test_wandb_that_cannot_write_is_one_line(tmp_path, monkeypatch, capsys):
     """A file where its folder of pictures was: no more pictures there, but the numbers go on; the training has its end."""
 
@@ -286,6 +289,7 @@ def test_wandb_that_cannot_write_is_one_line(tmp_path, monkeypatch, capsys):
     assert list(history(inspect(folder)[1], "val/loss")) == [4, 8]
 
 
+@pytest.mark.slow
 def test_tensorboard_that_fails_is_one_line(tmp_path, monkeypatch, capsys):
     """Its writer is closed under it."""
     at_step(
@@ -408,6 +412,7 @@ def test_workspace_is_saved(tmp_path):
 
 
 # -- how a run ended ------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_a_run_that_dies_is_not_green_in_wandb(tmp_path, monkeypatch):
     """Its file ends with the status of the script, and has the alert: for a gradient that is not finite, for SIGTERM."""
     at_step(

@@ -63,6 +63,7 @@ def pair(tmp_path):
 
 
 # -- whose data a stage 1 is of ---------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_a_stage_1_of_other_data_is_refused_and_another_name_trains_its_own(pair, easy, tmp_path):
     a, b = folder_of(tmp_path / "a"), folder_of(tmp_path / "b", seed=1)
     train(pair(a))
@@ -80,6 +81,7 @@ def test_a_stage_1_of_other_data_is_refused_and_another_name_trains_its_own(pair
     )
 
 
+@pytest.mark.slow
 def test_runs_on_the_same_data_share_one_stage_1(pair, easy, tmp_path, capsys):
     """Wherever the folder lies by then, and whatever the times of its files."""
     a = folder_of(tmp_path / "a")
@@ -113,6 +115,7 @@ def test_what_lies_under_the_configs_own_name_is_no_concern_if_it_is_damaged(
     assert "other-autoencoder/" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_stage_1_named_on_purpose_may_be_of_other_data_and_that_is_said(
     pair, easy, tmp_path, capsys
 ):
@@ -126,6 +129,7 @@ def test_a_stage_1_named_on_purpose_may_be_of_other_data_and_that_is_said(
     )
 
 
+@pytest.mark.slow
 def test_stage_1_is_named_after_the_run():
     names = {
         "digits-latent": "digits-autoencoder",
@@ -148,6 +152,7 @@ def half(root, out, *more):
     )
 
 
+@pytest.mark.slow
 def test_resume_wants_the_data_it_began_with(tmp_path):
     a, b = folder_of(tmp_path / "a"), folder_of(tmp_path / "b", seed=1)
     train(half(a, tmp_path, "trainer.max_steps=2"))

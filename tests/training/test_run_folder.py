@@ -106,6 +106,7 @@ def rows_of(folder):
 COINCIDE = ("trainer.max_steps=12", "trainer.validate=3", "trainer.save=3", "trainer.log=2")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind, more",
     [

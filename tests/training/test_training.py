@@ -121,6 +121,7 @@ def test_two_runs_are_the_same_and_another_seed_is_not(pixel_run, tmp_path):
     assert largest_difference(other, again) > 0
 
 
+@pytest.mark.slow
 def test_learns(tmp_path):
     """120 steps on two pictures: the v-loss falls below a third of its start."""
     images = load_digits().images[:2]
@@ -237,6 +238,7 @@ def test_autoencoder_of_other_weights_is_refused(stage1, tmp_path):
         train(run_config("latent", tmp_path, f"space.autoencoder={more}"))
 
 
+@pytest.mark.slow
 def test_collapsed_autoencoder_is_refused(tmp_path, capsys):
     """A huge KL weight: the whitening's std is a healthy 1, and its decoder's one picture beats a flat one."""
     stage1 = train(
@@ -286,6 +288,7 @@ def test_stale_autoencoder_is_refused(tmp_path):
         train(run_config("latent", tmp_path, f"space.autoencoder={tmp_path}/ae.yaml"))
 
 
+@pytest.mark.slow
 def test_stage_1_is_trained_when_it_is_missing(tmp_path):
     (tmp_path / "ae.yaml").write_text((TINY / "autoencoder.yaml").read_text())
     folder = train(
@@ -299,6 +302,7 @@ def test_stage_1_is_trained_when_it_is_missing(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_resumed_stage_2_keeps_the_autoencoder_it_began_with(latent_run, stage1, tmp_path):
     """Whatever has become of stage 1 since: the resumed run carries its own, and can be sampled from."""
     moved = shutil.copytree(stage1, tmp_path / "tiny-autoencoder")
@@ -347,6 +351,7 @@ def test_raw_and_averaged_weights_differ_and_are_what_they_say(pixel_run):
     )
 
 
+@pytest.mark.slow
 def test_train_then_sample_as_a_user_does(tmp_path):
     """Two subprocesses, no key, no network, no terminal; then every file that was promised."""
     done = script(
