@@ -27,9 +27,10 @@ for key in ("WANDB_API_KEY",):
 
 import pytest
 import torch
-from helpers import COLOURS, captioned, make_clip, run_config
+from helpers import COLOURS, ROOT, TINY, captioned, here, make_clip, overrides, run_config
 from PIL import Image
 
+from ldm.jets.files import read_jets, write_jets
 from ldm.training.run import train
 
 torch.set_num_threads(1)
@@ -85,3 +86,39 @@ def text_run(clip, captioned_pictures, tmp_path_factory):
         clip, captioned_pictures, "optim.lr=4e-3", "network.channels=[16,32]", *length
     )
     return train(run_config("pixel", tmp_path_factory.mktemp("text"), *given))
+
+
+@pytest.fixture(scope="session")
+def jets_run(tmp_path_factory):
+    """The folder of a tiny model of jets, trained by train.py in a subprocess as a user does."""
+    output = tmp_path_factory.mktemp("jets")
+    done = here(
+        "train.py", "--config", TINY / "jets.yaml", *overrides("jets", output, "sample.every=0")
+    )
+    assert done.returncode == 0, done.stderr
+    assert (
+        "JetNet: 280 training, 60 held out, (30, 3)" in done.stdout
+        and "constituents 29.9" in done.stdout
+    )
+    return output / "tiny-jets"
+
+
+@pytest.fixture(scope="session")
+def two_types(tmp_path_factory):
+    """A run on 60 gluons and 20 light quarks that is told pt and mass, and the folder of their files."""
+    folder = tmp_path_factory.mktemp("types")
+    features, mask, jet = map(
+        torch.from_numpy, read_jets(ROOT / "tests/fixtures/gluon30_400.hdf5", 30)
+    )
+    for kind, n in (("g", 60), ("q", 20)):
+        write_jets(folder / f"{kind}.hdf5", features[-n:], mask[-n:], jet[-n:])
+    data = f"data={{name: JetNet, root: {folder}, types: [g, q], batch_size: 16}}"
+    short = (
+        "network.jet=2",
+        "trainer.max_steps=4",
+        "optim.lr=3e-2",
+        "optim.ema=0.5",
+        "sample.count=4",
+        "sample.every=0",
+    )
+    return train(run_config("jets", folder, data, *short)), folder

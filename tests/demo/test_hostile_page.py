@@ -15,7 +15,7 @@ from page_inputs import EDIT, NUMBERS
 from PIL import Image
 from processes import port
 
-from ldm.demo.samples import GUESS
+from ldm.demo.base import GUESS
 
 pytest.importorskip("gradio", reason="the page needs gradio: pip install '.[demo]'")
 
