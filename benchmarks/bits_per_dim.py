@@ -1,14 +1,17 @@
-"""Bits a dimension of held-out pictures under a model of ours, by the probability-flow ODE, at several tolerances.
+"""Bits a dimension of held-out pictures under a model of ours, by the probability-flow ODE, at
+several tolerances.
 
 python benchmarks/bits_per_dim.py checkpoints/fashion-pixel-cpu [--count 32] [--tolerance 1e-3 1e-4 1e-5] [--output FILE]
 
-A pixel model has a likelihood. A latent model has an upper bound of it alone, with the autoencoder's own terms: at one z of
-the encoder's posterior, log p(x|z) + log p(z) - log q(z|x), p(x|z) a Gaussian about the decoded picture whose width is the
-root mean square of the error on training pictures.
+A pixel model has a likelihood. A latent model has an upper bound of it alone, with the
+autoencoder's own terms: at one z of the encoder's posterior, log p(x|z) + log p(z) - log q(z|x),
+p(x|z) a Gaussian about the decoded picture whose width is the root mean square of the error on
+training pictures.
 
-The model is conditional: the figure is that of p(picture | label), with the true label. All tolerances see the same
-pictures, dequantisation and probes, so that their differences are the integration's alone; the standard error is over
-pictures (with probe and dequantisation noise inside). The data are those of the checkpoint's config.
+The model is conditional: the figure is that of p(picture | label), with the true label. All
+tolerances see the same pictures, dequantisation and probes, so that their differences are the
+integration's alone; the standard error is over pictures (with probe and dequantisation noise
+inside). The data are those of the checkpoint's config.
 """
 
 import argparse
@@ -81,7 +84,9 @@ def bounded(
     decoder_std: float,
     random: torch.Generator,
 ) -> tuple[Likelihood, torch.Tensor]:
-    """The diffusion model's likelihood of x, or of its latents; and log p(x) or the bound of it, nats."""
+    """The diffusion model's likelihood of x, or of its latents; and log p(x) or the bound of it,
+    nats.
+    """
     if isinstance(space, PixelSpace):
         found = log_p(x)
         return found, found.nats
@@ -107,7 +112,9 @@ def posterior(space: LatentSpace, x: torch.Tensor) -> tuple[torch.Tensor, torch.
 
 
 def reconstruction_error(space: LatentSpace, data: ImageTensor, count: int, seed: int) -> float:
-    """Root mean square of x - decode(z), z of the posterior, over training pictures: the best width of p(x|z)."""
+    """Root mean square of x - decode(z), z of the posterior, over training pictures: the best width
+    of p(x|z).
+    """
     x = as_images({"image": held_out(data, count, seed)[0]})
     mean, std = posterior(space, x)
     z = mean + std * torch.randn(mean.shape, generator=generator(seed, "width"))

@@ -1,9 +1,9 @@
 """How the benchmarks take times, compare them and write them down.
 
-Two things are timed in turn in one run, which goes first alternates, and what counts is the median of the rounds'
-ratios: whatever else the machine does falls on both. On a CPU one thread in this process's own time, which
-others on the same cores do not lengthen (they do make it noisier, by caches and clock rates); on a GPU wall clock, with
-the device synchronised on both sides.
+Two things are timed in turn in one run, which goes first alternates, and what counts is the median
+of the rounds' ratios: whatever else the machine does falls on both. On a CPU one thread in this
+process's own time, which others on the same cores do not lengthen (they do make it noisier, by
+caches and clock rates); on a GPU wall clock, with the device synchronised on both sides.
 """
 
 import argparse
@@ -60,7 +60,9 @@ def clock(work: Work, device: str) -> float:
 
 
 def in_turn(works: dict[str, Work], rounds: int, device: str) -> dict[str, list[float]]:
-    """Seconds of each in every round, after one that is not timed; every other round goes in the other order."""
+    """Seconds of each in every round, after one that is not timed; every other round goes in the
+    other order.
+    """
     for work in works.values():
         work()
     times: dict[str, list[float]] = {name: [] for name in works}

@@ -3,10 +3,11 @@
 python -m benchmarks.ddp --data-root DIR --output runs/ddp.json          # on an idle machine with two cores or more
 python -m benchmarks.ddp --data-root DIR --device cuda --devices 8
 
-In turn, `train.py trainer.devices=1` and `trainer.devices=2` (gloo, or NCCL on GPUs), each a run of its own, sampling and
-validation off. The rate is what the run itself writes into metrics.csv, pictures a second over all processes, the mean of
-its rows after the first. That is wall clock, of necessity: the machine must be idle. What other processes took of it
-meanwhile stands beside each rate, in cores (Linux only); above 0.1 a round is marked, and says nothing of the code.
+In turn, `train.py trainer.devices=1` and `trainer.devices=2` (gloo, or NCCL on GPUs), each a run of
+its own, sampling and validation off. The rate is what the run itself writes into metrics.csv,
+pictures a second over all processes, the mean of its rows after the first. That is wall clock, of
+necessity: the machine must be idle. What other processes took of it meanwhile stands beside each
+rate, in cores (Linux only); above 0.1 a round is marked, and says nothing of the code.
 """
 
 import argparse
@@ -30,7 +31,9 @@ IDLE = 0.1  # cores that others may take
 
 
 def busy() -> float:
-    """Seconds that all cores together have worked since the machine started; not a number where Linux does not say."""
+    """Seconds that all cores together have worked since the machine started; not a number where
+    Linux does not say.
+    """
     path = Path("/proc/stat")
     if not path.exists():
         return float("nan")
@@ -39,7 +42,9 @@ def busy() -> float:
 
 
 def adopt() -> None:
-    """Become the parent of orphans (Linux): ranks that Lightning starts outlive theirs, and their time would be others'."""
+    """Become the parent of orphans (Linux): ranks that Lightning starts outlive theirs, and their
+    time would be others'.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
 

@@ -3,8 +3,8 @@
 python -m benchmarks.files_entered [--list]
 
 A sample and an in-painting of checkpoints/fashion-latent, an evaluation of checkpoints/jets-gluon,
-and one training step of tests/configs/pixel.yaml (its second, from batch to batch). Module bodies do
-not count: imports are free.
+and one training step of tests/configs/pixel.yaml (its second, from batch to batch). Module bodies
+do not count: imports are free.
 """
 
 import argparse

@@ -1,11 +1,13 @@
-"""Does a change leave every bit where it was? Tiny runs and samples of every kind, made by two commits, compared.
+"""Does a change leave every bit where it was? Tiny runs and samples of every kind, made by two
+commits, compared.
 
 python -m benchmarks.golden OLD [NEW] [--only pixel jets ...]
 
-OLD and NEW are commits (NEW: the working tree as it is). Each side runs in a checkout of its own: nine kinds of training
-on one CPU thread, then samples of the models in the box. Compared bit by bit: every tensor of last.ckpt (weights, averages,
-optimisers), every row of metrics.csv but the clock's, every pixel and every number of a sample. The first difference of
-each kind is printed, and the exit status is 1 if there is one.
+OLD and NEW are commits (NEW: the working tree as it is). Each side runs in a checkout of its own:
+nine kinds of training on one CPU thread, then samples of the models in the box. Compared bit by
+bit: every tensor of last.ckpt (weights, averages, optimisers), every row of metrics.csv but the
+clock's, every pixel and every number of a sample. The first difference of each kind is printed, and
+the exit status is 1 if there is one.
 """
 
 import argparse
@@ -139,7 +141,9 @@ def make(tree: Path, out: Path, kind: str) -> dict[str, str]:
 
 
 def difference(old: dict[str, str], new: dict[str, str]) -> str | None:
-    """In how many things two fingerprints differ, and the first of them: of tensors, then of all else."""
+    """In how many things two fingerprints differ, and the first of them: of tensors, then of all
+    else.
+    """
     names = sorted(old.keys() | new.keys(), key=lambda name: ("last.ckpt" not in name, name))
     differ = [name for name in names if old.get(name) != new.get(name)]
     if not differ:

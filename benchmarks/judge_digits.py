@@ -1,8 +1,10 @@
-"""Judge samples of a digits checkpoint: are they their label, as varied as real digits, and no copies?
+"""Judge samples of a digits checkpoint: are they their label, as varied as real digits, and no
+copies?
 
 python benchmarks/judge_digits.py checkpoints/digits-latent [--guidance 2] [--count 200]
 
-The judge is an SVC (RBF, gamma 0.001, scikit-learn's own example) trained on the 1,500 training digits.
+The judge is an SVC (RBF, gamma 0.001, scikit-learn's own example) trained on the 1,500 training
+digits.
 """
 
 import argparse

@@ -1,9 +1,10 @@
-"""Judge samples of a Fashion-MNIST checkpoint: the share that is its label, by a classifier whose accuracy stands beside it.
+"""Judge samples of a Fashion-MNIST checkpoint: the share that is its label, by a classifier whose
+accuracy stands beside it.
 
 python benchmarks/judge_fashion.py checkpoints/fashion-latent-cpu --root ../shared/data/fashion-mnist [--count 1000]
 
-The judge is a small convolutional network, trained here on the 60,000 labelled pictures (about two minutes on one core)
-and kept in checkpoints/fashion-judge.pt.
+The judge is a small convolutional network, trained here on the 60,000 labelled pictures (about two
+minutes on one core) and kept in checkpoints/fashion-judge.pt.
 """
 
 import argparse

@@ -1,12 +1,14 @@
-"""Judge a checkpoint of jets: as many jets as there are test jets, with their numbers of constituents, by JetNet's metrics.
+"""Judge a checkpoint of jets: as many jets as there are test jets, with their numbers of
+constituents, by JetNet's metrics.
 
 python -m benchmarks.judge_jets --checkpoint checkpoints/jets-gluon --data-root DIR            # Heun, 50 evaluations
 python -m benchmarks.judge_jets --checkpoint checkpoints/jets-gluon --data-root DIR --solvers  # solvers at 10 ... 200
 
-Beside each figure stands the floor, truth against truth: validation jets in the generated ones' place. Writes jets.json,
-jets.md, histograms.png and jet-images.png (solvers.json, solvers.md, solvers.png) into --output. The times of the solvers'
-table are the processor's; "mass off the flow's" is the mean error of the relative mass, seed by seed, against the adaptive
-solver at 1e-5: the solver's own error, without the samples' noise.
+Beside each figure stands the floor, truth against truth: validation jets in the generated ones'
+place. Writes jets.json, jets.md, histograms.png and jet-images.png (solvers.json, solvers.md,
+solvers.png) into --output. The times of the solvers' table are the processor's; "mass off the
+flow's" is the mean error of the relative mass, seed by seed, against the adaptive solver at 1e-5:
+the solver's own error, without the samples' noise.
 """
 
 import argparse
@@ -107,9 +109,11 @@ def main_table(model: Model, settings: SampleConfig, args: argparse.Namespace, j
     print(text)
 
 
-# -- solvers ------------------------------------------------------------------------------------------------------------------
+# -- solvers ---------------------------------------------------------------------------------------
 def plan(settings: SampleConfig) -> list[tuple[str, SampleConfig]]:
-    """Each solver at each budget of evaluations; Heun takes two a step, the adaptive one what its tolerance needs."""
+    """Each solver at each budget of evaluations; Heun takes two a step, the adaptive one what its
+    tolerance needs.
+    """
     rows = [
         ("adaptive ODE", replace(settings, solver=AdaptiveODE(rtol=e, atol=e), steps=1))
         for e in TOLERANCES

@@ -1,13 +1,15 @@
-"""Kill training at random moments and resume: does it end with the bits and the rows of the run that was never stopped?
+"""Kill training at random moments and resume: does it end with the bits and the rows of the run
+that was never stopped?
 
 python benchmarks/kills.py [--kills 24] [--seed 0]
 
-Runs train.py in subprocesses on the embedded digits and jets (tests/configs), in turn: pixel with data workers, latent,
-autoencoder, autoencoder with a discriminator, VQ, jets, in-painting, pixel on two processes. Every second save is at a
-step that is validated too. Each run is killed once, by SIGKILL, SIGTERM, SIGINT or SIGUSR1 to its whole process group, at a
-random moment between its first save and its end (as long as the uninterrupted run took for that), and resumed. Weights,
-averages, optimisers and callbacks of last.ckpt, the weights of best.ckpt and the rows of metrics.csv, less what the
-clock says, are compared with the uninterrupted run's.
+Runs train.py in subprocesses on the embedded digits and jets (tests/configs), in turn: pixel with
+data workers, latent, autoencoder, autoencoder with a discriminator, VQ, jets, in-painting, pixel on
+two processes. Every second save is at a step that is validated too. Each run is killed once, by
+SIGKILL, SIGTERM, SIGINT or SIGUSR1 to its whole process group, at a random moment between its first
+save and its end (as long as the uninterrupted run took for that), and resumed. Weights, averages,
+optimisers and callbacks of last.ckpt, the weights of best.ckpt and the rows of metrics.csv, less
+what the clock says, are compared with the uninterrupted run's.
 """
 
 import argparse
@@ -72,9 +74,11 @@ def command(kind: str, output: Path, stage1: Path | None, resume: bool = False) 
 def run(
     arguments: list[str], folder: Path, kill_after: float | None = None, number: int = 0
 ) -> tuple[int, str, float]:
-    """Start in a process group of its own; a signal goes to the whole group, as a terminal's and a job system's do.
+    """Start in a process group of its own; a signal goes to the whole group, as a terminal's and a
+    job system's do.
 
-    `kill_after` counts from the first save in `folder`. Returns the status, what was said, and the seconds since that save.
+    `kill_after` counts from the first save in `folder`. Returns the status, what was said, and the
+    seconds since that save.
     """
     process = subprocess.Popen(
         arguments,

@@ -2,14 +2,17 @@
 
 python -m benchmarks.latent_cache --autoencoder checkpoints/fashion-autoencoder-cpu --data-root DIR --output runs/cache.json
 
-Two runs of `ldm.training.run.train`, alike but for `space.cache`, are advanced in turn, `--steps` steps a round, by
-resuming; sampling and validation are off. Clocked is what lies between the end of a segment's fourth step and of its
-last. The first segment of the cached run also writes the cache: pictures encoded a second, and bytes a picture, are of that.
+Two runs of `ldm.training.run.train`, alike but for `space.cache`, are advanced in turn, `--steps`
+steps a round, by resuming; sampling and validation are off. Clocked is what lies between the end of
+a segment's fourth step and of its last. The first segment of the cached run also writes the cache:
+pictures encoded a second, and bytes a picture, are of that.
 
-What can be gained is what the encoder costs beside the rest: `1 + encoding / step` of the shipped configs' networks (one
-forward pass of the encoder, forward and backward of the denoiser, on `--bound` random pictures) bounds the ratio from above.
+What can be gained is what the encoder costs beside the rest: `1 + encoding / step` of the shipped
+configs' networks (one forward pass of the encoder, forward and backward of the denoiser, on
+`--bound` random pictures) bounds the ratio from above.
 
-Then the network of `--large` encodes random pictures of `--size` px on this device, for what 1.28 million of them need.
+Then the network of `--large` encodes random pictures of `--size` px on this device, for what 1.28
+million of them need.
 """
 
 import argparse
@@ -67,7 +70,9 @@ class Segment(pl.Callback):
 
 
 class Clocked:
-    """train.py's run under a clock: its Trainer gets one callback more, and writing the cache is timed."""
+    """train.py's run under a clock: its Trainer gets one callback more, and writing the cache is
+    timed.
+    """
 
     def __init__(self, args: argparse.Namespace, output: str):
         self.args, self.output, self.steps, self.filling = args, output, {True: 0, False: 0}, 0.0
@@ -147,7 +152,9 @@ def main() -> None:
 
 
 def bounds(args: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """For every shipped config of stage 2, what its encoder costs beside a training step of its denoiser."""
+    """For every shipped config of stage 2, what its encoder costs beside a training step of its
+    denoiser.
+    """
     found = {}
     for path in SHIPPED:
         settings = config.load(path)

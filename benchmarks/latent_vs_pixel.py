@@ -1,11 +1,14 @@
-"""Latent diffusion against the pixel baseline for equal time: quality over training seconds, and over sampling seconds.
+"""Latent diffusion against the pixel baseline for equal time: quality over training seconds, and
+over sampling seconds.
 
 python -m benchmarks.latent_vs_pixel --data-root DIR --minutes 15 --output runs/latent_vs_pixel
 
-Both sides get the same time, stage 1 and the encoding of the data counted in for the latent one; measuring is not counted.
-On a CPU time is this process's own on one thread, which others on the machine do not lengthen; on a GPU wall clock. Quality is
-the Fréchet distance in the features of the data's classifier to all training pictures, truth-vs-truth beside it.
---side pixel and --side latent may run at once, each on a core; the second to end draws the picture, or --side none.
+Both sides get the same time, stage 1 and the encoding of the data counted in for the latent one;
+measuring is not counted. On a CPU time is this process's own on one thread, which others on the
+machine do not lengthen; on a GPU wall clock. Quality is the Fréchet distance in the features of the
+data's classifier to all training pictures, truth-vs-truth beside it.
+--side pixel and --side latent may run at once, each on a core; the second to end draws the picture,
+or --side none.
 """
 
 import argparse
@@ -38,7 +41,9 @@ QUIET = ("sample.every=0", "sample.trajectory=0")
 
 
 class Budget(pl.Callback):
-    """Stops training when its time is over; at the marks on the way `look` is called, outside of the time."""
+    """Stops training when its time is over; at the marks on the way `look` is called, outside of
+    the time.
+    """
 
     def __init__(self, seconds: float, device: str, marks: list[float] = [], look: Any = None):  # noqa: B006
         self.seconds, self.device, self.marks, self.look = seconds, device, sorted(marks), look
@@ -127,7 +132,9 @@ class Side:
         self.file.write_text(json.dumps(self.record, indent=1) + "\n")
 
     def run(self) -> None:
-        """Train for the budget, measure on the way, then the final figure and those over sampling time."""
+        """Train for the budget, measure on the way, then the final figure and those over sampling
+        time.
+        """
         args, total = self.args, 60 * self.args.minutes
         pixel = self.load("pixel", *QUIET)
         images = pixel.data.load()

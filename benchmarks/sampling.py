@@ -1,14 +1,16 @@
-"""Sampling against diffusers: the same U-Net, the same starts, as many DDIM steps, and the same pictures at the end.
+"""Sampling against diffusers: the same U-Net, the same starts, as many DDIM steps, and the same
+pictures at the end.
 
 python -m benchmarks.sampling --output runs/sampling.json
 python -m benchmarks.sampling --device cuda --rounds 15
 
-Timed in turn: `ldm.sampling.generate.generate`, diffusers' `DDIMPipeline`, its scheduler's loop without the pipeline, and bare
-calls of the network. All four on DDPM's table of 1000 betas; the network predicts v, has no classes, and is not trained:
-times do not depend on the weights. The first two start from the same noise, a generator a sample, and their pictures are
-compared: what is timed does the same work. `floor` is bare calls over bare calls, what the machine's noise does to a ratio.
-Where that is no less than what is to be seen, `added` resolves it: the time of all that is not the network (which is put
-out and returns its input), over the bare calls.
+Timed in turn: `ldm.sampling.generate.generate`, diffusers' `DDIMPipeline`, its scheduler's loop
+without the pipeline, and bare calls of the network. All four on DDPM's table of 1000 betas; the
+network predicts v, has no classes, and is not trained: times do not depend on the weights. The
+first two start from the same noise, a generator a sample, and their pictures are compared: what is
+timed does the same work. `floor` is bare calls over bare calls, what the machine's noise does to a
+ratio. Where that is no less than what is to be seen, `added` resolves it: the time of all that is
+not the network (which is put out and returns its input), over the bare calls.
 """
 
 import statistics
@@ -41,7 +43,9 @@ TABLE = dict(
 
 
 class FromZero(nn.Module):
-    """diffusers counts the table's steps from 0, the lecture and we from 1: the same network for both."""
+    """diffusers counts the table's steps from 0, the lecture and we from 1: the same network for
+    both.
+    """
 
     def __init__(self, net: PaddedUNet):
         super().__init__()

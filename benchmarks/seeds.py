@@ -1,9 +1,11 @@
-"""Does a sample depend on its seed alone? The same seeds in other batches, on other numbers of processes, by three solvers.
+"""Does a sample depend on its seed alone? The same seeds in other batches, on other numbers of
+processes, by three solvers.
 
 python benchmarks/seeds.py checkpoints/fashion-pixel-cpu [--count 64] [--steps 10]
 
-Every run is sample.py in a subprocess. Compared with batches of 64 on one process, in grey levels of 255: batches are
-filled up to --batch-size, so equal sizes must give equal bits; other sizes may be rounded differently by a convolution.
+Every run is sample.py in a subprocess. Compared with batches of 64 on one process, in grey levels
+of 255: batches are filled up to --batch-size, so equal sizes must give equal bits; other sizes may
+be rounded differently by a convolution.
 """
 
 import argparse

@@ -1,9 +1,11 @@
-"""Every solver, law and option value with few steps, exactly, in float64: what spread is left of N(0.4, 0.6^2).
+"""Every solver, law and option value with few steps, exactly, in float64: what spread is left of
+N(0.4, 0.6^2).
 
 python -m benchmarks.solver_limits --output runs/solver_limits.json
 
-Mean and variance are propagated, no Monte Carlo: each step is affine in x and the noise (`ldm.diffusion.exact.law`). The start
-is the law at t = 1, the grid the schedule's own. A cell is (std of the samples) / 0.6 for 10, 25 and 50 steps, or "refused".
+Mean and variance are propagated, no Monte Carlo: each step is affine in x and the noise
+(`ldm.diffusion.exact.law`). The start is the law at t = 1, the grid the schedule's own. A cell is
+(std of the samples) / 0.6 for 10, 25 and 50 steps, or "refused".
 """
 
 import argparse
@@ -55,7 +57,8 @@ STOCHASTIC: list[Solver] = [
     *(DPMpp2MSDE(eta) for eta in (0.0, 0.5, 1.0, 2.0)),
     *(Diffusers("DPMSolverMultistepSDE", order) for order in (2, 3)),
 ]
-# published steps of first order, equal to diffusers' to the last bits: with few steps they keep too little, and must
+# published steps of first order, equal to diffusers' to the last bits: with few steps they keep too
+# little, and must
 FIRST_ORDER: list[Solver] = [DDPM("small"), *(DDIM(eta) for eta in (0.0, 0.2, 0.5, 1.0))]
 DETERMINISTIC: list[Solver] = [
     Euler(),
@@ -74,7 +77,9 @@ MEAN, STD = 0.4, 0.6
 
 
 def spread(solver: Solver, schedule: Schedule, steps: int) -> tuple[float, float] | None:
-    """Mean of the samples, and their standard deviation over the data's; None where the solver refuses the law."""
+    """Mean of the samples, and their standard deviation over the data's; None where the solver
+    refuses the law.
+    """
     try:
         mean, variance = law(solver, Gaussian(schedule, MEAN, STD), schedule.grid(steps))
     except ValueError:

@@ -1,10 +1,12 @@
-"""Every solver against exact answers, in float64 on the CPU: a table in markdown to stdout, the numbers to --output.
+"""Every solver against exact answers, in float64 on the CPU: a table in markdown to stdout, the
+numbers to --output.
 
 python -m benchmarks.solver_orders --output runs/solver_orders.json
 
-Orders: the slope of the largest error from 256 to 512 steps, times even in log-SNR from t = 0.95 to 0.05, on the flow of a
-Gaussian (closed form) and of a mixture of three in 2-D (AdaptiveODE at 1e-12). Stochastic solvers: mean and variance of
-what they make of Gaussian data, by propagation of the affine steps. diffusers: the largest difference over whole loops.
+Orders: the slope of the largest error from 256 to 512 steps, times even in log-SNR from t = 0.95 to
+0.05, on the flow of a Gaussian (closed form) and of a mixture of three in 2-D (AdaptiveODE at
+1e-12). Stochastic solvers: mean and variance of what they make of Gaussian data, by propagation of
+the affine steps. diffusers: the largest difference over whole loops.
 """
 
 import argparse
@@ -209,7 +211,9 @@ def differences() -> tuple[str, list[dict]]:
 
 
 def third_order() -> tuple[str, list[dict]]:
-    """The third-order multistep formula with and without the factor 2, started on the exact flow, in float64."""
+    """The third-order multistep formula with and without the factor 2, started on the exact flow,
+    in float64.
+    """
     rows, record = [], []
     for factor, whose in ((2, "ours"), (1, "as in diffusers")):
         errors = [one_formula(factor, count) for count in COUNTS]
@@ -226,7 +230,9 @@ def third_order() -> tuple[str, list[dict]]:
 
 
 def one_formula(factor: int, count: int) -> float:
-    """Error of the bare formula: lines 1110-1117 of diffusers' scheduling_dpmsolver_multistep.py (0.42.1), in float64."""
+    """Error of the bare formula: lines 1110-1117 of diffusers' scheduling_dpmsolver_multistep.py
+    (0.42.1), in float64.
+    """
     denoise = Gaussian(VP())
     times = even_log_snr(denoise.schedule, count)
     lam, x = denoise.schedule.log_snr(times), torch.linspace(-2, 2, 9, dtype=torch.float64)

@@ -1,12 +1,14 @@
-"""What the sampling loop costs over the bare calls of the network: a U-Net as in configs/fashion/pixel-cpu.yaml, batch 64.
+"""What the sampling loop costs over the bare calls of the network: a U-Net as in
+configs/fashion/pixel-cpu.yaml, batch 64.
 
 python -m benchmarks.solver_overhead --output runs/solver_overhead.json
 
-In each round and for each solver, the loop and as many bare calls are timed in turn (which goes first alternates), on
-the CPU in this process's own time; `loop / bare` is the median of the rounds' ratios. `floor` is the same of bare calls
-against bare calls: what the machine's noise alone does to it. Where that is no less than the overhead, `added` resolves
-it: the same loop around a network that costs nothing, over the bare calls, again the median of the rounds.
-The noise that a stochastic solver draws, one generator a sample, is in both.
+In each round and for each solver, the loop and as many bare calls are timed in turn (which goes
+first alternates), on the CPU in this process's own time; `loop / bare` is the median of the rounds'
+ratios. `floor` is the same of bare calls against bare calls: what the machine's noise alone does to
+it. Where that is no less than the overhead, `added` resolves it: the same loop around a network
+that costs nothing, over the bare calls, again the median of the rounds. The noise that a stochastic
+solver draws, one generator a sample, is in both.
 """
 
 from collections.abc import Callable

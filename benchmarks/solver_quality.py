@@ -1,9 +1,11 @@
-"""Quality over network evaluations: one checkpoint, several solvers, the same seeds; a table, a plot, JSON.
+"""Quality over network evaluations: one checkpoint, several solvers, the same seeds; a table, a
+plot, JSON.
 
 python -m benchmarks.solver_quality --checkpoint checkpoints/fashion-latent --data-root DIR --output runs/solvers
 
-Each solver takes as many steps as fit into 10, 20, 50 evaluations of the network (Heun needs two a step); DDPM takes
-1000. Guidance 1, so that an evaluation is one call. What is done already is read back from the JSON and not done again.
+Each solver takes as many steps as fit into 10, 20, 50 evaluations of the network (Heun needs two a
+step); DDPM takes 1000. Guidance 1, so that an evaluation is one call. What is done already is read
+back from the JSON and not done again.
 """
 
 import argparse

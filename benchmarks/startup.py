@@ -1,12 +1,15 @@
-"""How long train.py takes to answer: `--help`, and a config's first training step; and where that time goes.
+"""How long train.py takes to answer: `--help`, and a config's first training step; and where that
+time goes.
 
 python -m benchmarks.startup --output runs/startup.json
 
-In every round, in turn and in processes of their own: `train.py --help`, bare imports of torch, lightning and diffusers, and
-`train.py --config configs/digits/latent.yaml` into an empty folder, ended after the first training step (of stage 1, which
-comes first), with W&B offline as for a user without a key. Seconds are of the wall and of the processor: the latter is what
-the wall would be on an idle machine, but for waiting (for W&B's service). Last, by `-X importtime`, the modules' own
-import times by package. There is nothing here for a GPU but its driver's start; `--device cuda` includes it.
+In every round, in turn and in processes of their own: `train.py --help`, bare imports of torch,
+lightning and diffusers, and `train.py --config configs/digits/latent.yaml` into an empty folder,
+ended after the first training step (of stage 1, which comes first), with W&B offline as for a user
+without a key. Seconds are of the wall and of the processor: the latter is what the wall would be on
+an idle machine, but for waiting (for W&B's service). Last, by `-X importtime`, the modules' own
+import times by package. There is nothing here for a GPU but its driver's start; `--device cuda`
+includes it.
 """
 
 import argparse
@@ -23,7 +26,8 @@ from statistics import median
 from benchmarks.clock import ROOT, arguments, line, ratio, start, write
 
 IMPORTS = "import torch, lightning.pytorch, diffusers.models"
-# train.py as it is, but that its Trainer gets one callback more, which says when each part was done and ends the process
+# train.py as it is, but that its Trainer gets one callback more, which says when each part was done
+# and ends the process
 FIRST_STEP = """
 import json, os, runpy, sys, time
 marks = {}

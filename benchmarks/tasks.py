@@ -1,14 +1,16 @@
-"""Tasks on held-out pictures, against what one would otherwise do, by PSNR, SSIM and feature distance.
+"""Tasks on held-out pictures, against what one would otherwise do, by PSNR, SSIM and feature
+distance.
 
 python -m benchmarks.tasks --checkpoint checkpoints/fashion-pixel-cpu --data-root DIR [--count 200] [--panels docs/pictures]
 
-In-painting of a hole of 16 x 16 in the middle against biharmonic in-painting, 4x super-resolution (from means of 4 x 4
-pixels) against bicubic, de-noising of Gaussian noise, not clipped, against non-local means given the noise's size (its
-strength h, 0.6 of it, had the best feature distance of seven on 64 pictures): scikit-image's,
-needs pip install 'ldm[bench]'. The model is not
-told the class. feature: mean squared distance between features of a picture and its truth, by the classifier in the repo;
-fd: Frechet distance between the two sets, biased upwards for so few. A checkpoint that is trained for a task does that one
-alone, on the same pictures. In latents the known pixels are pasted back.
+In-painting of a hole of 16 x 16 in the middle against biharmonic in-painting, 4x super-resolution
+(from means of 4 x 4 pixels) against bicubic, de-noising of Gaussian noise, not clipped, against
+non-local means given the noise's size (its strength h, 0.6 of it, had the best feature distance of
+seven on 64 pictures): scikit-image's, needs pip install 'ldm[bench]'. The model is not
+told the class. feature: mean squared distance between features of a picture and its truth, by the
+classifier in the repo; fd: Frechet distance between the two sets, biased upwards for so few. A
+checkpoint that is trained for a task does that one alone, on the same pictures. In latents the
+known pixels are pasted back.
 """
 
 import argparse
@@ -113,7 +115,9 @@ class Bench:
     def batches(
         self, function: Callable[[Prior, slice], Tensor], sample: int = 0, steps: int = 0
     ) -> Tensor:
-        """`function(prior, rows)` over all pictures; a picture's seed is its row and the number of its sample."""
+        """`function(prior, rows)` over all pictures; a picture's seed is its row and the number of
+        its sample.
+        """
         settings = dataclasses.replace(
             self.model.settings, solver=DPMpp2MSDE(), steps=steps or self.args.steps
         )

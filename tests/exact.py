@@ -1,5 +1,5 @@
-"""Exact answers that solvers are held against: denoisers in closed form, orders of convergence, laws without Monte Carlo
-(`ldm.diffusion.exact`)."""
+"""Exact answers that solvers are held against: denoisers in closed form, orders of convergence,
+laws without Monte Carlo (`ldm.diffusion.exact`)."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -67,7 +67,9 @@ def no_noise() -> Tensor:
 
 
 def even_log_snr(schedule: Schedule, steps: int, first: float = 0.95, last: float = 0.05) -> Tensor:
-    """Times even in log-SNR between two times off the ends: an order is a statement about equal steps of a smooth law."""
+    """Times even in log-SNR between two times off the ends: an order is a statement about equal
+    steps of a smooth law.
+    """
     ends = schedule.log_snr(torch.tensor([first, last], dtype=torch.float64)).tolist()
     return schedule.inverse_log_snr(torch.linspace(*ends, steps + 1, dtype=torch.float64))
 
@@ -130,6 +132,8 @@ def law_errors(
 
 
 def energy_distance(x: Tensor, y: Tensor) -> float:
-    """2 E|x - y| - E|x - x'| - E|y - y'| without bias: 0 in the mean if the laws are equal (Szekely & Rizzo 2013)."""
+    """2 E|x - y| - E|x - x'| - E|y - y'| without bias: 0 in the mean if the laws are equal (Szekely
+    & Rizzo 2013).
+    """
     within = lambda a: torch.cdist(a, a).sum() / (len(a) * (len(a) - 1))
     return (2 * torch.cdist(x, y).mean() - within(x) - within(y)).item()

@@ -55,7 +55,9 @@ def script(name, *arguments, timeout=300, **environment):
 
 
 def here(name, *arguments):
-    """The same in this process, without the seconds that a start costs: where the process is not what is tested."""
+    """The same in this process, without the seconds that a start costs: where the process is not
+    what is tested.
+    """
     said, complained, threads = io.StringIO(), io.StringIO(), torch.get_num_threads()
     command, status = [str(ROOT / name), *map(str, arguments)], 0
     with (

@@ -1,4 +1,5 @@
-"""As much of W&B's server as a client asks for to start a run and to stream it: for tests of a network that goes away.
+"""As much of W&B's server as a client asks for to start a run and to stream it: for tests of a
+network that goes away.
 
 python tests/wandb_server.py PORT
 """

@@ -1,4 +1,6 @@
-"""The models in the box: small, free of pickles and of this machine, and each makes what its card says, by the plain command."""
+"""The models in the box: small, free of pickles and of this machine, and each makes what its card
+says, by the plain command.
+"""
 
 import json
 

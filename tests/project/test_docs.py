@@ -1,6 +1,8 @@
-"""README and docs: every command in them is read from the file and run here (docs_place.py says how).
+"""README and docs: every command in them is read from the file and run here (docs_place.py says
+how).
 
-Commands inside a line of text, records of long runs mostly, are checked against their program's --help.
+Commands inside a line of text, records of long runs mostly, are checked against their program's
+--help.
 """
 
 import re

@@ -1,4 +1,6 @@
-"""The rooms: `ldm/`, the tests and docs/architecture.md have the same, and each test file has a name of its own."""
+"""The rooms: `ldm/`, the tests and docs/architecture.md have the same, and each test file has a
+name of its own.
+"""
 
 import re
 from collections import Counter

@@ -16,7 +16,9 @@ from ldm.errors import Refusal
 
 
 def test_a_shipped_config_is_found_from_anywhere(tmp_path, monkeypatch):
-    """With and without `configs/`; a file of one's own comes first; a typo names the nearest of both."""
+    """With and without `configs/`; a file of one's own comes first; a typo names the nearest of
+    both.
+    """
     monkeypatch.chdir(tmp_path)
     for path in ("digits/latent.yaml", "configs/digits/latent.yaml"):
         run = config.load(path)
@@ -68,7 +70,9 @@ def wheel(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory):
-    """A fresh environment with the wheel, which borrows all else from this one, but for the ldm that is here."""
+    """A fresh environment with the wheel, which borrows all else from this one, but for the ldm
+    that is here.
+    """
     folder = tmp_path_factory.mktemp("venv")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True, timeout=120)
     (site,) = folder.glob("lib/python*/site-packages")

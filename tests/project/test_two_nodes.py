@@ -28,7 +28,9 @@ exit $worst
 
 @pytest.fixture
 def cluster(tmp_path):
-    """A folder whose `bin` has srun, scontrol and python, and the environment of a job of two nodes with a task each."""
+    """A folder whose `bin` has srun, scontrol and python, and the environment of a job of two nodes
+    with a task each.
+    """
     tools = tmp_path / "bin"
     tools.mkdir()
     (tools / "srun").write_text(SRUN)
@@ -61,7 +63,9 @@ TINY = (
 @pytest.mark.ddp
 @pytest.mark.slow
 def test_the_batch_file_under_two_nodes(cluster):
-    """docs/train.sbatch as bash runs it: warned by SIGUSR1 it saves and asks to be queued again; then it goes on to its end."""
+    """docs/train.sbatch as bash runs it: warned by SIGUSR1 it saves and asks to be queued again;
+    then it goes on to its end.
+    """
     folder, env = cluster
     command = [
         "bash",

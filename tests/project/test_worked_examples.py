@@ -1,4 +1,6 @@
-"""docs/extending.md as it is written: a schedule, a solver, a space and a task are added to a copy of the project."""
+"""docs/extending.md as it is written: a schedule, a solver, a space and a task are added to a copy
+of the project.
+"""
 
 import re
 import shlex
@@ -18,7 +20,9 @@ from ldm import config
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_worked_examples(tmp_path):
-    """docs/extending.md put into a copy of the project: trains, samples, and each addition is at most 20 lines."""
+    """docs/extending.md put into a copy of the project: trains, samples, and each addition is at
+    most 20 lines.
+    """
     page = ROOT / "docs" / "extending.md"
     for name in ("ldm", "configs"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
