@@ -1,17 +1,20 @@
-"""What a run is: typed configs of both stages, from YAML files and the command line. See `files.load`."""
+"""What a run is: typed configs of both stages, from YAML files and the command line.
 
+See `files.load`.
+"""
+
+from ldm.config.choices import AnyData, AnySolver
 from ldm.config.files import load, made, save
 from ldm.config.runs import (
     STAGES,
     AutoencoderConfig,
     Config,
-    Data,
     DiffusionConfig,
     RunConfig,
     from_dict,
+    of_stage,
 )
 from ldm.config.sections import (
-    AnySolver,
     Discriminator,
     Evaluate,
     LoggerConfig,
@@ -26,10 +29,10 @@ from ldm.config.stage1 import name_after, named_by_config, stage1_file, stage1_o
 __all__ = [
     "SHIPPED",
     "STAGES",
+    "AnyData",
     "AnySolver",
     "AutoencoderConfig",
     "Config",
-    "Data",
     "DiffusionConfig",
     "Discriminator",
     "Evaluate",
@@ -44,6 +47,7 @@ __all__ = [
     "made",
     "name_after",
     "named_by_config",
+    "of_stage",
     "save",
     "shipped",
     "stage1_file",

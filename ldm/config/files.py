@@ -52,7 +52,7 @@ def _at_home(raw: dict[str, Any]) -> dict[str, Any]:
     """The tree with `~` in its paths being the user's home: no shell has filled it in behind a `key=`."""
     for path in PATHS:
         *above, last = path.split(".")
-        node = raw
+        node: Any = raw
         for key in above:
             node = node.get(key) if isinstance(node, dict) else None
         if isinstance(node, dict) and isinstance(node.get(last), str):

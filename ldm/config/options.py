@@ -56,13 +56,16 @@ OURS |= {
 
 
 def check_options(options: dict[str, Any], where: str) -> None:
-    """Keys of `trainer.options` are arguments of Lightning's Trainer, less those that the config has itself."""
+    """Keys of `trainer.options` are arguments of Lightning's Trainer, less those that the config
+    has itself.
+    """
     for key, value in options.items():
         if key in OURS:
             raise Refusal(f"{where}: trainer.options.{key}: set {OURS[key]} instead")
         if key not in OPTIONS:
             raise Refusal(
-                f"{where}: no key 'trainer.options.{key}'{nearest(key, OPTIONS)} (keys here: {', '.join(OPTIONS)})"
+                f"{where}: no key 'trainer.options.{key}'{nearest(key, OPTIONS)} (keys here: "
+                f"{', '.join(OPTIONS)})"
             )
         if not isinstance(value, OPTIONS[key]) or (
             isinstance(value, bool) and bool not in OPTIONS[key]

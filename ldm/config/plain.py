@@ -1,7 +1,9 @@
-"""Plain trees (dicts, lists, texts, numbers) from YAML and from the command line, and what may stand in one.
+"""Plain trees (dicts, lists, texts, numbers) from YAML and from the command line, and what may
+stand in one.
 
-YAML as people write configs: 1e-3 is a number; 007, 1:30, on and a date are texts; a key stands once; nothing is merged by
-`<<` or made by a tag. No `${...}` is ever filled in: a config, or a checkpoint's, must not read the environment.
+YAML as people write configs: 1e-3 is a number; 007, 1:30, on and a date are texts; a key stands
+once; nothing is merged by `<<` or made by a tag. No `${...}` is ever filled in: a config, or a
+checkpoint's, must not read the environment.
 """
 
 import math
@@ -37,7 +39,10 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.yaml_implicit_resolvers = {}
-_NUMBER = r"[-+]?(?:(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.(?:inf|Inf|INF))|\.(?:nan|NaN|NAN)"
+_NUMBER = (
+    r"[-+]?(?:(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+"
+    r"|\.(?:inf|Inf|INF))|\.(?:nan|NaN|NAN)"
+)
 for _tag, _words, _first in (
     ("bool", "true|True|TRUE|false|False|FALSE", "tTfF"),
     ("null", "null|Null|NULL|", ["n", "N", ""]),
@@ -61,8 +66,8 @@ def from_file(path: Path) -> Any:
 
 
 def from_text(text: str, where: str) -> Any:
-    """A value of the command line. In brackets, braces or quotes it is YAML; else a number, true, false, null, or a text as it
-    stands, whatever signs are in it: `data.root=/my data #1`.
+    """A value of the command line. In brackets, braces or quotes it is YAML; else a number, true,
+    false, null, or a text as it stands, whatever signs are in it: `data.root=/my data #1`.
     """
     if text.lstrip()[:1] in ("[", "{", '"', "'"):
         return _parsed(text, where)
@@ -80,7 +85,8 @@ def from_pair(text: str) -> dict[str, Any]:
     parts = key.strip().split(".")
     if not all(parts):
         raise Refusal(
-            f"override {text}: '{key}' is not a key; write key=value, for example trainer.max_steps=100"
+            f"override {text}: '{key}' is not a key; write key=value, for example "
+            "trainer.max_steps=100"
         )
     tree = from_text(value, where)
     for part in reversed(parts):
@@ -103,7 +109,9 @@ def _parsed(data: bytes | str, where: str) -> Any:
 
 
 def check(tree: Any, where: str) -> None:
-    """Refusal for what no config holds, with its key: `${...}`, other things than plain ones, numbers beyond 64 bits, NaN."""
+    """Refusal for what no config holds, with its key: `${...}`, other things than plain ones,
+    numbers beyond 64 bits, NaN.
+    """
     left = [MOST]
     _check(tree, "", where, DEEPEST, left)
 
@@ -116,7 +124,8 @@ def _check(value: Any, path: str, where: str, depth: int, left: list[int]) -> No
         for key, inner in value.items():
             if not isinstance(key, str):
                 raise Refusal(
-                    f"{where}: {_cut(f'{path}.{key}'.lstrip('.'))}: a key is a text; put {key!r} in quotes"
+                    f"{where}: {_cut(f'{path}.{key}'.lstrip('.'))}: a key is a text; put {key!r} "
+                    "in quotes"
                 )
             full = f"{path}.{key}".lstrip(".")
             _check_text(key, full, where)
@@ -144,7 +153,8 @@ def _odd(value: Any) -> str:
 def _check_text(text: str, path: str, where: str) -> None:
     if "${" in text:
         raise Refusal(
-            f"{where}: {_cut(path)}: '{_cut(text)}' holds ${{, which is not filled in here; write the value itself"
+            f"{where}: {_cut(path)}: '{_cut(text)}' holds "
+            f"${{, which is not filled in here; write the value itself"
         )
     if "\0" in text or text != text.encode(errors="ignore").decode():
         raise Refusal(f"{where}: {_cut(path)}: '{_cut(text)}' is not a text in UTF-8")

@@ -1,7 +1,10 @@
-"""Typed trees: dataclasses from plain dicts and back, YAML files with `base:`, merging. What config.py is made with.
+"""Typed trees: dataclasses from plain dicts and back, YAML files with `base:`, merging.
 
-A component is its own schema (a dataclass) and a union annotation is the list of choices: `name:` picks the member.
-Nothing is imported by a string. Whatever does not fit is a Refusal with the key's path and the nearest name.
+What config.py is made with.
+
+A component is its own schema (a dataclass) and a union annotation is the list of choices: `name:`
+picks the member. Nothing is imported by a string. Whatever does not fit is a Refusal with the key's
+path and the nearest name.
 """
 
 import math
@@ -97,8 +100,9 @@ def _anchor(raw: dict[str, Any], folder: Path) -> None:
 
 
 def merge(base: Any, new: Any, top: bool = False) -> Any:
-    """New over base, key by key; a node that names another choice replaces the old one whole, and so does `{}`, which is empty
-    (of a component: its defaults). A list, a value and null stand for themselves.
+    """New over base, key by key; a node that names another choice replaces the old one whole, and
+    so does `{}`, which is empty (of a component: its defaults). A list, a value and null stand for
+    themselves.
     """
     if isinstance(base, str) and isinstance(new, dict) and new:
         base = {"name": base}  # `schedule: Cosine`, then `schedule.s=0.01`
@@ -118,11 +122,12 @@ def _members(annotation: Any) -> dict[str, type]:
     """The choices of a union of dataclasses by name; empty for any other annotation."""
     if typing.get_origin(annotation) not in (types.UnionType, typing.Union):
         return {}
-    return {c.__name__: c for c in typing.get_args(annotation) if is_dataclass(c)}
+    kinds: tuple[type, ...] = typing.get_args(annotation)
+    return {kind.__name__: kind for kind in kinds if is_dataclass(kind)}
 
 
 def typed(cls: type, raw: Any, path: str, where: str) -> Any:
-    """Build dataclass `cls` from a plain dict: components here, leaves by OmegaConf's type checks."""
+    """Dataclass `cls` from a plain dict: components here, leaves by OmegaConf's type checks."""
     if not isinstance(raw, dict):
         raise Refusal(f"{where}: {path or 'config'}: expected keys and values, got {raw!r}")
     hints, built, leaves = _hints(cls), {}, {}
@@ -130,7 +135,8 @@ def typed(cls: type, raw: Any, path: str, where: str) -> Any:
         full = f"{path}.{key}".lstrip(".")
         if key not in hints:
             raise Refusal(
-                f"{where}: no key '{full}'{nearest(str(key), hints)} (keys here: {', '.join(hints)})"
+                f"{where}: no key '{full}'{nearest(str(key), hints)} (keys here: "
+                f"{', '.join(hints)})"
             )
         members = _members(hints[key]) or (
             {hints[key].__name__: hints[key]} if is_dataclass(hints[key]) else {}
@@ -161,7 +167,8 @@ def _choose(
         value = {"name": value}  # `schedule: Cosine` is short for `schedule: {name: Cosine}`
     if not isinstance(value, dict):
         raise Refusal(f"{where}: {full}: expected name: and settings, got {value!r}")
-    default = next((type(f.default_factory()).__name__ for f in fields(cls) if f.name == key), None)
+    factory = next((f.default_factory for f in fields(cls) if f.name == key), MISSING)
+    default = None if factory is MISSING else type(factory()).__name__
     name = str(value.get("name", default))
     if name not in members:
         raise Refusal(f"{where}: " + one_of(f"{full}.name", str(name), members))
@@ -169,7 +176,10 @@ def _choose(
 
 
 def _leaf(cls: type, key: str, value: Any, full: str, where: str) -> Any:
-    """One value, converted and checked by OmegaConf against its annotation; null empties a list or a dict."""
+    """One value, converted and checked by OmegaConf against its annotation.
+
+    Null empties a list or a dict.
+    """
     hint = _hints(cls)[key]
     kind = typing.get_origin(hint)
     if kind in (list, dict) and value is None:
@@ -184,7 +194,8 @@ def _leaf(cls: type, key: str, value: Any, full: str, where: str) -> Any:
         raise Refusal(f"{where}: {full}: {why}")
     try:
         schema = OmegaConf.structured(make_dataclass("Leaf", [("value", hint)]))
-        found = OmegaConf.to_object(OmegaConf.merge(schema, {"value": value})).value
+        whole: Any = OmegaConf.to_object(OmegaConf.merge(schema, {"value": value}))
+        found = whole.value
     except OmegaConfBaseException:
         wanted = (
             hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
@@ -203,7 +214,9 @@ def _finite(value: Any) -> bool:
 
 
 def _mistaken(value: Any, hint: Any) -> str:
-    """What OmegaConf would let pass by changing it: a bool for a number, a number for a text, too few values; or nothing."""
+    """What OmegaConf would let pass by changing it: a bool for a number, a number for a text, too
+    few values; or nothing.
+    """
     kind, inner = typing.get_origin(hint), typing.get_args(hint)
     if isinstance(value, (list, tuple)) and kind in (list, tuple):
         fixed = kind is tuple and Ellipsis not in inner

@@ -1,26 +1,16 @@
-"""The sections of a config: optimiser, trainer, boards, sampling, evaluation, discriminator, perceptual loss."""
+"""The sections of a config: optimiser, trainer, boards, sampling, evaluation, discriminator,
+perceptual loss.
+"""
 
 import math
 import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ldm.config.choices import AnySolver
 from ldm.config.schema import to_dict
 from ldm.diffusion.schedules import Spacing
-from ldm.diffusion.solvers import (
-    DDIM,
-    DDPM,
-    AdaptiveODE,
-    Diffusers,
-    DPMpp2M,
-    DPMpp2MSDE,
-    DPMpp3M,
-    EDMStochastic,
-    Euler,
-    EulerMaruyama,
-    Heun,
-    PredictorCorrector,
-)
+from ldm.diffusion.solvers import DPMpp2M
 from ldm.errors import one_of, require
 
 
@@ -68,7 +58,10 @@ PRECISIONS = ("auto", "32-true", "bf16-mixed")
 
 @dataclass
 class TrainerConfig:
-    """How long, on what. Lengths are optimiser steps. `options` goes to Lightning's Trainer as it is."""
+    """How long, on what. Lengths are optimiser steps.
+
+    `options` goes to Lightning's Trainer as it is.
+    """
 
     max_steps: int = 20_000
     accelerator: str = "auto"
@@ -76,14 +69,16 @@ class TrainerConfig:
     num_nodes: int = 1
     strategy: str = "auto"
     precision: str = "auto"  # auto: bf16-mixed on a GPU that has it, 32-true elsewhere
-    compile: Any = "auto"  # the trained network alone, by torch.compile; auto: on a GPU (on a CPU it took minutes and won nothing)
+    # the trained network alone, by torch.compile; auto: on a GPU (on a CPU it took minutes and won
+    # nothing)
+    compile: Any = "auto"
     channels_last: Any = "auto"  # memory format of convolutions; auto: on a GPU
     accumulate: int = 1
     validate: int = 1000  # every so many steps
     save: int = 1000
     log: int = 50
     on_nan: Literal["stop", "skip"] = "stop"  # skip: leave such steps out, and count them
-    threads: int = 0  # of PyTorch on the CPU; 0: chosen by measuring, as the machine's load is (ldm/system/threads.py)
+    threads: int = 0  # of PyTorch on the CPU; 0: chosen by measuring (ldm/system/threads.py)
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -103,12 +98,16 @@ class TrainerConfig:
         right = self.devices == "auto" or _counted(self.devices)
         require(
             right,
-            f"devices must be auto, a number above 0 (-1: all), or a list of devices, got {self.devices!r}",
+            "devices must be auto, a number above 0 (-1: all), or a list of devices, got "
+            f"{self.devices!r}",
         )
 
 
 def _counted(devices: Any) -> bool:
-    """Whether this is a number of devices, all of them (-1), or a list of some; of the command line or of YAML."""
+    """Whether this is a number of devices, all of them (-1), or a list of some.
+
+    Of the command line or of YAML.
+    """
     if isinstance(devices, str) and "," not in devices:
         return bool(re.fullmatch(r"-1|0*[1-9][0-9]{0,5}", devices))
     if isinstance(devices, int) and not isinstance(devices, bool):
@@ -125,8 +124,9 @@ def _counted(devices: Any) -> bool:
 
 @dataclass
 class LoggerConfig:
-    """Where a run is shown besides metrics.csv. `mode` and what follows it are W&B's; auto: online with a key, else
-    offline with a line that says how to sync."""
+    """Where a run is shown besides metrics.csv. `mode` and what follows it are W&B's; auto: online
+    with a key, else offline with a line that says how to sync.
+    """
 
     kind: Literal["wandb", "tensorboard", "both", "csv"] = (
         "wandb"  # csv: metrics.csv and the pictures' files alone
@@ -139,22 +139,6 @@ class LoggerConfig:
     log_model: bool = (
         False  # best.ckpt and last.ckpt as W&B artifacts when training ends or is stopped
     )
-
-
-AnySolver = (
-    DDPM
-    | DDIM
-    | Euler
-    | Heun
-    | EulerMaruyama
-    | PredictorCorrector
-    | EDMStochastic
-    | DPMpp2M
-    | DPMpp2MSDE
-    | DPMpp3M
-    | AdaptiveODE
-    | Diffusers
-)
 
 
 @dataclass
@@ -203,7 +187,9 @@ class SampleConfig:
 
 @dataclass
 class Evaluate:
-    """Figures against the real pictures during training, evaluate.py's: every so many steps, and at the end. 0: never."""
+    """Figures against the real pictures during training, evaluate.py's: every so many steps, and at
+    the end. 0: never.
+    """
 
     every: int = 0
     count: int = 2000  # samples; of stage 1, held-out pictures
@@ -217,8 +203,9 @@ class Evaluate:
 
 @dataclass
 class Discriminator:
-    """PatchGAN. Steps count the generator's: it learns from `start`, alone for `warmup` steps, then its gradient
-    reaches the decoder, growing to full weight over as many steps again."""
+    """PatchGAN. Steps count the generator's: it learns from `start`, alone for `warmup` steps, then
+    its gradient reaches the decoder, growing to full weight over as many steps again.
+    """
 
     weight: float = 0.0  # 0: none
     start: int = 0

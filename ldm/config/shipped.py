@@ -14,7 +14,9 @@ SHIPPED = tuple(
 
 
 def shipped(path: Path) -> Path:
-    """The path, or, where no such file is, the config of that name that comes with ldm: with `configs/` before it or not."""
+    """The path, or, where no such file is, the config of that name that comes with ldm: with
+    `configs/` before it or not.
+    """
     path = path.expanduser()
     if path.is_file() or path.is_absolute():
         return path

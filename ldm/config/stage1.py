@@ -1,4 +1,6 @@
-"""Stage 1 of a latent run: its config, named by `space.autoencoder`, with what it shares with the run."""
+"""Stage 1 of a latent run: its config, named by `space.autoencoder`, with what it shares with the
+run.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,67 +11,61 @@ from ldm.config.runs import AutoencoderConfig, Config, DiffusionConfig, from_dic
 from ldm.config.schema import merge, read
 from ldm.config.shipped import shipped
 from ldm.errors import Refusal
-from ldm.pictures.space import Latents
 
-ON_ONE_MACHINE = (
-    "accelerator",
-    "devices",
-    "num_nodes",
-    "threads",
-)  # of the trainer: stage 1's are the run's
-
-
+# of the trainer: stage 1's are the run's
+ON_ONE_MACHINE = ("accelerator", "devices", "num_nodes", "threads")
 OF_STAGE_1 = ("batch_size", "flip", "workers")  # of the data: all else is the run's
 
 
 def stage1_of(run: Config) -> AutoencoderConfig | None:
-    """Stage 1's config where the run names it by config: that file, and the run's `stage1:` over it.
+    """Stage 1's config where the run names it by config: that file, and the run's `stage1:` over
+    it.
 
-    It is named after the run (`name_after`), so that another run trains its own. Data, output, boards and machine are the
-    run's. Refusal where `stage1:` says what could have no effect.
+    It is named after the run (`name_after`), so that another run trains its own. Data, output,
+    boards and machine are the run's. Refusal where `stage1:` says what could have no effect.
     """
-    told = run.stage1 if isinstance(run, DiffusionConfig) else {}
-    if not named_by_config(run):
-        for key in told:
-            raise Refusal(
-                f"stage1.{key}: no stage 1 is trained here; space.autoencoder=FILE.yaml names the config of one"
-            )
+    if not isinstance(run, DiffusionConfig):
         return None
-    _check_told(told)
-    raw, where = stage1_file(run), f"stage 1, {run.space.autoencoder}"
-    stage1 = from_dict(merge(raw, {"name": name_after(run.name)} | told, top=True), where)
+    if not named_by_config(run):
+        for key in run.stage1:
+            what = "space.autoencoder=FILE.yaml names the config of one"
+            raise Refusal(f"stage1.{key}: no stage 1 is trained here; {what}")
+        return None
+    _check_stated(run.stage1)
+    named = run.space.first_stage
+    raw, where = stage1_file(run), f"stage 1, {named}"
+    whole = merge(raw, {"name": name_after(run.name)} | run.stage1, top=True)
+    stage1 = from_dict(whole, where)
     if not isinstance(stage1, AutoencoderConfig):
-        raise Refusal(
-            f"space.autoencoder: {run.space.autoencoder} is a config of stage '{stage1.stage}', not autoencoder"
-        )
+        other = f"{named} is a config of stage '{stage1.stage}', not autoencoder"
+        raise Refusal(f"space.autoencoder: {other}")
     check_options(stage1.trainer.options, where)
     return _as_in(run, stage1)
 
 
-def named_by_config(run: Config) -> bool:
-    """Whether the run has a stage 1 that is named by its config, not by a checkpoint or a folder."""
-    latent = isinstance(run, DiffusionConfig) and isinstance(run.space, Latents)
-    return latent and run.space.autoencoder.endswith((".yaml", ".yml"))
+def named_by_config(run: DiffusionConfig) -> bool:
+    """Whether the run names its stage 1 by a config, not by a checkpoint or a folder."""
+    return str(run.space.first_stage or "").endswith((".yaml", ".yml"))
 
 
 def stage1_file(run: DiffusionConfig) -> dict[str, Any]:
     """What the file that `space.autoencoder` names says, as plain dicts."""
-    return read(shipped(Path(run.space.autoencoder)))
+    return read(shipped(Path(str(run.space.first_stage))))
 
 
 def name_after(name: str) -> str:
-    """What stage 1 of a run is called: digits-latent has digits-autoencoder, and other has other-autoencoder."""
+    """What stage 1 of a run is called: digits-latent has digits-autoencoder, and other has
+    other-autoencoder.
+    """
     return name.replace("latent", "autoencoder") if "latent" in name else f"{name}-autoencoder"
 
 
-def _check_told(told: dict[str, Any]) -> None:
+def _check_stated(stated: dict[str, Any]) -> None:
     for key in ("output", "logger", "stage"):
-        if key in told:
-            raise Refusal(
-                f"stage1.{key}: "
-                + ("it is autoencoder" if key == "stage" else f"both stages have one; set {key}")
-            )
-    data = told.get("data")
+        if key in stated:
+            why = "it is autoencoder" if key == "stage" else f"both stages have one; set {key}"
+            raise Refusal(f"stage1.{key}: {why}")
+    data = stated.get("data")
     for key in data if isinstance(data, dict) else ():
         if key not in OF_STAGE_1:
             raise Refusal(f"stage1.data.{key}: both stages have the same data; set data.{key}")
@@ -79,23 +75,17 @@ def _as_in(run: DiffusionConfig, stage1: AutoencoderConfig) -> AutoencoderConfig
     """Stage 1 with what it shares with the run."""
     if run.data.configured and type(stage1.data) is not type(run.data):
         names = type(stage1.data).__name__, type(run.data).__name__
-        raise Refusal(
-            f"space.autoencoder: {run.space.autoencoder} is for {names[0]}, this run's data is {names[1]}"
-        )
-    told = run.stage1.get("data", {}), run.stage1.get("trainer", {})
-    workers = stage1.data.workers if "workers" in told[0] else run.data.workers
-    data = replace(
-        run.data, batch_size=stage1.data.batch_size, flip=stage1.data.flip, workers=workers
-    )
-    machine = {key: getattr(run.trainer, key) for key in ON_ONE_MACHINE if key not in told[1]}
+        what = f"{run.space.first_stage} is for {names[0]}, this run's data is {names[1]}"
+        raise Refusal(f"space.autoencoder: {what}")
+    data, trainer = run.stage1.get("data", {}), run.stage1.get("trainer", {})
+    shared = OF_STAGE_1 if "workers" in data else OF_STAGE_1[:-1]
+    machine = {key: getattr(run.trainer, key) for key in ON_ONE_MACHINE if key not in trainer}
     # shown where stage 2 is, in one group with it
-    logger = replace(
-        run.logger, group=run.logger.group or run.name, tags=stage1.logger.tags or run.logger.tags
-    )
+    group, tags = run.logger.group or run.name, stage1.logger.tags or run.logger.tags
     return replace(
         stage1,
         output=run.output,
-        data=data,
+        data=replace(run.data, **{key: getattr(stage1.data, key) for key in shared}),
         trainer=replace(stage1.trainer, **machine),
-        logger=logger,
+        logger=replace(run.logger, group=group, tags=tags),
     )

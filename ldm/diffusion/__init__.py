@@ -50,10 +50,12 @@ from ldm.diffusion.tasks import (
     restore,
 )
 from ldm.diffusion.times import Importance, LogitNormal, LogNormal, Uniform
+from ldm.diffusion.weights import EDM, MaximumLikelihood, MinSNR, One
 
 __all__ = [
     "DDIM",
     "DDPM",
+    "EDM",
     "VE",
     "VP",
     "AdaptiveODE",
@@ -80,7 +82,10 @@ __all__ = [
     "LogitNormal",
     "Loss",
     "Mask",
+    "MaximumLikelihood",
+    "MinSNR",
     "Ode",
+    "One",
     "PredictorCorrector",
     "Repaint",
     "Schedule",

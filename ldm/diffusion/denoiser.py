@@ -13,21 +13,23 @@ from torch import Tensor, nn
 from ldm.diffusion.predictions import PREDICTIONS, Coefficients
 from ldm.diffusion.schedules import Schedule, expand
 from ldm.diffusion.times import Importance, LogitNormal, LogNormal, Uniform
+from ldm.diffusion.weights import EDM, MaximumLikelihood, MinSNR, One
 
 
 @dataclass(frozen=True)
 class Loss:
-    """What the network predicts, the weight of each time in the loss, and how often training draws it."""
+    """What the network predicts, the weight of each time in the loss, and how often training draws
+    it.
+    """
 
     predict: Literal["eps", "x0", "v", "edm", "velocity", "score"] = "v"
-    weight: Literal["one", "min_snr", "edm", "likelihood"] = "one"
+    weight: One | MinSNR | EDM | MaximumLikelihood = field(default_factory=One)
     times: Uniform | LogitNormal | LogNormal | Importance = field(default_factory=Uniform)
-    gamma: float = 5.0  # of min_snr
-    std: float = 0.5  # of the data, for edm; 1 for whitened latents
+    std: float = 0.5  # of the data, for predict = edm; 1 for whitened latents
 
     def __post_init__(self) -> None:
-        if not (self.gamma > 0 and self.std > 0):
-            raise ValueError(f"gamma and std must be above 0, got {self.gamma} and {self.std}")
+        if not self.std > 0:
+            raise ValueError(f"std must be above 0, got {self.std}")
 
     def coefficients(self, schedule: Schedule, t: Tensor) -> Coefficients:
         """c_skip, c_out, c_in of what is predicted, of t's shape."""
@@ -37,27 +39,9 @@ class Loss:
         return PREDICTIONS[self.predict](*schedule(t), *more())
 
     def weigh(self, schedule: Schedule, t: Tensor) -> Tensor:
-        """Weight of the squared error in the network's output space: 1 is L_simple for eps.
-
-        The others are weights w of the error of x_0, hence times c_out^2 here; what is predicted then does not matter:
-        min_snr: w = min(SNR, gamma) (Hang et al. 2023, eq. 8);
-        edm: w = (sigma^2 + std^2) / (sigma std)^2 of sigma / alpha (Karras et al. 2022, table 1), 1 for predict = edm;
-        likelihood: g^2 on the error of the score, w = (g alpha / sigma^2)^2 = 2 alpha (alpha sigma' - alpha' sigma) / sigma^3.
-        Half its integral over t bounds the negative log-likelihood in nats, up to a constant (Song et al. 2021b, theorem 1).
-        """
-        drawn = self.times.weight(schedule, t)
-        if self.weight == "one":
-            return drawn
-        alpha, sigma = schedule(t)
-        c_out = self.coefficients(schedule, t)[1]
-        if self.weight == "min_snr":
-            weight = (alpha / sigma).square().clamp(max=self.gamma)
-        elif self.weight == "edm":
-            weight = (sigma.square() + (self.std * alpha).square()) / (sigma * self.std).square()
-        else:
-            alpha_rate, sigma_rate = schedule.rates(t)
-            weight = 2 * alpha * (alpha * sigma_rate - alpha_rate * sigma) / sigma**3
-        return drawn * weight * c_out.square()
+        """Weight of the squared error in the network's output space: 1 is L_simple for eps."""
+        drawn, c_out = self.times.weight(schedule, t), self.coefficients(schedule, t)[1]
+        return self.weight.weigh(schedule, t, drawn, c_out)
 
 
 class Denoiser(nn.Module):

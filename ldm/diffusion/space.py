@@ -1,7 +1,7 @@
 """The space: where the diffusion happens. `encode(data, randn) -> x_0` and `decode(x) -> data`.
 
-The pixel baseline, latent diffusion and point clouds are one training module with another space. A space knows what a
-batch holds, what the denoiser is given of it, and what a finished sample is.
+The pixel baseline, latent diffusion and point clouds are one training module with another space. A
+space knows what a batch holds, what the denoiser is given of it, and what a finished sample is.
 """
 
 from abc import ABC, abstractmethod
@@ -19,10 +19,35 @@ Told = dict[
 ]  # what the denoiser is given beside the class: nothing of pictures, the mask of clouds
 
 
+class SpaceConfig(ABC):
+    """The base of every space's config. `modality`: which data and networks belong to it."""
+
+    modality: ClassVar[str]
+
+    @property
+    def cached(self) -> bool:
+        """Whether the training set is encoded once."""
+        return False
+
+    @property
+    def first_stage(self) -> str | None:
+        """What names the autoencoder under it; None where there is none."""
+        return None
+
+    @abstractmethod
+    def build(
+        self, shape: Shape, autoencoder: nn.Module | None, classes: int, features: int
+    ) -> "Space":
+        """The space of data of `shape`; `features`: how many of the data's own the denoiser is
+        given.
+        """
+
+
 class Space(nn.Module, ABC):
     """What all spaces have. `shape` is x_0's and `data_shape` the data's, without the batch.
 
-    `modality` says which data, networks and panels belong to it ("pictures", "jets"), `kind` which tasks it can do.
+    `modality` says which data, networks and panels belong to it ("pictures", "jets"), `kind` which
+    tasks it can do.
     """
 
     modality: ClassVar[str]
@@ -38,11 +63,11 @@ class Space(nn.Module, ABC):
         """The data of a batch, (B, ...), as `encode` takes them."""
 
     @abstractmethod
-    def mirror(self, data: Tensor, generator: torch.Generator) -> Tensor:
+    def mirror(self, data: Tensor, generator: torch.Generator, /) -> Tensor:
         """Half of the data mirrored, each row or not by the generator."""
 
     @abstractmethod
-    def encode(self, data: Tensor, randn: Noise, **told: Tensor) -> Tensor:
+    def encode(self, data: Tensor, randn: Noise, /, **told: Tensor) -> Tensor:
         """Data -> x_0, (B, *shape)."""
 
     @abstractmethod
@@ -61,6 +86,11 @@ class Space(nn.Module, ABC):
         """What the denoiser is given when sampling, a row for each seed."""
         return {}
 
+    @property
+    def first_stage(self) -> nn.Module | None:
+        """The frozen autoencoder inside it, if there is one."""
+        return None
+
     def note(self, about: Mapping[str, Any]) -> None:
         """What the data say of themselves beside their shape (`DataSet.about`)."""
 
@@ -74,7 +104,10 @@ class Space(nn.Module, ABC):
         """Refusal if what a checkpoint says was measured cannot have been."""
 
     def verify(self, data: Tensor, all_reduce: Reduce) -> list[str]:
-        """Lines about a batch of training data that went through the space; Refusal if nothing can be learnt there."""
+        """Lines about a batch of training data that went through the space.
+
+        Refusal if nothing can be learnt there.
+        """
         return []
 
     def posterior(self, data: Tensor) -> Tensor | None:

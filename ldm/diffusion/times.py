@@ -4,6 +4,7 @@ t = quantile(schedule, u) of uniform u, so that stratified u give stratified t.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -21,6 +22,8 @@ def truncated_normal(u: Tensor, mean: float, std: float, low: Tensor, high: Tens
 @dataclass(frozen=True)
 class Uniform:
     """t uniform over the schedule's training times (Ho et al. 2020, algorithm 1)."""
+
+    continuous: ClassVar[bool] = False  # whether only a schedule of continuous time has them
 
     def quantile(self, schedule: Schedule, u: Tensor) -> Tensor:
         """Times of uniform u in [0, 1), of u's shape and dtype."""
@@ -76,6 +79,8 @@ class Importance(Uniform):
     sample is divided by its density, which leaves a constant times the plain loss of eps.
     ValueError for a table of times.
     """
+
+    continuous: ClassVar[bool] = True
 
     def quantile(self, schedule: Schedule, u: Tensor) -> Tensor:
         if not schedule.continuous:

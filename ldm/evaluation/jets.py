@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tqdm import tqdm
 
@@ -17,7 +17,7 @@ from ldm.errors import Refusal, say
 from ldm.evaluation.base import Evaluation
 from ldm.evaluation.requests import EvaluationRequest, Opened
 from ldm.jets import particlenet
-from ldm.jets.data import NAMES, JetNet, Jets, JetSet
+from ldm.jets.data import NAMES, Jets, JetSet
 from ldm.jets.emd import transport
 from ldm.jets.metrics import ALL, Cloud, Comparison, Sample, Value, known, said_of_clipping
 from ldm.metrics.progress import shown
@@ -41,10 +41,10 @@ def load_jets(path: str | Path, root: str | None = None) -> Jets:
 
 def _jets_of(opened: Opened, root: str | None) -> Jets:
     data = opened.config.data
-    if not isinstance(data, JetNet):
+    if data.modality != "jets":
         kind = type(data).__name__
         raise Refusal(f"checkpoint: {opened.file} was trained on {kind}, not on jets")
-    return recorded_data(data, root).load()
+    return cast(Jets, recorded_data(data, root).load())
 
 
 def cloud(jets: JetSet) -> Cloud:

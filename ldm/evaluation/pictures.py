@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ldm.config import Data, SampleConfig
+from ldm.config import AnyData, SampleConfig
 from ldm.errors import Refusal
 from ldm.evaluation.base import Evaluation
 from ldm.evaluation.requests import EvaluationRequest, Opened
@@ -159,7 +159,7 @@ class PictureEvaluation(AgainstPictures):
         return self.settings.record() | made | super().record()
 
 
-def load_data(config: Data, root: str | None, state: Mapping[str, Any]) -> DataSet:
+def load_data(config: AnyData, root: str | None, state: Mapping[str, Any]) -> DataSet:
     """The data of a checkpoint, from its own place or from `root`; Refusal if it is other data."""
     data: Any = recorded_data(config, root)
     found = View.of(state["shape"], state.get("view"), "it").found

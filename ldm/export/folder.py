@@ -78,19 +78,16 @@ def export(checkpoint: str, output: str, weights: str = "ema") -> Path:
 
 def expect_exportable(model: Model) -> None:
     """Refusal with the reason."""
-    from ldm.diffusion.schedules import VariancePreserving
-    from ldm.networks.autoencoder import VQAutoencoder
-    from ldm.networks.unet import PaddedUNet
-
     predict, law, use = model.denoiser.loss_config.predict, model.schedule, model.purpose.use
-    stage1, known = getattr(model.space, "autoencoder", None), ", ".join(PREDICTIONS)
+    codes, known = getattr(model.space.first_stage, "codes", 0), ", ".join(PREDICTIONS)
     wrong = {
-        "clouds have no pipeline in diffusers": not isinstance(model.denoiser.net, PaddedUNet),
+        "clouds have no pipeline in diffusers": model.space.modality == "jets",
+        "its network has no pipeline in diffusers": not getattr(model.denoiser.net, "unet", None),
         f"a model trained for {use} is not exported yet": use is not None,
-        "a VQ autoencoder is not exported yet": isinstance(stage1, VQAutoencoder),
+        "a VQ autoencoder is not exported yet": codes > 0,
         f"diffusers' schedulers know {known}, not predict = {predict}": predict not in PREDICTIONS,
-        "diffusers' tables want alpha^2 + sigma^2 = 1, not " + type(law).__name__: not isinstance(
-            law, VariancePreserving
+        "diffusers' tables want alpha^2 + sigma^2 = 1, not " + type(law).__name__: (
+            not law.variance_preserving
         ),
     }
     for reason, holds in wrong.items():

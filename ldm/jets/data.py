@@ -30,7 +30,9 @@ USUAL = 30  # constituents, where no one has asked for a number
 
 
 def kind_of(path: Path) -> str | None:
-    """The type of jets that a file's name says (g.hdf5, q150.hdf5, gluon30_mini.hdf5, light-quark.hdf5), None if none."""
+    """The type of jets that a file's name says (g.hdf5, q150.hdf5, gluon30_mini.hdf5,
+    light-quark.hdf5), None if none.
+    """
     words = re.findall(r"[a-z]+", path.stem.lower())
     first = words[0].removesuffix("s") if words else ""
     short = {
@@ -41,7 +43,9 @@ def kind_of(path: Path) -> str | None:
 
 
 def spread(types: Tensor) -> Tensor:
-    """Rows (N,) of types (N,) so that every stretch holds each type by its share in the whole, in the type's own order."""
+    """Rows (N,) of types (N,) so that every stretch holds each type by its share in the whole, in
+    the type's own order.
+    """
     place = torch.zeros(len(types), dtype=torch.float64)
     for kind in types.unique():
         rows = (types == kind).nonzero()[:, 0]
@@ -52,8 +56,8 @@ def spread(types: Tensor) -> Tensor:
 class JetSet(Dataset[Batch]):
     """Jets in memory.
 
-    features (N, P, 3) = eta_rel, phi_rel, pt_rel, in the file's order; mask (N, P) bool; jet (N, 4) = pt [GeV], eta,
-    mass [GeV], number of constituents; types (N,) into the data set's classes.
+    features (N, P, 3) = eta_rel, phi_rel, pt_rel, in the file's order; mask (N, P) bool; jet (N, 4)
+    = pt [GeV], eta, mass [GeV], number of constituents; types (N,) into the data set's classes.
     """
 
     def __init__(self, features: Tensor, mask: Tensor, jet: Tensor, types: Tensor):
@@ -67,6 +71,10 @@ class JetSet(Dataset[Batch]):
         return ()
 
     @property
+    def columns(self) -> dict[str, Tensor]:
+        return {}
+
+    @property
     def counts(self) -> Tensor:
         """Number of constituents of each jet, (N,) int64."""
         return self.mask.sum(1)
@@ -76,11 +84,17 @@ class JetSet(Dataset[Batch]):
         return JetSet(self.features[rows], self.mask[rows], self.jet[rows], self.types[rows])
 
     def first(self, count: int) -> "JetSet":
-        """The first so many, each type by its share in the whole; all as they are if there are no more."""
+        """The first so many, each type by its share in the whole.
+
+        All as they are if there are no more.
+        """
         return self.rows(spread(self.types)[:count]) if count < len(self) else self
 
     def like(self, other: "JetSet") -> "JetSet":
-        """As many jets as `other` has, of each type as many; fewer of all where there are not enough of one."""
+        """As many jets as `other` has, of each type as many.
+
+        Fewer of all where there are not enough of one.
+        """
         wanted = torch.bincount(other.types)
         here = torch.bincount(self.types, minlength=len(wanted))[: len(wanted)]
         share = min(1.0, (here[wanted > 0] / wanted[wanted > 0]).min().item())
@@ -141,11 +155,13 @@ class Jets:
 
 @dataclass
 class JetNet(DataConfig):
-    """JetNet's files (Kansal et al. 2021): `root` is one HDF5 file, or the folder of g.hdf5, q150.hdf5, ...
+    """JetNet's files (Kansal et al. 2021): `root` is one HDF5 file, or the folder of g.hdf5,
+    q150.hdf5, ...
 
-    `split`: "jetnet" permutes with numpy's default_rng(42) as the jetnet package does, "order" cuts each type's file in
-    its own order. `parts` are train, valid, test: shares of the jets, or, when they add up to more than 1, numbers of
-    jets, of which each type has its share. `bad`: jets with values that cannot be are refused, or left out and counted.
+    `split`: "jetnet" permutes with numpy's default_rng(42) as the jetnet package does, "order" cuts
+    each type's file in its own order. `parts` are train, valid, test: shares of the jets, or, when
+    they add up to more than 1, numbers of jets, of which each type has its share. `bad`: jets with
+    values that cannot be are refused, or left out and counted.
     """
 
     batch_size: int = 256  # per device
@@ -186,21 +202,25 @@ class JetNet(DataConfig):
         require(whole, "parts: train and test must be above 0, all finite")
 
     def load(self) -> Jets:
-        """Read the files and split them; Refusal where they cannot be had or are not JetNet's layout."""
+        """Read the files and split them.
+
+        Refusal where they cannot be had or are not JetNet's layout.
+        """
         kinds = [kind for kind in TYPES if kind in self.types]  # JetNet's order of types
         paths = [self.find(kind) for kind in kinds]
         for kind, path in zip(kinds, paths, strict=True):
             self.check(kind, path)
         files = [read_jets(path, self.constituents, self.truncate, self.bad) for path in paths]
-        arrays = (torch.from_numpy(np.concatenate(arrays)) for arrays in zip(*files, strict=True))
-        whole = JetSet(
-            *arrays, torch.cat([torch.full((len(file[0]),), i) for i, file in enumerate(files)])
+        features, mask, jet = (
+            torch.from_numpy(np.concatenate(arrays)) for arrays in zip(*files, strict=True)
         )
-        sets = [whole.rows(rows) for rows in self.cut(whole.types)]
+        types = torch.cat([torch.full((len(file[0]),), i) for i, file in enumerate(files)])
+        whole = JetSet(features, mask, jet, types)
+        train, valid, test = sets = [whole.rows(rows) for rows in self.cut(whole.types)]
         classes = tuple(NAMES[kind] for kind in kinds) if len(kinds) > 1 else ()
         if classes:
             self.count(sets, classes)
-        return Jets(*sets, classes, (self.constituents, 3), tuple(kinds))
+        return Jets(train, valid, test, classes, (self.constituents, 3), tuple(kinds))
 
     def cut(self, types: Tensor) -> list[Tensor]:
         """Indices of train, valid and test."""
@@ -232,29 +252,38 @@ class JetNet(DataConfig):
         say(f"data: jets to train on, held out, to test on: {'; '.join(rows)}")
         if empty := [name for name, row in zip(classes, table, strict=True) if not row[0]]:
             raise Refusal(
-                f"data.parts: {tuple(self.parts)} leaves no {empty[0]} jet to train on; leave the type out"
+                f"data.parts: {tuple(self.parts)} leaves no {empty[0]} jet to train on; leave the "
+                "type out"
             )
 
     def check(self, kind: str, path: Path) -> None:
-        """Before anything is read: whether the file has the room asked for, and whose jets its name says it holds."""
+        """Before anything is read: whether the file has the room asked for, and whose jets its name
+        says it holds.
+        """
         room = places(path)
         if self.constituents > USUAL and 0 < room < self.constituents:
             where = f"{path} has room for {room} constituents a jet"
             raise Refusal(
-                f"data.constituents: {self.constituents} asked for, {where}; set data.constituents={room}"
+                f"data.constituents: {self.constituents} asked for, {where}; set "
+                f"data.constituents={room}"
             )
         if (said := kind_of(path)) not in (kind, None):
             say(
-                f"data: the name of {path} says {NAMES[said]} jets, data.types says {NAMES[kind]}; if so, set data.types=[{said}]"
+                f"data: the name of {path} says {NAMES[said]} jets, data.types says {NAMES[kind]}; "
+                f"if so, set data.types=[{said}]"
             )
 
     def find(self, kind: str) -> Path:
-        """The file of one type; downloaded into `root` if there is none of it. Refusal where it has not the room."""
+        """The file of one type; downloaded into `root` if there is none of it.
+
+        Refusal where it has not the room.
+        """
         root = Path(self.root)
         if root.is_file() or root.suffix in (".hdf5", ".h5"):
             if len(self.types) > 1:
                 raise Refusal(
-                    f"data.root: '{root}' is one file, and data.types names {len(self.types)} types; give their folder"
+                    f"data.root: '{root}' is one file, and data.types names {len(self.types)} "
+                    "types; give their folder"
                 )
             return root
         few, many = root / f"{kind}.hdf5", root / f"{kind}150.hdf5"
@@ -264,16 +293,20 @@ class JetNet(DataConfig):
         ):  # of 150, whose hardest are taken or missed
             return wanted if wanted.is_file() else other
         if other.is_file():
-            asked = f"data.constituents: {self.constituents} asked for, '{root}' holds {few.name} of {USUAL} alone"
-            raise Refusal(f"{asked}; set data.constituents={USUAL}, or put {many.name} there")
+            asked = f"{self.constituents} asked for, '{root}' holds {few.name} of {USUAL} alone"
+            raise Refusal(
+                f"data.constituents: {asked}; set data.constituents={USUAL}, "
+                f"or put {many.name} there"
+            )
         if not self.download:
-            hint = "set data.root=FILE or DIR (evaluate.py: --data-root), or data.download=true to train"
+            hint = "set data.root=FILE or DIR (evaluate.py: --data-root), "
+            hint += "or data.download=true to train"
             raise Refusal(f"data.root: no {wanted.name} in '{root}'; {hint}")
         return download(wanted, RECORDS[USUAL if wanted == few else 150])
 
 
 def download(path: Path, record: int) -> Path:
-    """Get a file of a Zenodo record, as the jetnet package does, and hold it against Zenodo's MD5."""
+    """Get a file of a Zenodo record, as jetnet does, its MD5 held against Zenodo's."""
     say(f"data: downloading {path.name} from zenodo.org/records/{record} into {path.parent}")
     part = path.with_name(path.name + ".part")
     try:
@@ -288,7 +321,8 @@ def download(path: Path, record: int) -> Path:
         digest = _fetch(url, part, entry.get("size"))
     except (OSError, ValueError, KeyError, StopIteration) as error:
         raise Refusal(
-            f"data: {path.name} is not in '{path.parent}' and cannot be downloaded ({error}); set data.root"
+            f"data: {path.name} is not in '{path.parent}' and cannot be downloaded ({error}); set "
+            "data.root"
         ) from None
     if digest != entry["checksum"].removeprefix("md5:"):
         part.unlink()

@@ -1,4 +1,6 @@
-"""The network for point clouds: a masked set transformer, permutation-equivariant, conditioned through adaLN-zero."""
+"""The network for point clouds: a masked set transformer, permutation-equivariant, conditioned
+through adaLN-zero.
+"""
 
 import math
 from dataclasses import dataclass
@@ -8,13 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ldm.diffusion.space import Shape
 from ldm.errors import require
 from ldm.networks.base import NetworkConfig
 
 
 @dataclass
 class SetTransformer(NetworkConfig):
-    """Width, blocks and heads. `jet`: how many of the jet's own features it is told (2: log pt and log mass / pt)."""
+    """Width, blocks and heads.
+
+    `jet`: how many of the jet's own features it is told (2: log pt and log mass / pt).
+    """
 
     dim: int = 64
     layers: int = 3
@@ -39,13 +45,15 @@ class SetTransformer(NetworkConfig):
             f"dim = {self.dim} must be a multiple of twice heads = {self.heads}",
         )
 
-    def build(self, shape: tuple[int, int], classes: int = 0) -> nn.Module:
+    def build(self, shape: Shape, classes: int = 0, text: int = 0, concat: int = 0) -> nn.Module:
         """The network for clouds of `shape` (P, features) and so many jet types (0: one)."""
         return SetNetwork(self, shape[1], classes)
 
 
 def sinusoids(values: Tensor, dim: int) -> Tensor:
-    """cos and sin of `values` (B,) in 0 ... 1000 at dim / 2 frequencies from 1 to 1/10000 (Vaswani et al. 2017): (B, dim)."""
+    """cos and sin of `values` (B,) in 0 ... 1000 at dim / 2 frequencies from 1 to 1/10000 (Vaswani
+    et al. 2017): (B, dim).
+    """
     frequencies = torch.exp(
         -math.log(10000) * torch.arange(dim // 2, device=values.device) / (dim // 2)
     )
@@ -54,7 +62,9 @@ def sinusoids(values: Tensor, dim: int) -> Tensor:
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, each shifted, scaled and gated by the condition (Peebles & Xie 2023, adaLN-zero)."""
+    """Attention and feed-forward, each shifted, scaled and gated by the condition (Peebles & Xie
+    2023, adaLN-zero).
+    """
 
     def __init__(self, dim: int, heads: int, widen: int):
         super().__init__()
@@ -83,11 +93,13 @@ class Block(nn.Module):
 
 
 class SetNetwork(nn.Module):
-    """`forward(x, c_noise, mask, count=None, jet=None, label=None)`: x (B, P, F) -> (B, P, F), exact zeros at padding.
+    """`forward(x, c_noise, mask, count=None, jet=None, label=None)`: x (B, P, F) -> (B, P, F),
+    exact zeros at padding.
 
-    Equivariant under permutations of the constituents: no order, no positions. c_noise (B,) is in 0 ... 1000; count (B,)
-    the number of constituents, the mask's own if not given; jet (B, J) standardised features, a row with a NaN being
-    "not told"; label (B,) the jet type, the last one ( = classes) being "not told". The output starts at 0.
+    Equivariant under permutations of the constituents: no order, no positions. c_noise (B,) is in 0
+    ... 1000; count (B,) the number of constituents, the mask's own if not given; jet (B, J)
+    standardised features, a row with a NaN being "not told"; label (B,) the jet type, the last one
+    ( = classes) being "not told". The output starts at 0.
     """
 
     def __init__(self, config: SetTransformer, features: int, classes: int):

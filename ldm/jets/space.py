@@ -1,15 +1,14 @@
 """The space of point clouds: jets' constituents, standardised, with zeros where a jet has none."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ldm.diffusion.space import Noise, Reduce, Shape, Space, Told, listed
+from ldm.diffusion.space import Noise, Reduce, Shape, Space, SpaceConfig, Told, listed
 from ldm.errors import Refusal
-from ldm.system.batches import Batch
 from ldm.system.randomness import generator
 
 SMALLEST, LARGEST = (
@@ -17,32 +16,34 @@ SMALLEST, LARGEST = (
     1 - 1e-4,
 )  # of pt_rel, so that its logit is finite; below and above a decode is off by as much
 LIGHTEST = 1e-4  # mass / pt that a mass of 0 counts as
-# standard deviations below which a feature is constant, and not divided by them: of the constituents' features, and of
-# log pt and log(mass / pt), where a tenth of a per cent says nothing, and another value told would be thousands of them away
+# standard deviations below which a feature is constant, and not divided by them: of the
+# constituents' features, and of log pt and log(mass / pt), where a tenth of a per cent says
+# nothing, and another value told would be thousands of them away
 CONSTANT, CONSTANT_JET = 1e-5, 1e-3
 
 
 @dataclass
-class PointCloud:
-    """Diffuse the constituents of a jet: angles over their spread, pt_rel as a standardised logit."""
+class PointCloud(SpaceConfig):
+    """Diffuse a jet's constituents: angles over their spread, pt_rel as a standardised logit."""
 
     modality: ClassVar[str] = "jets"
-    cached: ClassVar[bool] = False
 
     def build(
-        self, shape: Shape, autoencoder: object, classes: int, features: int
+        self, shape: Shape, autoencoder: nn.Module | None, classes: int, features: int
     ) -> "PointCloudSpace":
-        """The space of clouds of `shape`; `features`: how many of the jet's own the denoiser is given."""
         return PointCloudSpace(shape, classes, features)
 
 
 class PointCloudSpace(Space):
-    """x_0 = (eta / s_eta, phi / s_phi, (logit pt - m) / s_pt) for real constituents, 0 for padding; shape (P, 3).
+    """x_0 = (eta / s_eta, phi / s_phi, (logit pt - m) / s_pt) for real constituents, 0 for padding.
 
-    The logit keeps 0 < pt_rel < 1 whatever is generated. The angles are divided by their root mean square, not shifted,
-    so that a reflection stays one. `shift` and `scale` (3,), `jet_shift`, `jet_scale` (2,) of log pt and log(mass / pt),
-    and `numbers` (types, P + 1), how many jets of each type have 0 ... P constituents, are measured over the training set
-    and travel in the checkpoint. `jet`: how many of the jet's own features the denoiser is told (2: pt and mass).
+    Shape (P, 3).
+
+    The logit keeps 0 < pt_rel < 1 whatever is generated. The angles are divided by their root mean
+    square, not shifted, so that a reflection stays one. `shift` and `scale` (3,), `jet_shift`,
+    `jet_scale` (2,) of log pt and log(mass / pt), and `numbers` (types, P + 1), how many jets of
+    each type have 0 ... P constituents, are measured over the training set and travel in the
+    checkpoint. `jet`: how many of the jet's own features the denoiser is told (2: pt and mass).
     """
 
     shift: Tensor
@@ -69,10 +70,11 @@ class PointCloudSpace(Space):
         positive = (self.scale > 0).all() and (self.jet_scale > 0).all()
         if not positive or (self.numbers < 0).any() or not (self.numbers.sum(1) > 0).any():
             raise Refusal(
-                f"{where}: the clouds' scales and numbers of constituents are not all above 0; it is of no model"
+                f"{where}: the clouds' scales and numbers of constituents are not all above 0; it "
+                "is of no model"
             )
 
-    def read(self, batch: Batch) -> Tensor:
+    def read(self, batch: Mapping[str, Any]) -> Tensor:
         """The batch's constituents (B, P, 3)."""
         return batch["particles"]
 
@@ -82,16 +84,16 @@ class PointCloudSpace(Space):
         signs = torch.cat([1 - 2 * reflect.float(), features.new_ones(len(features), 1)], 1)
         return features * signs[:, None]
 
-    def told(self, batch: Batch) -> Told:
+    def told(self, batch: Mapping[str, Any]) -> Told:
         """The mask: the denoiser knows how many constituents there are."""
         return {"mask": batch["mask"]}
 
-    def features(self, batch: Batch) -> Told:
+    def features(self, batch: Mapping[str, Any]) -> Told:
         """The jet's standardised pt and mass, if the network takes them."""
         return {"jet": self.condition(batch["jet"])} if self.jet else {}
 
     def draw(self, seeds: Sequence[int], labels: Sequence[int] | None = None) -> Told:
-        """Masks with numbers of constituents as in training, each a function of its seed and type."""
+        """Masks with numbers of constituents as in training, functions of seed and type."""
         rows = zip(seeds, labels or [0] * len(seeds), strict=True)
         return self.full(
             [self._number(seed, min(label, len(self.numbers) - 1)) for seed, label in rows]
@@ -111,22 +113,24 @@ class PointCloudSpace(Space):
         return self.decode(x, told["mask"].to(x.device)).cpu()
 
     def measure(
-        self, batches: Iterable[Batch], all_reduce: Reduce, device: torch.device | str
+        self, batches: Iterable[Mapping[str, Any]], all_reduce: Reduce, device: torch.device | str
     ) -> str:
         """Scales and numbers over the batches of every rank; says what they are."""
-        statistics = CloudStatistics(device, tuple(self.numbers.shape))
+        statistics = CloudStatistics(device, (len(self.numbers), self.numbers.shape[1]))
         for batch in batches:
             statistics.add(batch["particles"], batch["mask"], batch["jet"], batch["label"])
         statistics.reduce(all_reduce)
         if self.jet and statistics.without_pt:
             what = f"{statistics.without_pt} training jets have no pt above 0 in jet_features"
             raise Refusal(
-                f"data: {what}, and network.jet={self.jet} is told it; set network.jet=0, or mend the file"
+                f"data: {what}, and network.jet={self.jet} is told it; set network.jet=0, or mend "
+                "the file"
             )
         self.set_statistics(statistics)
         numbers = self.numbers.cpu()
         mean = (numbers * torch.arange(self.shape[0] + 1)).sum(1) / numbers.sum(1)
-        said = f"clouds: shift {listed(self.shift)}, scale {listed(self.scale)}, constituents {listed(mean)}"
+        said = f"clouds: shift {listed(self.shift)}, scale {listed(self.scale)}"
+        said += f", constituents {listed(mean)}"
         n = statistics.at_an_end
         return said + (
             f"; {n} constituents of pt_rel below {SMALLEST:g} or above {LARGEST:g} count as there"
@@ -139,12 +143,10 @@ class PointCloudSpace(Space):
         there = self.numbers[min(row, len(self.numbers) - 1)].nonzero()[:, 0]
         return (int(there[0]), int(there[-1])) if len(there) else (0, self.shape[0])
 
-    def encode(
-        self, features: Tensor, randn: Noise | None = None, *, mask: Tensor, **_: Tensor
-    ) -> Tensor:
-        """features (B, P, 3) = eta_rel, phi_rel, pt_rel and mask (B, P) -> x_0 (B, P, 3)."""
+    def encode(self, features: Tensor, randn: Noise | None = None, /, **told: Tensor) -> Tensor:
+        """features (B, P, 3) = eta_rel, phi_rel, pt_rel and mask= (B, P) -> x_0 (B, P, 3)."""
         x = (raw_features(features) - self.shift) / self.scale
-        return x.masked_fill(~mask[..., None], 0)
+        return x.masked_fill(~told["mask"][..., None], 0)
 
     def decode(self, x: Tensor, mask: Tensor) -> Tensor:
         """x (B, P, 3) -> features: pt_rel in [0, 1], exact zeros at padding."""
@@ -152,10 +154,11 @@ class PointCloudSpace(Space):
         return torch.cat([angles, logit.sigmoid()], -1).masked_fill(~mask[..., None], 0)
 
     def log_jacobian(self, features: Tensor, mask: Tensor) -> Tensor:
-        """log |det d x_0 / d features| in nats, (B,): added to log p(x_0) it makes the density of the features themselves.
+        """log |det d x_0 / d features| in nats, (B,): added to log p(x_0) it makes the density of
+        the features themselves.
 
-        features (B, P, 3) = eta_rel, phi_rel, pt_rel; each real constituent has -log(s_eta s_phi s_pt) - log(pt (1 - pt)), pt
-        within what `encode` keeps of it. Padding adds nothing.
+        features (B, P, 3) = eta_rel, phi_rel, pt_rel; each real constituent has -log(s_eta s_phi
+        s_pt) - log(pt (1 - pt)), pt within what `encode` keeps of it. Padding adds nothing.
         """
         pt = features[..., 2].double().clamp(SMALLEST, LARGEST)
         each = -self.scale.double().log().sum() - pt.log() - torch.log1p(-pt)
@@ -186,10 +189,11 @@ def raw_jet(jet: Tensor) -> Tensor:
 
 
 class CloudStatistics:
-    """Running sums over real constituents and over jets, in float64: they add up over batches and ranks, in any order.
+    """Running sums over real constituents and over jets, in float64: they add up over batches and
+    ranks, in any order.
 
-    `table`: (types, P + 1) of the histogram of numbers. Counted besides: jets whose pt is not above 0, and constituents
-    whose pt_rel no logit can bear.
+    `table`: (types, P + 1) of the histogram of numbers. Counted besides: jets whose pt is not above
+    0, and constituents whose pt_rel no logit can bear.
     """
 
     def __init__(self, device: torch.device | str = "cpu", table: tuple[int, int] = (1, 31)):
@@ -198,7 +202,7 @@ class CloudStatistics:
         self.sums = torch.zeros(14 + table[0] * table[1], dtype=torch.float64)
 
     def add(self, features: Tensor, mask: Tensor, jet: Tensor, types: Tensor | None = None) -> None:
-        """Add a batch: features (B, P, 3), mask (B, P), jet (B, 3 or more), types (B,) of the jets."""
+        """Add a batch: features (B, P, 3), mask (B, P), jet (B, 3 or more), types (B,)."""
         row = types.clamp(max=self.table[0] - 1) if types is not None else 0
         place = row * self.table[1] + mask.sum(1)
         numbers = torch.bincount(place.cpu(), minlength=self.table[0] * self.table[1])
@@ -225,7 +229,10 @@ class CloudStatistics:
         ).cpu()
 
     def result(self, all_reduce: Reduce = lambda sums: sums) -> dict[str, Tensor]:
-        """`PointCloudSpace`'s buffers over everything added on every rank, float32; a constant feature has the scale 1."""
+        """`PointCloudSpace`'s buffers over everything added on every rank, float32.
+
+        A constant feature has the scale 1.
+        """
         self.reduce(all_reduce)
         mean, second = _averages(self.sums[:7])
         mean[:2] = 0  # angles are not shifted
@@ -237,7 +244,9 @@ class CloudStatistics:
 
 
 def _scale(mean: Tensor, second: Tensor, least: float) -> Tensor:
-    """Standard deviations, 1 where there is none to speak of: dividing by a rounding error would blow up whatever is told."""
+    """Standard deviations, 1 where there is none to speak of: dividing by a rounding error would
+    blow up whatever is told.
+    """
     std = (second - mean.square()).clamp(min=0).sqrt()
     return torch.where(std < least, 1.0, std)
 

@@ -35,6 +35,8 @@ class AutoencoderKL:
     # on the KL divergence over the number of pixel values, as in CompVis' loss
     kl_weight: float = 1e-3
 
+    modality: ClassVar[str] = "pictures"
+
     def __post_init__(self) -> None:
         _check(self)
         require(self.kl_weight >= 0, f"kl_weight must be at least 0, got {self.kl_weight}")
@@ -63,6 +65,8 @@ class VQModel:
     codes: int = 256
     codebook_weight: float = 1.0
     patience: int = 100  # steps that a code may be idle before it is moved onto a latent
+
+    modality: ClassVar[str] = "pictures"
 
     def __post_init__(self) -> None:
         _check(self)
@@ -145,7 +149,7 @@ class Autoencoder(nn.Module):
         self.net, self.shape, self.multiple = net, tuple(shape), multiple
         factor = 2 ** (len(net.config.block_out_channels) - 1)
         height, width = (-(-side // multiple) * multiple // factor for side in shape[1:])
-        self.latent_shape = (net.config.latent_channels, height, width)
+        self.latent_shape: Shape = (net.config.latent_channels, height, width)
 
     def pad(self, x: Tensor) -> Tensor:
         return pad_to_multiple(x, self.multiple)

@@ -1,4 +1,6 @@
-"""What a network's config says of itself: which data it is for, and what it hears beside x_t and t."""
+"""What a network's config says of itself: its data's modality, and what it supports beside x_t and
+t.
+"""
 
 from typing import ClassVar
 
@@ -8,9 +10,11 @@ from ldm.diffusion.space import Shape
 
 
 class NetworkConfig:
-    """The base of every network's config. `features`: how many of the data's own features it is given (jets: pt, mass).
+    """The base of every network's config; a new network is one dataclass of it and one `nn.Module`.
 
-    `hears`: of "label", "text" (captions) and "concat" (channels beside x_t), what `build` takes and `forward` uses.
+    `hears`: what the network supports of "label", "text" (captions: token states (B, L, D) and
+    `text_mask` (B, L)) and "concat" (channels (B, K, H, W) beside x_t). `features`: how many of the
+    data's own features it is given (jets: pt, mass).
     """
 
     modality: ClassVar[str] = "pictures"
@@ -20,6 +24,10 @@ class NetworkConfig:
     def features(self) -> int:
         return 0
 
-    def build(self, shape: Shape, classes: int = 0, **more: int) -> nn.Module:
-        """`forward(x, c_noise, **cond)` for x of `shape`, so many classes (0: none), captions `text` wide, `concat` channels."""
+    def build(self, shape: Shape, classes: int = 0, text: int = 0, concat: int = 0) -> nn.Module:
+        """The network: `forward(x, c_noise, **cond)` for x (B, *shape), c_noise (B,) in 0 ... 1000.
+
+        `classes`: how many (label = classes is the null class); `text`: the width D of captions;
+        `concat`: K. Each is 0 where the model is not conditioned on it.
+        """
         raise NotImplementedError

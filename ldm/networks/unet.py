@@ -1,25 +1,26 @@
-"""The U-Net that denoises, in pixel or in latent space: diffusers' UNet2DModel, or UNet2DConditionModel for captions."""
+"""The U-Net that denoises, in pixel or in latent space: diffusers' UNet2DModel, or
+UNet2DConditionModel for captions.
+"""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from ldm.diffusion.space import Shape
 from ldm.errors import Refusal, require
 from ldm.networks.base import NetworkConfig
 from ldm.networks.padding import crop_to, pad_to_multiple
-
-if TYPE_CHECKING:
-    from diffusers import UNet2DConditionModel, UNet2DModel
 
 
 @dataclass
 class UNet(NetworkConfig):
     """Channels of each level, residual layers a level, and where there is attention.
 
-    `attention` names resolutions (in pixels of x) or, below 0, levels counted from the last: -1 is the one of fewest pixels.
-    Levels go with the data's size; a resolution that the network has not is refused.
+    `attention` names resolutions (in pixels of x) or, below 0, levels counted from the last: -1 is
+    the one of fewest pixels. Levels go with the data's size; a resolution that the network has not
+    is refused.
     """
 
     channels: tuple[int, ...] = (64, 128, 256)
@@ -48,58 +49,53 @@ class UNet(NetworkConfig):
                 bool(whole), f"channels {tuple(self.channels)} must be multiples of {key} = {size}"
             )
 
-    def build(
-        self, shape: tuple[int, int, int], classes: int = 0, text: int = 0, concat: int = 0
-    ) -> nn.Module:
-        """The network for x of `shape` (C, H, W), so many classes (0: none), captions so wide (0: none) and so many channels
-        beside x.
+    def build(self, shape: Shape, classes: int = 0, text: int = 0, concat: int = 0) -> nn.Module:
+        """The network for x of `shape` (C, H, W), so many classes, captions so wide and so many
+        channels beside x; 0 where there are none of them.
 
-        With captions the levels of `attention`, and the middle in any case, attend to their tokens too.
+        With captions the levels of `attention`, and the middle in any case, attend to their tokens.
         """
-        from diffusers import (
-            UNet2DConditionModel,
-            UNet2DModel,
-        )  # slow to import: not to read a config
+        # slow to import: not to read a config
+        from diffusers import UNet2DConditionModel, UNet2DModel
 
         factor = 2 ** (len(self.channels) - 1)
         side = max(shape[1:]) + -max(shape[1:]) % factor
-        sides = [side >> level for level in range(len(self.channels))]
-        attend = self.attends(sides)
+        attend = self.attends([side >> level for level in range(len(self.channels))])
+        kind: Any = UNet2DModel
+        down, up = "AttnDownBlock2D", "AttnUpBlock2D"
+        more: dict[str, Any] = {"attention_head_dim": self.head_dim}
         if text:  # diffusers' attention_head_dim of this one is the number of heads
-            kinds, heads = (
-                ("CrossAttnDownBlock2D", "CrossAttnUpBlock2D"),
-                tuple(c // self.head_dim for c in self.channels),
-            )
+            kind, down, up = UNet2DConditionModel, "CrossAttnDownBlock2D", "CrossAttnUpBlock2D"
+            heads = tuple(c // self.head_dim for c in self.channels)
             more = {"cross_attention_dim": text, "attention_head_dim": heads}
-        else:
-            kinds, more = (
-                ("AttnDownBlock2D", "AttnUpBlock2D"),
-                {"attention_head_dim": self.head_dim},
-            )
-        net = (UNet2DConditionModel if text else UNet2DModel)(
+        net = kind(
             sample_size=side,
             in_channels=shape[0] + concat,
             out_channels=shape[0],
             block_out_channels=tuple(self.channels),
             layers_per_block=self.layers,
-            down_block_types=tuple(kinds[0] if a else "DownBlock2D" for a in attend),
-            up_block_types=tuple(kinds[1] if a else "UpBlock2D" for a in reversed(attend)),
+            down_block_types=tuple(down if a else "DownBlock2D" for a in attend),
+            up_block_types=tuple(up if a else "UpBlock2D" for a in reversed(attend)),
             norm_num_groups=self.norm_groups,
             dropout=self.dropout,
-            num_class_embeds=classes + 1
-            if classes
-            else None,  # the last one is the null class of guidance
+            # the last class is the null class of guidance
+            num_class_embeds=classes + 1 if classes else None,
             **more,
         )
         return PaddedUNet(net, factor, text)
 
     def attends(self, sides: list[int]) -> list[bool]:
-        """Whether each level, of these resolutions, has attention; Refusal where `attention` names one that is not there."""
+        """Whether each level, of these resolutions, has attention.
+
+        Refusal where `attention` names one that is not there.
+        """
         levels = range(-len(sides), 0)
         if wrong := set(self.attention) - set(sides) - set(levels):
             raise Refusal(
-                f"network.attention: {sorted(wrong)} is not among this network's resolutions {sides}, "
-                f"nor its levels {list(levels)}; network.attention=[-1] is the last level at any size"
+                f"network.attention: {sorted(wrong)} is not among this network's resolutions "
+                f"{sides}, "
+                f"nor its levels {list(levels)}; network.attention=[-1] is the last level at any "
+                "size"
             )
         return [
             side in self.attention or level in self.attention
@@ -108,16 +104,16 @@ class UNet(NetworkConfig):
 
 
 class PaddedUNet(nn.Module):
-    """`forward(x, c_noise, label=None, text=None, text_mask=None, concat=None)`: x padded to what the levels need, the answer
-    cropped back.
+    """`forward(x, c_noise, label=None, text=None, text_mask=None, concat=None)`: x padded to what
+    the levels need, the answer cropped back.
 
     concat: (B, K, H, W), a picture's channels beside x's own: what a trained task is given.
-    text: (B, L, D) token states, text_mask: (B, L). The first token is always seen, or a row of none would attend to
-    nothing; where it is zeros it adds nothing, because keys and values have no bias: that is the untold caption, and
-    `text=None` is the same.
+    text: (B, L, D) token states, text_mask: (B, L). The first token is always seen, or a row of
+    none would attend to nothing; where it is zeros it adds nothing, because keys and values have no
+    bias: that is the untold caption, and `text=None` is the same.
     """
 
-    def __init__(self, unet: "UNet2DModel | UNet2DConditionModel", factor: int, text: int = 0):
+    def __init__(self, unet: nn.Module, factor: int, text: int = 0):
         super().__init__()
         self.unet, self.factor, self.text = unet, factor, text
 

@@ -53,6 +53,10 @@ class FolderSet(Dataset[Batch]):
         """Of every picture, empty where there is none."""
         return [picture.text for picture in self.pictures]
 
+    @property
+    def columns(self) -> dict[str, Sequence[str]]:
+        return {"text": self.captions}
+
     def __getitem__(self, i: int) -> Batch:
         return self.__getitems__([i])
 

@@ -1,11 +1,12 @@
-"""Pictures handed over in Python: `ldm.train(config, images=dataset)` with a torch Dataset of one's own.
+"""Pictures handed over in Python: `ldm.train(config, images=dataset)` with a torch Dataset of one's
+own.
 
-They are read once, in order, and held in memory, so that batch k is a function of (seed, k) as of any other data. A
-checkpoint trained on them samples without them.
+They are read once, in order, and held in memory, so that batch k is a function of (seed, k) as of
+any other data. A checkpoint trained on them samples without them.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any, ClassVar, NoReturn
@@ -51,12 +52,14 @@ def from_dataset(
     span: Range | None = None,
     name: str = "images",
 ) -> Images:
-    """A torch Dataset (or any iterable) of pictures as a data set of ldm. `Images` pass as they are.
+    """A torch Dataset (or any iterable) of pictures as a data set of ldm.
+
+    `Images` pass as they are.
 
     An item is a picture; a pair (picture, class); or a dict with `image`, and perhaps `label` and
-    `text` (a caption), whose further keys (numbers, tensors of one shape, texts) stay in every batch.
-    A picture is a tensor (C, H, W) or (H, W), an array (H, W) or (H, W, C), or PIL's, all of one
-    size and number of channels.
+    `text` (a caption), whose further keys (numbers, tensors of one shape, texts) stay in every
+    batch. A picture is a tensor (C, H, W) or (H, W), an array (H, W) or (H, W, C), or PIL's, all of
+    one size and number of channels.
 
     A class is a number or a name. `classes` are the names; by default `dataset.classes`, else the
     names met, sorted, else "0", "1", ... up to the largest number. One class alone is none.
@@ -77,15 +80,14 @@ def from_dataset(
     if test is not None:
         parts.append(_Read.of(test, f"{name}, test", parts[0]))
     names = _classes(parts, classes or getattr(dataset, "classes", None))
-    labels = [part.numbers(names) for part in parts]
     found = _Values.of(parts, span, name)
-    more = [part.columns() for part in parts]
     whole = [
-        ImageTensor(found.stored(part.images), *columns)
-        for part, *columns in zip(parts, labels, more, strict=True)
+        ImageTensor(found.stored(part.images), part.numbers(names), part.columns())
+        for part in parts
     ]
     train, held = whole if test is not None else _split(whole[0])
-    shape = tuple(whole[0].images.shape[1:])
+    channels, height, width = whole[0].images.shape[1:]
+    shape = channels, height, width
     view = View(shape, range=found.span, floats=True) if found.floats else None
     return Images(train, held, names if len(names) > 1 else (), shape, view)
 
@@ -103,9 +105,12 @@ class _Read:
 
     @classmethod
     def of(cls, dataset: Iterable[Any], name: str, like: "_Read | None" = None) -> "_Read":
-        """Refusal where a row cannot be read or is not like the first; of `like`, if it is given."""
+        """Refusal where a row cannot be read or is not like the first.
+
+        Of `like`, if it is given.
+        """
         found = cls(name)
-        count = len(dataset) if hasattr(dataset, "__len__") else None
+        count = len(dataset) if isinstance(dataset, Sized) else None
         rows = tqdm(_rows(dataset, name), f"data: {name}", count, unit="picture", delay=3)
         for i, item in enumerate(rows):
             where = f"{name}[{i}]"
@@ -295,7 +300,8 @@ def _split(whole: ImageTensor) -> tuple[ImageTensor, ImageTensor]:
     out = len(whole) // HOLDOUT
     if not out:
         say(
-            "data: no picture is held out of so few: what is measured is measured on those trained on"
+            "data: no picture is held out of so few: what is measured is measured on those trained "
+            "on"
         )
         return whole, whole
     return whole.rows(sorted(order[out:])), whole.rows(sorted(order[:out]))

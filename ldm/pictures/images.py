@@ -1,4 +1,7 @@
-"""Pictures with classes: data sets held in memory. `ImageFolder`, which is not, is in folders.py."""
+"""Pictures with classes: data sets held in memory.
+
+`ImageFolder`, which is not, is in folders.py.
+"""
 
 import gzip
 import hashlib
@@ -6,7 +9,7 @@ import math
 import struct
 import zlib
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, cast
@@ -18,7 +21,7 @@ from torch.utils.data import Dataset
 
 from ldm.errors import Refusal, say
 from ldm.pictures.opening import View
-from ldm.system.batches import Batch, rows_of
+from ldm.system.batches import Batch, Columns, rows_of
 from ldm.system.data import DataConfig, Rows
 from ldm.system.identity import hash_of
 from ldm.system.randomness import permutation
@@ -42,17 +45,15 @@ CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse"
 class ImageTensor(Dataset[Batch]):
     """Pictures in memory: uint8 or floats in [-1, 1], (N, C, H, W), and labels (N,).
 
-    `more`: what else there is of every picture, N rows of each; "text" are captions.
+    `columns`: what else there is of every picture, N rows of each; `text` are captions.
     """
 
-    def __init__(
-        self, images: Tensor, labels: Tensor, more: Mapping[str, Tensor | list[Any]] | None = None
-    ):
-        self.images, self.labels, self.more = images, labels.long(), dict(more or {})
+    def __init__(self, images: Tensor, labels: Tensor, columns: Columns | None = None):
+        self.images, self.labels, self.columns = images, labels.long(), columns or {}
 
     @property
     def captions(self) -> Sequence[str]:
-        return cast(list[str], self.more.get("text", []))
+        return cast(Sequence[str], self.columns.get("text", []))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -63,13 +64,13 @@ class ImageTensor(Dataset[Batch]):
     def __getitems__(self, indices: list[int]) -> Batch:
         rows = torch.tensor(indices)
         batch: Batch = {"image": self.images[rows], "label": self.labels[rows], "index": rows}
-        return batch | rows_of(self.more, indices)
+        return batch | rows_of(self.columns, indices)
 
     def rows(self, rows: list[int]) -> "ImageTensor":
         """Some of the pictures."""
         chosen = torch.tensor(rows)
-        more = rows_of(self.more, rows)
-        return ImageTensor(self.images[chosen], self.labels[chosen], more)
+        columns = rows_of(self.columns, rows)
+        return ImageTensor(self.images[chosen], self.labels[chosen], columns)
 
     def shown(self, count: int) -> list[int]:
         """Rows for a panel: the first, which lie in no order."""
@@ -79,7 +80,7 @@ class ImageTensor(Dataset[Batch]):
         """Of every picture and label."""
         digest = hashlib.sha256(repr(tuple(self.images.shape)).encode())
         for tensor in (self.images, self.labels):
-            digest.update(tensor.contiguous().numpy())
+            digest.update(tensor.contiguous().numpy().data)
         return digest.hexdigest()[:16]
 
     def identity(self) -> dict[str, str]:
@@ -107,7 +108,7 @@ class Images:
     view: View | None = None
 
     def about(self) -> dict[str, Any]:
-        """What a checkpoint keeps of it, so that what is given later is read as it was in training."""
+        """What a checkpoint keeps of it, so that later pictures are read as in training."""
         return self.view.to_dict() if self.view else {}
 
     def shown(self, count: int) -> Tensor:
@@ -125,6 +126,7 @@ class ImageData(DataConfig):
 
     modality: ClassVar[str] = "pictures"
     axes: ClassVar[int] = 3
+    evaluated: ClassVar[bool] = True
 
     @abstractmethod
     def load(self) -> Images:
@@ -133,7 +135,9 @@ class ImageData(DataConfig):
 
 @dataclass
 class Digits(ImageData):
-    """scikit-learn's 1,797 real handwritten digits, 8 x 8, grey: embedded, no download. 297 are held out."""
+    """scikit-learn's 1,797 real handwritten digits, 8 x 8, grey: embedded, no download. 297 are
+    held out.
+    """
 
     @property
     def side(self) -> int:
@@ -155,7 +159,9 @@ LARGEST = 2_000_000_000  # bytes of an idx file, which is held in memory
 
 
 def read_idx(path: Path) -> Tensor:
-    """An idx file, gz or not (LeCun's format: 2 zero bytes, type 8 = uint8, rank, sizes, data), as a uint8 tensor."""
+    """An idx file, gz or not (LeCun's format: 2 zero bytes, type 8 = uint8, rank, sizes, data), as
+    a uint8 tensor.
+    """
     try:
         with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
             start = file.read(4)
@@ -177,7 +183,10 @@ def read_idx(path: Path) -> Tensor:
 
 @dataclass
 class MNIST(ImageData):
-    """MNIST, 28 x 28, grey. `root` holds the four idx files, gz or not, or receives torchvision's download."""
+    """MNIST, 28 x 28, grey.
+
+    `root` holds the four idx files, gz or not, or receives torchvision's download.
+    """
 
     root: str = "data"
     download: bool = True
@@ -194,19 +203,9 @@ class MNIST(ImageData):
     def find(self) -> list[Path] | None:
         """The four files in the first folder that has them all."""
         for folder in self.folders:
-            found = [
-                next(
-                    (
-                        p
-                        for p in (Path(self.root, folder, part + end) for end in ("", ".gz"))
-                        if p.is_file()
-                    ),
-                    None,
-                )
-                for part in self.parts
-            ]
-            if all(found):
-                return found
+            places = [[Path(self.root, folder, p + end) for end in ("", ".gz")] for p in self.parts]
+            if all(any(map(Path.is_file, two)) for two in places):
+                return [next(filter(Path.is_file, two)) for two in places]
         return None
 
     def load(self) -> Images:
@@ -216,14 +215,17 @@ class MNIST(ImageData):
             files = self.find()
         if files is None:
             raise Refusal(
-                f"data.root: no {type(self).__name__} in '{self.root}' (looked for {self.parts[0]}[.gz] and three more, "
-                f"in {', '.join(repr(f or '.') for f in self.folders)}); set data.root=DIR or data.download=true"
+                f"data.root: no {type(self).__name__} in '{self.root}' (looked for "
+                f"{self.parts[0]}[.gz] and three more, "
+                f"in {', '.join(repr(f or '.') for f in self.folders)}); set data.root=DIR or "
+                "data.download=true"
             )
         x, y, x_test, y_test = (read_idx(path) for path in files)
         for images, labels, path in ((x, y, files[0]), (x_test, y_test, files[2])):
             if len(images) != len(labels) or images.ndim != 3 or not len(images):
                 raise Refusal(
-                    f"{path}: {tuple(images.shape)} pictures and {len(labels)} labels do not belong together"
+                    f"{path}: {tuple(images.shape)} pictures and {len(labels)} labels do not "
+                    "belong together"
                 )
         sets = ImageTensor(x[:, None], y), ImageTensor(x_test[:, None], y_test)
         return Images(*sets, self.classes, (1, *x.shape[1:]))
@@ -231,7 +233,10 @@ class MNIST(ImageData):
 
 @dataclass
 class FashionMNIST(MNIST):
-    """Fashion-MNIST (Xiao et al. 2017), 28 x 28, grey; Debian's package `dataset-fashion-mnist` is found by itself."""
+    """Fashion-MNIST (Xiao et al. 2017), 28 x 28, grey.
+
+    Debian's package `dataset-fashion-mnist` is found by itself.
+    """
 
     classes: ClassVar[tuple[str, ...]] = CLOTHES
     folders: ClassVar[tuple[str, ...]] = (
@@ -259,11 +264,12 @@ class CIFAR10(ImageData):
             _download("CIFAR10", self.root)
         if not folder.is_dir():
             raise Refusal(
-                f"data.root: no folder cifar-10-batches-bin in '{self.root}'; set data.root=DIR or data.download=true"
+                f"data.root: no folder cifar-10-batches-bin in '{self.root}'; set data.root=DIR or "
+                "data.download=true"
             )
         train = [self.read(folder / f"data_batch_{i}.bin") for i in range(1, 6)]
         sets = (
-            ImageTensor(*map(torch.cat, zip(*train, strict=True))),
+            ImageTensor(torch.cat([x for x, _ in train]), torch.cat([y for _, y in train])),
             ImageTensor(*self.read(folder / "test_batch.bin")),
         )
         return Images(*sets, CIFAR, (3, 32, 32))

@@ -1,9 +1,11 @@
-"""The latent cache: posterior moments of a whole training set, computed once, kept in one mapped file.
+"""The latent cache: posterior moments of a whole training set, computed once, kept in one mapped
+file.
 
-A folder is named by a fingerprint of autoencoder x data x orientations, so a stale one is never met, and gets its name when
-it is whole, so neither is half of one. The file is float16: its rounding is below a thousandth of a latent's spread.
-Each row has a checksum. Up to CHECKED bytes of rows, spread over the file, are compared when it is opened, and each row
-whenever it is read: a damaged file is computed again, and its numbers are never trained on.
+A folder is named by a fingerprint of autoencoder x data x orientations, so a stale one is never
+met, and gets its name when it is whole, so neither is half of one. The file is float16: its
+rounding is below a thousandth of a latent's spread. Each row has a checksum. Up to CHECKED bytes of
+rows, spread over the file, are compared when it is opened, and each row whenever it is read: a
+damaged file is computed again, and its numbers are never trained on.
 """
 
 import contextlib
@@ -14,7 +16,7 @@ import os
 import shutil
 import uuid
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,7 +27,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ldm.errors import Refusal
-from ldm.system.batches import Batch
+from ldm.system.batches import Batch, Columns, rows_of
 from ldm.system.rows import row_file
 
 VERSION = 1  # of the parts, in the folder's name
@@ -51,20 +53,25 @@ def checksums(rows: Rows) -> np.ndarray:
 
 
 class LatentCache(Dataset):
-    """moments (N, orientations, 2 z, h, w): mean and log-variance of q(z | picture), and of q(z | its mirror image).
+    """moments (N, orientations, 2 z, h, w): mean and log-variance of q(z | picture), and of q(z |
+    its mirror image).
 
-    A batch has the keys moments, label and index of pictures; without `read`, label and index alone. Captions, which change
-    nothing about latents, are not in the files: whoever opens them gives the data set's own, and a batch has them as text.
-    Pickled, for a worker that is not forked, it is the files' names.
+    A batch has the keys moments, label and index of pictures; without `read`, label and index
+    alone. Its further keys (`columns` of the data set, as captions), which change nothing about
+    latents, are not in the files: whoever opens them gives the data set's own. Pickled, for a
+    worker that is not forked, it is the files' names.
     """
 
-    def __init__(self, folder: Path, read: bool = True, captions: Sequence[str] | None = None):
-        self.folder, self.read, self.captions = folder, read, captions
+    def __init__(self, folder: Path, read: bool = True, columns: Columns | None = None):
+        self.folder, self.read, self.columns = folder, read, columns or {}
         self.parts = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in PARTS}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        self.captions = self.captions and row_file(self.captions)
-        return LatentCache, (self.folder, self.read, self.captions)
+        self.columns = {
+            key: column if isinstance(column, Tensor) else row_file(column)
+            for key, column in self.columns.items()
+        }
+        return LatentCache, (self.folder, self.read, self.columns)
 
     def __len__(self) -> int:
         return len(self.parts["label"])
@@ -79,9 +86,7 @@ class LatentCache(Dataset):
             self.refuse()
         batch: Batch = {name: torch.from_numpy(part) for name, part in rows.items()}
         # by the picture's own index: an unreadable one has another in its place
-        return batch | (
-            {"text": [self.captions[i] for i in batch["index"].tolist()]} if self.captions else {}
-        )
+        return batch | rows_of(self.columns, batch["index"].tolist())
 
     @property
     def size(self) -> int:
@@ -94,12 +99,16 @@ class LatentCache(Dataset):
         return np.array_equal(checksums(parts), parts["sums"])
 
     def refuse(self) -> NoReturn:
-        """Once rows are in use that are not what was written: the next run finds no whole cache, and makes one."""
+        """Once rows are in use that are not what was written: the next run finds no whole cache,
+        and makes one.
+        """
         with contextlib.suppress(OSError):
             (self.folder / "about.json").unlink()
         raise Refusal(
-            f"latent cache: {self.folder} has changed since it was written (a bad disk, or another program); it is left "
-            "alone from now on: run again, with --resume if there is a checkpoint, and it is computed again"
+            f"latent cache: {self.folder} has changed since it was written (a bad disk, or another "
+            "program); it is left "
+            "alone from now on: run again, with --resume if there is a checkpoint, and it is "
+            "computed again"
         )
 
     def table(self, device: torch.device) -> Tensor:
@@ -137,7 +146,10 @@ def _header(part: np.ndarray) -> dict[str, Any]:
 
 
 def _allocate(file: Any, size: int) -> None:
-    """Take room on the disk, so that it is known before the work to be there; where that cannot be had, compare and hope."""
+    """Take room on the disk, so that it is known before the work to be there.
+
+    Where that cannot be had, compare and hope.
+    """
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(file.fileno(), file.tell(), size)
         return
@@ -152,7 +164,7 @@ def _lock(partial: Path) -> FileLock:
 
 
 def sweep(root: Path) -> None:
-    """Take away what writers left that were killed: `*.partial` of which no process has the lock."""
+    """Take away what killed writers left: `*.partial` of which no process has the lock."""
     for partial in root.glob("*.partial"):
         lock = _lock(partial)
         with (
@@ -164,7 +176,9 @@ def sweep(root: Path) -> None:
 
 
 class Writer:
-    """A cache in the making, in a folder beside: every rank writes its rows, rank 0 begins and ends it."""
+    """A cache in the making, in a folder beside: every rank writes its rows, rank 0 begins and ends
+    it.
+    """
 
     def __init__(self, folder: Path, partial: Path):
         self.folder, self.partial, self.lock = folder, partial, _lock(partial)
@@ -194,7 +208,8 @@ class Writer:
             self.abandon()
             size = 2 * count * int(np.prod(shape)) / 1e9
             raise Refusal(
-                f"latent cache: {size:.1f} GB for {self.folder} cannot be had ({error.strerror or error}); "
+                f"latent cache: {size:.1f} GB for {self.folder} cannot be had "
+                f"({error.strerror or error}); "
                 "free the room, set output, or space.cache=false"
             ) from None
 
@@ -203,17 +218,22 @@ class Writer:
         paths = {name: self.partial / f"{name}.npy" for name in PARTS}
         self.starts = {name: np.load(path, mmap_mode="r").offset for name, path in paths.items()}
         # written, not mapped: a full disk is an error then and no signal, and ranks share no pages
-        self.files = {name: open(path, "r+b") for name, path in paths.items()}  # noqa: SIM115 - until close()
+        self.files = {name: open(path, "r+b") for name, path in paths.items()}  # noqa: SIM115
 
     def put(self, rows: list[int], moments: Tensor, label: Tensor, index: Tensor) -> None:
-        """The posterior of pictures `rows`, (B, orientations, 2 z, h, w); Refusal where it does not fit into 16 bits."""
+        """The posterior of pictures `rows`, (B, orientations, 2 z, h, w).
+
+        Refusal where it does not fit into 16 bits.
+        """
         half = moments.half().cpu()
         if not torch.isfinite(half.chunk(2, 2)[0]).all():
             raise Refusal(
-                f"latent cache: the latents of pictures {rows[:8]} are not finite in 16 bits; space.cache=false"
+                f"latent cache: the latents of pictures {rows[:8]} are not finite in 16 bits; "
+                "space.cache=false"
             )
         values = {"moments": half.numpy(), "label": label.numpy(), "index": index.numpy()}
-        # the bytes of the file: its own kind, and each row in one piece (convolutions may leave channels last)
+        # the bytes of the file: its own kind, and each row in one piece (convolutions may leave
+        # channels last)
         values = {name: np.ascontiguousarray(value, PARTS[name]) for name, value in values.items()}
         values["sums"] = checksums(values)
         consecutive = rows == list(range(rows[0], rows[0] + len(rows)))  # as training's always are

@@ -1,22 +1,25 @@
-"""Spaces: where the diffusion happens. `encode(image, randn) -> x_0` and `decode(x) -> image`, images in [-1, 1].
+"""Spaces: where the diffusion happens.
 
-The pixel baseline, latent diffusion and point clouds (pointcloud.py) are one training module with another space, which
-also knows what a batch holds, what the denoiser is told of it, and what a finished sample is.
+`encode(image, randn) -> x_0` and `decode(x) -> image`, images in [-1, 1].
+
+The pixel baseline, latent diffusion and point clouds (pointcloud.py) are one training module with
+another space, which also knows what a batch holds, what the denoiser is told of it, and what a
+finished sample is.
 """
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import adaptive_max_pool2d
 
-from ldm.diffusion.space import Noise, Reduce, Shape, Space, Told, listed
+from ldm.diffusion.space import Noise, Reduce, Shape, Space, SpaceConfig, Told, listed
 from ldm.errors import Refusal
 from ldm.networks.autoencoder import Autoencoder, sample_posterior
-from ldm.system.batches import Batch, as_bytes, as_images
+from ldm.system.batches import as_bytes, as_images
 
 CARRIES = (
     0.1  # the least share of a latent channel's variance that the picture explains, or it is lost
@@ -24,25 +27,23 @@ CARRIES = (
 
 
 @dataclass
-class Pixels:
+class Pixels(SpaceConfig):
     """Diffuse the pixels themselves."""
 
     modality: ClassVar[str] = "pictures"
-    cached: ClassVar[bool] = False
 
     def build(
-        self, shape: Shape, autoencoder: Autoencoder | None, classes: int, features: int
+        self, shape: Shape, autoencoder: nn.Module | None, classes: int, features: int
     ) -> "PixelSpace":
-        """The space of pictures of `shape`."""
         return PixelSpace(shape)
 
 
 @dataclass
-class Latents:
+class Latents(SpaceConfig):
     """Diffuse the latents of a frozen autoencoder, whitened a channel at a time.
 
-    `autoencoder`: stage 1's config (trained first when its checkpoint is missing), its run folder, a checkpoint file, or the
-    folder of a diffusers AutoencoderKL.
+    `autoencoder`: stage 1's config (trained first when its checkpoint is missing), its run folder,
+    a checkpoint file, or the folder of a diffusers AutoencoderKL.
     """
 
     autoencoder: str
@@ -52,15 +53,16 @@ class Latents:
 
     @property
     def cached(self) -> bool:
-        """Whether the training set is encoded once."""
         return self.cache
 
+    @property
+    def first_stage(self) -> str:
+        return self.autoencoder
+
     def build(
-        self, shape: Shape, autoencoder: Autoencoder | None, classes: int, features: int
+        self, shape: Shape, autoencoder: nn.Module | None, classes: int, features: int
     ) -> "LatentSpace":
-        """The space of an autoencoder's latents, of pictures of `shape`."""
-        assert autoencoder is not None, "stage 1 comes first"
-        return LatentSpace(autoencoder, self.chunk)
+        return LatentSpace(cast(Autoencoder, autoencoder), self.chunk)
 
 
 class PictureSpace(Space):
@@ -81,7 +83,7 @@ class PictureSpace(Space):
     def picture(self, x: Tensor) -> Tensor:
         """`decode` with its gradient, not clipped."""
 
-    def read(self, batch: Batch) -> Tensor:
+    def read(self, batch: Mapping[str, Any]) -> Tensor:
         """The batch's pictures in [-1, 1]."""
         return as_images(batch)
 
@@ -99,7 +101,7 @@ class PictureSpace(Space):
         return hole
 
     def finish(self, x: Tensor, told: Told) -> Tensor:
-        """Finished samples (B, C, H, W) on the CPU: uint8, or floats in [-1, 1] where the data are."""
+        """Finished samples (B, C, H, W) on the CPU: uint8, or floats in [-1, 1] as the data."""
         images = self.decode(x)
         return (images.float() if self.floats else as_bytes(images)).cpu()
 
@@ -113,7 +115,7 @@ class PixelSpace(PictureSpace):
         super().__init__()
         self.shape = self.data_shape = tuple(shape)
 
-    def encode(self, image: Tensor, randn: Noise, **told: Tensor) -> Tensor:
+    def encode(self, image: Tensor, randn: Noise, /, **told: Tensor) -> Tensor:
         return image
 
     def decode(self, x: Tensor) -> Tensor:
@@ -124,9 +126,11 @@ class PixelSpace(PictureSpace):
 
 
 class LatentSpace(PictureSpace):
-    """x_0 = (z - mean) / std, z ~ q(z | image): latents of zero mean and unit variance in every channel.
+    """x_0 = (z - mean) / std, z ~ q(z | image): latents of zero mean and unit variance in every
+    channel.
 
-    mean and std (z,) are measured over the data set, travel in the checkpoint, and are 0 and 1 until then.
+    mean and std (z,) are measured over the data set, travel in the checkpoint, and are 0 and 1
+    until then.
     """
 
     mean: Tensor
@@ -144,6 +148,10 @@ class LatentSpace(PictureSpace):
         self.register_buffer("mean", torch.zeros(self.shape[0]))
         self.register_buffer("std", torch.ones(self.shape[0]))
 
+    @property
+    def first_stage(self) -> Autoencoder:
+        return self.autoencoder
+
     def expect_measured(self, where: str) -> None:
         if not (self.std > 0).all():
             raise Refusal(
@@ -154,8 +162,11 @@ class LatentSpace(PictureSpace):
         """The autoencoder stays in evaluation mode whatever its owner does."""
         return super().train(False)
 
-    def read(self, batch: Batch) -> Tensor:
-        """The batch's pictures; or, from a latent cache, their moments in each orientation, (B, orientations, 2 z, h, w)."""
+    def read(self, batch: Mapping[str, Any]) -> Tensor:
+        """The batch's pictures.
+
+        Or, from a latent cache, their moments in each orientation, (B, orientations, 2 z, h, w).
+        """
         if "image" in batch:
             return as_images(batch)
         moments = batch["moments"] if self.table is None else self.table[batch["index"]]
@@ -178,31 +189,36 @@ class LatentSpace(PictureSpace):
 
     @torch.no_grad()
     def verify(self, data: Tensor, all_reduce: Reduce) -> list[str]:
-        """Refusal of a stage 1 that was never trained or has collapsed: dead, exploding or empty latents, a flat picture."""
+        """Refusal of a stage 1 that was never trained or has collapsed: dead, exploding or empty
+        latents, a flat picture.
+        """
         quality, flat = all_reduce(against_flat(self, data)).tolist()  # every rank decides alike
         said = [f"{quality:.1f} dB on a batch (a flat picture: {flat:.1f} dB)"]
         reached = f"reconstructions reach {quality:.1f} dB where a flat picture has {flat:.1f} dB"
         finite = bool(torch.isfinite(self.std).all())
         trained = finite and self.std.max() < 100 and self.std.min() > 1e-3 and quality > flat + 1
-        if finite:
-            said += self._expect_latents(
-                "" if trained else f"its {reached}: it is not trained on this data; or "
-            )
+        if finite and self.explained is not None:
+            otherwise = "" if trained else f"its {reached}: it is not trained on this data; or "
+            said += self._expect_latents(self.explained, otherwise)
         if not trained:
             std = listed(self.std)
             raise Refusal(
-                f"space.autoencoder: its {reached}, latent std {std}: it is not trained on this data; train stage 1 first"
+                f"space.autoencoder: its {reached}, latent std {std}: it is not trained on this "
+                "data; train stage 1 first"
             )
         return said
 
-    def _expect_latents(self, otherwise: str) -> list[str]:
-        """Refusal of latents of which no channel carries the picture; names those that do not. The std cannot tell: it is 1."""
-        lost = lost_channels(self.explained)
+    def _expect_latents(self, explained: Tensor, otherwise: str) -> list[str]:
+        """Refusal of latents of which no channel carries the picture; names those that do not. The
+        std cannot tell: it is 1."""
+        lost = lost_channels(explained)
         channels = f"latent channels {', '.join(map(str, lost))}"
-        shares = f"the picture explains {percent(lost.values())} of the variance of {channels}, the rest is posterior noise"
+        shares = f"the picture explains {percent(lost.values())} of the variance of {channels}"
+        shares += ", the rest is posterior noise"
         if len(lost) == self.shape[0]:
             raise Refusal(
-                f"space.autoencoder: {otherwise}{shares}: stage 1 has collapsed, its kl_weight is too large; "
+                f"space.autoencoder: {otherwise}{shares}: stage 1 has collapsed, its kl_weight is "
+                "too large; "
                 "train it again with a smaller network.kl_weight and another name"
             )
         more = (
@@ -218,15 +234,18 @@ class LatentSpace(PictureSpace):
         return {"latent_mean": x_0.mean(), "latent_std": x_0.std()}
 
     @torch.no_grad()
-    def encode(self, data: Tensor, randn: Noise, **told: Tensor) -> Tensor:
+    def encode(self, data: Tensor, randn: Noise, /, **told: Tensor) -> Tensor:
         z = sample_posterior(self.moments(data), randn((len(data), *self.shape)))
         return (z - self.mean[:, None, None]) / self.std[:, None, None]
 
     @torch.no_grad()
     def measure(
-        self, batches: Iterable[Batch], all_reduce: Reduce, device: torch.device | str
+        self, batches: Iterable[Mapping[str, Any]], all_reduce: Reduce, device: torch.device | str
     ) -> str:
-        """Mean, std and share explained of each channel over the batches of every rank; says what they are."""
+        """Mean, std and share explained of each channel over the batches of every rank.
+
+        Says what they are.
+        """
         statistics = ChannelStatistics(self.shape[0], device)
         for batch in batches:
             statistics.add(self.moments(self.read(batch).to(device)))
@@ -246,7 +265,7 @@ class LatentSpace(PictureSpace):
 
 
 def against_flat(space: PictureSpace, image: Tensor) -> Tensor:
-    """PSNR in dB of what the space makes of pictures (B, C, H, W), and of their mean colour: (2,)."""
+    """PSNR in dB of the space's pictures (B, C, H, W), and of their mean colour, (2,)."""
     from ldm.metrics.images import psnr  # slow to import: not to read a config
 
     decoded = space.decode(space.encode_mean(image)).to(image)
@@ -265,11 +284,13 @@ def lost_channels(explained: Tensor) -> dict[int, float]:
 
 
 class ChannelStatistics:
-    """Running sums for the mean and standard deviation of each latent channel, posterior variance included.
+    """Running sums for the mean and standard deviation of each latent channel, posterior variance
+    included.
 
-    Of that variance, what the picture explains is the variance of the posteriors' means; the rest is their noise. A
-    collapsed posterior is N(0, 1) whatever the picture: its std is a healthy 1, its share explained 0.
-    Sums in float64 add up over batches and, by `all_reduce`, over ranks: the result does not depend on either.
+    Of that variance, what the picture explains is the variance of the posteriors' means; the rest
+    is their noise. A collapsed posterior is N(0, 1) whatever the picture: its std is a healthy 1,
+    its share explained 0. Sums in float64 add up over batches and, by `all_reduce`, over ranks: the
+    result does not depend on either.
     """
 
     def __init__(self, channels: int, device: torch.device | str):
@@ -284,7 +305,9 @@ class ChannelStatistics:
         self.sums += torch.cat([*(part.sum((0, 2, 3)) for part in parts), count])
 
     def result(self, all_reduce: Reduce = lambda sums: sums) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean, std, and share of the variance explained (z,), of everything added on every rank, float32."""
+        """Mean, std, and share of the variance explained (z,), of everything added on every rank,
+        float32.
+        """
         sums = all_reduce(
             self.sums.to(self.device) if str(self.device) != "mps" else self.sums
         ).cpu()

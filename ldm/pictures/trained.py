@@ -27,6 +27,7 @@ class Generate:
     """Samples of a class, a caption, or of neither."""
 
     use: ClassVar[str | None] = None  # the task of sample.py that such a model is for
+    modality: ClassVar[str | None] = None  # of the data that it is for; None: any
 
     @property
     def needs(self) -> str:
@@ -63,6 +64,7 @@ class Inpaint(Generate):
     """
 
     use: ClassVar[str | None] = "inpaint"
+    modality: ClassVar[str | None] = "pictures"
     area: tuple[float, float] = (0.1, 0.5)
     rectangles: float = 0.5
 
@@ -99,6 +101,7 @@ class SuperResolve(Generate):
     """
 
     use: ClassVar[str | None] = "super-resolve"
+    modality: ClassVar[str | None] = "pictures"
     factor: int = 4
     kernel: Literal["box", "bicubic"] = "box"
 

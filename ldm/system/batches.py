@@ -1,11 +1,12 @@
-"""Batches as a pure function of (seed, k), so that a resumed run, or one on other devices, sees the same data.
+"""Batches as a pure function of (seed, k), so that a resumed run, or one on other devices, sees the
+same data.
 
-The data order is one endless stream of permutations, one an epoch. Global step `i` takes `slots` batches of it
-(slots = accumulate x processes); slot j = micro-batch * processes + rank. Two processes thus read what one process
-reads with accumulate = 2.
+The data order is one endless stream of permutations, one an epoch. Global step `i` takes `slots`
+batches of it (slots = accumulate x processes); slot j = micro-batch * processes + rank. Two
+processes thus read what one process reads with accumulate = 2.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any, Protocol, cast
@@ -20,6 +21,7 @@ from ldm.system.randomness import permutation
 from ldm.system.stops import end_workers_at_exit, ignore_stops, stops_held_back
 
 Batch = dict[str, Any]
+Columns = Mapping[str, Tensor | Sequence[Any]]  # what else there is of every row, by a batch's key
 
 
 class RowSet(Protocol):
@@ -36,12 +38,17 @@ def _order(n: int, seed: int, epoch: int) -> Tensor:
 
 
 def batch_indices(k: int, size: int, n: int, seed: int) -> list[int]:
-    """Indices of batch k: places k size ... (k + 1) size - 1 of the stream. Small data simply comes round more often."""
+    """Indices of batch k: places k size ... (k + 1) size - 1 of the stream.
+
+    Small data simply comes round more often.
+    """
     return [int(_order(n, seed, p // n)[p % n]) for p in places(k, 0, 1, size)]
 
 
 def places(step: int, slot: int, slots: int, size: int) -> range:
-    """Places in the stream of the rows that a slot of a step reads: the same rows have the same ones in any cut."""
+    """Places in the stream of the rows that a slot of a step reads: the same rows have the same
+    ones in any cut.
+    """
     k = step * slots + slot
     return range(k * size, (k + 1) * size)
 
@@ -70,7 +77,9 @@ class Slots:
 
 
 class Shard:
-    """Fixed batches of rows rank, rank + world, ...: every row once over all ranks, none repeated to fill up."""
+    """Fixed batches of rows rank, rank + world, ...: every row once over all ranks, none repeated
+    to fill up.
+    """
 
     def __init__(self, n: int, size: int, rank: int, world: int):
         self.rows, self.size = list(range(rank, n, world)), size
@@ -89,11 +98,11 @@ class ByValue(dict):
 class _HandOver:
     """A worker's last work on a batch. A class, not a lambda: workers pickle it.
 
-    Shared memory is taken here, where it can be seen to fail: PyTorch takes it in a thread of the worker's, prints
-    that it could not, and the run waits for the batch for ever.
+    Shared memory is taken here, where it can be seen to fail: PyTorch takes it in a thread of the
+    worker's, prints that it could not, and the run waits for the batch for ever.
     """
 
-    def __call__(self, batch: Batch) -> Batch:
+    def __call__(self, batch: Any) -> Batch:
         if get_worker_info() is None:
             return batch
         try:
@@ -113,13 +122,16 @@ class _HandOver:
 @cache
 def _say_small(size: int, workers: int) -> None:
     say(
-        f"data: shared memory (/dev/shm) has no room for batches of {size / 1e6:.3g} MB from {workers} workers: they go "
-        "through pipes, which is slower; give it more (docker run --shm-size=2g), or set data.workers=0"
+        f"data: shared memory (/dev/shm) has no room for batches of {size / 1e6:.3g} MB from "
+        f"{workers} workers: they go "
+        "through pipes, which is slower; give it more (docker run --shm-size=2g), or set "
+        "data.workers=0"
     )
 
 
 class ResumableLoader(DataLoader):
-    """A loader whose place is the run's step: there is nothing to save, and Lightning need not warn of a lost place.
+    """A loader whose place is the run's step: there is nothing to save, and Lightning need not warn
+    of a lost place.
 
     Its workers outlive the signals that stop a run: it needs their batches until it has saved.
     """
@@ -131,17 +143,20 @@ class ResumableLoader(DataLoader):
             return super()._get_iterator()
 
     def _expect_room(self) -> None:
-        """Make what workers talk through, once for the test: PyTorch's own half-made iterator cannot be cleared away."""
+        """Make what workers talk through, once for the test: PyTorch's own half-made iterator
+        cannot be cleared away.
+        """
         context = self.multiprocessing_context or torch.multiprocessing
         try:
             [context.Queue() for _ in range(self.num_workers + 3)]
         except OSError as error:  # semaphores lie in shared memory too
             raise Refusal(
-                f"data.workers: {self.num_workers} workers cannot be started ({error.strerror or error}); /dev/shm may be "
+                f"data.workers: {self.num_workers} workers cannot be started "
+                f"({error.strerror or error}); /dev/shm may be "
                 "full or missing: give it more (docker run --shm-size=2g), or set data.workers=0"
             ) from None
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # we iterate, no more
         try:
             for batch in super().__iter__():
                 yield self._received(batch) if isinstance(batch, ByValue) else batch
@@ -177,7 +192,7 @@ def loader(dataset: RowSet, batches: Iterable[list[int]], workers: int, pin: boo
     )
 
 
-def rows_of(columns: Mapping[str, Any], rows: list[int]) -> Batch:
+def rows_of(columns: Columns, rows: list[int]) -> Batch:
     """These rows of each column: of a tensor its rows, of a list (captions) a list."""
     return {
         key: column[torch.tensor(rows)] if isinstance(column, Tensor) else [column[i] for i in rows]
@@ -185,14 +200,14 @@ def rows_of(columns: Mapping[str, Any], rows: list[int]) -> Batch:
     }
 
 
-# Pictures are bytes or floats in [-1, 1] as their data set has them; their type says which. These two are the only places
-# where one becomes the other.
+# Pictures are bytes or floats in [-1, 1] as their data set has them; their type says which. These
+# two are the only places where one becomes the other.
 def as_floats(images: Tensor) -> Tensor:
     """Pictures as floats in [-1, 1]. On the device: a quarter of the bytes travel."""
     return images.float() / 127.5 - 1 if images.dtype == torch.uint8 else images.float()
 
 
-def as_images(batch: Batch) -> Tensor:
+def as_images(batch: Mapping[str, Any]) -> Tensor:
     """The pictures of a batch in [-1, 1], (B, C, H, W)."""
     return as_floats(batch["image"])
 

@@ -1,4 +1,4 @@
-"""What a data set is to the rest of the program: protocols that pictures, jets and your own fulfil."""
+"""What a data set is to the rest of the program: protocols for pictures, jets and your own."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Protocol
 from torch import Tensor
 
 from ldm.errors import require
-from ldm.system.batches import Batch
+from ldm.system.batches import Batch, Columns
 
 
 class Rows(Protocol):
@@ -17,6 +17,13 @@ class Rows(Protocol):
     @property
     def captions(self) -> Sequence[str]:
         """Of every row, "" where there is none; nothing where no row has one."""
+
+    @property
+    def columns(self) -> Columns:
+        """A batch's keys beside the data themselves, `label` and `index`: captions are `text`.
+
+        They are had without reading the data: so a latent cache has them too.
+        """
 
     def __len__(self) -> int: ...
 
@@ -67,6 +74,7 @@ class DataConfig(ABC):
     flip: bool = False
     modality: ClassVar[str]
     axes: ClassVar[int]  # of one row
+    evaluated: ClassVar[bool] = False  # whether `evaluate.every` has figures of them
     configured: ClassVar[bool] = True  # whether a config's file says all that is needed to load it
 
     def __post_init__(self) -> None:

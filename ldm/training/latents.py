@@ -44,7 +44,7 @@ def use_cache(trainer: pl.Trainer, space: LatentSpace, autoencoder: str) -> None
     announce(f"latents: {folder}, {found.size / 1e9:.2f} GB for {len(found)} pictures")
     if fits(found, device):
         space.table, found.read = found.table(device), False
-    found.captions = pictures.captions
+    found.columns = pictures.columns
     data.train = found
 
 

@@ -11,6 +11,7 @@ from ldm.diffusion.denoiser import Denoiser, Loss, eps_hat, score, velocity
 from ldm.diffusion.predictions import PREDICTIONS
 from ldm.diffusion.schedules import VE, VP, Cosine, Discrete, Linear, SubVP, expand
 from ldm.diffusion.times import Importance, LogitNormal, LogNormal
+from ldm.diffusion.weights import EDM, MaximumLikelihood, MinSNR, One
 
 torch.manual_seed(0)
 x_0, eps = (
@@ -101,7 +102,7 @@ def test_min_snr_is_the_same_loss_whatever_is_predicted(predict):
     alpha, sigma, x_t = noisy(VP())
     wrong = x_0 + 0.1
     c_skip, c_out, _ = (expand(c, x_0) for c in Loss(predict).coefficients(VP(), t))
-    loss = Denoiser(Oracle((wrong - c_skip * x_t) / c_out), VP(), Loss(predict, "min_snr")).loss(
+    loss = Denoiser(Oracle((wrong - c_skip * x_t) / c_out), VP(), Loss(predict, MinSNR())).loss(
         x_0, t, eps
     )
     expected = (alpha / sigma).square().flatten().clamp(max=5) * 0.01
@@ -148,7 +149,7 @@ def test_flow_matching_predicts_eps_minus_x_0():
 @pytest.mark.parametrize("predict", ["x0", "v", "edm", "velocity"])
 def test_loss_is_finite_where_nothing_of_x_0_is_left(predict):
     one = torch.ones(6, dtype=torch.float64)
-    for weight in ("one", "min_snr", "edm", "likelihood"):
+    for weight in (One(), MinSNR(), EDM(), MaximumLikelihood()):
         denoiser = Denoiser(Oracle(torch.zeros_like(x_0)), Linear(), Loss(predict, weight))
         assert (
             torch.isfinite(denoiser.loss(x_0, one, eps)).all()
@@ -268,7 +269,7 @@ def test_likelihood_weight_is_the_divergence_of_the_models(schedule, predict):
 
     p_0 = N(0, 1), q_0 = N(0, 0.6^2); the loss's excess over its smallest value is E (net_p - net_q)^2.
     """
-    loss, low, high = Loss(predict, "likelihood"), *schedule.ends()
+    loss, low, high = Loss(predict, MaximumLikelihood()), *schedule.ends()
     nodes, weights = (torch.tensor(a) for a in scipy.special.roots_legendre(200))
     u = (
         low.log() + (high / low).log() * (nodes + 1) / 2
@@ -293,12 +294,12 @@ def test_edm_weight_is_the_papers_whatever_is_predicted(predict):
     """An error of x_0 costs (sigma^2 + std^2) / (sigma std)^2 with the paper's sigma, which is 1 on EDM's own output."""
     alpha, sigma, x_t = noisy(VP())
     c_skip, c_out, _ = (expand(c, x_0) for c in Loss(predict).coefficients(VP(), t))
-    loss = Denoiser(Oracle((x_0 + 0.1 - c_skip * x_t) / c_out), VP(), Loss(predict, "edm")).loss(
+    loss = Denoiser(Oracle((x_0 + 0.1 - c_skip * x_t) / c_out), VP(), Loss(predict, EDM())).loss(
         x_0, t, eps
     )
     ratio = (sigma / alpha).flatten()
     assert torch.allclose(loss, (ratio**2 + 0.25) / (0.5 * ratio) ** 2 * 0.01, rtol=1e-6)
-    assert torch.allclose(Loss("edm", "edm").weigh(VP(), t), torch.ones_like(t))
+    assert torch.allclose(Loss("edm", EDM()).weigh(VP(), t), torch.ones_like(t))
 
 
 U = torch.linspace(0.001, 0.999, 99, dtype=torch.float64)
@@ -353,11 +354,12 @@ def test_importance_is_the_density_of_the_likelihood_weight(schedule):
         at = times.quantile(schedule, u)
         means.append(
             (
-                Loss("eps", "likelihood", times).weigh(schedule, at) * sigma_profile(schedule, at)
+                Loss("eps", MaximumLikelihood(), times).weigh(schedule, at)
+                * sigma_profile(schedule, at)
             ).mean()
         )
     assert torch.allclose(*means, rtol=1e-3)
-    weights = Loss("eps", "likelihood", Importance()).weigh(
+    weights = Loss("eps", MaximumLikelihood(), Importance()).weigh(
         schedule, drawn
     )  # the constant times L_simple
     assert torch.allclose(weights, weights.mean(), rtol=1e-9)
@@ -390,7 +392,7 @@ def test_masked_loss_is_the_loss_of_the_real_constituents(predict):
     )
     lengths, label = torch.tensor([1, 3, 5, 0]), torch.arange(4)
     mask = torch.arange(7) < lengths[:, None]
-    denoiser = Denoiser(Marked(), VP(), Loss(predict, "min_snr"))
+    denoiser = Denoiser(Marked(), VP(), Loss(predict, MinSNR()))
     times = t[:4]
     losses = denoiser.loss(cloud, times, noise, mask, label=label)
     assert (

@@ -171,7 +171,7 @@ def test_the_latent_cache_keeps_captions_with_their_pictures(tmp_path):
     writer.end()
     cache = open_cache(tmp_path / "cache")
     assert "text" not in cache.__getitems__([0, 1])
-    cache.captions = ["a", "b", "c"]
+    cache.columns = {"text": ["a", "b", "c"]}
     assert cache.__getitems__([2, 1, 0])["text"] == ["c", "c", "a"]
 
 

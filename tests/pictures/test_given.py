@@ -11,6 +11,7 @@ from PIL import Image
 from ldm import config
 from ldm.errors import Refusal
 from ldm.pictures.given import Given, from_dataset
+from ldm.pictures.images import Digits
 from ldm.sampling.generate import generate
 from ldm.sampling.model import restore
 from ldm.training.run import train
@@ -141,5 +142,6 @@ def test_given_pictures_train_stage_1_of_a_config_for_other_data(tmp_path):
     stage1 = ROOT / "tests" / "configs" / "autoencoder.yaml"
     run = run_config("latent", tmp_path, f"space.autoencoder={stage1}")
     run = replace(run, data=Given.like(run.data))
-    folder = train(run, images=from_dataset([(u, k % 2) for k, u in enumerate(BYTES[:, :1])]))
+    digits = Digits().load().train.images[:200]
+    folder = train(run, images=from_dataset([(u, k % 2) for k, u in enumerate(digits)]))
     assert restore(folder).space.kind == "latent"

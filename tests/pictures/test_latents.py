@@ -6,6 +6,7 @@ import pickle
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,14 @@ from helpers import ROOT, TINY, largest_difference, load, overrides, run_config,
 
 from ldm.errors import Refusal
 from ldm.pictures import latents as data_latents
+from ldm.pictures.given import Given, from_dataset
 from ldm.pictures.images import Digits
 from ldm.pictures.latents import LatentCache, Writer, cache_folder, checksums, open_cache
 from ldm.sampling.model import load_autoencoder, restore
 from ldm.system.batches import as_images, loader
 from ldm.system.randomness import generator
 from ldm.training import latents
+from ldm.training.diffusion import DiffusionModule
 from ldm.training.run import train
 
 FLIP = "data.flip=true"
@@ -295,13 +298,33 @@ def test_a_full_disk_is_known_before_the_work(stage1, tmp_path):
 def test_a_worker_is_given_names_not_the_files(cached):
     """Pickled, as for a worker that is not forked: small, and the same when it is opened again; captions too."""
     found = open_cache(cached[2])
-    found.captions = [f"the caption of picture {i}, long enough to be noticed" for i in range(1500)]
+    texts = [f"the caption of picture {i}, long enough to be noticed" for i in range(1500)]
+    found.columns = {"text": texts}
     again = pickle.loads(sent := pickle.dumps(found))
     assert len(sent) < 1000
     ours, theirs = (cache.__getitems__([3, 1499]) for cache in (found, again))
     assert ours["text"] == theirs["text"] and torch.equal(ours["moments"], theirs["moments"])
     found.read = False
     assert "moments" not in pickle.loads(pickle.dumps(found)).__getitems__([3])
+
+
+def test_a_batchs_further_keys_pass_through_the_cache(stage1, tmp_path, monkeypatch):
+    """A data set's own `angle`: in every batch of pictures, and of latents in their place."""
+    pictures = Digits().load().train.images[:40]
+    items = [{"image": u, "angle": float(i), "text": str(i)} for i, u in enumerate(pictures)]
+    seen = []
+
+    def step(module, batch, index):
+        seen.append((batch["angle"].tolist(), batch["text"], "image" in batch))
+        return kept(module, batch, index)
+
+    kept = DiffusionModule.training_step
+    monkeypatch.setattr(DiffusionModule, "training_step", step)
+    run = run_config("latent", tmp_path, f"space.autoencoder={stage1}", "trainer.max_steps=2")
+    train(replace(run, data=Given.like(run.data)), images=from_dataset(items))
+    assert len(seen) == 2 and not any(images for *_, images in seen)
+    for angles, texts, _ in seen:
+        assert [f"{angle:.0f}" for angle in angles] == texts and len(set(texts)) > 8
 
 
 @pytest.mark.slow

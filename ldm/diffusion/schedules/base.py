@@ -37,6 +37,7 @@ class Schedule:
 
     default_spacing: ClassVar[Spacing] = "uniform"  # the spacing that "auto" stands for
     continuous: ClassVar[bool] = True  # whether training may draw any t, not only a table's
+    variance_preserving: ClassVar[bool] = False  # whether alpha_t^2 + sigma_t^2 = 1
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
         raise NotImplementedError
@@ -117,6 +118,8 @@ class Schedule:
 
 class VariancePreserving(Schedule):
     """alpha_t^2 + sigma_t^2 = 1, thus g^2 = -2 f: finite at t = 0, where sigma's rate is not."""
+
+    variance_preserving: ClassVar[bool] = True
 
     def drift(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """f = d log(alpha_t) / dt, g^2 = -2 f."""

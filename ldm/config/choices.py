@@ -1,0 +1,58 @@
+"""The registry: what a config may choose, by `name:`. A new part is listed here, in one line.
+
+Nothing is imported by a string, so a config from a stranger can choose what stands here alone.
+"""
+
+from ldm.diffusion.schedules import continuous, discrete
+from ldm.diffusion.solvers import ddpm, foreign, multistep, ode, sde
+from ldm.jets import data as jet_data
+from ldm.jets import network as jet_network
+from ldm.jets import space as jet_space
+from ldm.networks import autoencoder, text, unet
+from ldm.pictures import folders, given, images, trained
+from ldm.pictures import space as picture_space
+
+AnyData = (
+    images.Digits
+    | images.MNIST
+    | images.FashionMNIST
+    | images.CIFAR10
+    | folders.ImageFolder
+    | given.Given
+    | jet_data.JetNet
+)
+
+AnySpace = picture_space.Pixels | picture_space.Latents | jet_space.PointCloud
+
+AnyNetwork = unet.UNet | jet_network.SetTransformer
+
+AnyAutoencoder = autoencoder.AutoencoderKL | autoencoder.VQModel
+
+AnyText = text.MiniLM | text.CLIPText
+
+# what a model is trained for
+AnyPurpose = trained.Generate | trained.Inpaint | trained.SuperResolve
+
+AnySchedule = (
+    continuous.VP
+    | continuous.SubVP
+    | continuous.Cosine
+    | continuous.VE
+    | continuous.Linear
+    | discrete.Discrete
+)
+
+AnySolver = (
+    ddpm.DDPM
+    | ddpm.DDIM
+    | ode.Euler
+    | ode.Heun
+    | sde.EulerMaruyama
+    | sde.PredictorCorrector
+    | sde.EDMStochastic
+    | multistep.DPMpp2M
+    | multistep.DPMpp2MSDE
+    | multistep.DPMpp3M
+    | ode.AdaptiveODE
+    | foreign.Diffusers
+)
