@@ -214,16 +214,25 @@ class View:
         return self.load(path)[0]
 
     def load(self, path: Path, pixels: int = PIXELS) -> tuple[Tensor, tuple[int, int], str]:
-        """uint8 (C, H, W), and of the file: width and height, upright, and its mode."""
+        """uint8, or floats in [-1, 1], (C, H, W); the file's width and height, upright; its mode."""
+        if self.shape[0] not in (1, 3):
+            raise Unreadable(f"the model's pictures have {self.shape[0]} channels, files 1 or 3")
         with opened(path, pixels) as image:
-            mode, image = image.mode, eight_bits(image, self.range, self.found)
-            size, image = image.size, image.convert("L" if self.shape[0] == 1 else "RGB")
-            array = np.array(fitted(image, self.size, self.fit))
-        return (
-            torch.from_numpy(array).reshape(*self.shape[1:], self.shape[0]).permute(2, 0, 1),
-            size,
-            mode,
-        )
+            mode = image.mode
+            if self.floats and mode.startswith(("I", "F")):
+                image = self._as_floats(image)
+            else:
+                image = eight_bits(image, self.range, self.found)
+                image = image.convert("L" if self.shape[0] == 1 else "RGB")
+            size, array = image.size, np.array(fitted(image, self.size, self.fit))
+        picture = torch.from_numpy(array).reshape(*self.shape[1:], -1).permute(2, 0, 1)
+        return picture.expand(self.shape), size, mode
+
+    def _as_floats(self, image: Image.Image) -> Image.Image:
+        """A picture of more than 8 bits in [-1, 1], none of them lost: a model of floats reads it so."""
+        low, high = self.range or (0.0, 1.0)
+        values = np.nan_to_num(np.asarray(upright(image)).astype(np.float32))
+        return Image.fromarray((2 * (values - low) / (high - low) - 1).clip(-1, 1))
 
     @property
     def span(self) -> Range | None:

@@ -193,10 +193,16 @@ class Task:
         """A case and its samples (seeds, C, H, W), ready to be shown and written."""
         from ldm.tasks.output import Result
 
-        mean = made.mean(0) if len(made) > 1 else None
+        mean, view = made.mean(0) if len(made) > 1 else None, prior.model.view
         prompts = prior.condition.prompts
         return Result(
-            case.name, self.columns(case), made, list(prior.seeds), mean=mean, prompts=prompts
+            case.name,
+            self.columns(case),
+            made,
+            list(prior.seeds),
+            mean=mean,
+            prompts=prompts,
+            span=view.span if view else None,
         )
 
     def said(self, case: Case) -> str:

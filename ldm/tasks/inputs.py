@@ -14,13 +14,14 @@ from ldm.pictures.listing import Notes, listing
 from ldm.pictures.opening import Unreadable, View, opened
 from ldm.pictures.transforms import eight_bits, fitted
 from ldm.sampling.model import Model
+from ldm.system.batches import as_floats
 
 # by which the sides' ratio of a mask may differ from its picture's: whole pixels of small ones do
 SAME_SHAPE = 0.02
 
 
 @dataclass(frozen=True)
-class Given:
+class InputPicture:
     """A picture of the user's: what it became, (C, H, W) in [-1, 1]; its width and height."""
 
     path: Path
@@ -72,7 +73,7 @@ def masks_for(images: list[Path], path: str) -> list[Path]:
     return [by_name[image.stem] for image in images]
 
 
-def read_pictures(paths: list[Path], view: View, hint: str = "") -> list[Given]:
+def read_pictures(paths: list[Path], view: View, hint: str = "") -> list[InputPicture]:
     """Pictures as a view has them.
 
     One of several that cannot be read is named and left out, one alone is a Refusal.
@@ -90,7 +91,7 @@ def read_pictures(paths: list[Path], view: View, hint: str = "") -> list[Given]:
             continue
         for line in changes(view, size, mode):
             _tell(f"--image: {path} {line}, as in training{hint}")
-        found.append(Given(path, array.float() / 127.5 - 1, size))
+        found.append(InputPicture(path, as_floats(array), size))
     if not found:
         raise Refusal(f"--image: none of the {len(paths)} pictures can be read")
     return found

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from ldm.pictures.grid import save_picture, to_picture
+from ldm.pictures.opening import Range
 from ldm.sampling.folder import write_lists
 
 SHOWN = 4  # samples in a panel's row
@@ -32,6 +33,7 @@ class Result:
     raw: Tensor | None = None
     notes: dict[str, Any] = field(default_factory=dict)
     prompts: Sequence[str] | None = None  # a sample's
+    span: Range | None = None  # what -1 and 1 are, of a model of floats
     frames: bool = False
 
     def columns(self) -> dict[str, Tensor]:
@@ -84,14 +86,14 @@ def write(folder: Path, results: list[Result], settings: dict[str, Any]) -> None
     for result in results:
         for i, (sample, seed) in enumerate(zip(result.samples, result.seeds, strict=True)):
             name = f"{result.name}-{seed:08d}"
-            save_picture(sample, folder / f"{name}.png")
+            save_picture(sample, folder / f"{name}.png", result.span)
             prompt = {"prompt": result.prompts[i]} if result.prompts else {}
             what = {"frame": i} if result.frames else {"seed": seed}
             lines.append(
                 {"file": f"{name}.png", "input": result.name} | what | prompt | result.notes
             )
             if result.raw is not None:
-                save_picture(result.raw[i], folder / f"{name}-unpasted.png")
+                save_picture(result.raw[i], folder / f"{name}-unpasted.png", result.span)
         columns = result.columns()
         for key in ("mean", "spread"):
             if key in columns:

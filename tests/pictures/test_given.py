@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, run_config, script
+from helpers import ROOT, run_config, script, task
 from PIL import Image
 
 from ldm import config
@@ -145,3 +145,18 @@ def test_given_pictures_train_stage_1_of_a_config_for_other_data(tmp_path):
     digits = Digits().load().train.images[:200]
     folder = train(run, images=from_dataset([(u, k % 2) for k, u in enumerate(digits)]))
     assert restore(folder).space.kind == "latent"
+
+
+def test_a_task_of_a_model_of_floats_reads_and_writes_floats(tmp_path):
+    values = torch.linspace(3, 200.5, 64).reshape(1, 8, 8)
+    items = [values * (1 + k / 100) for k in range(40)]
+    run = run_config("pixel", tmp_path, "trainer.max_steps=2", "sample.every=0")
+    run = replace(run, data=Given.like(run.data))
+    folder = train(run, images=from_dataset(items, span=(0, 300)))
+    Image.fromarray(values[0].numpy()).save(tmp_path / "x.tif")
+    read = restore(folder).view.read(tmp_path / "x.tif")
+    assert read.dtype == torch.float32
+    assert torch.allclose((read + 1) * 150, values, atol=1e-3)
+    out = task(folder, tmp_path / "out", "edit", image=str(tmp_path / "x.tif"), count=1)
+    (made,) = (np.load(path) for path in out.glob("*.npy"))
+    assert made.shape == (1, 8, 8) and made.min() >= 0 and 100 < made.max() <= 300
