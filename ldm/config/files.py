@@ -27,7 +27,10 @@ def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Confi
 
 
 def made(raw: dict[str, Any], overrides: Sequence[str] = (), where: str = "config") -> Config:
-    """The config of a plain tree, with `key=value` overrides over it. Refusal if anything is off."""
+    """The config of a plain tree, with `key=value` overrides over it.
+
+    Refusal if anything is off.
+    """
     _expect_pairs(overrides)
     for text in overrides:
         raw = merge(raw, from_pair(text), top=True)
@@ -49,7 +52,9 @@ PATHS = ("output", "data.root", "space.autoencoder", "text.model", "evaluate.fea
 
 
 def _at_home(raw: dict[str, Any]) -> dict[str, Any]:
-    """The tree with `~` in its paths being the user's home: no shell has filled it in behind a `key=`."""
+    """The tree with `~` in its paths being the user's home: no shell has filled it in behind a
+    `key=`.
+    """
     for path in PATHS:
         *above, last = path.split(".")
         node: Any = raw
