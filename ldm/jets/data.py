@@ -1,23 +1,19 @@
 """Jets as sets of particles: JetNet's gluon, light-quark, top, W and Z jets, held in memory."""
 
-import hashlib
-import json
 import math
-import os
 import re
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, Literal
-from urllib.request import urlopen
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from ldm.errors import Refusal, one_of, require, say
+from ldm.jets.download import download
 from ldm.jets.files import places, read_jets
 from ldm.system.batches import Batch
 from ldm.system.data import DataConfig
@@ -172,9 +168,7 @@ class JetNet(DataConfig):
     root: str = "data"
     types: tuple[str, ...] = ("g",)
     constituents: int = 30
-    truncate: bool = (
-        False  # keep the hardest constituents where a jet has more, instead of refusing it
-    )
+    truncate: bool = False  # keep the hardest constituents where a jet has more; else refuse it
     split: Literal["jetnet", "order"] = "jetnet"
     parts: tuple[float, float, float] = (0.7, 0.15, 0.15)
     download: bool = True
@@ -288,9 +282,8 @@ class JetNet(DataConfig):
             return root
         few, many = root / f"{kind}.hdf5", root / f"{kind}150.hdf5"
         wanted, other = (few, many) if self.constituents <= USUAL else (many, few)
-        if wanted.is_file() or (
-            other == many and other.is_file()
-        ):  # of 150, whose hardest are taken or missed
+        # of 150, whose hardest are taken or missed
+        if wanted.is_file() or (other == many and other.is_file()):
             return wanted if wanted.is_file() else other
         if other.is_file():
             asked = f"{self.constituents} asked for, '{root}' holds {few.name} of {USUAL} alone"
@@ -303,46 +296,3 @@ class JetNet(DataConfig):
             hint += "or data.download=true to train"
             raise Refusal(f"data.root: no {wanted.name} in '{root}'; {hint}")
         return download(wanted, RECORDS[USUAL if wanted == few else 150])
-
-
-def download(path: Path, record: int) -> Path:
-    """Get a file of a Zenodo record, as jetnet does, its MD5 held against Zenodo's."""
-    say(f"data: downloading {path.name} from zenodo.org/records/{record} into {path.parent}")
-    part = path.with_name(path.name + ".part")
-    try:
-        with urlopen(f"https://zenodo.org/api/records/{record}", timeout=20) as answer:
-            entry = next(
-                f
-                for f in json.load(answer)["files"]
-                if f.get("key", f.get("filename")) == path.name
-            )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        url = entry["links"].get("self") or entry["links"]["download"]
-        digest = _fetch(url, part, entry.get("size"))
-    except (OSError, ValueError, KeyError, StopIteration) as error:
-        raise Refusal(
-            f"data: {path.name} is not in '{path.parent}' and cannot be downloaded ({error}); set "
-            "data.root"
-        ) from None
-    if digest != entry["checksum"].removeprefix("md5:"):
-        part.unlink()
-        raise Refusal(
-            f"data: {path.name} came with another checksum than Zenodo's ({digest}); try again"
-        )
-    os.replace(part, path)
-    return path
-
-
-def _fetch(url: str, part: Path, size: int | None) -> str:
-    """Stream a URL into a file; its MD5."""
-    digest = hashlib.md5(usedforsecurity=False)
-    with (
-        urlopen(url, timeout=60) as answer,
-        open(part, "wb") as file,
-        tqdm(total=size, unit="B", unit_scale=True) as bar,
-    ):
-        while block := answer.read(1 << 20):
-            file.write(block)
-            digest.update(block)
-            bar.update(len(block))
-    return digest.hexdigest()
