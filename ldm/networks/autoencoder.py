@@ -7,7 +7,7 @@ there is none (VQ); x = decode(z): pixels in [-1, 1], cropped to the data's own 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn

@@ -28,7 +28,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from ldm.errors import Refusal
-from ldm.pictures.transforms import Fit, Range, eight_bits, fitted, is_range, type_range
+from ldm.pictures.transforms import Fit, Range, eight_bits, fitted, is_range, type_range, upright
 
 PIXELS = 89_478_485  # Pillow's own limit: more are refused before they are decoded
 GREY_MODES = ("1", "L", "LA", "La")  # and whatever has more than 8 bits
@@ -214,7 +214,7 @@ class View:
         return self.load(path)[0]
 
     def load(self, path: Path, pixels: int = PIXELS) -> tuple[Tensor, tuple[int, int], str]:
-        """uint8, or floats in [-1, 1], (C, H, W); the file's width and height, upright; its mode."""
+        """uint8 or floats in [-1, 1], (C, H, W); the file's width and height, upright; its mode."""
         if self.shape[0] not in (1, 3):
             raise Unreadable(f"the model's pictures have {self.shape[0]} channels, files 1 or 3")
         with opened(path, pixels) as image:
@@ -229,7 +229,7 @@ class View:
         return picture.expand(self.shape), size, mode
 
     def _as_floats(self, image: Image.Image) -> Image.Image:
-        """A picture of more than 8 bits in [-1, 1], none of them lost: a model of floats reads it so."""
+        """A picture of more than 8 bits in [-1, 1], as a model of floats reads it."""
         low, high = self.range or (0.0, 1.0)
         values = np.nan_to_num(np.asarray(upright(image)).astype(np.float32))
         return Image.fromarray((2 * (values - low) / (high - low) - 1).clip(-1, 1))

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from ldm.pictures.grid import save_picture, to_picture
-from ldm.pictures.opening import Range
+from ldm.pictures.transforms import Range
 from ldm.sampling.folder import write_lists
 
 SHOWN = 4  # samples in a panel's row
