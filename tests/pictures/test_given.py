@@ -157,6 +157,6 @@ def test_a_task_of_a_model_of_floats_reads_and_writes_floats(tmp_path):
     read = restore(folder).view.read(tmp_path / "x.tif")
     assert read.dtype == torch.float32
     assert torch.allclose((read + 1) * 150, values, atol=1e-3)
-    out = task(folder, tmp_path / "out", "edit", image=str(tmp_path / "x.tif"), count=1)
+    out = task(folder, tmp_path / "out", "edit", image=[str(tmp_path / "x.tif")], count=1)
     (made,) = (np.load(path) for path in out.glob("*.npy"))
     assert made.shape == (1, 8, 8) and made.min() >= 0 and 100 < made.max() <= 300
