@@ -1,4 +1,6 @@
-"""Averages of weights: power-function profiles against their integrals, post-hoc reconstruction against the one tracked."""
+"""Averages of weights: power-function profiles against their integrals, post-hoc reconstruction
+against the one tracked.
+"""
 
 import numpy as np
 import pytest
@@ -25,7 +27,9 @@ def test_width_is_the_standard_deviation_of_the_profile(width):
 
 
 def walk(steps=600, widths=KEPT, folder=None, every=100):
-    """A net on a smooth path with noise, as weights in training are, and its averages; snapshots on the way."""
+    """A net on a smooth path with noise, as weights in training are, and its averages; snapshots on
+    the way.
+    """
     net = nn.Linear(40, 5, bias=False)
     ema = EMA(net, (0.9,), widths)
     generator = torch.Generator().manual_seed(0)
@@ -40,7 +44,9 @@ def walk(steps=600, widths=KEPT, folder=None, every=100):
 
 
 def test_post_hoc_average_of_a_width_never_kept(tmp_path):
-    """Six snapshots of two widths make any other as if it had been tracked: nearer by far than the nearest one kept."""
+    """Six snapshots of two widths make any other as if it had been tracked: nearer by far than the
+    nearest one kept.
+    """
     averages = walk(widths=(*KEPT, 0.07, 0.15), folder=tmp_path).powers
     tracked, averages = averages, {w: averages[w] for w in KEPT}
     for width, neighbour in ((0.07, 0.05), (0.15, 0.10)):
@@ -66,7 +72,9 @@ def test_coefficients_of_a_kept_profile_are_one_hot():
 
 @pytest.mark.slow
 def test_every_average_of_a_run_samples(tmp_path):
-    """Two decays and the post-hoc widths, in one run that was stopped and resumed: each loads, all differ, bits are kept."""
+    """Two decays and the post-hoc widths, in one run that was stopped and resumed: each loads, all
+    differ, bits are kept.
+    """
     more = (
         "optim={ema: 0.9, ema_more: [0.5], posthoc: 2}",
         "trainer.save=4",

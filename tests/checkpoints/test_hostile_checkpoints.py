@@ -1,4 +1,6 @@
-"""Checkpoints that a stranger made: each is refused in one line, in little time and memory, and nothing is written."""
+"""Checkpoints that a stranger made: each is refused in one line, in little time and memory, and
+nothing is written.
+"""
 
 import copy
 import functools
@@ -290,7 +292,7 @@ def test_what_is_not_changed_is_read(states, tmp_path):
         assert restore(write(states[kind], tmp_path / f"{kind}.ckpt")).step > 0
 
 
-# -- the file itself ------------------------------------------------------------------------------------------------------
+# -- the file itself -------------------------------------------------------------------------------
 def rezip(source, target, compression=zipfile.ZIP_STORED, more=(), change=lambda name, data: data):
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w", compression) as new:
         for record in old.infolist():
@@ -405,9 +407,11 @@ def test_a_checkpoint_that_cannot_be_gone_on_with_is_one_line(change, pixel_run,
     )
 
 
-# -- what a checkpoint may make us do ---------------------------------------------------------------------------------------
+# -- what a checkpoint may make us do --------------------------------------------------------------
 def test_no_data_of_a_checkpoint_is_downloaded_or_made(states, tmp_path, monkeypatch):
-    """Its config says where data lie, and that they may be fetched: they are not, and no folder is made."""
+    """Its config says where data lie, and that they may be fetched: they are not, and no folder is
+    made.
+    """
     from ldm.evaluation import jets as jet_evaluation
     from ldm.evaluation.requests import EvaluationRequest
     from ldm.evaluation.run import run as evaluate

@@ -163,7 +163,9 @@ def test_a_config_cannot_name_code():
 
 
 def test_a_config_is_read_without_the_slow_packages():
-    """diffusers is imported where a network is built, Lightning where one trains: a typo is answered in the time of torch."""
+    """diffusers is imported where a network is built, Lightning where one trains: a typo is
+    answered in the time of torch.
+    """
     slow = [
         "diffusers",
         "lightning",
@@ -189,7 +191,7 @@ except Refusal as error:
     assert "did you mean 'optim'" in done.stdout and done.stdout.strip().endswith("[]"), done
 
 
-# -- YAML of every kind: refused by one line, or meant as it is written --------------------------------------------------------
+# -- YAML of every kind: refused by one line, or meant as it is written ----------------------------
 BOMB = "a0: &a0 [x, x]\n" + "".join(
     f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12)
 )
@@ -373,7 +375,9 @@ def test_a_value_of_the_command_line_is_a_text_as_it_stands():
 
 
 def test_empty_and_null_replace(tmp_path):
-    """`{}` and null stand for themselves, on the command line and in a child of a base; what is not empty is merged."""
+    """`{}` and null stand for themselves, on the command line and in a child of a base; what is not
+    empty is merged.
+    """
     (tmp_path / "base.yaml").write_text(
         "name: x\ndata: {name: ImageFolder, hold: [h], skip: {kind: [a], year: [2020]}}\n"
     )

@@ -1,4 +1,6 @@
-"""Configs and pictures of strangers: one line and status 2, soon; nothing is trained, and nothing left on the disk."""
+"""Configs and pictures of strangers: one line and status 2, soon; nothing is trained, and nothing
+left on the disk.
+"""
 
 import struct
 import sys
@@ -169,7 +171,7 @@ def test_bytes_that_are_no_text(tmp_path, monkeypatch, capsys):
     refused(["--config", "c.yaml"], tmp_path, monkeypatch, capsys)
 
 
-# -- pictures ---------------------------------------------------------------------------------------------------------------
+# -- pictures --------------------------------------------------------------------------------------
 def chunk(kind, data):
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 

@@ -48,7 +48,8 @@ def test_every_shipped_config_trains_two_steps(path, tmp_path):
     if isinstance(run.data, config.ImageFolder):
         run.data.hold, run.data.skip = [], {}
     if isinstance(getattr(run, "space", None), config.Latents):
-        # a stage 1 that is good enough to be accepted in two steps does not exist: build it, and skip the check alone
+        # a stage 1 that is good enough to be accepted in two steps does not exist: build it, and
+        # skip the check alone
         from ldm.sampling.model import load_autoencoder
         from ldm.training.diffusion import DiffusionModule, Stage1
         from ldm.training.given import captions_of

@@ -1,4 +1,6 @@
-"""What the page does, without Gradio: limits, uploads, drawn masks, work that is watched, stopped and never overdue."""
+"""What the page does, without Gradio: limits, uploads, drawn masks, work that is watched, stopped
+and never overdue.
+"""
 
 import os
 import subprocess

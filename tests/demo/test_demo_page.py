@@ -1,6 +1,7 @@
 """The page as it is served: over HTTP as a program talks to it, and in Chromium as a person does.
 
-LDM_DEMO_CHECKPOINT=RUN LDM_DEMO_SCREENSHOT=FILE.png pytest -m slow tests/demo/test_demo_page.py makes the README's picture.
+LDM_DEMO_CHECKPOINT=RUN LDM_DEMO_SCREENSHOT=FILE.png pytest -m slow tests/demo/test_demo_page.py
+makes the README's picture.
 """
 
 import io
@@ -119,7 +120,7 @@ def largest(a, b):
     return max(np.abs(x - y).max() for x, y in zip(a, b, strict=True))
 
 
-# -- over HTTP --------------------------------------------------------------------------------------------------------------
+# -- over HTTP -------------------------------------------------------------------------------------
 def test_a_click_streams_pictures_and_ends_with_those_of_sample_py(address, pixel_run, tmp_path):
     job = Client(address, verbose=False).submit(
         "each class in turn", "", GUESS, *NUMBERS, api_name="/sample"
@@ -266,7 +267,7 @@ def test_a_page_of_jets(jets_run):
     assert "histograms" not in status and grey(more).std() > 10
 
 
-# -- in a browser -----------------------------------------------------------------------------------------------------------
+# -- in a browser ----------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def browser():
     api = pytest.importorskip(
@@ -281,7 +282,9 @@ def browser():
 
 
 def opened(browser, address):
-    """A tab with the page, which may load nothing from elsewhere; it keeps what it asked for, and what went wrong."""
+    """A tab with the page, which may load nothing from elsewhere; it keeps what it asked for, and
+    what went wrong.
+    """
     tab = browser.new_page(viewport={"width": 1200, "height": 1250})
     tab.foreign, tab.wrong = [], []
     tab.on(
@@ -361,7 +364,9 @@ def test_in_a_browser_a_bad_setting_is_one_line(browser, address):
 
 @pytest.mark.slow
 def test_in_a_browser_a_mask_is_drawn(browser, address):
-    """A stroke across the middle: the panel has the hole where it was drawn, and the rest of the picture as it was."""
+    """A stroke across the middle: the panel has the hole where it was drawn, and the rest of the
+    picture as it was.
+    """
     tab = opened(browser, address)
     tab.click("#sample")
     tab.wait_for_selector("#more img", timeout=WAIT)

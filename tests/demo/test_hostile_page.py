@@ -1,4 +1,6 @@
-"""A real server of the page, talked to by those who mean no good: a message for each, and no traceback in its log."""
+"""A real server of the page, talked to by those who mean no good: a message for each, and no
+traceback in its log.
+"""
 
 import io
 import os
@@ -121,7 +123,7 @@ def drawing(layers, background=None, composite=None, **more):
     return {"background": background, "layers": layers, "composite": composite} | more
 
 
-# -- who may talk to it -----------------------------------------------------------------------------------------------------
+# -- who may talk to it ----------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "host",
     [
@@ -183,7 +185,7 @@ def test_names_of_a_page_that_everybody_may_reach():
     )
 
 
-# -- routes ---------------------------------------------------------------------------------------------------------------
+# -- routes ----------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", ["sample", "take", "change", "upload_picture", "nonsense"])
 def test_no_route_goes_past_the_queue(name, server):
     for prefix in ("/gradio_api/run/", "/gradio_api/api/", "/run/", "/api/"):
@@ -206,7 +208,7 @@ def test_what_the_page_has_no_use_for_is_closed(path, server):
     )
 
 
-# -- too much ---------------------------------------------------------------------------------------------------------------
+# -- too much --------------------------------------------------------------------------------------
 def test_one_picture_as_eighty_layers_takes_no_memory(server):
     """The issue's own: 12 kB that took 4.7 GB."""
     path = server.upload(png(2000, 2000)).json()[0]
@@ -285,7 +287,7 @@ def test_uploads_have_a_total():
     assert not uploads.take("a", 10) and len(uploads.sent) == 1
 
 
-# -- wrong types ------------------------------------------------------------------------------------------------------------
+# -- wrong types -----------------------------------------------------------------------------------
 WRONG = [
     None,
     "x",

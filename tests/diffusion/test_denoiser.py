@@ -71,7 +71,9 @@ def test_a_perfect_network_gives_back_x_0(schedule, predict):
 
 
 def test_loss_is_l_simple_and_the_v_loss():
-    """Algorithm 1 typed from the lecture with betas: || eps - eps_theta(sqrt(abar) x_0 + sqrt(1 - abar) eps, t) ||^2."""
+    """Algorithm 1 typed from the lecture with betas: || eps - eps_theta(sqrt(abar) x_0 + sqrt(1 -
+    abar) eps, t) ||^2.
+    """
     alpha_bar = (1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0)
     step = torch.tensor([1, 10, 100, 500, 900, 1000])
     answer = torch.randn_like(x_0)
@@ -120,7 +122,9 @@ def test_score_of_a_gaussian():
 
 @pytest.mark.parametrize("schedule", ALL, ids=str)
 def test_conversions_of_the_true_x_0(schedule):
-    """eps_hat, score and velocity of x0_hat = x_0 are eps, the kernel's score and the derivative of the path."""
+    """eps_hat, score and velocity of x0_hat = x_0 are eps, the kernel's score and the derivative of
+    the path.
+    """
     alpha, sigma, x_t = noisy(schedule)
     law, h, u = (
         schedule(t),
@@ -137,7 +141,9 @@ def test_conversions_of_the_true_x_0(schedule):
 
 
 def test_flow_matching_predicts_eps_minus_x_0():
-    """On the straight line the velocity is eps - x_0 at every time, the last one too, and x0_hat = x_t - t velocity."""
+    """On the straight line the velocity is eps - x_0 at every time, the last one too, and x0_hat =
+    x_t - t velocity.
+    """
     for u in (1e-3, 0.4, 1.0):
         times = torch.full((6,), u, dtype=torch.float64)
         denoiser = Denoiser(Oracle(eps - x_0), Linear(), Loss("velocity"))
@@ -158,7 +164,9 @@ def test_loss_is_finite_where_nothing_of_x_0_is_left(predict):
 
 
 def test_another_law_of_the_same_ratio_leaves_x0_hat_unchanged():
-    """x0_hat depends on x_t / alpha and sigma / alpha alone: the exact denoiser of a mixture, carried from VP to VE."""
+    """x0_hat depends on x_t / alpha and sigma / alpha alone: the exact denoiser of a mixture,
+    carried from VP to VE.
+    """
     centres, u = (
         torch.tensor([-1.0, 0.5, 2.0], dtype=torch.float64),
         torch.linspace(0.05, 0.95, 6, dtype=torch.float64),
@@ -209,9 +217,11 @@ class Rescaled(nn.Module):
 
 @pytest.mark.parametrize("schedule", ALL, ids=str)
 def test_denoising_score_matching_is_the_same_loss_before(schedule):
-    """E || s - grad log q(x_t | x_0) ||^2, typed from Vincent 2011 with the gradient by autograd, is L_simple / sigma^2.
+    """E || s - grad log q(x_t | x_0) ||^2, typed from Vincent 2011 with the gradient by autograd,
+    is L_simple / sigma^2.
 
-    Value and gradient in the network's parameters, sample by sample: the lecture's "same loss before!".
+    Value and gradient in the network's parameters, sample by sample: the lecture's "same loss
+    before!".
     """
     net = Affine()
     alpha, sigma, x_t = noisy(schedule)
@@ -235,9 +245,11 @@ def test_denoising_score_matching_is_the_same_loss_before(schedule):
 
 
 def test_denoising_score_matching_is_score_matching():
-    """E || s - grad log p_t ||^2 has the gradient of the denoising loss (Vincent 2011): exactly, by Gauss-Hermite.
+    """E || s - grad log p_t ||^2 has the gradient of the denoising loss (Vincent 2011): exactly, by
+    Gauss-Hermite.
 
-    x_0 is a mixture of N(+-1, 0.3^2), s = -theta x_t^3: the expectations are polynomials times smooth functions.
+    x_0 is a mixture of N(+-1, 0.3^2), s = -theta x_t^3: the expectations are polynomials times
+    smooth functions.
     """
     nodes, weights = (torch.tensor(a) for a in scipy.special.roots_hermitenorm(80))
     weights = weights / weights.sum()
@@ -265,9 +277,11 @@ def test_denoising_score_matching_is_score_matching():
 @pytest.mark.parametrize("predict", PREDICTIONS)
 @pytest.mark.parametrize("schedule", [VP(), SubVP(), Cosine(), VE()], ids=str)
 def test_likelihood_weight_is_the_divergence_of_the_models(schedule, predict):
-    """d KL(p_t | q_t) / dt = -g^2 / 2 E || score_p - score_q ||^2 (Song et al. 2021b, theorem 1), between two Gaussians.
+    """d KL(p_t | q_t) / dt = -g^2 / 2 E || score_p - score_q ||^2 (Song et al. 2021b, theorem 1),
+    between two Gaussians.
 
-    p_0 = N(0, 1), q_0 = N(0, 0.6^2); the loss's excess over its smallest value is E (net_p - net_q)^2.
+    p_0 = N(0, 1), q_0 = N(0, 0.6^2); the loss's excess over its smallest value is E (net_p -
+    net_q)^2.
     """
     loss, low, high = Loss(predict, MaximumLikelihood()), *schedule.ends()
     nodes, weights = (torch.tensor(a) for a in scipy.special.roots_legendre(200))
@@ -291,7 +305,9 @@ def test_likelihood_weight_is_the_divergence_of_the_models(schedule, predict):
 
 @pytest.mark.parametrize("predict", PREDICTIONS)
 def test_edm_weight_is_the_papers_whatever_is_predicted(predict):
-    """An error of x_0 costs (sigma^2 + std^2) / (sigma std)^2 with the paper's sigma, which is 1 on EDM's own output."""
+    """An error of x_0 costs (sigma^2 + std^2) / (sigma std)^2 with the paper's sigma, which is 1 on
+    EDM's own output.
+    """
     alpha, sigma, x_t = noisy(VP())
     c_skip, c_out, _ = (expand(c, x_0) for c in Loss(predict).coefficients(VP(), t))
     loss = Denoiser(Oracle((x_0 + 0.1 - c_skip * x_t) / c_out), VP(), Loss(predict, EDM())).loss(
@@ -341,7 +357,9 @@ def test_training_times_stay_within_the_law(schedule, times):
 
 @pytest.mark.parametrize("schedule", [VP(), SubVP(), Cosine(), VE()], ids=str)
 def test_importance_is_the_density_of_the_likelihood_weight(schedule):
-    """dt / du is proportional to sigma^2 / g^2, and the loss's expectation is the one of uniform times."""
+    """dt / du is proportional to sigma^2 / g^2, and the loss's expectation is the one of uniform
+    times.
+    """
     u = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
     drawn = Importance().quantile(schedule, u)
     g2, sigma = schedule.drift(drawn)[1], schedule(drawn)[1]
@@ -385,7 +403,9 @@ class Marked(nn.Module):
 
 @pytest.mark.parametrize("predict", ["eps", "v"])
 def test_masked_loss_is_the_loss_of_the_real_constituents(predict):
-    """Clouds of 1, 3 and 5 constituents, padded to 7: each loss is the cloud's own, whatever lies in the padding."""
+    """Clouds of 1, 3 and 5 constituents, padded to 7: each loss is the cloud's own, whatever lies
+    in the padding.
+    """
     cloud, noise = (
         torch.randn(4, 7, 3, dtype=torch.float64),
         torch.randn(4, 7, 3, dtype=torch.float64),

@@ -1,4 +1,6 @@
-"""Tasks against exact answers: guidance on every channel, projection, the exact posterior of Gaussian data, every solver."""
+"""Tasks against exact answers: guidance on every channel, projection, the exact posterior of
+Gaussian data, every solver.
+"""
 
 import pytest
 import torch
@@ -85,7 +87,8 @@ def test_rescaled_guidance_has_the_conditional_models_contrast():
     assert (at(0.0) / plain - 1).abs().min() > 0.5
 
 
-# --- linear measurements --------------------------------------------------------------------------------------------
+# --- linear measurements
+# --------------------------------------------------------------------------------------------
 
 KNOWN = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
 OPERATORS = {"mask": Mask(KNOWN), "pool": AveragePool(2), "identity": Identity()}
@@ -181,7 +184,9 @@ def test_pseudo_inverse_guidance_is_exact_for_white_data():
 
 
 def test_guidance_through_a_linear_decoder_is_exact():
-    """D linear and as many conjugate gradients as measurements: the posterior of A D x, its covariance not given."""
+    """D linear and as many conjugate gradients as measurements: the posterior of A D x, its
+    covariance not given.
+    """
     generator, t = torch.Generator().manual_seed(0), torch.tensor(0.5, dtype=torch.float64)
     matrix, prior = torch.randn(4, 16, generator=generator).double(), Correlated(SCHEDULES["VP"])
     decode = lambda z: (z.flatten(1) @ matrix).reshape(-1, 1, 4, 4)
@@ -211,7 +216,9 @@ FINAL = [(name, "VP") for name in ALL] + [
 
 @pytest.mark.parametrize("name, law", FINAL)
 def test_projection_meets_the_measurement(name, law):
-    """A x = y at the end of the loop; diffusers' DEIS stops at its table's first noise, not at t = 0."""
+    """A x = y at the end of the loop; diffusers' DEIS stops at its table's first noise, not at t =
+    0.
+    """
     prior, generator = Gaussian(SCHEDULES[law]), torch.Generator().manual_seed(0)
     randn = lambda: torch.randn(2, 3, 4, 4, generator=generator, dtype=torch.float64)
     times = prior.schedule.grid(1 if name == "AdaptiveODE" else 6)
@@ -240,7 +247,8 @@ def test_operators_are_their_matrices(operator):
     assert torch.allclose(a @ a.T @ a, operator.gram * a)
 
 
-# --- resampling, de-noising, editing --------------------------------------------------------------------------------
+# --- resampling, de-noising, editing
+# --------------------------------------------------------------------------------
 
 
 def law_of(solver, denoise, x, times, count=40_000):
@@ -344,7 +352,9 @@ def test_the_noise_of_a_picture_is_found():
 
 
 def test_rescaled_guidance_sees_no_padding():
-    """The standard deviation of a cloud is that of its constituents: the same padded to 4 as to 9; one number has none."""
+    """The standard deviation of a cloud is that of its constituents: the same padded to 4 as to 9;
+    one number has none.
+    """
     from ldm.diffusion.tasks.guidance import rescaled
 
     generator = torch.Generator().manual_seed(0)

@@ -1,4 +1,6 @@
-"""The probability flow's likelihood against densities in closed form; the flow there and back; bits of levels."""
+"""The probability flow's likelihood against densities in closed form; the flow there and back; bits
+of levels.
+"""
 
 import math
 
@@ -36,7 +38,9 @@ def draws(*shape, seed=0):
 
 
 def flow_density(model, x_0, t_min):
-    """log p(x_0) of what the flow makes of the prior N(0, sigma_1^2): the change of variables of its closed form."""
+    """log p(x_0) of what the flow makes of the prior N(0, sigma_1^2): the change of variables of
+    its closed form.
+    """
     ends = torch.tensor([t_min, 1.0], dtype=torch.float64)
     (_, std_0), (_, std_1), sigma_1 = (
         *(model.marginal(t) for t in ends),
@@ -49,10 +53,12 @@ def flow_density(model, x_0, t_min):
     "schedule", [VP(), Cosine(), SubVP(), Discrete(), Discrete(zero_snr=True), Linear()], ids=str
 )
 def test_gaussian_likelihood_is_exact(schedule):
-    """Within 1e-4 bits a dimension of the flow's closed form, within 1e-3 of the data's entropy on average.
+    """Within 1e-4 bits a dimension of the flow's closed form, within 1e-3 of the data's entropy on
+    average.
 
-    By the exact trace and, as the Jacobian is diagonal, by Hutchinson. (The flow starts at N(0, sigma_1^2), from which
-    the law at t = 1 differs by alpha_1: pictures differ by up to 1e-2 bits, their mean does not.)
+    By the exact trace and, as the Jacobian is diagonal, by Hutchinson. (The flow starts at N(0,
+    sigma_1^2), from which the law at t = 1 differs by alpha_1: pictures differ by up to 1e-2 bits,
+    their mean does not.)
     """
     model, x_0 = Gaussian(schedule), 0.7 + 0.6 * torch.cat([draws(1000, 3), -draws(1000, 3)])
     exact = log_likelihood(model, x_0, probes=0, ode=TIGHT).nats
@@ -68,7 +74,9 @@ def test_gaussian_likelihood_is_exact(schedule):
 
 
 def test_mixture_likelihood_and_hutchinsons_error_bar():
-    """A mixture in the plane: the exact trace finds its density; the estimates spread around it as their errors say."""
+    """A mixture in the plane: the exact trace finds its density; the estimates spread around it as
+    their errors say.
+    """
     model, x_0 = Mixture(VP()), Mixture(VP()).draw(2000, torch.Generator().manual_seed(1))
     apart = x_0[:, None] - model.means
     parts = -apart.square().sum(-1) / (2 * model.std**2) - math.log(2 * math.pi * model.std**2)
@@ -104,7 +112,9 @@ def test_interpolation_keeps_the_norm_and_the_ends():
 
 
 def test_bits_of_uniform_levels():
-    """Levels drawn uniformly cost log2(levels) bits each, whatever the number of levels; the noise stays in its bin."""
+    """Levels drawn uniformly cost log2(levels) bits each, whatever the number of levels; the noise
+    stays in its bin.
+    """
     for levels in (2, 17, 256):
         width = 2 / (levels - 1)
         density = -torch.tensor(
@@ -120,7 +130,9 @@ def test_bits_of_uniform_levels():
 
 
 def test_latent_bound_is_tight_for_a_linear_gaussian_model():
-    """p(z) = N(0, 1), x = 2 z + 0.5 e: with q the true posterior every z gives log p(x) itself; with another, less."""
+    """p(z) = N(0, 1), x = 2 z + 0.5 e: with q the true posterior every z gives log p(x) itself;
+    with another, less.
+    """
     x, s = draws(64, 5), 0.5
     variance = 1 / (1 + 4 / s**2)
     mean, std = variance * 2 / s**2 * x, torch.full_like(x, math.sqrt(variance))
@@ -143,7 +155,9 @@ def masks():
 
 @pytest.mark.parametrize("probes", [0, 2])
 def test_padding_adds_nothing_to_the_likelihood(probes):
-    """Clouds of 0, 1, 4 and 7 of 7: each has the nats of its real numbers, and of these alone in a batch of its own."""
+    """Clouds of 0, 1, 4 and 7 of 7: each has the nats of its real numbers, and of these alone in a
+    batch of its own.
+    """
     model, mask, x_0 = Gaussian(VP()), masks(), 0.7 + 0.6 * draws(4, 7, 3)
     run = lambda x, m: log_likelihood(model, x, torch.Generator().manual_seed(0), probes, TIGHT, m)
     found = run(x_0 + 100 * ~mask[..., None], mask)  # whatever lies in the padding
@@ -246,7 +260,9 @@ class ExactNet(torch.nn.Module):
 
 
 def test_density_of_physical_features():
-    """Angles are normal, pt logit-normal: torch's distributions have their densities, constituent by constituent."""
+    """Angles are normal, pt logit-normal: torch's distributions have their densities, constituent
+    by constituent.
+    """
     space, mask = PointCloudSpace((7, 3)), masks()
     space.shift.copy_(torch.tensor([0.0, 0.0, -3.0]))
     space.scale.copy_(torch.tensor([0.1, 0.2, 1.5]))

@@ -1,4 +1,6 @@
-"""The laws that every schedule obeys, Song et al.'s SDEs, DDPM's table, sampling times, and forward paths."""
+"""The laws that every schedule obeys, Song et al.'s SDEs, DDPM's table, sampling times, and forward
+paths.
+"""
 
 import math
 
@@ -225,7 +227,9 @@ def test_the_prior_is_what_data_of_unit_variance_have_become(schedule):
 
 
 def law_of_simulation(schedule, steps, end):
-    """Mean and variance of simulate's last state for x_0 = 1, exactly: each step is affine in the state and the noise."""
+    """Mean and variance of simulate's last state for x_0 = 1, exactly: each step is affine in the
+    state and the noise.
+    """
     times = torch.linspace(0, end, steps + 1, dtype=torch.float64)
     mean, variance = 1.0, 0.0
     for pair in times.unfold(0, 2, 1):
@@ -240,7 +244,9 @@ def law_of_simulation(schedule, steps, end):
 
 @pytest.mark.parametrize("schedule", [*CONTINUOUS, Discrete()], ids=str)
 def test_simulated_law_tends_to_the_closed_form(schedule):
-    """Errors of mean and variance against alpha_t and sigma_t^2 halve with the step: order 1, without Monte Carlo."""
+    """Errors of mean and variance against alpha_t and sigma_t^2 halve with the step: order 1,
+    without Monte Carlo.
+    """
     end = 0.9  # Linear's drift is infinite at 1
     alpha, sigma = schedule(torch.tensor(end, dtype=torch.float64))
     errors = []

@@ -1,4 +1,6 @@
-"""Solvers where a coefficient has a limit: ten steps on every law, and near alpha = 0 as at alpha = 0."""
+"""Solvers where a coefficient has a limit: ten steps on every law, and near alpha = 0 as at alpha =
+0.
+"""
 
 import pytest
 import torch
@@ -25,7 +27,9 @@ from ldm.diffusion.tasks import Identity, guide, guide_through
 @pytest.mark.parametrize("name", LAWS)
 @pytest.mark.parametrize("solver", STOCHASTIC, ids=str)
 def test_ten_steps_keep_the_spread(solver, name):
-    """Exact propagation on N(0.4, 0.6^2): the final standard deviation within a fifth, or a refusal of the law."""
+    """Exact propagation on N(0.4, 0.6^2): the final standard deviation within a fifth, or a refusal
+    of the law.
+    """
     found = spread(solver, LAWS[name], 10)
     if found is None:
         assert isinstance(solver, Diffusers)
@@ -116,7 +120,9 @@ def test_too_few_steps_are_said():
     "schedule", [Linear(), Cosine(), Discrete(zero_snr=True), VP(), SubVP(), VE()], ids=str
 )
 def test_simulated_paths_end_in_the_law(schedule):
-    """Down to alpha_1 = 0: with 50 steps Euler's rule in t was unstable on Cosine, and of variance 2 on Linear."""
+    """Down to alpha_1 = 0: with 50 steps Euler's rule in t was unstable on Cosine, and of variance
+    2 on Linear.
+    """
     times = torch.linspace(0, 1, 51, dtype=torch.float64)
     rows = iter(torch.eye(51, dtype=torch.float64)[1:, :, None])
     path = simulate(schedule, torch.ones(51, 1, dtype=torch.float64), times, lambda: next(rows))[-1]
@@ -166,7 +172,9 @@ class Rough(Gaussian):
 )
 @pytest.mark.parametrize("how", ["guide", "through"])
 def test_guidance_near_noise_does_not_divide_a_networks_error_by_alpha(schedule, how):
-    """At t = 1 x_t says nothing: the posterior of y = x + n, n of std 0.5, over N(0.4, 1) is 0.4 + (y - 0.4) / 1.25."""
+    """At t = 1 x_t says nothing: the posterior of y = x + n, n of std 0.5, over N(0.4, 1) is 0.4 +
+    (y - 0.4) / 1.25.
+    """
     one, y = (
         torch.ones((), dtype=torch.float64),
         torch.linspace(-1, 1, 16, dtype=torch.float64).reshape(1, 1, 4, 4),

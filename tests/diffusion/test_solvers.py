@@ -1,4 +1,6 @@
-"""What every solver promises: finite at the ends, limits, masks, a sample of its seed alone, counted evaluations."""
+"""What every solver promises: finite at the ends, limits, masks, a sample of its seed alone,
+counted evaluations.
+"""
 
 import pytest
 import torch
@@ -41,7 +43,9 @@ def run(solver, schedule, steps, randn, denoise=None):
 @pytest.mark.parametrize("law", SCHEDULES)
 @pytest.mark.parametrize("name", ALL)
 def test_every_solver_on_every_schedule(name, law):
-    """Finite and of x's dtype down to sigma = 0 and from alpha = 0, inside inference mode as `generate` is."""
+    """Finite and of x's dtype down to sigma = 0 and from alpha = 0, inside inference mode as
+    `generate` is.
+    """
     if name in FOREIGN and law not in VARIANCE_PRESERVING:
         with pytest.raises(ValueError, match="variance-preserving"):
             run(ALL[name], SCHEDULES[law], 3, noise_of(0, 4, 3))
@@ -58,7 +62,9 @@ def test_every_solver_on_every_schedule(name, law):
 @pytest.mark.parametrize("law", ["VP", "zero-snr", "VE", "Linear"])
 @pytest.mark.parametrize("name", [n for n in OURS if n != "AdaptiveODE"])
 def test_one_certain_picture_is_found_exactly(name, law):
-    """Data that is one point: x0_hat is right at once, and at sigma_s = 0 nothing else may be left of x."""
+    """Data that is one point: x0_hat is right at once, and at sigma_s = 0 nothing else may be left
+    of x.
+    """
     schedule = SCHEDULES[law]
     if law == "VE":
         pytest.skip("sigma_0 is not 0")
@@ -161,7 +167,9 @@ EVALUATIONS = {
 
 @pytest.mark.parametrize("name", [n for n in ALL if n != "AdaptiveODE"])
 def test_evaluations_are_counted(name):
-    """10 steps of one evaluation each, but for those that say they have two, which have one to sigma_s = 0."""
+    """10 steps of one evaluation each, but for those that say they have two, which have one to
+    sigma_s = 0.
+    """
     denoise = Counted(Gaussian(VP()))
     run(ALL[name], VP(), 10, noise_of(0, 4, 64), denoise)
     assert denoise.calls == EVALUATIONS.get(name, 10)

@@ -1,4 +1,6 @@
-"""Solvers against others' code: Algorithm 2 typed from the lecture, diffusers' schedulers, the adapter to them."""
+"""Solvers against others' code: Algorithm 2 typed from the lecture, diffusers' schedulers, the
+adapter to them.
+"""
 
 import pytest
 import torch
@@ -26,7 +28,9 @@ class Fake:
 
 
 def test_algorithm_2_as_in_the_lecture():
-    """x_{t-1} = 1/sqrt(a_t) (x_t - (1 - a_t)/sqrt(1 - abar_t) eps_theta) + sigma_t z, sigma_t^2 = beta_t or beta-tilde_t."""
+    """x_{t-1} = 1/sqrt(a_t) (x_t - (1 - a_t)/sqrt(1 - abar_t) eps_theta) + sigma_t z, sigma_t^2 =
+    beta_t or beta-tilde_t.
+    """
     beta = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
     a, abar = 1 - beta, (1 - beta).cumprod(0)
     for variance in ("large", "small"):
@@ -131,7 +135,9 @@ def test_dpmpp_sde_equals_diffusers():
 @pytest.mark.parametrize("steps", [1, 2, 5, 30, 50, 1000])
 @pytest.mark.parametrize("name", FOREIGN)
 def test_the_adapter_equals_diffusers_own_loop(name, steps):
-    """Their loop as their pipelines write it, with the lecture's own betas, against ours through the adapter."""
+    """Their loop as their pipelines write it, with the lecture's own betas, against ours through
+    the adapter.
+    """
     if steps == 1000 and name != "diffusers-Euler":
         pytest.skip("slow")
     adapter, x = FOREIGN[name], torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
@@ -166,7 +172,9 @@ def test_the_adapter_equals_diffusers_own_loop(name, steps):
 
 @pytest.mark.parametrize("name", [n for n in FOREIGN if n != "diffusers-DEIS"])
 def test_the_adapter_ends_without_noise(name):
-    """Data that is one point: at t = 0 nothing but it is left. DEIS stops at the table's first noise, 0.01."""
+    """Data that is one point: at t = 0 nothing but it is left. DEIS stops at the table's first
+    noise, 0.01.
+    """
     x = torch.randn(4, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     ends = sample(FOREIGN[name], Gaussian(VP(), std=0.0), x, VP().grid(10), lambda: x)
     assert (ends - 0.7).abs().max() < 1e-4

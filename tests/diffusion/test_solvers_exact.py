@@ -1,4 +1,6 @@
-"""Solvers against exact answers: orders of convergence, laws of stochastic steps, samples of a mixture."""
+"""Solvers against exact answers: orders of convergence, laws of stochastic steps, samples of a
+mixture.
+"""
 
 import pytest
 import torch
@@ -79,7 +81,8 @@ def test_adaptive_meets_its_tolerance(law):
     )  # ten times the tolerance a step, and the size of x
 
 
-# EDM's default churn is capped for few steps and s_noise = 1.003 adds noise on purpose: an order is of s_noise = 1
+# EDM's default churn is capped for few steps and s_noise = 1.003 adds noise on purpose: an order is
+# of s_noise = 1
 WEAK = {
     name: (solver, 0.95)
     for name, solver in SDES.items()
@@ -89,7 +92,9 @@ WEAK = {
 
 @pytest.mark.parametrize("name", WEAK)
 def test_exact_law_of_stochastic_solvers(name):
-    """Mean and variance of the samples by propagation, no Monte Carlo: both tend to the data's with the solver's order."""
+    """Mean and variance of the samples by propagation, no Monte Carlo: both tend to the data's with
+    the solver's order.
+    """
     solver, order = WEAK[name]
     means, variances = zip(*law_errors(solver, Gaussian(SCHEDULES["VP"]), (150, 300)), strict=True)
     assert slopes(variances)[0] > order and variances[1] < 1e-2
@@ -106,7 +111,9 @@ def test_laws_on_other_schedules_to_the_end(name, law_name):
 
 
 def test_predictor_corrector_leaves_the_exact_law_nearly_invariant():
-    """Its step size has norms in it, so the law is measured: 512 rows of 256 numbers, at every time of the path."""
+    """Its step size has norms in it, so the law is measured: 512 rows of 256 numbers, at every time
+    of the path.
+    """
     denoise = Gaussian(SCHEDULES["VP"])
     generator = torch.Generator().manual_seed(0)
     randn = lambda: torch.randn(512, 256, generator=generator, dtype=torch.float64)
@@ -124,7 +131,9 @@ def test_predictor_corrector_leaves_the_exact_law_nearly_invariant():
 
 
 class Crowd(Mixture):
-    """32 independent points of the mixture in each row of x, (B, 64): PredictorCorrector's norms need many numbers."""
+    """32 independent points of the mixture in each row of x, (B, 64): PredictorCorrector's norms
+    need many numbers.
+    """
 
     def __call__(self, x_t, t):
         return super().__call__(x_t.reshape(-1, 2), t).reshape(x_t.shape)

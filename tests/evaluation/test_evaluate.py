@@ -66,7 +66,7 @@ def lines(folder):
     return [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
 
 
-# -- what figures mean --------------------------------------------------------------------------------------------------------
+# -- what figures mean -----------------------------------------------------------------------------
 def test_real_pictures_are_at_the_floor_and_noise_is_far(digits, real):
     test = Digits().load().test
     good = compare(digits(test.images), real, digits, test.labels)
@@ -84,7 +84,8 @@ def test_real_pictures_are_at_the_floor_and_noise_is_far(digits, real):
     assert abs(good["kd_digits_297"].value) < 0.02 * bad["kd_digits_297"].value
     for name in ("precision_297", "recall_297", "coverage_297"):
         assert abs(good[name].value - good[name].floor) < 0.15, name
-    # an outlier's wide ball takes half of the noise for precise: what density was made to see (Naeem et al. 2020)
+    # an outlier's wide ball takes half of the noise for precise: what density was made to see
+    # (Naeem et al. 2020)
     assert (
         bad["coverage_297"].value < 0.1
         and bad["density_297"].value < 0.6 * good["density_297"].value
@@ -138,10 +139,12 @@ def test_names_carry_n_and_only_inceptions_is_fid(digits, real):
     assert [*compare(real.rows[:100], real, features)][:2] == ["fid_100", "kid_100"]
 
 
-# -- evaluate.py ----------------------------------------------------------------------------------------------------------------
+# -- evaluate.py -----------------------------------------------------------------------------------
 @pytest.mark.slow
 def test_evaluate_as_a_user_does(pixel_run, tmp_path):
-    """A subprocess and then the same here: the table, the records whole, the same figures from the cached reference."""
+    """A subprocess and then the same here: the table, the records whole, the same figures from the
+    cached reference.
+    """
     command = (
         "--checkpoint",
         pixel_run,
@@ -246,7 +249,9 @@ def test_stage_1_agrees_with_its_validation(stage1, tmp_path, capsys):
 
 
 def test_metrics_are_chosen_by_name(pixel_run, stage1, tmp_path, capsys):
-    """Each has the value that it has among all; FID is our fd; a wrong name and one of the other stage name the nearest."""
+    """Each has the value that it has among all; FID is our fd; a wrong name and one of the other
+    stage name the nearest.
+    """
     values = lambda name: {
         record["metric"]: record["value"] for record in lines(tmp_path / name / "out")
     }
@@ -280,7 +285,9 @@ def test_table_has_a_row_for_each_figure(digits, real):
 
 @pytest.mark.slow
 def test_figures_during_training_are_evaluates(digits, real, tmp_path, monkeypatch):
-    """The last ones are those of the last checkpoint, to the digit; each is in metrics.csv and in the run's records."""
+    """The last ones are those of the last checkpoint, to the digit; each is in metrics.csv and in
+    the run's records.
+    """
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     folder = train(run_config("pixel", tmp_path, "evaluate.every=4", "evaluate.count=30"))
     made = lines(folder)
@@ -341,7 +348,7 @@ def test_two_processes_measure_what_one_does(pixel_run, stage1, tmp_path):
             )
 
 
-# -- what is refused ------------------------------------------------------------------------------------------------------------
+# -- what is refused -------------------------------------------------------------------------------
 def test_bad_input_to_evaluate(pixel_run, tmp_path):
     blocked = tmp_path / "blocked"
     blocked.write_text("a file")

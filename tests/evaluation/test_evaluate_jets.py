@@ -105,7 +105,9 @@ def test_fpnd_takes_the_types_own_reference(jetnet, two_types):
 def test_a_missing_reference_is_known_before_sampling(
     jetnet, two_types, jets_run, tmp_path, capsys
 ):
-    """Gluons have none here: skipped and said where all metrics are taken, refused where it is asked for."""
+    """Gluons have none here: skipped and said where all metrics are taken, refused where it is
+    asked for.
+    """
     both = load_jets(two_types[0])
     assert "fpnd" in available(both) and "skipped for gluon jets" in capsys.readouterr().out
     wide = JetNet(
@@ -125,7 +127,9 @@ def test_a_missing_reference_is_known_before_sampling(
 
 @pytest.mark.slow
 def test_evaluate_py_measures_jets_with_the_floor_beside(jets_run, tmp_path):
-    """60 generated against 60 test jets, 60 others in their place for the floor, which an untrained model is far from."""
+    """60 generated against 60 test jets, 60 others in their place for the floor, which an untrained
+    model is far from.
+    """
     done = here("evaluate.py", "--checkpoint", jets_run, "--output", tmp_path, "--device", "cpu")
     assert done.returncode == 0, done.stderr
     lines = {

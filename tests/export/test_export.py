@@ -44,7 +44,9 @@ def grey(pictures):
 
 
 def pictures(pipe, model, steps, **told):
-    """Stock diffusers from the noise that sample.py starts with, at the first time's alpha_t = 0 within 1e-2."""
+    """Stock diffusers from the noise that sample.py starts with, at the first time's alpha_t = 0
+    within 1e-2.
+    """
     noise = SampleNoise(SEEDS, model.space.shape, "cpu")()
     _, sigma = model.denoiser.schedule(torch.tensor(1.0))
     return grey(pipe(latents=sigma * noise, steps=steps, output_type="np", **told).images)
@@ -52,7 +54,9 @@ def pictures(pipe, model, steps, **told):
 
 @pytest.mark.parametrize("kind", ["pixel_run", "latent_run", "text_run"])
 def test_diffusers_draws_what_we_draw(kind, request, tmp_path):
-    """Classes and captions, guided; the mean and std of latents and the time are folded into the weights."""
+    """Classes and captions, guided; the mean and std of latents and the time are folded into the
+    weights.
+    """
     run = request.getfixturevalue(kind)
     folder, model = export(str(run), str(tmp_path / "out")), restore(run)
     assert not [p for p in folder.rglob("*") if p.suffix in (".bin", ".pt", ".ckpt", ".pkl")]
@@ -191,7 +195,9 @@ OURS = {"DDIM": DDIM(), "EulerDiscrete": DDIM(), "DPMSolverMultistep": DPMpp2M()
     "law, predict", [pytest.param(*c, marks=[] if c in FAST else pytest.mark.slow) for c in CASES]
 )
 def test_every_scheduler_that_the_card_names(law, predict):
-    """On an exact network: mean and spread of the data, and our own solver's samples where it is one of ours."""
+    """On an exact network: mean and spread of the data, and our own solver's samples where it is
+    one of ours.
+    """
     schedule, shape = LAWS[law], (1, 32, 32)
     net = Exact(schedule, predict)
     model = Model(
@@ -230,7 +236,9 @@ def test_every_scheduler_that_the_card_names(law, predict):
 
 
 def test_the_arguments_are_diffusers(pixel_run, tmp_path):
-    """num_inference_steps, guidance_scale, generator, num_images_per_prompt; the older names; what the model has not."""
+    """num_inference_steps, guidance_scale, generator, num_images_per_prompt; the older names; what
+    the model has not.
+    """
     pipe = DiffusionPipeline.from_pretrained(
         export(str(pixel_run), str(tmp_path / "out")), trust_remote_code=True
     )

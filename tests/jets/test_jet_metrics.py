@@ -39,9 +39,11 @@ def brute_force(graph, jet):
     return total
 
 
-# -- energy flow polynomials ----------------------------------------------------------------------------------------------
+# -- energy flow polynomials -----------------------------------------------------------------------
 def test_there_are_as_many_graphs_as_published():
-    """Komiske et al. 2018, table 1: connected multigraphs 1, 2, 5, 12 and all 1, 3, 8, 23 for 1 ... 4 edges."""
+    """Komiske et al. 2018, table 1: connected multigraphs 1, 2, 5, 12 and all 1, 3, 8, 23 for 1 ...
+    4 edges.
+    """
     assert [len(efp.connected_graphs(d)) for d in range(5)] == [1, 1, 2, 5, 12]
     assert len(efp.four_by_four()) == 5 and efp.up_to_four(*gluons(slice(2))).shape == (2, 36)
 
@@ -65,7 +67,7 @@ def test_polynomials_of_two_particles_by_hand():
     assert values == pytest.approx([0.8, 2 * 0.6 * 0.2 * 0.5, 2 * 0.6 * 0.2 * 0.25])
 
 
-# -- distances ------------------------------------------------------------------------------------------------------------
+# -- distances -------------------------------------------------------------------------------------
 def test_frechet_distance_by_hand():
     """Commuting covariances: |m|^2 + sum (s1 - s2)^2; and a rotation of both changes nothing."""
     a, b, m = np.array([1.0, 4.0, 0.0]), np.array([9.0, 1.0, 0.25]), np.array([1.0, 2.0, 0.0])
@@ -124,7 +126,7 @@ def test_energy_movers_distance_by_hand():
     )  # the nearer one's distance
 
 
-# -- the whole protocol ---------------------------------------------------------------------------------------------------
+# -- the whole protocol ----------------------------------------------------------------------------
 def test_w1_of_known_changes():
     """Angles shifted by d: W1 of eta is d. pt halved: W1 of the mass is half the mean mass."""
     real = gluons()
@@ -197,7 +199,9 @@ def test_clipping_is_the_same_for_both():
 
 
 def test_stray_constituents_are_seen_unless_clipping_is_asked_for_and_then_counted(capsys):
-    """0.2 % of the constituents at eta = 2.5 are several times the floor, and the clipped figure hides them."""
+    """0.2 % of the constituents at eta = 2.5 are several times the floor, and the clipped figure
+    hides them.
+    """
     real, other = gluons(slice(0, 200)), gluons(slice(200, 400))
     stray = other.features.clone()
     rows = other.mask.nonzero()[::500]
@@ -234,9 +238,11 @@ def test_bad_samples_are_refused(change, message):
         evaluate_jets(real, real, ("w1mass",), **SMALL)
 
 
-# -- ParticleNet ----------------------------------------------------------------------------------------------------------
+# -- ParticleNet -----------------------------------------------------------------------------------
 def test_particlenet_is_its_edge_convolution():
-    """The first layer of one particle, written out: mean over the 16 nearest in angle of h(x_i, x_j - x_i)."""
+    """The first layer of one particle, written out: mean over the 16 nearest in angle of h(x_i, x_j
+    - x_i).
+    """
     torch.manual_seed(0)
     net = ParticleNet().eval()
     x = torch.randn(2, 30, 3)
@@ -270,7 +276,7 @@ def test_fpnd_tells_gluons_from_other_references():
     assert values["g"] < 5 < values["q"] < values["t"]
 
 
-# -- pictures -------------------------------------------------------------------------------------------------------------
+# -- pictures --------------------------------------------------------------------------------------
 def test_ratio_by_hand():
     quotient, error, band = ratio(
         np.array([0.5, 0.5, 1.5, 1.5]), np.array([0.5, 0.5, 0.5, 1.5]), np.arange(4)

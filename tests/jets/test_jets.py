@@ -45,7 +45,7 @@ def tensors():
     return tuple(map(torch.from_numpy, read_jets(REAL, 30)))
 
 
-# -- files ----------------------------------------------------------------------------------------------------------------
+# -- files -----------------------------------------------------------------------------------------
 def test_the_file_comes_back_as_it_is():
     with h5py.File(REAL) as file:
         particles, jet = file["particle_features"][:], file["jet_features"][:]
@@ -119,7 +119,9 @@ def shares(part):
 
 
 def test_order_cuts_each_type(tmp_path, capsys):
-    """70, 15 and 15 % of the gluons and of the quarks, each in its file's own order; also where numbers are given."""
+    """70, 15 and 15 % of the gluons and of the quarks, each in its file's own order; also where
+    numbers are given.
+    """
     jets = data(unequal(tmp_path), types=("g", "q"), split="order").load()
     assert [shares(part) for part in (jets.train, jets.valid, jets.test)] == [
         [42, 14],
@@ -140,7 +142,9 @@ def test_order_cuts_each_type(tmp_path, capsys):
 
 
 def test_a_part_of_the_jets_has_the_shares_of_the_whole(tmp_path):
-    """Of the concatenation's first 16 all were gluons; the floor's jets are of each type as many as the generated ones'."""
+    """Of the concatenation's first 16 all were gluons; the floor's jets are of each type as many as
+    the generated ones'.
+    """
     jets = data(unequal(tmp_path), types=("g", "q"), split="order", parts=(40, 20, 20)).load()
     few = jets.test.first(8)
     assert shares(few) == [6, 2] and shares(jets.valid.like(few)) == [6, 2]
@@ -190,7 +194,9 @@ def test_a_file_of_another_type_is_named(tmp_path, capsys):
 
 
 def test_jets_that_cannot_be_are_left_out_when_asked(tmp_path, capsys):
-    """One NaN, one negative pt, one whole row of NaN: refused with the way out named, or left out, each kind counted."""
+    """One NaN, one negative pt, one whole row of NaN: refused with the way out named, or left out,
+    each kind counted.
+    """
     particles, jet = arrays()
     particles[3, 4, 0], particles[7, 2, 2], particles[9], jet[11, 2] = np.nan, -0.1, np.nan, np.nan
     path = write(tmp_path / "g.hdf5", particles, jet)
@@ -426,7 +432,7 @@ def test_shared_gluons_and_quarks():
     assert torch.equal(gluons.counts, gluons.jet[:, 3].long())
 
 
-# -- space ----------------------------------------------------------------------------------------------------------------
+# -- space -----------------------------------------------------------------------------------------
 def space():
     """Measured on two ranks, in batches."""
     made, (features, mask, jet) = PointCloudSpace((30, 3)), tensors()
@@ -455,7 +461,9 @@ def test_the_space_standardises_what_is_real():
 
 
 def test_a_constant_feature_is_not_blown_up(tmp_path):
-    """Of jets with one pt and constituents of one phi: another pt told is a small number, and all comes back."""
+    """Of jets with one pt and constituents of one phi: another pt told is a small number, and all
+    comes back.
+    """
     features, mask, jet = tensors()
     features[..., 1] = 0
     jet[:, 0] = 1000
@@ -513,7 +521,7 @@ def test_the_space_is_inverted_and_stays_physical():
     ).abs().max() < 2e-4
 
 
-# -- network --------------------------------------------------------------------------------------------------------------
+# -- network ---------------------------------------------------------------------------------------
 def network(jet=2, classes=3):
     """With every weight away from its starting 0."""
     torch.manual_seed(0)
@@ -620,7 +628,9 @@ def check(padding):
 
 
 def test_overfits_eight_jets():
-    """Network, space and loss together: the loss on 8 real jets falls below a third of where it starts."""
+    """Network, space and loss together: the loss on 8 real jets falls below a third of where it
+    starts.
+    """
     made, (features, mask, _) = space(), tensors()
     x_0, mask = made.encode(features[:8], mask=mask[:8]), mask[:8]
     torch.manual_seed(0)

@@ -1,4 +1,6 @@
-"""Jets end to end: trained by the one module, sampled with the numbers asked for, read back, refused in one line."""
+"""Jets end to end: trained by the one module, sampled with the numbers asked for, read back,
+refused in one line.
+"""
 
 import dataclasses
 import json
@@ -37,9 +39,11 @@ def model(jets_run):
 
 
 @pytest.mark.slow
-# -- as a user does ---------------------------------------------------------------------------------------------------------
+# -- as a user does --------------------------------------------------------------------------------
 def test_train_then_sample_as_a_user_does(jets_run, tmp_path):
-    """Two subprocesses; the file has JetNet's layout, the numbers of the file asked for, and zeros where there is none."""
+    """Two subprocesses; the file has JetNet's layout, the numbers of the file asked for, and zeros
+    where there is none.
+    """
     panels = {
         f"{name}-{step:07d}.png"
         for name in ("histograms", "jet-images", "reverse-process")
@@ -133,10 +137,12 @@ def test_numbers_are_drawn_by_seed_from_the_histogram_of_the_type():
     assert torch.equal(first[100:200], counts(range(100, 200), 0))
 
 
-# -- padding, seeds ---------------------------------------------------------------------------------------------------------
+# -- padding, seeds --------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", ALL)
 def test_padding_is_zero_at_every_step_of_every_solver(model, name):
-    """The state and x0_hat, exactly; and sample i is the same alone and in a batch, but for AdaptiveODE."""
+    """The state and x0_hat, exactly; and sample i is the same alone and in a batch, but for
+    AdaptiveODE.
+    """
     rows, padding = constituents(model, [4, 30, 11]), ~model.space.full([4, 30, 11])["mask"]
 
     def watch(step, x_s, x0_hat):
@@ -167,10 +173,12 @@ def test_a_jet_depends_on_its_seed_alone(model):
     assert (other - together).abs().max() < 1e-5
 
 
-# -- training ---------------------------------------------------------------------------------------------------------------
+# -- training --------------------------------------------------------------------------------------
 @pytest.mark.slow
 def test_resume_ends_with_the_same_bits(jets_run, tmp_path):
-    """Stopped at step 5 of 8, inside an epoch, and resumed; statistics and histogram come from the checkpoint."""
+    """Stopped at step 5 of 8, inside an epoch, and resumed; statistics and histogram come from the
+    checkpoint.
+    """
     train(jets_config(tmp_path, "sample.every=0", "trainer.max_steps=5", "sample.count=4"))
     parts = load(
         train(jets_config(tmp_path, "sample.every=0", "sample.count=4"), resume=True) / "last.ckpt"
@@ -216,7 +224,9 @@ def test_flow_matching_by_two_lines(tmp_path):
 
 @pytest.mark.slow
 def test_pt_mass_and_type_are_told(tmp_path):
-    """Two types, network.jet=2: what is told reaches the samples, a row is dropped whole, each type has its file."""
+    """Two types, network.jet=2: what is told reaches the samples, a row is dropped whole, each type
+    has its file.
+    """
     features, mask, jet = map(torch.from_numpy, read_jets(REAL, 30))
     for kind in "gq":
         write_jets(tmp_path / f"{kind}.hdf5", features[:60], mask[:60], jet[:60])
@@ -261,7 +271,9 @@ def jets_of(folder, name="gluon"):
 
 
 def test_pt_and_mass_are_told_by_value(two_types, tmp_path):
-    """Another mass gives other jets; what was told stands in the file, in GeV; numbers are as in training."""
+    """Another mass gives other jets; what was told stands in the file, in GeV; numbers are as in
+    training.
+    """
     run, _ = two_types
     for name, mass in (("light", 80), ("heavy", 300)):
         sample(run, tmp_path / name, jet=[f"mass={mass}", "pt=1e3"], label="gluon", count=4)
@@ -281,7 +293,9 @@ def test_pt_and_mass_are_told_by_value(two_types, tmp_path):
 
 
 def test_a_file_of_one_type_labels_its_rows_and_our_own_output_is_such_a_file(two_types, tmp_path):
-    """As FILE, what was made from g.hdf5 gives the same jets again: type, numbers, pt and mass are kept."""
+    """As FILE, what was made from g.hdf5 gives the same jets again: type, numbers, pt and mass are
+    kept.
+    """
     run, folder = two_types
     sample(run, tmp_path / "once", constituents=str(folder / "q.hdf5"))
     assert [p.name for p in (tmp_path / "once").glob("*.hdf5")] == ["light-quark.hdf5"]
@@ -391,7 +405,7 @@ def test_panels_hold_every_type_by_the_same_share(two_types, tmp_path):
     assert "val/w1m_1" in lonely.figures(cloud(lonely.asked)) and not lonely.floor
 
 
-# -- refusals ---------------------------------------------------------------------------------------------------------------
+# -- refusals --------------------------------------------------------------------------------------
 KINDS = [
     (
         ["space=Pixels"],

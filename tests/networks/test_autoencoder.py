@@ -29,7 +29,9 @@ class Recorder(AutoencoderModule):
 
 @pytest.mark.parametrize("network", ["AutoencoderKL", "VQModel"])
 def test_gradients_stay_on_their_side(tmp_path, monkeypatch, network):
-    """The generator's pass touches the autoencoder alone, the discriminator's pass the discriminator alone."""
+    """The generator's pass touches the autoencoder alone, the discriminator's pass the
+    discriminator alone.
+    """
     Recorder.touched = []
     monkeypatch.setattr("ldm.training.legs.AutoencoderModule", Recorder)
     net = f"network={{name: {network}, channels: [8, 16], latent_channels: 2, attention: false}}"

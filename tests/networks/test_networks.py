@@ -131,7 +131,9 @@ def test_pixels_round_trip():
 
 
 def test_latents_are_whitened_and_decode_is_the_autoencoders():
-    """Statistics over batches and ranks give mean 0, std 1 in every channel; the frozen network stays frozen."""
+    """Statistics over batches and ranks give mean 0, std 1 in every channel; the frozen network
+    stays frozen.
+    """
     net = AutoencoderKL((8, 16)).build((1, 16, 16))
     space = LatentSpace(net)
     x = torch.rand(200, 1, 16, 16) * 2 - 1
@@ -155,7 +157,9 @@ def test_latents_are_whitened_and_decode_is_the_autoencoders():
 
 
 def test_latents_take_the_devices_tensors_alone():
-    """On a device of which torch keeps shapes and places alone: a CPU tensor among its own raises, as it would there."""
+    """On a device of which torch keeps shapes and places alone: a CPU tensor among its own raises,
+    as it would there.
+    """
     device, moments = "cuda", torch.zeros(2, 1, 8, 4, 4)
     with FakeTensorMode(), pytest.raises(RuntimeError, match="two devices"):
         torch.zeros(2, device=device) + torch.zeros(2)

@@ -1,4 +1,6 @@
-"""A network of one's own (docs/extending.md's DiT) gets what it declares, and is refused what it does not."""
+"""A network of one's own (docs/extending.md's DiT) gets what it declares, and is refused what it
+does not.
+"""
 
 import re
 import sys

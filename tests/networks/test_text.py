@@ -1,4 +1,6 @@
-"""Captions: a tiny CLIP with real files, a run in latents and one in pixels, prompts, and what is refused."""
+"""Captions: a tiny CLIP with real files, a run in latents and one in pixels, prompts, and what is
+refused.
+"""
 
 import json
 import os
@@ -127,7 +129,9 @@ def test_guidance_of_one_is_the_conditional_model(text_run):
 
 
 def test_a_resumed_run_ends_with_the_same_bits(clip, captioned_pictures, tmp_path, monkeypatch):
-    """Captions and classes both, the panels' prompts encoded in inference mode before training hears them."""
+    """Captions and classes both, the panels' prompts encoded in inference mode before training
+    hears them.
+    """
     from ldm.training import watching
 
     given = captioned(clip, captioned_pictures, "condition=both", data=", label: half")

@@ -89,7 +89,9 @@ def test_missing_data_without_network_is_one_line(tmp_path, monkeypatch):
 
 
 def test_download_code_is_torchvisions(tmp_path, monkeypatch):
-    """The real download path, from a server on this machine, with checksums of the small files that stand there."""
+    """The real download path, from a server on this machine, with checksums of the small files that
+    stand there.
+    """
     import functools
     import hashlib
     import threading
@@ -228,7 +230,9 @@ def test_captions_are_held_out_and_columns_skipped(tmp_path):
     "columns", [{"text": "a thing"}, {"caption": "red hat", "kind": "x"}, None]
 )
 def test_a_config_of_other_data_takes_a_folder_of_captions(columns, tmp_path, capsys):
-    """README's text command with `data.root=DIR` on pictures of one's own: what it leaves out of the emoji is not there."""
+    """README's text command with `data.root=DIR` on pictures of one's own: what it leaves out of
+    the emoji is not there.
+    """
     for i in range(6):
         picture(tmp_path / f"{i}.png")
         if columns is None:

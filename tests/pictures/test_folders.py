@@ -1,4 +1,6 @@
-"""A person's own folder as disks and spreadsheets make it: the right pictures and words, the rest counted and named."""
+"""A person's own folder as disks and spreadsheets make it: the right pictures and words, the rest
+counted and named.
+"""
 
 import json
 import os
@@ -44,7 +46,7 @@ def said(capsys):
     ]
 
 
-# -- which files ------------------------------------------------------------------------------------------------------
+# -- which files -----------------------------------------------------------------------------------
 def test_hidden_and_system_entries_are_no_classes(tmp_path, capsys):
     for name in ("cats/a.png", "dogs/b.png"):
         picture(tmp_path / name)
@@ -110,7 +112,9 @@ def test_a_linked_root_and_links_that_lead_to_each_other(tmp_path):
 
 
 def test_kinds_of_files(tmp_path, capsys):
-    """Read by what they are where the name says nothing; what is not read is named by kind and number."""
+    """Read by what they are where the name says nothing; what is not read is named by kind and
+    number.
+    """
     for name in ("a.jfif", "b.ico", "c", "d.part", "e.TIF"):
         picture(
             tmp_path / name,
@@ -177,7 +181,9 @@ guard(lambda: [*loader(images.train, [[0, 1]], workers=2, pin=False)])
 
 
 def test_pictures_that_are_gone_are_one_line_from_a_worker_and_no_hang(tmp_path):
-    """torch wraps a worker's error in its traceback, and a worker ignores the signal by which Python ends it."""
+    """torch wraps a worker's error in its traceback, and a worker ignores the signal by which
+    Python ends it.
+    """
     for i in range(3):
         picture(tmp_path / f"{i}.png")
     command = [sys.executable, "-c", GONE.format(tmp_path)]
@@ -228,7 +234,7 @@ def test_names_that_are_no_utf8(tmp_path, capsys):
     images.train.fingerprint()
 
 
-# -- grey, colour, range ------------------------------------------------------------------------------------------------
+# -- grey, colour, range ---------------------------------------------------------------------------
 def test_one_colour_picture_after_many_grey_ones(tmp_path, capsys):
     for i in range(205):
         picture(tmp_path / f"{i:03d}.png")
@@ -284,7 +290,7 @@ def test_animations_are_said(tmp_path, capsys):
     assert any(line.startswith("1 pictures are animated or stacks") for line in said(capsys))
 
 
-# -- tables -------------------------------------------------------------------------------------------------------------
+# -- tables ----------------------------------------------------------------------------------------
 ROWS = [("a.png", "Schöner Hund"), ("sub/b.png", "a cat; grey, old")]
 
 
@@ -423,7 +429,7 @@ def test_captions_beside_pictures(tmp_path, capsys):
     assert "not read: 1 .txt, first: readme.txt" in said(capsys)
 
 
-# -- classes and what is held out -----------------------------------------------------------------------------------------
+# -- classes and what is held out ------------------------------------------------------------------
 def test_places_that_are_labels(tmp_path, capsys):
     for name in ("cats/cartoon/1.png", "cats/photo/2.png", "dogs/cartoon/3.png"):
         picture(tmp_path / name)

@@ -1,4 +1,6 @@
-"""Files that claim more than they hold, or lead elsewhere: one line, before anything is allocated or followed."""
+"""Files that claim more than they hold, or lead elsewhere: one line, before anything is allocated
+or followed.
+"""
 
 import gzip
 import struct
@@ -206,7 +208,7 @@ def test_what_is_whole_is_read(tmp_path):
     assert read_jets(path, 30)[1].sum() == 12
 
 
-# -- idx files of MNIST's kind ----------------------------------------------------------------------------------------------
+# -- idx files of MNIST's kind ---------------------------------------------------------------------
 @pytest.mark.parametrize(
     "header, body",
     [

@@ -1,4 +1,6 @@
-"""The latent cache: what it holds, that training on it is training, and that a stale or damaged one is not met."""
+"""The latent cache: what it holds, that training on it is training, and that a stale or damaged one
+is not met.
+"""
 
 import errno
 import os
@@ -71,7 +73,9 @@ def test_it_holds_every_pictures_posterior_in_both_orientations(cached, stage1):
 
 @pytest.mark.slow
 def test_training_on_it_is_training_on_the_pictures(cached, stage1, tmp_path):
-    """The same rows, mirrored alike, with the same noise: the weights differ by the rounding to 16 bits alone."""
+    """The same rows, mirrored alike, with the same noise: the weights differ by the rounding to 16
+    bits alone.
+    """
     plain = trained(tmp_path, stage1, FLIP, "space.cache=false")
     assert not (tmp_path / "latents").exists()
     unmirrored = trained(tmp_path, stage1, "name=unmirrored", "space.cache=false")
@@ -162,7 +166,9 @@ def test_damaged_or_half_written_it_is_made_again(cached, stage1, capsys):
     "name, at", [("moments", -1), ("moments", 5000), ("label", -300), ("index", 200), ("sums", -7)]
 )
 def test_one_flipped_bit_is_found(cached, name, at, capsys, monkeypatch):
-    """When it is opened; and, in a file that is too large to be looked at whole, when the row is read."""
+    """When it is opened; and, in a file that is too large to be looked at whole, when the row is
+    read.
+    """
     _, _, folder = cached
     path, about = folder / f"{name}.npy", (folder / "about.json").read_text()
     whole = path.read_bytes()
@@ -243,7 +249,9 @@ def test_a_writer_that_fails_leaves_nothing(stage1, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("rows", [[0, 1, 2], [2, 0, 1]])
 def test_latents_of_any_memory_format_are_kept(rows, tmp_path):
-    """Convolutions of a large batch leave channels last, and labels may be of another kind than the file's."""
+    """Convolutions of a large batch leave channels last, and labels may be of another kind than the
+    file's.
+    """
     moments = torch.randn(3, 2, 8, 2, 5).permute(
         0, 1, 4, 2, 3
     )  # (3, 1 or 2, 2 z, h, w), channels last
@@ -296,7 +304,9 @@ def test_a_full_disk_is_known_before_the_work(stage1, tmp_path):
 
 
 def test_a_worker_is_given_names_not_the_files(cached):
-    """Pickled, as for a worker that is not forked: small, and the same when it is opened again; captions too."""
+    """Pickled, as for a worker that is not forked: small, and the same when it is opened again;
+    captions too.
+    """
     found = open_cache(cached[2])
     texts = [f"the caption of picture {i}, long enough to be noticed" for i in range(1500)]
     found.columns = {"text": texts}

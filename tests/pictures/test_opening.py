@@ -1,4 +1,6 @@
-"""The one opener: every kind of file becomes the picture that a person sees, or is named; nothing hangs, nothing swells."""
+"""The one opener: every kind of file becomes the picture that a person sees, or is named; nothing
+hangs, nothing swells.
+"""
 
 import os
 
@@ -123,7 +125,7 @@ def test_what_is_not_finite_blackens_nothing_else(tmp_path):
     )
 
 
-# -- modes --------------------------------------------------------------------------------------------------------------
+# -- modes -----------------------------------------------------------------------------------------
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "LAB"])
 def test_every_mode_shows_its_colour(tmp_path, mode):
     """A white picture with a black half, through each mode and back."""
@@ -166,7 +168,9 @@ def test_the_first_frame_is_taken(tmp_path, end):
 
 
 def test_a_colour_profile_is_obeyed(tmp_path):
-    """Red and green swapped by a profile of our own; sRGB's own changes no bit, and a damaged one does nothing."""
+    """Red and green swapped by a profile of our own; sRGB's own changes no bit, and a damaged one
+    does nothing.
+    """
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8))
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     for name, profile in (("plain", b""), ("srgb", srgb), ("bad", b"no profile")):
@@ -204,7 +208,7 @@ def test_whatever_pillow_reads(tmp_path, end):
     ).abs().max() < 12
 
 
-# -- size ---------------------------------------------------------------------------------------------------------------
+# -- size ------------------------------------------------------------------------------------------
 def test_crop_fills_and_pad_keeps_all(tmp_path):
     wide = np.full((10, 40), 100, np.uint8)
     wide[:, :10] = wide[:, 30:] = 0

@@ -1,4 +1,6 @@
-"""Trained tasks: holes, what the network is told of them, tiny runs in pixels and latents, sample.py, and what is refused."""
+"""Trained tasks: holes, what the network is told of them, tiny runs in pixels and latents,
+sample.py, and what is refused.
+"""
 
 import json
 
@@ -35,7 +37,7 @@ def keys(numbers, seed=0):
     return [(seed, "hole", i) for i in numbers]
 
 
-# -- holes ----------------------------------------------------------------------------------------------------------------
+# -- holes -----------------------------------------------------------------------------------------
 @pytest.mark.parametrize("rectangles", [0.0, 1.0])
 @pytest.mark.parametrize("size", [(28, 28), (16, 40)])
 def test_holes_have_the_shares_asked_for(rectangles, size):
@@ -60,7 +62,9 @@ def test_a_hole_is_a_function_of_its_key_alone():
 
 
 def test_training_holes_do_not_depend_on_how_the_stream_is_cut():
-    """A step's batch of 8, or four of 2 over processes and micro-batches: rows of the stream and their holes go together."""
+    """A step's batch of 8, or four of 2 over processes and micro-batches: rows of the stream and
+    their holes go together.
+    """
     whole = [*places(3, 0, 1, 8)]
     cut = [place for slot in range(4) for place in places(3, slot, 4, 2)]
     assert whole == cut and not {*whole} & {*places(4, 0, 1, 8)}
@@ -69,7 +73,7 @@ def test_training_holes_do_not_depend_on_how_the_stream_is_cut():
     assert read == [batch_indices(place, 1, 20, 0)[0] for place in places(3, 3, 4, 2)]
 
 
-# -- what the network is told ---------------------------------------------------------------------------------------------
+# -- what the network is told ----------------------------------------------------------------------
 def denoiser(task):
     torch.manual_seed(0)
     net = UNet((8, 16), 1, norm_groups=4).build((1, 8, 8), 3, concat=task.channels(1))
@@ -128,7 +132,7 @@ def test_a_small_picture_reaches_the_network(kernel):
     )
 
 
-# -- tiny runs --------------------------------------------------------------------------------------------------------------
+# -- tiny runs -------------------------------------------------------------------------------------
 LONGER = (
     "optim.lr=4e-3",
     "trainer.max_steps=150",
@@ -166,7 +170,9 @@ def inputs(tmp_path_factory):
 
 
 def test_training_learns_from_what_is_around_the_hole(fill_run):
-    """What it makes, before pasting, has the known pixels, and in the hole is nearer to the truth than if told another's."""
+    """What it makes, before pasting, has the known pixels, and in the hole is nearer to the truth
+    than if told another's.
+    """
     model, pictures = (
         restore(fill_run),
         as_images(Digits().load().test.__getitems__(list(range(48)))),
@@ -255,7 +261,9 @@ def test_super_resolution_takes_small_pictures_or_shrinks_whole_ones(large_run, 
 
 @pytest.mark.slow
 def test_in_latents(stage1, inputs, tmp_path):
-    """The picture around the hole is encoded, the hole comes on the latents' grid, and another mask gives another picture."""
+    """The picture around the hole is encoded, the hole comes on the latents' grid, and another mask
+    gives another picture.
+    """
     path = train(run_config("latent", tmp_path, f"space.autoencoder={stage1}", FILL))
     model, picture = restore(path), as_images(Digits().load().test.__getitems__([0]))
     known = torch.ones(1, 1, 8, 8)
@@ -329,7 +337,7 @@ def test_the_scripts(inputs, tmp_path):
     assert done.returncode == 0 and "inpaint by trained" in done.stdout, done.stderr
 
 
-# -- what is refused ----------------------------------------------------------------------------------------------------------
+# -- what is refused -------------------------------------------------------------------------------
 REFUSED = {
     "task": (
         "fill_run",

@@ -114,7 +114,9 @@ FIXTURE = ROOT / "tests" / "fixtures" / "version-1.ckpt"
 
 
 def test_a_checkpoint_of_version_1_loads_for_ever():
-    """Written by 0.1.0 (tests/configs/latent.yaml on channels 8-8, optimisers dropped); its samples must not change."""
+    """Written by 0.1.0 (tests/configs/latent.yaml on channels 8-8, optimisers dropped); its samples
+    must not change.
+    """
     model = restore(FIXTURE)
     images = generate(model, model.settings, [0, 1, 2]).float()
     expected = torch.tensor(json.loads(FIXTURE.with_suffix(".json").read_text()))

@@ -16,7 +16,9 @@ from ldm.system.randomness import SampleNoise
 
 @pytest.mark.parametrize("schedule", [VP(), SubVP(), Cosine(), VE(), Linear(), Discrete()])
 def test_the_markov_chain_has_the_jumps_law(schedule):
-    """Exactly, without Monte Carlo: x_s is linear in x_0 and the noises, so unit noises give its standard deviation."""
+    """Exactly, without Monte Carlo: x_s is linear in x_0 and the noises, so unit noises give its
+    standard deviation.
+    """
     times = schedule.grid(7).flip(0).double()
     alpha, sigma = schedule(times)
     units = iter(torch.eye(7, dtype=torch.float64))

@@ -1,4 +1,6 @@
-"""What a person may type: each mistake is one line and status 2, soon, and nothing is left on the disk."""
+"""What a person may type: each mistake is one line and status 2, soon, and nothing is left on the
+disk.
+"""
 
 import os
 import sys
@@ -356,7 +358,7 @@ def test_the_way_between_two_pictures_is_whole(places, pixel_run, tmp_path, caps
     assert "--steps: not used" in said and "dopri5" in said and "DPMpp2MSDE" not in said
 
 
-# -- files that arguments name ------------------------------------------------------------------------------------------------
+# -- files that arguments name ---------------------------------------------------------------------
 def kl_folder(folder, **changes):
     """diffusers' AutoencoderKL as a folder, its config changed."""
     import json

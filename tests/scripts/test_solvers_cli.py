@@ -1,4 +1,6 @@
-"""Every solver from the command line's settings on a trained network, and what the command line refuses."""
+"""Every solver from the command line's settings on a trained network, and what the command line
+refuses.
+"""
 
 import pytest
 import torch

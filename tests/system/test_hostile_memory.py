@@ -1,4 +1,6 @@
-"""What claims much takes little: the cases of the hostile set that once ate the machine, in a process that is measured."""
+"""What claims much takes little: the cases of the hostile set that once ate the machine, in a
+process that is measured.
+"""
 
 import os
 import resource

@@ -73,7 +73,9 @@ def test_good_words_are_not_changed():
 
 
 def test_names_are_told_apart_on_every_system():
-    """Also where a system does not tell A from a, or one form of é from another, or where a number is taken already."""
+    """Also where a system does not tell A from a, or one form of é from another, or where a number
+    is taken already.
+    """
     words = [
         "A",
         "a",

@@ -1,4 +1,6 @@
-"""sample.py --task on tiny trained models: known pixels, measurements, seeds, files, and what is refused."""
+"""sample.py --task on tiny trained models: known pixels, measurements, seeds, files, and what is
+refused.
+"""
 
 import json
 from dataclasses import replace
@@ -246,7 +248,9 @@ def test_guidance_settings_are_checked():
 
 
 def test_pictures_are_fitted_as_in_training_and_that_is_said(pixel_run, inputs, tmp_path, capsys):
-    """A photograph that lies, in colour, of another size, with its mask: what is known comes back as training had it."""
+    """A photograph that lies, in colour, of another size, with its mask: what is known comes back
+    as training had it.
+    """
     rng = np.random.default_rng(0)
     scene = np.kron(rng.integers(0, 256, (8, 12), np.uint8), np.ones((10, 10), np.uint8))
     hole = np.zeros_like(scene)

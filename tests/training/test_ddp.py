@@ -36,7 +36,9 @@ def trained(kind, output, *more):
     ],
 )
 def test_two_processes_equal_one_on_the_union_batch(tmp_path, kind, more):
-    """20 steps of 2 x B on two processes; of B accumulated twice on one: noise, times and rows are the same."""
+    """20 steps of 2 x B on two processes; of B accumulated twice on one: noise, times and rows are
+    the same.
+    """
     two = trained(kind, tmp_path / "two", "trainer.devices=2", *more)
     one = trained(kind, tmp_path / "one", "trainer.accumulate=2", *more)
     assert two["global_step"] == one["global_step"] == 20
@@ -51,7 +53,9 @@ def test_two_processes_equal_one_on_the_union_batch(tmp_path, kind, more):
 
 
 def test_latent_stage_on_two_processes(stage1, tmp_path):
-    """Whitening measured by two ranks, each on its half, is what one measures; grids at fixed seeds are equal."""
+    """Whitening measured by two ranks, each on its half, is what one measures; grids at fixed seeds
+    are equal.
+    """
     more = (f"space.autoencoder={stage1}", "trainer.max_steps=20")
     two = trained("latent", tmp_path / "two", "trainer.devices=2", *more)
     one = trained("latent", tmp_path / "one", "trainer.accumulate=2", *more)
@@ -198,7 +202,9 @@ def test_a_process_that_hangs_because_another_was_lost_is_ended(capsys):
 
 
 def test_samples_do_not_depend_on_the_number_of_processes(pixel_run, tmp_path):
-    """7 seeds on one process and on two, which share them 4 and 3: the same files, bit for bit, none lost or repeated."""
+    """7 seeds on one process and on two, which share them 4 and 3: the same files, bit for bit,
+    none lost or repeated.
+    """
     for devices in (1, 2):
         more = (
             "--count",

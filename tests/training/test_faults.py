@@ -37,7 +37,9 @@ def start(folder, *more, **environment):
 
 @pytest.mark.slow
 def test_a_killed_data_worker_stops_the_run_cleanly(tmp_path):
-    """kill -9 of a loader's worker: one line, status 2; resumed without workers it ends with the same bits."""
+    """kill -9 of a loader's worker: one line, status 2; resumed without workers it ends with the
+    same bits.
+    """
     more = ("data.workers=1", "trainer.max_steps=400", "trainer.save=5", "logger.mode=disabled")
     run = start(tmp_path, *more)
     wait_for((tmp_path / "tiny-pixel" / "previous.ckpt").exists)
@@ -69,7 +71,9 @@ def test_a_killed_data_worker_stops_the_run_cleanly(tmp_path):
 def test_a_connection_that_is_reset_is_a_workers_only_where_there_are_workers(
     tmp_path, monkeypatch
 ):
-    """What reaches us of a worker killed while it hands over a batch; without workers it is something else's."""
+    """What reaches us of a worker killed while it hands over a batch; without workers it is
+    something else's.
+    """
 
     def reset(self, *_):
         raise ConnectionResetError(104, "Connection reset by peer")
@@ -83,7 +87,9 @@ def test_a_connection_that_is_reset_is_a_workers_only_where_there_are_workers(
 
 @pytest.mark.slow
 def test_wandb_lost_in_the_middle_of_a_run(tmp_path):
-    """The server is killed once the run streams to it: training ends as ever, in bounded time, and says how to upload."""
+    """The server is killed once the run streams to it: training ends as ever, in bounded time, and
+    says how to upload.
+    """
 
     number = port()
     server = subprocess.Popen(
@@ -117,7 +123,9 @@ def test_wandb_lost_in_the_middle_of_a_run(tmp_path):
 
 
 def test_metrics_file_is_whole_at_any_moment(tmp_path, monkeypatch):
-    """A kill while the header is rewritten, or in the middle of a row, or right after a resume began: no row is lost."""
+    """A kill while the header is rewritten, or in the middle of a row, or right after a resume
+    began: no row is lost.
+    """
     folder = tmp_path
     table = loggers.MetricsFile(folder, None)
     table.log_metrics({"train/loss": 1.0}, 1)
@@ -143,7 +151,9 @@ def test_metrics_file_is_whole_at_any_moment(tmp_path, monkeypatch):
     "real, fake, word", [(9.0, -9.0, "it has won"), (0.0, 0.0, "chance"), (0.5, -0.5, None)]
 )
 def test_saturated_discriminator_is_reported_once(tmp_path, monkeypatch, capsys, real, fake, word):
-    """The hinge loss of a discriminator that has won is 0, of one that sees nothing 1; in between there is no alert."""
+    """The hinge loss of a discriminator that has won is 0, of one that sees nothing 1; in between
+    there is no alert.
+    """
     from ldm.training import autoencoder
 
     clean = autoencoder.hinge_loss
@@ -180,7 +190,9 @@ def test_health_panel_names_all_that_it_should(pixel_run):
 
 
 def test_picture_that_becomes_unreadable_in_mid_run(tmp_path, capsys):
-    """A file that was whole when the run began: named once, left out of its batches, training goes on to its end."""
+    """A file that was whole when the run began: named once, left out of its batches, training goes
+    on to its end.
+    """
     from PIL import Image
 
     for i in range(40):

@@ -61,7 +61,9 @@ def test_autoencoder_of_other_weights_is_refused(stage1, tmp_path):
 
 @pytest.mark.slow
 def test_collapsed_autoencoder_is_refused(tmp_path, capsys):
-    """A huge KL weight: the whitening's std is a healthy 1, and its decoder's one picture beats a flat one."""
+    """A huge KL weight: the whitening's std is a healthy 1, and its decoder's one picture beats a
+    flat one.
+    """
     stage1 = train(
         run_config("autoencoder", tmp_path, "network.kl_weight=10", "trainer.max_steps=120")
     )
@@ -125,7 +127,9 @@ def test_stage_1_is_trained_when_it_is_missing(tmp_path):
 
 @pytest.mark.slow
 def test_resumed_stage_2_keeps_the_autoencoder_it_began_with(latent_run, stage1, tmp_path):
-    """Whatever has become of stage 1 since: the resumed run carries its own, and can be sampled from."""
+    """Whatever has become of stage 1 since: the resumed run carries its own, and can be sampled
+    from.
+    """
     moved = shutil.copytree(stage1, tmp_path / "tiny-autoencoder")
     shutil.copytree(latent_run, tmp_path / "tiny-latent")
     train(run_config("autoencoder", tmp_path, "trainer.max_steps=70"), resume=True)

@@ -1,4 +1,6 @@
-"""Where a run is shown: W&B's and TensorBoard's own files read back, and boards that fail in the middle of a run."""
+"""Where a run is shown: W&B's and TensorBoard's own files read back, and boards that fail in the
+middle of a run.
+"""
 
 import json
 import os
@@ -33,7 +35,9 @@ def history(records, key):
 
 @pytest.fixture(scope="module")
 def both_stages(tmp_path_factory):
-    """Two stages of one call, on W&B and TensorBoard, checkpoints as artifacts; stage 2 goes on after a stop."""
+    """Two stages of one call, on W&B and TensorBoard, checkpoints as artifacts; stage 2 goes on
+    after a stop.
+    """
     output = tmp_path_factory.mktemp("boards")
     (output / "ae.yaml").write_text((TINY / "autoencoder.yaml").read_text())
     more = (
@@ -43,7 +47,7 @@ def both_stages(tmp_path_factory):
     return train(run_config("latent", output, *more))
 
 
-# -- W&B ------------------------------------------------------------------------------------------------------------------
+# -- W&B -------------------------------------------------------------------------------------------
 def test_media_of_wandb_step_by_the_training_step(both_stages):
     files, records = inspect(both_stages)
     for key, suffix in (
@@ -129,7 +133,9 @@ def test_the_stages_of_one_call_are_one_group(both_stages):
 
 
 def test_checkpoints_as_artifacts(both_stages):
-    """Each with its alias and its file's name; the copy that waits to be synced lies in the run's folder."""
+    """Each with its alias and its file's name; the copy that waits to be synced lies in the run's
+    folder.
+    """
     for folder in (both_stages, both_stages.parent / "tiny-autoencoder"):
         found = [a for a in of_kind(inspect(folder)[1], "artifact") if a["type"] == "model"]
         contents = {
@@ -165,7 +171,7 @@ def test_a_resumed_run_is_the_same_run_of_wandb(tmp_path):
     )  # -1 follows in one second
 
 
-# -- TensorBoard and metrics.csv -----------------------------------------------------------------------------------------
+# -- TensorBoard and metrics.csv -------------------------------------------------------------------
 def events(folder):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -256,7 +262,7 @@ def test_tensorboard_that_is_not_installed(tmp_path, monkeypatch):
     assert not any(tmp_path.iterdir())
 
 
-# -- boards that fail -----------------------------------------------------------------------------------------------------
+# -- boards that fail ------------------------------------------------------------------------------
 def at_step(monkeypatch, step, act):
     """Call `act(trainer)` once, after that step."""
     original = watching.Throughput.on_train_batch_end
@@ -271,7 +277,9 @@ def at_step(monkeypatch, step, act):
 
 @pytest.mark.slow
 def test_wandb_that_cannot_write_is_one_line(tmp_path, monkeypatch, capsys):
-    """A file where its folder of pictures was: no more pictures there, but the numbers go on; the training has its end."""
+    """A file where its folder of pictures was: no more pictures there, but the numbers go on; the
+    training has its end.
+    """
 
     def block(trainer):
         (files,) = (tmp_path / "tiny-pixel" / "wandb").glob("offline-run-*/files")
@@ -325,7 +333,9 @@ runpy.run_path("train.py", run_name="__main__")
 
 @pytest.mark.slow
 def test_wandb_killed_in_the_middle_of_both_stages(tmp_path):
-    """kill -9 of wandb-core, in stage 1 and again in stage 2: a line each, status 0, the same bits as without W&B."""
+    """kill -9 of wandb-core, in stage 1 and again in stage 2: a line each, status 0, the same bits
+    as without W&B.
+    """
     (tmp_path / "ae.yaml").write_text((TINY / "autoencoder.yaml").read_text())
     more = [
         *overrides("latent", tmp_path),
@@ -370,7 +380,7 @@ def test_rank_0_alone_shows(tmp_path):
     assert len([a for a in of_kind(records, "artifact") if a["type"] == "model"]) == 2
 
 
-# -- the saved workspace --------------------------------------------------------------------------------------------------
+# -- the saved workspace ---------------------------------------------------------------------------
 def test_workspace_names_what_is_logged(both_stages):
     pytest.importorskip("wandb_workspaces")
     from docs.workspace import LINES, PICTURES, workspace
@@ -411,10 +421,12 @@ def test_workspace_is_saved(tmp_path):
     assert next(section["name"] for section in sections) == "Pictures" and AXIS in view
 
 
-# -- how a run ended ------------------------------------------------------------------------------------------------------
+# -- how a run ended -------------------------------------------------------------------------------
 @pytest.mark.slow
 def test_a_run_that_dies_is_not_green_in_wandb(tmp_path, monkeypatch):
-    """Its file ends with the status of the script, and has the alert: for a gradient that is not finite, for SIGTERM."""
+    """Its file ends with the status of the script, and has the alert: for a gradient that is not
+    finite, for SIGTERM.
+    """
     at_step(
         monkeypatch,
         3,
@@ -444,7 +456,9 @@ def test_a_run_that_ends_well_is_green(both_stages):
 
 @pytest.mark.slow
 def test_the_sync_line_sends_every_leg(pixel_run, tmp_path):
-    """Of a run killed twice and resumed: a leg cut in the middle of a record, one killed before it began, and the last."""
+    """Of a run killed twice and resumed: a leg cut in the middle of a record, one killed before it
+    began, and the last.
+    """
 
     more = ("logger.mode=offline", "sample.every=0", "trainer.log=1")
     folder = train(run_config("pixel", tmp_path, *more, "trainer.max_steps=4"))

@@ -1,4 +1,6 @@
-"""What is known before the first step: whose data a stage 1 and a resumed run are of, both stages' settings and mistakes."""
+"""What is known before the first step: whose data a stage 1 and a resumed run are of, both stages'
+settings and mistakes.
+"""
 
 import json
 import os
@@ -21,7 +23,9 @@ SHORT = ("trainer.max_steps=2", "trainer.validate=2", "trainer.save=2", "sample.
 
 
 def folder_of(root, classes=("a", "b"), each=6, seed=0, captions=None):
-    """Small pictures in folders that are classes; patterns, so that an autoencoder has something to learn."""
+    """Small pictures in folders that are classes; patterns, so that an autoencoder has something to
+    learn.
+    """
     for i in range(each * len(classes)):
         path = root / classes[i % len(classes)] / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,13 +45,17 @@ def on(root, *more):
 
 @pytest.fixture
 def easy(monkeypatch):
-    """Two steps make no stage 1 that the hand-off accepts: what it says of quality is not what is tested here."""
+    """Two steps make no stage 1 that the hand-off accepts: what it says of quality is not what is
+    tested here.
+    """
     monkeypatch.setattr(LatentSpace, "verify", lambda self, data, all_reduce: [])
 
 
 @pytest.fixture
 def pair(tmp_path):
-    """A latent config of two steps for a folder of pictures, its stage 1 of three beside it; overrides to come."""
+    """A latent config of two steps for a folder of pictures, its stage 1 of three beside it;
+    overrides to come.
+    """
     short = "trainer: {max_steps: 3, validate: 3, save: 3}\n"
     text = (
         (TINY / "autoencoder.yaml")
@@ -62,7 +70,7 @@ def pair(tmp_path):
     return lambda root, *more: config.load(tmp_path / "latent.yaml", [*given, *on(root), *more])
 
 
-# -- whose data a stage 1 is of ---------------------------------------------------------------------------------------------
+# -- whose data a stage 1 is of --------------------------------------------------------------------
 @pytest.mark.slow
 def test_a_stage_1_of_other_data_is_refused_and_another_name_trains_its_own(pair, easy, tmp_path):
     a, b = folder_of(tmp_path / "a"), folder_of(tmp_path / "b", seed=1)
@@ -145,7 +153,7 @@ def test_stage_1_is_named_after_the_run():
             )  # shipped pairs keep their folders
 
 
-# -- resuming on other data ---------------------------------------------------------------------------------------------------
+# -- resuming on other data ------------------------------------------------------------------------
 def half(root, out, *more):
     return run_config(
         "pixel", out, *on(root), "trainer.validate=2", "trainer.save=2", "sample.every=0", *more
@@ -196,7 +204,7 @@ def test_resume_notices_labels_that_changed_places(tmp_path):
         train(half(root, tmp_path, "data.label=kind", "trainer.max_steps=4"), resume=True)
 
 
-# -- both stages' settings ------------------------------------------------------------------------------------------------------
+# -- both stages' settings -------------------------------------------------------------------------
 def test_overrides_reach_stage_1(pair, tmp_path, capsys):
     run = pair(
         folder_of(tmp_path / "a"),
@@ -253,7 +261,7 @@ def test_a_run_without_a_stage_1_takes_nothing_for_it(tmp_path):
             run_config(kind, tmp_path, *more)
 
 
-# -- mistakes of stage 2, before stage 1's first step ---------------------------------------------------------------------------
+# -- mistakes of stage 2, before stage 1's first step ----------------------------------------------
 @pytest.mark.parametrize(
     "given, message",
     [
@@ -293,9 +301,11 @@ def test_mistakes_of_both_stages_are_found_before_the_first_step(
     assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
 
 
-# -- how long it will take ------------------------------------------------------------------------------------------------------
+# -- how long it will take -------------------------------------------------------------------------
 def test_the_time_left_is_of_both_stages(pair, easy, tmp_path, capsys):
-    """Said once in each stage; in the first with what the second's work is worth, by its operations."""
+    """Said once in each stage; in the first with what the second's work is worth, by its
+    operations.
+    """
     run = pair(folder_of(tmp_path / "a"), "stage1.trainer.max_steps=12", "trainer.max_steps=8")
     legs = make_plan(run, False, True, print)
     assert legs[1].worth([]) == {}
@@ -317,7 +327,9 @@ def test_the_time_left_is_of_both_stages(pair, easy, tmp_path, capsys):
 
 
 def test_operations_of_a_step_are_counted():
-    """Of a network whose count is known: a convolution of 3 x 3, forward and twice that backward, over the batch."""
+    """Of a network whose count is known: a convolution of 3 x 3, forward and twice that backward,
+    over the batch.
+    """
     from types import SimpleNamespace
 
     conv, x = torch.nn.Conv2d(2, 5, 3, padding=1), torch.zeros(1, 2, 8, 8)

@@ -34,7 +34,9 @@ STOPS = [
 
 @pytest.mark.parametrize("kind, more, stop", STOPS)
 def test_resume_ends_with_the_same_bits(tmp_path, monkeypatch, kind, more, stop):
-    """Stopped at a step inside an epoch and resumed: weights, average, optimisers and every logged loss are equal."""
+    """Stopped at a step inside an epoch and resumed: weights, average, optimisers and every logged
+    loss are equal.
+    """
     from ldm.training import watching
 
     whole = load(train(run_config(kind, tmp_path / "whole", *more)) / "last.ckpt")
@@ -69,7 +71,9 @@ def test_resume_ends_with_the_same_bits(tmp_path, monkeypatch, kind, more, stop)
 
 
 def test_damaged_last_checkpoint_falls_back_to_the_one_before(tmp_path, capsys):
-    """Bits flipped, or cut short: named, and the newest whole one is resumed from; the end is the same."""
+    """Bits flipped, or cut short: named, and the newest whole one is resumed from; the end is the
+    same.
+    """
     whole = load(train(run_config("pixel", tmp_path / "whole")) / "last.ckpt")["state_dict"]
     for damage in ("flip", "cut"):
         folder = train(
@@ -95,7 +99,9 @@ def test_damaged_last_checkpoint_falls_back_to_the_one_before(tmp_path, capsys):
 
 
 def test_resume_on_another_number_of_devices_keeps_the_global_batch(tmp_path, capsys):
-    """From accumulate 2 on one process: asked for accumulate 1, the resumed run says what it does and ends with the same bits."""
+    """From accumulate 2 on one process: asked for accumulate 1, the resumed run says what it does
+    and ends with the same bits.
+    """
     whole = load(
         train(run_config("pixel", tmp_path / "whole", "trainer.accumulate=2")) / "last.ckpt"
     )["state_dict"]

@@ -1,4 +1,6 @@
-"""A run's folder: of one run at a time, whole on a full disk, the same rows after a kill, untouched by refusals."""
+"""A run's folder: of one run at a time, whole on a full disk, the same rows after a kill, untouched
+by refusals.
+"""
 
 import csv
 import json
@@ -93,7 +95,7 @@ def test_a_full_disk_leaves_the_file_that_was_there(tmp_path):
     assert snapshot(tmp_path).popitem()[1] == b"before" and len(snapshot(tmp_path)) == 1
 
 
-# -- metrics.csv ----------------------------------------------------------------------------------------------------------
+# -- metrics.csv -----------------------------------------------------------------------------------
 def rows_of(folder):
     """Without what the clock says."""
     with open(folder / "metrics.csv", newline="") as file:
@@ -117,7 +119,9 @@ COINCIDE = ("trainer.max_steps=12", "trainer.validate=3", "trainer.save=3", "tra
     ],
 )
 def test_rows_after_a_kill_where_saving_and_validation_coincide(tmp_path, monkeypatch, kind, more):
-    """metrics.csv, best.ckpt and the discriminator's readings are those of the run that was never stopped."""
+    """metrics.csv, best.ckpt and the discriminator's readings are those of the run that was never
+    stopped.
+    """
     monkeypatch.setattr(watching.DiscriminatorBalance.__init__, "__defaults__", (4,))
     whole = train(run_config(kind, tmp_path / "whole", *COINCIDE, *more))
     original, stops = watching.Throughput.on_train_batch_end, [5, 10]
@@ -181,7 +185,7 @@ def test_a_damaged_metrics_file_stops_no_resume(tmp_path, capsys, damage):
         assert len(rows) >= 25
 
 
-# -- refusals ---------------------------------------------------------------------------------------------------------------
+# -- refusals --------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "kind, more, words",
     [

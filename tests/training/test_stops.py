@@ -1,4 +1,6 @@
-"""Signals to a whole process group, as terminals, `timeout` and job systems send them: the run saves and says so."""
+"""Signals to a whole process group, as terminals, `timeout` and job systems send them: the run
+saves and says so.
+"""
 
 import multiprocessing
 import os
@@ -46,7 +48,9 @@ def start_method(request):
 
 
 def test_data_workers_outlive_the_signals_that_stop_a_run(start_method):
-    """From their first moment, also where they are started as new interpreters; they end when they are no longer needed."""
+    """From their first moment, also where they are started as new interpreters; they end when they
+    are no longer needed.
+    """
     rows = loader(
         Tens(), [[i, i + 1] for i in range(8)], 2, pin=False
     )._get_iterator()  # `iter` starts them with the first
@@ -61,7 +65,9 @@ def test_data_workers_outlive_the_signals_that_stop_a_run(start_method):
 
 
 def test_a_signal_while_workers_start_is_raised_once_they_have():
-    """The system may hand it to a thread that does not hold it back; within a fork Python would print it and go on."""
+    """The system may hand it to a thread that does not hold it back; within a fork Python would
+    print it and go on.
+    """
     end = threading.Event()
     thread = threading.Thread(target=end.wait)
     thread.start()
@@ -142,7 +148,9 @@ def test_a_signal_to_the_group_loses_nothing(kind, number, stage1, tmp_path):
 
 @pytest.mark.slow
 def test_a_signal_while_latents_are_encoded(stage1, tmp_path):
-    """Before the first step there is nothing to save: it ends at once, and the next run begins where this one did."""
+    """Before the first step there is nothing to save: it ends at once, and the next run begins
+    where this one did.
+    """
     run = start("latent", tmp_path, *LONG, f"space.autoencoder={stage1}", "data.batch_size=1")
     wait_for(lambda: [*(tmp_path / "latents").glob("*.partial")] or run.poll() is not None)
     os.killpg(run.pid, signal.SIGTERM)
@@ -151,7 +159,9 @@ def test_a_signal_while_latents_are_encoded(stage1, tmp_path):
 
 
 def test_a_second_ctrl_c_stops_at_once(tmp_path, monkeypatch):
-    """In the middle of a panel, say; status 130, and what was saved before is whole. One that is handed on twice is one."""
+    """In the middle of a panel, say; status 130, and what was saved before is whole. One that is
+    handed on twice is one.
+    """
     monkeypatch.setattr("ldm.system.stops.AGAIN", 0.0)
 
     def press(*_):

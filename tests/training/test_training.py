@@ -108,7 +108,9 @@ def test_checkpoint_is_plain_and_whitened(latent_run, stage1):
 
 
 def test_wandb_offline_file_read_back(latent_run):
-    """The official reader finds losses, rates, samples, the config, and the id that the checkpoint knows."""
+    """The official reader finds losses, rates, samples, the config, and the id that the checkpoint
+    knows.
+    """
     (run,) = (latent_run / "wandb").glob("offline-run-*")
     wandb = [sys.executable, "-m", "wandb", "leet", "inspect", "--json"]
     lines = subprocess.run(
@@ -163,7 +165,9 @@ def test_runs_are_never_overwritten(pixel_run):
 
 
 def test_loss_that_is_not_finite_stops_before_the_step(tmp_path, monkeypatch):
-    """One poisoned batch at step 3: its rows are named, the state of step 3 is saved, and resuming without it goes on."""
+    """One poisoned batch at step 3: its rows are named, the state of step 3 is saved, and resuming
+    without it goes on.
+    """
     from ldm.training.diffusion import DiffusionModule
 
     clean = DiffusionModule.training_images
@@ -216,7 +220,9 @@ def test_full_disk_is_one_line_and_keeps_the_last_checkpoint(tmp_path):
 
 @pytest.mark.slow
 def test_compiled_and_channels_last_it_trains_the_same(pixel_run, tmp_path):
-    """The same weights under the same names, within what another order of sums makes of 8 steps of Adam."""
+    """The same weights under the same names, within what another order of sums makes of 8 steps of
+    Adam.
+    """
     counters = torch._dynamo.utils.counters
     counters.clear()
     folder = train(
