@@ -23,7 +23,7 @@ HELD = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
 
 
 @contextmanager
-def taken(folder: Path) -> Iterator[None]:
+def hold_folder(folder: Path) -> Iterator[None]:
     """Inside, the folder is this process' alone; Refusal if another has it.
 
     The lock is the system's, on the file `lock`: it ends with its process, however that ends, and

@@ -16,7 +16,7 @@ from ldm.system.stops import Stops, heard_stops
 from ldm.training.boards.loggers import check_loggers, close_loggers, discard_loggers
 from ldm.training.data import RunData
 from ldm.training.estimate import TimeLeft
-from ldm.training.folder import taken, wandb_id
+from ldm.training.folder import hold_folder, wandb_id
 from ldm.training.legs import Leg
 from ldm.training.machine import on_gpu
 from ldm.training.partners import lost_partner, partner_lost
@@ -47,7 +47,7 @@ def train(
 
         def hold(folder: Path) -> None:
             if is_first() and not dry_run:
-                held.enter_context(taken(folder))
+                held.enter_context(hold_folder(folder))
 
         legs = make_plan(run, resume, dry_run, hold, images)
         announce(describe_plan(legs))

@@ -25,12 +25,12 @@ from ldm.errors import Refusal
 from ldm.system import files
 from ldm.training import watching
 from ldm.training.boards.metrics_file import MetricsFile
-from ldm.training.folder import taken
+from ldm.training.folder import hold_folder
 from ldm.training.run import train
 
 HOLD = """
-import sys; from pathlib import Path; from ldm.training.folder import taken
-with taken(Path(sys.argv[1])): print(1, flush=1); input()
+import sys; from pathlib import Path; from ldm.training.folder import hold_folder
+with hold_folder(Path(sys.argv[1])): print(1, flush=1); input()
 """
 GAN = "discriminator={weight: 0.5, warmup: 2, channels: 8, layers: 1}"
 
@@ -64,7 +64,7 @@ def test_a_lock_that_ends_takes_its_empty_folders_away(tmp_path):
     other = holder(tmp_path / "a" / "b")
     other.communicate("\n")
     assert not any(tmp_path.iterdir())
-    with pytest.raises(RuntimeError), taken(tmp_path / "c"):
+    with pytest.raises(RuntimeError), hold_folder(tmp_path / "c"):
         (tmp_path / "c" / "kept").write_text("x")
         raise RuntimeError
     assert snapshot(tmp_path) == {(tmp_path / "c" / "kept").relative_to(tmp_path): b"x"}

@@ -157,8 +157,10 @@ class WandbBoard(Board, WandbLogger):
 
         if self.deaf:
             return
-        image = lambda cell: wandb.Image(cell) if isinstance(cell, Image.Image) else cell  # noqa: E731
-        data = [[image(cell) for cell in row.values()] for row in rows]
+        data = [
+            [wandb.Image(cell) if isinstance(cell, Image.Image) else cell for cell in row.values()]
+            for row in rows
+        ]
         payload = {name: wandb.Table(columns=list(rows[0]), data=data), AXIS: step}
         self.patiently(lambda: self.experiment.log(payload))
 
