@@ -1,9 +1,8 @@
-"""From a model and settings to samples: the one path that sample.py, evaluation and the callbacks
-take.
+"""From a model and settings to samples: the one path of sample.py, evaluation and the callbacks.
 
-Sample i's noise comes from a generator of its own. A batch is filled up to the next of 1, 4, 16, 64
-samples, at most to settings.batch_size: within one size a sample is a function of its seed alone;
-between two its last bit may differ, since a convolution rounds differently for another shape.
+Sample i is a function of its seed alone: its noise comes from a generator of its own, and every
+batch of a job is filled up to one size, since a convolution rounds differently for another shape.
+A small job takes a small size (`sized`): between two sizes a sample's last bit may differ.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,10 +23,11 @@ from ldm.system.randomness import SampleNoise
 SIZES = (1, 4, 16, 64)  # of batches, below settings.batch_size
 
 
-def filled(count: int, most: int) -> int:
-    """The size to which a batch of so many samples is filled up: few, so that few shapes are
-    met."""
-    return min(next((size for size in SIZES if size >= count), most), most)
+def sized(settings: SampleConfig, count: int) -> SampleConfig:
+    """The settings for a job of so many samples, over all of its processes: batches of the next of
+    SIZES, at most of settings.batch_size. Few sizes, so that few shapes are met."""
+    size = next((size for size in SIZES if size >= count), settings.batch_size)
+    return replace(settings, batch_size=min(size, settings.batch_size))
 
 
 @torch.inference_mode()
@@ -42,16 +42,16 @@ def generate(
     """Samples on the CPU, one for each seed: uint8 (N, C, H, W), or features (N, P, 3) of clouds.
 
     What the condition leaves open is filled in by seed (`completed`). `progress(n)` is called after
-    every batch, `watch` after every step of the first. A batch is filled up to the next of 1, 4,
-    16, 64 samples: between these a sample's last bit may differ. Refusal if a sample is not finite,
-    or the model is trained for a task, which needs pictures.
+    every batch, `watch` after every step of the first. Every batch is filled up to
+    settings.batch_size. Refusal if a sample is not finite, or the model is trained for a task,
+    which needs pictures.
     """
     expect_plain(model.purpose, "sampling")
     whole = completed(model, seeds, condition)
     size, done = settings.batch_size, []
     for i in range(0, len(seeds), size):
         part = list(range(i, min(i + size, len(seeds))))
-        rows = (part * size)[: filled(len(part), size)]  # by repeats, dropped again below
+        rows = (part * size)[:size]  # filled up by repeats, dropped again below
         these = whole.rows(rows)
         x = _batch(model, settings, [seeds[r] for r in rows], these, watch)
         watch = None

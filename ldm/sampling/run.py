@@ -9,7 +9,7 @@ from tqdm import tqdm
 from ldm.errors import Refusal, say
 from ldm.pictures.trained import expect_plain
 from ldm.sampling.folder import new_folder
-from ldm.sampling.generate import Job
+from ldm.sampling.generate import Job, sized
 from ldm.sampling.modalities import MODALITIES
 from ldm.sampling.modality import Samples
 from ldm.sampling.model import Model
@@ -64,7 +64,7 @@ class SampleRequest:
     def job(self, model: Model) -> Job:
         """The samples to be made by a model. Refusal for what it cannot make."""
         expect_plain(model.purpose, "sample.py without --task")
-        settings = self.settings.over(model.settings, model.schedule)
+        settings = sized(self.settings.over(model.settings, model.schedule), len(self.listed))
         condition = self.of(model).condition(model, self.words, self.listed)
         return Job(model, settings, self.listed, condition)
 

@@ -20,9 +20,7 @@ def test_a_sample_depends_on_its_seed_alone(latent_run):
     together = generate(model, settings, range(12))
     apart = torch.cat([generate(model, settings, [seed]) for seed in range(12)])
     backwards = generate(model, settings, range(11, -1, -1)).flip(0)
-    shifted = generate(model, settings, range(3, 12))  # 9 are filled up to 16, as 12 are
-    assert torch.equal(together, backwards) and torch.equal(together[3:], shifted)
-    assert (together.int() - apart.int()).abs().max() <= 1  # another shape may round otherwise
+    assert torch.equal(together, apart) and torch.equal(together, backwards)
     assert (together[0] != together[10]).any()  # the same class, another seed
 
 
