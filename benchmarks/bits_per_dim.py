@@ -142,10 +142,10 @@ def measure(
         with tqdm(
             total=100, desc=f"tolerance {ode.rtol:g}", unit="%", leave=False, mininterval=5
         ) as bar:
-            told = dataclasses.replace(
+            chosen = dataclasses.replace(
                 ode, progress=lambda t, bar=bar: bar.update(max(0, int(100 * t) - bar.n))
             )
-            log_p = lambda x_0, i=i, denoise=denoise, ode=told: log_likelihood(
+            log_p = lambda x_0, i=i, denoise=denoise, ode=chosen: log_likelihood(
                 denoise, x_0, generator(args.seed, "probes", i), args.probes, ode
             )
             found, nats = bounded(

@@ -141,10 +141,10 @@ class DiffusionConfig(RunConfig):
     def _expect_supported(self) -> None:
         """The network takes what the model is conditioned on."""
         name = type(self.network).__name__
-        if self.condition in ("text", "both") and "text" not in self.network.hears:
+        if self.condition in ("text", "both") and "text" not in self.network.supports:
             what = f"network {name} does not support captions; {_supporting('text')} does"
             raise ValueError(f"condition={self.condition}: {what}")
-        if self.task.use is not None and "concat" not in self.network.hears:
+        if self.task.use is not None and "concat" not in self.network.supports:
             what = f"takes no channels beside x_t; {_supporting('concat')} does"
             raise ValueError(f"task {type(self.task).__name__}: network {name} {what}")
 
@@ -170,7 +170,7 @@ class DiffusionConfig(RunConfig):
 
 def _supporting(what: str) -> str:
     """The networks that take captions ("text"), or channels beside x_t ("concat")."""
-    return " or ".join(c.__name__ for c in get_args(AnyNetwork) if what in c.hears)
+    return " or ".join(c.__name__ for c in get_args(AnyNetwork) if what in c.supports)
 
 
 STAGES: dict[str, type[RunConfig]] = {

@@ -30,7 +30,7 @@ class JetSession(Session):
         super().__init__(
             click, Job(model, settings, seeds, asked.condition(model, click.words, seeds))
         )
-        self.mask = self.job.condition.told["mask"]
+        self.mask = self.job.condition.extras["mask"]
         self.names = [f"seed {seed}" for seed in seeds[:FEW]]
 
     def picture(self, x: Tensor) -> Image.Image:

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 Shape = tuple[int, ...]
 Noise = Callable[[Shape], Tensor]  # standard normal numbers of a shape
 Reduce = Callable[[Tensor], Tensor]
-Told = dict[
-    str, Tensor
-]  # what the denoiser is given beside the class: nothing of pictures, the mask of clouds
+# what the denoiser is given beside class and caption: the mask of clouds, channels beside x_t
+Extras = dict[str, Tensor]
 
 
 class SpaceConfig(ABC):
@@ -67,22 +66,22 @@ class Space(nn.Module, ABC):
         """Half of the data mirrored, each row or not by the generator."""
 
     @abstractmethod
-    def encode(self, data: Tensor, randn: Noise, /, **told: Tensor) -> Tensor:
+    def encode(self, data: Tensor, randn: Noise, /, **extras: Tensor) -> Tensor:
         """Data -> x_0, (B, *shape)."""
 
     @abstractmethod
-    def finish(self, x: Tensor, told: Told) -> Tensor:
+    def finish(self, x: Tensor, extras: Extras) -> Tensor:
         """Finished samples, on the CPU: what is written and shown."""
 
-    def told(self, batch: Mapping[str, Any]) -> Told:
+    def extras(self, batch: Mapping[str, Any]) -> Extras:
         """What the denoiser is always given of a batch."""
         return {}
 
-    def features(self, batch: Mapping[str, Any]) -> Told:
+    def features(self, batch: Mapping[str, Any]) -> Extras:
         """What it may be given, and may be left without, beside the class."""
         return {}
 
-    def draw(self, seeds: Sequence[int], labels: Sequence[int] | None = None) -> Told:
+    def draw(self, seeds: Sequence[int], labels: Sequence[int] | None = None) -> Extras:
         """What the denoiser is given when sampling, a row for each seed."""
         return {}
 

@@ -12,7 +12,7 @@ from typing import Any, cast
 from tqdm import tqdm
 
 from ldm.config import SampleConfig
-from ldm.diffusion.space import Told
+from ldm.diffusion.space import Extras
 from ldm.errors import Refusal, say
 from ldm.evaluation.base import Evaluation
 from ldm.evaluation.requests import EvaluationRequest, Opened
@@ -91,7 +91,7 @@ def _why_no_reference(kind: str, constituents: int) -> str | None:
     return None
 
 
-def told_of(model: Model, jets: JetSet) -> Told:
+def extras_of(model: Model, jets: JetSet) -> Extras:
     """What the denoiser is given of real jets: the number of constituents, and pt and mass where it
     takes them."""
     space = space_of(model)
@@ -112,12 +112,12 @@ def generate_like(
     Each has the real one's number of constituents, its type, and its pt and mass where the denoiser
     is told them.
     """
-    told, mine = told_of(model, jets), ranks.share(range(len(jets)))
+    extras, mine = extras_of(model, jets), ranks.share(range(len(jets)))
     labels = jets.types[mine].tolist() if model.classes else None
-    condition = Condition(labels, told={k: v[mine] for k, v in told.items()})
+    condition = Condition(labels, extras={k: v[mine] for k, v in extras.items()})
     start = time.perf_counter()
     here = generate(model, settings, [seed + i for i in mine], condition, progress)
-    return Cloud(ranks.collect(here, len(jets)), told["mask"]), time.perf_counter() - start
+    return Cloud(ranks.collect(here, len(jets)), extras["mask"]), time.perf_counter() - start
 
 
 @dataclass(frozen=True)

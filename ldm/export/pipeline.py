@@ -76,7 +76,7 @@ class LDMPipeline(DiffusionPipeline):
         )
         if generator is None and latents is None:
             generator = [torch.Generator().manual_seed(seed) for seed in seeds]
-        told, untold = self.told(about, seeds, labels, prompts, device)
+        cond, null = self.conditions(about, seeds, labels, prompts, device)
         self.scheduler.set_timesteps(steps, device=device)
         if latents is None:
             latents = randn_tensor(
@@ -87,8 +87,8 @@ class LDMPipeline(DiffusionPipeline):
             )
         x = self.denoised(
             latents.to(device, self.unet.dtype) * self.scheduler.init_noise_sigma,
-            told,
-            untold,
+            cond,
+            null,
             weight,
             generator,
         )
@@ -96,18 +96,16 @@ class LDMPipeline(DiffusionPipeline):
         images = self.numpy_to_pil(picture) if output_type == "pil" else picture
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
-    def denoised(
-        self, x: Tensor, told: dict, untold: dict, weight: float, generator: Any
-    ) -> Tensor:
+    def denoised(self, x: Tensor, cond: dict, null: dict, weight: float, generator: Any) -> Tensor:
         """The loop, from the scheduler's first noise to data."""
         takes = "generator" in inspect.signature(self.scheduler.step).parameters
         extra = {"generator": generator} if takes else {}
         for t in self.progress_bar(self.scheduler.timesteps):
             seen = self.scheduler.scale_model_input(x, t)
-            out = self.predict(seen, t, told)
-            if told and weight != 1:  # guidance on every channel (Ho & Salimans 2022, eq. 6)
-                nothing = self.predict(seen, t, untold)
-                out = nothing + weight * (out - nothing)
+            out = self.predict(seen, t, cond)
+            if cond and weight != 1:  # guidance on every channel (Ho & Salimans 2022, eq. 6)
+                free = self.predict(seen, t, null)
+                out = free + weight * (out - free)
             x = self.scheduler.step(out, t, x, **extra).prev_sample.to(x.dtype)
         return x
 
@@ -130,11 +128,11 @@ class LDMPipeline(DiffusionPipeline):
         )
         return often(prompts), often(labels)
 
-    def told(
+    def conditions(
         self, about: dict, seeds: Sequence[int], labels: Any, prompts: Any, device: Any
     ) -> tuple[dict, dict]:
         """What the network is told, and what it is told for guidance: the class after the last, no caption."""
-        told, untold, classes, count = {}, {}, len(about["classes"]), len(seeds)
+        cond, null, classes, count = {}, {}, len(about["classes"]), len(seeds)
         if classes:
             chosen = (
                 [labels[i % len(labels)] for i in range(count)]
@@ -143,17 +141,17 @@ class LDMPipeline(DiffusionPipeline):
             )
             if not 0 <= min(chosen) <= max(chosen) < classes:
                 raise ValueError(f"labels must be 0 ... {classes - 1}, got {chosen}")
-            told["class_labels"] = torch.tensor(chosen, device=device)
-            untold["class_labels"] = torch.full_like(told["class_labels"], classes)
+            cond["class_labels"] = torch.tensor(chosen, device=device)
+            null["class_labels"] = torch.full_like(cond["class_labels"], classes)
         if self.text_encoder is not None:
             chosen = prompts or about["prompts"]
-            told |= self.heard(
+            cond |= self.states(
                 [chosen[i % len(chosen)] for i in range(count)], about["length"], device
             )
-            untold |= self.heard([""] * count, about["length"], device)
-        return told, untold
+            null |= self.states([""] * count, about["length"], device)
+        return cond, null
 
-    def heard(self, captions: Sequence[str], length: int, device: Any) -> dict[str, Tensor]:
+    def states(self, captions: Sequence[str], length: int, device: Any) -> dict[str, Tensor]:
         """Token states, 0 beyond a caption's end. The first is always seen; where it is 0 it adds nothing: no caption."""
         dim = self.text_encoder.config.hidden_size
         states = torch.zeros(len(captions), length, dim, device=device, dtype=self.unet.dtype)
@@ -167,10 +165,10 @@ class LDMPipeline(DiffusionPipeline):
                 mask[i, : len(ids)] = True
         return {"encoder_hidden_states": states, "encoder_attention_mask": mask}
 
-    def predict(self, x: Tensor, t: Tensor, told: dict[str, Tensor]) -> Tensor:
+    def predict(self, x: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         h, w = (-side % json.loads(self.config.about)["factor"] for side in x.shape[-2:])
         wide = F.pad(x, (w // 2, w - w // 2, h // 2, h - h // 2), mode="replicate") if h or w else x
-        return crop(self.unet(wide, t, **told).sample, *x.shape[-2:])
+        return crop(self.unet(wide, t, **cond).sample, *x.shape[-2:])
 
     def decode(self, x: Tensor) -> Tensor:
         return (

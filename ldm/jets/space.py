@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ldm.diffusion.space import Noise, Reduce, Shape, Space, SpaceConfig, Told, listed
+from ldm.diffusion.space import Extras, Noise, Reduce, Shape, Space, SpaceConfig, listed
 from ldm.errors import Refusal
 from ldm.system.randomness import generator
 
@@ -84,15 +84,15 @@ class PointCloudSpace(Space):
         signs = torch.cat([1 - 2 * reflect.float(), features.new_ones(len(features), 1)], 1)
         return features * signs[:, None]
 
-    def told(self, batch: Mapping[str, Any]) -> Told:
+    def extras(self, batch: Mapping[str, Any]) -> Extras:
         """The mask: the denoiser knows how many constituents there are."""
         return {"mask": batch["mask"]}
 
-    def features(self, batch: Mapping[str, Any]) -> Told:
+    def features(self, batch: Mapping[str, Any]) -> Extras:
         """The jet's standardised pt and mass, if the network takes them."""
         return {"jet": self.condition(batch["jet"])} if self.jet else {}
 
-    def draw(self, seeds: Sequence[int], labels: Sequence[int] | None = None) -> Told:
+    def draw(self, seeds: Sequence[int], labels: Sequence[int] | None = None) -> Extras:
         """Masks with numbers of constituents as in training, functions of seed and type."""
         rows = zip(seeds, labels or [0] * len(seeds), strict=True)
         return self.full(
@@ -104,13 +104,13 @@ class PointCloudSpace(Space):
         shares = self.numbers[row].double().cpu().cumsum(0)
         return int(torch.searchsorted(shares, u * shares[-1], right=True))
 
-    def full(self, numbers: Sequence[int]) -> Told:
+    def full(self, numbers: Sequence[int]) -> Extras:
         """Masks of so many constituents, the real ones first: (B, P)."""
         return {"mask": torch.arange(self.shape[0]) < torch.tensor(numbers)[:, None]}
 
-    def finish(self, x: Tensor, told: Told) -> Tensor:
+    def finish(self, x: Tensor, extras: Extras) -> Tensor:
         """Finished samples as features (B, P, 3) on the CPU."""
-        return self.decode(x, told["mask"].to(x.device)).cpu()
+        return self.decode(x, extras["mask"].to(x.device)).cpu()
 
     def measure(
         self, batches: Iterable[Mapping[str, Any]], all_reduce: Reduce, device: torch.device | str
@@ -143,10 +143,10 @@ class PointCloudSpace(Space):
         there = self.numbers[min(row, len(self.numbers) - 1)].nonzero()[:, 0]
         return (int(there[0]), int(there[-1])) if len(there) else (0, self.shape[0])
 
-    def encode(self, features: Tensor, randn: Noise | None = None, /, **told: Tensor) -> Tensor:
+    def encode(self, features: Tensor, randn: Noise | None = None, /, **extras: Tensor) -> Tensor:
         """features (B, P, 3) = eta_rel, phi_rel, pt_rel and mask= (B, P) -> x_0 (B, P, 3)."""
         x = (raw_features(features) - self.shift) / self.scale
-        return x.masked_fill(~told["mask"][..., None], 0)
+        return x.masked_fill(~extras["mask"][..., None], 0)
 
     def decode(self, x: Tensor, mask: Tensor) -> Tensor:
         """x (B, P, 3) -> features: pt_rel in [0, 1], exact zeros at padding."""

@@ -12,13 +12,13 @@ from ldm.diffusion.space import Shape
 class NetworkConfig:
     """The base of every network's config; a new network is one dataclass of it and one `nn.Module`.
 
-    `hears`: what the network supports of "label", "text" (captions: token states (B, L, D) and
+    `supports`: what the network supports of "label", "text" (captions: token states (B, L, D) and
     `text_mask` (B, L)) and "concat" (channels (B, K, H, W) beside x_t). `features`: how many of the
     data's own features it is given (jets: pt, mass).
     """
 
     modality: ClassVar[str] = "pictures"
-    hears: ClassVar[frozenset[str]] = frozenset({"label"})
+    supports: ClassVar[frozenset[str]] = frozenset({"label"})
 
     @property
     def features(self) -> int:

@@ -29,7 +29,7 @@ class UNet(NetworkConfig):
     head_dim: int = 8
     norm_groups: int = 8
     dropout: float = 0.0
-    hears: ClassVar[frozenset[str]] = frozenset({"label", "text", "concat"})
+    supports: ClassVar[frozenset[str]] = frozenset({"label", "text", "concat"})
 
     def __post_init__(self) -> None:
         require(

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_max_pool2d
 
-from ldm.diffusion.space import Noise, Reduce, Shape, Space, SpaceConfig, Told, listed
+from ldm.diffusion.space import Extras, Noise, Reduce, Shape, Space, SpaceConfig, listed
 from ldm.errors import Refusal
 from ldm.networks.autoencoder import Autoencoder, sample_posterior
 from ldm.pictures.statistics import ChannelStatistics, lost_channels, percent
@@ -97,7 +97,7 @@ class PictureSpace(Space):
         """Holes (B, 1, H, W) of 0 and 1 on the grid of x."""
         return hole
 
-    def finish(self, x: Tensor, told: Told) -> Tensor:
+    def finish(self, x: Tensor, extras: Extras) -> Tensor:
         """Finished samples (B, C, H, W) on the CPU: uint8, or floats in [-1, 1] as the data."""
         images = self.decode(x)
         return (images.float() if self.floats else as_bytes(images)).cpu()
@@ -112,7 +112,7 @@ class PixelSpace(PictureSpace):
         super().__init__()
         self.shape = self.data_shape = tuple(shape)
 
-    def encode(self, image: Tensor, randn: Noise, /, **told: Tensor) -> Tensor:
+    def encode(self, image: Tensor, randn: Noise, /, **extras: Tensor) -> Tensor:
         return image
 
     def decode(self, x: Tensor) -> Tensor:
@@ -231,7 +231,7 @@ class LatentSpace(PictureSpace):
         return {"latent_mean": x_0.mean(), "latent_std": x_0.std()}
 
     @torch.no_grad()
-    def encode(self, data: Tensor, randn: Noise, /, **told: Tensor) -> Tensor:
+    def encode(self, data: Tensor, randn: Noise, /, **extras: Tensor) -> Tensor:
         z = sample_posterior(self.moments(data), randn((len(data), *self.shape)))
         return (z - self.mean[:, None, None]) / self.std[:, None, None]
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from ldm.diffusion.space import Told
+from ldm.diffusion.space import Extras
 from ldm.diffusion.tasks import AveragePool
 from ldm.errors import Refusal, require
 from ldm.pictures import masks
@@ -50,7 +50,7 @@ class Generate:
         """What is left of pictures (B, C, H, W); row i depends on its picture and keys[i] alone."""
         return image, image.new_ones(len(image), 1, 1, 1)
 
-    def tell(self, space: PictureSpace, given: Tensor, known: Tensor) -> Told:
+    def extras(self, space: PictureSpace, given: Tensor, known: Tensor) -> Extras:
         """What the denoiser is given of what is left."""
         return {}
 
@@ -87,7 +87,7 @@ class Inpaint(Generate):
         height, width = image.shape[2:]
         return image, masks.draw(keys, (height, width), self.area, self.rectangles, image.device)
 
-    def tell(self, space: PictureSpace, given: Tensor, known: Tensor) -> Told:
+    def extras(self, space: PictureSpace, given: Tensor, known: Tensor) -> Extras:
         around = space.encode_mean(torch.where(known > 0, given, 0))
         return {"concat": torch.cat([around, 2 * space.on_grid(1 - known) - 1], 1)}
 
@@ -135,7 +135,7 @@ class SuperResolve(Generate):
             small = small.clamp(-1, 1)
         return small, image.new_ones(len(image), 1, 1, 1)
 
-    def tell(self, space: PictureSpace, given: Tensor, known: Tensor) -> Told:
+    def extras(self, space: PictureSpace, given: Tensor, known: Tensor) -> Extras:
         large = interpolate(given, scale_factor=self.factor, mode="bicubic")
         return {"concat": space.encode_mean(large.clamp(-1, 1))}
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ldm.config import SampleConfig
 from ldm.diffusion.schedules import expand
-from ldm.diffusion.space import Told
+from ldm.diffusion.space import Extras
 from ldm.diffusion.tasks import Guided, cfg
 from ldm.sampling.model import Model
 
@@ -21,26 +21,26 @@ class Condition:
     """What each sample is conditioned on, a row a sample: class and caption, None being the null
     one.
 
-    `told`: what space or task give the denoiser besides: a mask, a jet's features, channels beside
+    `extras`: what space or task give the denoiser besides: a mask, a jet's features, channels beside
     x_t.
     """
 
     labels: Sequence[int] | None = None
     prompts: Sequence[str] | None = None
-    told: Told = field(default_factory=dict)
+    extras: Extras = field(default_factory=dict)
 
     def rows(self, rows: Sequence[int]) -> "Condition":
         """Some of the rows."""
-        told = {key: value[list(rows)] for key, value in self.told.items()}
+        extras = {key: value[list(rows)] for key, value in self.extras.items()}
         return Condition(
             None if self.labels is None else [self.labels[i] for i in rows],
             None if self.prompts is None else [self.prompts[i] for i in rows],
-            told,
+            extras,
         )
 
     def tensors(self, model: Model, count: int) -> dict[str, Tensor]:
         """What the network is given, `count` rows on the model's device."""
-        cond = {key: value.to(model.device) for key, value in self.told.items()}
+        cond = {key: value.to(model.device) for key, value in self.extras.items()}
         if model.classes:
             null = len(model.classes)
             cond["label"] = torch.tensor(
@@ -63,7 +63,7 @@ def completed(model: Model, seeds: Sequence[int], condition: Condition) -> Condi
         condition,
         labels=labels,
         prompts=prompts,
-        told=condition.told or model.space.draw(seeds, labels),
+        extras=condition.extras or model.space.draw(seeds, labels),
     )
 
 
@@ -74,7 +74,9 @@ def bind(model: Model, settings: SampleConfig, condition: Condition, count: int)
     chosen = (bool(model.classes) and condition.labels is not None) or condition.prompts is not None
     rows = torch.ones(count, dtype=torch.bool, device=model.device)
     null = (
-        without(cond, rows, len(model.classes)) if chosen or condition.told.keys() - KEPT else None
+        without(cond, rows, len(model.classes))
+        if chosen or condition.extras.keys() - KEPT
+        else None
     )
     low, high = settings.interval
     return cfg(model.denoiser, cond, null, settings.guidance, (low, high), settings.rescale)

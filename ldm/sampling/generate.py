@@ -60,7 +60,7 @@ def generate(
                 f"sampling gave numbers that are not finite at seed {seeds[i]}; try more steps or "
                 "another solver"
             )
-        done.append(model.space.finish(x, these.told)[: len(part)])
+        done.append(model.space.finish(x, these.extras)[: len(part)])
         if progress is not None:
             progress(len(part))
     return torch.cat(done)
@@ -100,7 +100,7 @@ def _batch(
     condition: Condition,
     watch: Watch | None,
 ) -> Tensor:
-    randn = SampleNoise(seeds, model.space.shape, model.device, condition.told.get("mask"))
+    randn = SampleNoise(seeds, model.space.shape, model.device, condition.extras.get("mask"))
     denoise = bind(model, settings, condition, len(seeds))
     times = times_of(model, settings)
     x_1 = solvers.start(model.schedule, times[0], randn())
@@ -136,7 +136,7 @@ def reverse(
 
     def watch(step: int, x_s: Tensor, x0_hat: Tensor) -> None:
         if step in shown:
-            steps.append(model.space.finish(x_s, whole.told))
+            steps.append(model.space.finish(x_s, whole.extras))
 
     generate(model, replace(settings, batch_size=len(seeds)), seeds, whole, watch=watch)
-    return steps, whole.told["mask"], [times[i] for i in shown]
+    return steps, whole.extras["mask"], [times[i] for i in shown]

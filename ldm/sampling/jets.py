@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import torch
 from torch import Tensor
 
-from ldm.diffusion.space import Told
+from ldm.diffusion.space import Extras
 from ldm.errors import Refusal, one_of
 from ldm.jets.data import NAMES, kind_of
 from ldm.jets.files import attribute, read_jets
@@ -103,25 +103,25 @@ class JetSamples(Samples):
                 f"--constituents: {self.source} has jets of no pt above 0, which the network is "
                 "told; --jet tells another"
             )
-        drawn = found.told["mask"].sum(1).tolist()
+        drawn = found.extras["mask"].sum(1).tolist()
         numbers = drawn if self.numbers is None else self.numbers
-        return replace(found, told=constituents(model, numbers, self.jet))
+        return replace(found, extras=constituents(model, numbers, self.jet))
 
     def warnings(self, job: Job) -> list[str]:
         """Where what is asked lies outside what training saw, and what the network is not given."""
-        model, told = job.model, job.condition.told
+        model, extras = job.model, job.condition.extras
         labels = torch.tensor(job.condition.labels or [0] * len(job.seeds))
-        numbers = told["mask"].sum(1)
+        numbers = extras["mask"].sum(1)
         rows = range(max(1, len(model.classes)))
         found = [_outside(model, row, numbers[labels == row]) for row in rows]
         if job.names and self.type and {self.type} != {*job.names}:
             found.append(f"--label: other jets than FILE's, which are {self.type}")
-        if space_of(model).jet and "jet" not in told:
+        if space_of(model).jet and "jet" not in extras:
             found.append(
                 "the network is told no pt and no mass; "
                 "--jet pt=GEV mass=GEV or --constituents FILE tells them"
             )
-        if "jet" in told and (far := int((told["jet"].abs() > FAR).any(1).sum())):
+        if "jet" in extras and (far := int((extras["jet"].abs() > FAR).any(1).sum())):
             found.append(
                 f"pt or mass of {far} jets lie more than {FAR} standard deviations "
                 "from the training jets' mean"
@@ -136,22 +136,22 @@ class JetSamples(Samples):
 
     def write(self, folder: Path, job: Job, samples: Tensor, record: Mapping[str, Any]) -> str:
         """jets.hdf5, or a file for each type, in JetNet's layout."""
-        told = job.condition.told
-        clouds = Clouds(samples, told["mask"], job.names, self.jet if "jet" in told else None)
+        extras = job.condition.extras
+        clouds = Clouds(samples, extras["mask"], job.names, self.jet if "jet" in extras else None)
         names = write_clouds(folder, clouds, job.seeds, record)
         return f"{len(samples)} jets: {', '.join(names)}"
 
     def returned(self, job: Job, samples: Tensor) -> "Cloud":
         from ldm.jets.metrics import Cloud  # scipy is slow to import
 
-        return Cloud(samples, job.condition.told["mask"])
+        return Cloud(samples, job.condition.extras["mask"])
 
     def density(
         self, model: Model, data: tuple[Tensor, Tensor], condition: Condition, estimate: Estimate
     ) -> Density:
         space = space_of(model)
         given = {"jet": space.condition(self.jet)} if self.jet is not None and space.jet else {}
-        return log_density(model, *data, replace(condition, told=given), estimate)
+        return log_density(model, *data, replace(condition, extras=given), estimate)
 
 
 @dataclass(frozen=True)
@@ -246,7 +246,7 @@ def _gev(key: str, text: str) -> float:
     return value
 
 
-def constituents(model: Model, numbers: Sequence[int], jet: Tensor | None = None) -> Told:
+def constituents(model: Model, numbers: Sequence[int], jet: Tensor | None = None) -> Extras:
     """The masks of so many constituents, and the jets' pt and mass for a network that takes
     them."""
     space = space_of(model)
@@ -274,7 +274,7 @@ def log_density(
     jets of different n. Refusal where the tolerance is not reached.
     """
     features, mask = features.to(model.device), mask.to(model.device)
-    given = replace(condition, told=condition.told | {"mask": mask})
+    given = replace(condition, extras=condition.extras | {"mask": mask})
     found = estimate.log_p(model, space_of(model).encode(features, mask=mask), given)
     nats = found.nats + space_of(model).log_jacobian(features, mask)
     return Density(nats, replace(found, nats=nats))

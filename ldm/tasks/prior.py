@@ -91,9 +91,9 @@ class Prior:
         every = torch.stack([done[row] for row in rows])
         return every.unflatten(0, (len(cases), len(self.seeds)))
 
-    def denoise(self, **told: Tensor) -> tasks.Guided:
-        """The model under the condition, guided as the settings say; `told` is given besides."""
-        condition = replace(self.condition, told=told)
+    def denoise(self, **extras: Tensor) -> tasks.Guided:
+        """The model under the condition, guided as the settings say; `extras` are given besides."""
+        condition = replace(self.condition, extras=extras)
         return bind(self.model, self.settings, condition, len(self.seeds))
 
     def guided(self, operator: tasks.Operator, y: Tensor, std: float = 0.0) -> solvers.Denoise:
@@ -137,5 +137,5 @@ class Prior:
 
     def completed(self, case: Case) -> Tensor:
         """Pictures by a model that was trained to complete them."""
-        told = self.model.purpose.tell(self.space, case.given, case.known)
-        return self.sample(self.denoise(**told))
+        extras = self.model.purpose.extras(self.space, case.given, case.known)
+        return self.sample(self.denoise(**extras))

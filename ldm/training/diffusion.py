@@ -148,19 +148,19 @@ class DiffusionModule(Stage):
     def left(self, data: Tensor, keys: Sequence[Key]) -> dict[str, Tensor]:
         """What the denoiser of a trained task is given of the batch's pictures, or nothing."""
         task = self.config.task
-        return task.tell(cast(PictureSpace, self.space), *task.degrade(data, keys))
+        return task.extras(cast(PictureSpace, self.space), *task.degrade(data, keys))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        told, data = self.space.told(batch), self.training_images(batch, batch_idx)
-        x_0 = self.space.encode(data, self.randn("posterior", batch_idx), **told)
+        extras, data = self.space.extras(batch), self.training_images(batch, batch_idx)
+        x_0 = self.space.encode(data, self.randn("posterior", batch_idx), **extras)
         rows = places(self.global_step, *self.slot(batch_idx), len(data))
-        told |= self.left(data, [(self.config.seed, "hole", place) for place in rows])
+        extras |= self.left(data, [(self.config.seed, "hole", place) for place in rows])
         # times are one stratified set over all micro-batches and ranks of the step
         key = (self.config.seed, "times", self.global_step)
         u = randomness.stratified(len(x_0), *self.slot(batch_idx), *key).to(self.device)
         t = self.denoiser.times(u)
         eps = self.randn("noise", batch_idx)(x_0.shape)
-        cond = told | self.condition(batch, self.generator("drop", batch_idx))
+        cond = extras | self.condition(batch, self.generator("drop", batch_idx))
         losses = self.denoiser.loss(x_0, t, eps, **cond)
         loss = losses.mean()
         self.log_by_time(losses.detach(), u)
@@ -180,13 +180,13 @@ class DiffusionModule(Stage):
         seed, rank = self.config.seed, self.global_rank
         generator = randomness.generator(seed, "validation", batch_idx, rank)
         draw = lambda shape: torch.randn(shape, generator=generator).to(self.device)  # noqa: E731
-        told, data = self.space.told(batch), self.space.read(batch)
-        x_0 = self.space.encode(self.watch_posterior(data), draw, **told)
-        told |= self.left(data, [(seed, "held-out hole", i) for i in batch["index"].tolist()])
+        extras, data = self.space.extras(batch), self.space.read(batch)
+        x_0 = self.space.encode(self.watch_posterior(data), draw, **extras)
+        extras |= self.left(data, [(seed, "held-out hole", i) for i in batch["index"].tolist()])
         u = randomness.stratified(len(x_0), 0, 1, seed, "validation times", batch_idx)
         t = self.denoiser.times(u.to(self.device))
         with self.averaged():
-            cond = told | self.condition(batch)
+            cond = extras | self.condition(batch)
             loss = self.denoiser.loss(x_0, t, draw(x_0.shape), **cond)
         self.log("val/loss", loss.mean(), sync_dist=True, batch_size=len(x_0))
         for name, value in self.space.statistics(x_0).items():

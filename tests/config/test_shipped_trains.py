@@ -65,10 +65,10 @@ def test_every_shipped_config_trains_two_steps(path, tmp_path):
         shape, classes = images.shape, () if run.condition == "text" else ("a", "b")
         under, captions = Stage1(autoencoder, trained_as), captions_of(run, images)
         module = DiffusionModule(run, shape, classes, under, captions)
-        told = module.condition({"label": torch.tensor([0, 1]), "text": ["picture 1", ""]})
+        cond = module.condition({"label": torch.tensor([0, 1]), "text": ["picture 1", ""]})
         x_0 = module.space.encode(torch.rand(2, *shape) * 2 - 1, torch.randn)
         loss = module.denoiser.loss(
-            x_0, torch.tensor([0.2, 0.8]), torch.randn_like(x_0), **told
+            x_0, torch.tensor([0.2, 0.8]), torch.randn_like(x_0), **cond
         ).mean()
         loss.backward()
         assert all(

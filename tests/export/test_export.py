@@ -43,13 +43,13 @@ def grey(pictures):
     return np.round(255 * np.asarray(pictures)).transpose(0, 3, 1, 2)
 
 
-def pictures(pipe, model, steps, **told):
+def pictures(pipe, model, steps, **cond):
     """Stock diffusers from the noise that sample.py starts with, at the first time's alpha_t = 0
     within 1e-2.
     """
     noise = SampleNoise(SEEDS, model.space.shape, "cpu")()
     _, sigma = model.denoiser.schedule(torch.tensor(1.0))
-    return grey(pipe(latents=sigma * noise, steps=steps, output_type="np", **told).images)
+    return grey(pipe(latents=sigma * noise, steps=steps, output_type="np", **cond).images)
 
 
 @pytest.mark.parametrize("kind", ["pixel_run", "latent_run", "text_run"])
@@ -61,18 +61,18 @@ def test_diffusers_draws_what_we_draw(kind, request, tmp_path):
     folder, model = export(str(run), str(tmp_path / "out")), restore(run)
     assert not [p for p in folder.rglob("*") if p.suffix in (".bin", ".pt", ".ckpt", ".pkl")]
     pipe = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)
-    told = {"prompts": PROMPTS} if model.text else {"labels": LABELS}
+    cond = {"prompts": PROMPTS} if model.text else {"labels": LABELS}
     for solver in STOCK:
         with_scheduler(pipe, solver)
         given = dict(
             solver=solver.__name__, eta=None, steps=20, guidance=2.0, batch_size=4, grid="uniform"
         )
         ours = generate(
-            model, Overrides(**given).over(model.settings), SEEDS, Condition(**told)
+            model, Overrides(**given).over(model.settings), SEEDS, Condition(**cond)
         ).numpy()
-        theirs = pictures(pipe, model, 20, guidance=2.0, **told)
+        theirs = pictures(pipe, model, 20, guidance=2.0, **cond)
         assert ours.std() > 10 and np.abs(theirs - ours).max() <= 1
-        others = pictures(pipe, model, 20, guidance=1.0, **told)
+        others = pictures(pipe, model, 20, guidance=1.0, **cond)
         assert np.abs(theirs - others).max() > 1  # guidance does something
 
 
@@ -149,7 +149,7 @@ def test_the_command_and_what_it_refuses(pixel_run, tmp_path):
     export(str(pixel_run), str(tmp_path / "new"))
     assert precious.read_text() == "mine" and not list(tmp_path.glob("new.[!p]*"))
     model = restore(pixel_run)
-    model.denoiser.schedule = type("Other", (), {})()
+    model.denoiser.schedule = type("Other", (), {"variance_preserving": False})()
     with pytest.raises(Refusal, match=r"want alpha\^2 \+ sigma\^2 = 1, not Other"):
         expect_exportable(model)
 

@@ -585,9 +585,9 @@ def test_constituents_see_each_other_and_every_condition_matters():
     for other in others:
         assert (net(x, mask=mask, **other) - out)[mask].std() > 1e-3 * out[mask].std()
     assert torch.equal(net(x, mask=mask, count=mask.sum(1), **rest), out)
-    untold = net(x, mask=mask, **rest | {"jet": torch.full((3, 2), torch.nan)})
-    assert torch.equal(untold, net(x, mask=mask, **rest | {"jet": None})) and not torch.equal(
-        untold, out
+    null = net(x, mask=mask, **rest | {"jet": torch.full((3, 2), torch.nan)})
+    assert torch.equal(null, net(x, mask=mask, **rest | {"jet": None})) and not torch.equal(
+        null, out
     )
 
 

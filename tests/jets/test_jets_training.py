@@ -153,10 +153,10 @@ def test_padding_is_zero_at_every_step_of_every_solver(model, name):
         )
 
     settings = dataclasses.replace(model.settings, solver=ALL[name], steps=3, batch_size=3)
-    together = generate(model, settings, [7, 8, 9], Condition(told=rows), watch=watch)
+    together = generate(model, settings, [7, 8, 9], Condition(extras=rows), watch=watch)
     assert (together[padding] == 0).all() and torch.isfinite(together).all()
     if name != "AdaptiveODE":
-        alone = generate(model, settings, [9], Condition(told={"mask": rows["mask"][2:]}))
+        alone = generate(model, settings, [9], Condition(extras={"mask": rows["mask"][2:]}))
         assert torch.equal(alone[0], together[2])
 
 
@@ -281,11 +281,11 @@ def test_pt_and_mass_are_told_by_value(two_types, tmp_path):
     assert (light[1] == heavy[1]).all() and abs(light[0] - heavy[0])[light[1]].max() > 1e-4
     assert heavy[2][:, :3].tolist() == [[1000, 0, 300]] * 4
     model = restore(run)
-    told = model.space.draw(range(4), [0] * 4) | {
+    extras = model.space.draw(range(4), [0] * 4) | {
         "jet": model.space.condition(torch.tensor([[1e3, 0, 300]])).expand(4, 2)
     }
     made, mask = by_pt(
-        generate(model, model.settings, range(4), Condition([0] * 4, told=told)), told["mask"]
+        generate(model, model.settings, range(4), Condition([0] * 4, extras=extras)), extras["mask"]
     )
     assert (made - torch.from_numpy(heavy[0])).abs().max() < 1e-5 and (
         mask == torch.from_numpy(heavy[1])

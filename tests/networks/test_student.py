@@ -55,7 +55,7 @@ def test_a_run_of_captions_trains_it(dit, clip, captioned_pictures, tmp_path):
 
 
 class Deaf(NetworkConfig):
-    hears: ClassVar[frozenset[str]] = frozenset()
+    supports: ClassVar[frozenset[str]] = frozenset()
 
 
 class Clouds(NetworkConfig):

@@ -66,7 +66,7 @@ def test_a_trained_model_paints_what_the_caption_says(text_run):
     )
 
 
-def tell(encoder, captions):
+def states(encoder, captions):
     return encoder.condition(captions, "cpu")
 
 
@@ -77,16 +77,16 @@ def test_padding_is_not_heard_and_batches_do_not_matter(clip):
         torch.randn(2, 1, 8, 8),
     )
     captions, t = ["red", "blue"], torch.tensor([10.0, 500.0])
-    outs = [net(x, t, **tell(encoder, captions)) for encoder in (short, long)]
+    outs = [net(x, t, **states(encoder, captions)) for encoder in (short, long)]
     assert torch.allclose(*outs, atol=1e-5) and not torch.allclose(
-        outs[0], net(x, t, **tell(short, captions[::-1])), atol=1e-4
+        outs[0], net(x, t, **states(short, captions[::-1])), atol=1e-4
     )
-    garbage = tell(long, captions)
+    garbage = states(long, captions)
     garbage["text"] = torch.where(garbage["text_mask"][..., None], garbage["text"], 1e3)
     assert torch.allclose(net(x, t, **garbage), outs[1], atol=1e-5)
     alone = CLIPText(str(clip), 30).load()
     assert torch.equal(
-        tell(alone, ["blue"])["text"][0], tell(long, ["red and blue", "blue"])["text"][1]
+        states(alone, ["blue"])["text"][0], states(long, ["red and blue", "blue"])["text"][1]
     )
 
 
@@ -96,19 +96,19 @@ def test_untold_rows_are_the_null_condition_one_by_one(clip):
         UNet(channels=(8, 16), layers=1, attention=(4,)).build((1, 8, 8), 3, 16).eval(),
         torch.randn(2, 1, 8, 8),
     )
-    t, told = (
+    t, cond = (
         torch.tensor([10.0, 500.0]),
-        {"label": torch.tensor([0, 1])} | tell(encoder, ["red", "blue"]),
+        {"label": torch.tensor([0, 1])} | states(encoder, ["red", "blue"]),
     )
-    some = net(x, t, **without(told, torch.tensor([True, False]), 3))
-    full, none = net(x, t, **told), net(x, t, label=torch.tensor([3, 3]))
+    some = net(x, t, **without(cond, torch.tensor([True, False]), 3))
+    full, none = net(x, t, **cond), net(x, t, label=torch.tensor([3, 3]))
     assert torch.allclose(some[0], none[0], atol=1e-6) and torch.allclose(
         some[1], full[1], atol=1e-6
     )
     assert not torch.allclose(some[0], full[0], atol=1e-4) and not torch.allclose(
         none[1], full[1], atol=1e-4
     )
-    empty = tell(encoder, ["", " "])
+    empty = states(encoder, ["", " "])
     assert not empty["text"].any() and not empty["text_mask"].any()
 
 
@@ -122,9 +122,11 @@ def test_guidance_of_one_is_the_conditional_model(text_run):
     null = without(cond, torch.ones(3, dtype=torch.bool), 0)
     plain = model.denoiser(x, t, **cond)
     assert torch.equal(cfg(model.denoiser, cond, null, 1.0)(x, t), plain)
-    untold = model.denoiser(x, t)
+    unconditional = model.denoiser(x, t)
     assert torch.allclose(
-        cfg(model.denoiser, cond, null, 3.0)(x, t), untold + 3 * (plain - untold), atol=1e-4
+        cfg(model.denoiser, cond, null, 3.0)(x, t),
+        unconditional + 3 * (plain - unconditional),
+        atol=1e-4,
     )
 
 
@@ -158,7 +160,7 @@ def test_a_resumed_run_ends_with_the_same_bits(clip, captioned_pictures, tmp_pat
 def test_each_caption_is_encoded_once(clip):
     encoder = CLIPText(str(clip), 12).load()
     for _ in range(3):
-        tell(encoder, ["red", "blue", " red "])
+        states(encoder, ["red", "blue", " red "])
     assert encoder.encoded == 2
 
 
@@ -211,14 +213,14 @@ def test_train_and_sample_by_the_scripts(clip, captioned_pictures, tmp_path):
 
 def test_what_is_refused(text_run, pixel_run, clip, captioned_pictures, tmp_path, monkeypatch):
     model, plain = restore(text_run), restore(pixel_run)
-    for told, refused in [
+    for flags, refused in [
         ((plain, "red", None), "a model without text"),
         ((model, "red", "FILE"), "give one of them"),
         ((model, None, str(tmp_path / "none.txt")), "cannot be read"),
         ((model, "", None), "is empty"),
     ]:
         with pytest.raises(Refusal, match=refused):
-            prompts_from(*told, range(2))
+            prompts_from(*flags, range(2))
     with pytest.raises(Refusal, match="the data has no captions"):
         train(
             run_config(

@@ -80,9 +80,9 @@ def denoiser(task):
     return Denoiser(net, VP())
 
 
-def told_of(task, picture, known=None):
+def extras_of(task, picture, known=None):
     left = task.degrade(picture, keys(range(len(picture))))
-    return task.tell(PixelSpace((1, 8, 8)), left[0], left[1] if known is None else known)
+    return task.extras(PixelSpace((1, 8, 8)), left[0], left[1] if known is None else known)
 
 
 def test_the_hole_and_what_is_around_it_reach_the_network_and_what_is_inside_does_not():
@@ -95,16 +95,16 @@ def test_the_hole_and_what_is_around_it_reach_the_network_and_what_is_inside_doe
     picture = (torch.rand(2, 1, 8, 8) * 2 - 1).requires_grad_()
     known = torch.ones(2, 1, 8, 8)
     known[..., 2:5, 2:5] = 0
-    out = model(x_t, t, label=label, **told_of(Inpaint(), picture, known))
+    out = model(x_t, t, label=label, **extras_of(Inpaint(), picture, known))
     gradient = torch.autograd.grad(out.square().sum(), picture)[0]
     assert (gradient[known == 0] == 0).all() and (gradient[known == 1].abs() > 0).all()
     other = known.roll(1, -1)
     assert (
-        model(x_t, t, label=label, **told_of(Inpaint(), picture, other)) - out
+        model(x_t, t, label=label, **extras_of(Inpaint(), picture, other)) - out
     ).abs().max() > 1e-3
     grey = torch.zeros(2, 1, 8, 8)  # the hole is told apart from a grey picture
-    tell = lambda known: model(x_t, t, label=label, **told_of(Inpaint(), grey, known))
-    assert (tell(known) - tell(torch.ones_like(known))).abs().max() > 1e-3
+    extras = lambda known: model(x_t, t, label=label, **extras_of(Inpaint(), grey, known))
+    assert (extras(known) - extras(torch.ones_like(known))).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("kernel", ["box", "bicubic"])
@@ -120,13 +120,13 @@ def test_a_small_picture_reaches_the_network(kernel):
     small, _ = wanted.degrade(picture, [])
     assert small.shape == (2, 1, 4, 4) and abs(small.mean() - picture.mean()) < 0.02
     small.requires_grad_()
-    out = model(x_t, t, label=label, **wanted.tell(PixelSpace((1, 8, 8)), small, None))
+    out = model(x_t, t, label=label, **wanted.extras(PixelSpace((1, 8, 8)), small, None))
     assert (torch.autograd.grad(out.square().sum(), small)[0].abs() > 0).all()
     flat = wanted.degrade(torch.full_like(picture, 0.5), [])[
         0
     ]  # both kernels keep a constant, as does enlarging
     assert torch.allclose(
-        wanted.tell(PixelSpace((1, 8, 8)), flat, None)["concat"],
+        wanted.extras(PixelSpace((1, 8, 8)), flat, None)["concat"],
         torch.full_like(picture, 0.5),
         atol=1e-6,
     )
@@ -203,16 +203,16 @@ def test_guidance_of_classes_leaves_the_picture_told(fill_run):
     model, seeds = restore(fill_run), [0, 1, 2]
     pictures = as_images(Digits().load().test.__getitems__([0, 1, 2]))
     known = masks.draw(keys(seeds), (8, 8), (0.3, 0.3), 1.0)
-    told = model.purpose.tell(model.space, pictures, known)
+    extras = model.purpose.extras(model.space, pictures, known)
     guided, x, t = (
-        Prior(model, SampleConfig(guidance=3.0), seeds, Condition([4] * 3)).denoise(**told),
+        Prior(model, SampleConfig(guidance=3.0), seeds, Condition([4] * 3)).denoise(**extras),
         torch.randn(3, 1, 8, 8),
         torch.tensor(0.6),
     )
-    of = lambda label: model.denoiser(x, t, label=torch.full((3,), label), **told)
+    of = lambda label: model.denoiser(x, t, label=torch.full((3,), label), **extras)
     assert torch.allclose(guided(x, t), of(10) + 3 * (of(4) - of(10)), atol=1e-4)
     assert torch.allclose(
-        Prior(model, SampleConfig(guidance=3.0), seeds).denoise(**told)(x, t), of(10), atol=1e-5
+        Prior(model, SampleConfig(guidance=3.0), seeds).denoise(**extras)(x, t), of(10), atol=1e-5
     )
 
 
@@ -268,10 +268,12 @@ def test_in_latents(stage1, inputs, tmp_path):
     model, picture = restore(path), as_images(Digits().load().test.__getitems__([0]))
     known = torch.ones(1, 1, 8, 8)
     known[..., 3, 3] = 0
-    told = model.purpose.tell(model.space, picture, known)["concat"]
-    assert told.shape == (1, 3, 4, 4) and (told[0, 2] > 0).sum() == 1 and told[0, 2, 1, 1] == 1
+    extras = model.purpose.extras(model.space, picture, known)["concat"]
+    assert (
+        extras.shape == (1, 3, 4, 4) and (extras[0, 2] > 0).sum() == 1 and extras[0, 2, 1, 1] == 1
+    )
     around = model.space.encode_mean(torch.where(known > 0, picture, 0))
-    assert torch.equal(told[:, :2], around) and not torch.equal(
+    assert torch.equal(extras[:, :2], around) and not torch.equal(
         around, model.space.encode_mean(picture)
     )
     assert not (tmp_path / "latents").exists()  # pictures are needed, no cache is written

@@ -149,10 +149,10 @@ def test_tensors(run_of, request):
     small = torch.nn.functional.avg_pool2d(as_floats(bytes_), 2)
     assert SuperResolution(factor=2).solve(model, small, **few).shape == (2, 1, 1, 8, 8)
     noisy = Denoising(noise_std=0.5).solve(model, bytes_, seeds=(0, 1), **few)
-    told = Denoising(noise_std=0.5).solve(
+    explicit = Denoising(noise_std=0.5).solve(
         model, bytes_, seeds=(0, 1), condition=Condition([3, 4]), **few
     )
-    assert noisy.shape == (2, 2, 1, 8, 8) and not torch.equal(noisy, told)
+    assert noisy.shape == (2, 2, 1, 8, 8) and not torch.equal(noisy, explicit)
     frames = Interpolation().solve(model, bytes_, seeds=range(3), **few)
     assert frames.shape == (1, 3, 1, 8, 8)
     for task, given, message in (

@@ -8,7 +8,7 @@ import lightning.pytorch as pl
 import torch
 from PIL import Image
 
-from ldm.evaluation.jets import cloud, generate_like, told_of
+from ldm.evaluation.jets import cloud, extras_of, generate_like
 from ldm.jets.data import JetSet, spread
 from ldm.jets.metrics import Cloud, evaluate_jets
 from ldm.jets.plots import histograms, jet_images, reverse_process
@@ -90,6 +90,6 @@ class JetPanels(EverySteps[DiffusionModule]):
         """The way of four jets from noise to data."""
         model, few = module.model(), self.asked.first(4)
         labels = few.types.tolist() if model.classes else None
-        condition = Condition(labels, told=told_of(model, few))
+        condition = Condition(labels, extras=extras_of(model, few))
         settings = replace(module.config.sample, batch_size=4)
         return reverse_process(*reverse(model, settings, range(len(few)), condition))
