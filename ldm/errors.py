@@ -72,7 +72,7 @@ def nearest(word: str, choices: Iterable[str], cutoff: float = 0.5) -> str:
 
 
 def one_of(what: str, word: str, choices: Iterable[str]) -> str:
-    """`what: 'word' is not one of a, b, c; did you mean 'a'?`"""
+    """One line: `what: 'word' is not one of a, b, c; did you mean 'a'?`."""
     choices = list(choices)
     listed = ", ".join(choices[:MANY]) + (
         f" and {len(choices) - MANY} more" if len(choices) > MANY else ""

@@ -28,7 +28,7 @@ from ldm.errors import Refusal
 from ldm.system.files import whole
 
 VERSION = 1
-# of what a checkpoint says of itself; `text` besides, with captions
+# keys of a checkpoint's `ldm`; `text` besides, with captions
 META: dict[str, tuple[type, ...]] = {
     "version": (int,),
     "stage": (str,),
@@ -195,7 +195,9 @@ def expect_stage(state: Mapping[str, Any], stage: str, path: Path) -> None:
             "diffusion": "sample.py reads it",
         }
         use = f"; {uses[found]}" if found in uses else ""
-        raise Refusal(f"checkpoint: {path} is of stage '{found}', '{stage}' is wanted here{use}")
+        kinds = {"autoencoder": "a stage-1 autoencoder", "diffusion": "a diffusion model"}
+        which = kinds.get(found, f"of stage '{found}'")
+        raise Refusal(f"checkpoint: {path} is {which}; {kinds[stage]} is needed here{use}")
 
 
 def weights(state: Mapping[str, Any], which: str, path: Path) -> Weights:

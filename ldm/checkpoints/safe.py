@@ -38,7 +38,7 @@ def malformed(path: Path | str) -> Iterator[None]:
 def load_plain(path: Path, device: str = "cpu") -> Any:
     """What PyTorch finds in a file with `weights_only=True`, every record of it checked.
 
-    Refusal of a file that is missing, damaged, or wants to run code.
+    Refusal of a file that is missing, damaged, or would run code.
     """
     try:
         # anything but PyTorch's zip format is not opened at all

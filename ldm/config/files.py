@@ -52,9 +52,7 @@ PATHS = ("output", "data.root", "space.autoencoder", "text.model", "evaluate.fea
 
 
 def _at_home(raw: dict[str, Any]) -> dict[str, Any]:
-    """The tree with `~` in its paths being the user's home: no shell has filled it in behind a
-    `key=`.
-    """
+    """Expand `~` in the tree's paths: no shell has done it behind a `key=`."""
     for path in PATHS:
         *above, last = path.split(".")
         node: Any = raw

@@ -4,7 +4,7 @@ from typing import Any
 
 from ldm.errors import Refusal, nearest
 
-# of Lightning's Trainer: what a run may be told of besides its own settings, and of which types
+# arguments of Lightning's Trainer that a config may set besides its own keys, and their types
 OPTIONS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(
         (
@@ -56,9 +56,7 @@ OURS |= {
 
 
 def check_options(options: dict[str, Any], where: str) -> None:
-    """Keys of `trainer.options` are arguments of Lightning's Trainer, less those that the config
-    has itself.
-    """
+    """Refusal unless `trainer.options` are Trainer arguments that the config has not itself."""
     for key, value in options.items():
         if key in OURS:
             raise Refusal(f"{where}: trainer.options.{key}: set {OURS[key]} instead")

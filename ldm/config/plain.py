@@ -1,5 +1,4 @@
-"""Plain trees (dicts, lists, texts, numbers) from YAML and from the command line, and what may
-stand in one.
+"""Plain trees (dicts, lists, texts, numbers) from YAML and the command line.
 
 YAML as people write configs: 1e-3 is a number; 007, 1:30, on and a date are texts; a key stands
 once; nothing is merged by `<<` or made by a tag. No `${...}` is ever filled in: a config, or a
@@ -66,8 +65,10 @@ def from_file(path: Path) -> Any:
 
 
 def from_text(text: str, where: str) -> Any:
-    """A value of the command line. In brackets, braces or quotes it is YAML; else a number, true,
-    false, null, or a text as it stands, whatever signs are in it: `data.root=/my data #1`.
+    """A value of the command line.
+
+    YAML in brackets, braces or quotes; else a number, true, false, null, or a text as it stands,
+    whatever signs are in it: `data.root=/my data #1`.
     """
     if text.lstrip()[:1] in ("[", "{", '"', "'"):
         return _parsed(text, where)
@@ -109,9 +110,7 @@ def _parsed(data: bytes | str, where: str) -> Any:
 
 
 def check(tree: Any, where: str) -> None:
-    """Refusal for what no config holds, with its key: `${...}`, other things than plain ones,
-    numbers beyond 64 bits, NaN.
-    """
+    """Refusal, with its key, of `${...}`, non-plain values, numbers beyond 64 bits, NaN."""
     left = [MOST]
     _check(tree, "", where, DEEPEST, left)
 

@@ -152,9 +152,9 @@ class DiffusionConfig(RunConfig):
         """Loss and sampling ask for times that the schedule has."""
         law, predict = type(self.schedule).__name__, self.loss.predict
         law += " with zero_snr" * getattr(self.schedule, "zero_snr", False)
-        says = bool(self.schedule.ends()[1] == 1) or predict not in ("eps", "score")
-        why = f"{predict} says nothing of x_0: loss.predict=v or x0"
-        require(says, f"schedule {law} has alpha_1 = 0, where {why}")
+        defined = bool(self.schedule.ends()[1] == 1) or predict not in ("eps", "score")
+        why = f"where predicting {predict} is undefined: loss.predict=v or x0"
+        require(defined, f"schedule {law} ends in pure noise (alpha_1 = 0), {why}")
         if self.schedule.continuous:
             on_table = self.sample.grid in ("trailing", "leading")
             what = f"sample.grid={self.sample.grid} is of a table of times: schedule Discrete"
@@ -197,5 +197,5 @@ def of_stage(kind: type[Kind], raw: dict[str, Any], where: str) -> Kind:
     """The same, of one stage; Refusal of another's."""
     run = from_dict(raw, where)
     if not isinstance(run, kind):
-        raise Refusal(f"{where}: a config of stage '{run.stage}', where another is wanted")
+        raise Refusal(f"{where}: a config of stage '{run.stage}', not of the one needed here")
     return run

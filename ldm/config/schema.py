@@ -100,9 +100,10 @@ def _anchor(raw: dict[str, Any], folder: Path) -> None:
 
 
 def merge(base: Any, new: Any, top: bool = False) -> Any:
-    """New over base, key by key; a node that names another choice replaces the old one whole, and
-    so does `{}`, which is empty (of a component: its defaults). A list, a value and null stand for
-    themselves.
+    """Merge `new` over `base`, key by key.
+
+    A node that names another choice replaces the old one whole, and so does `{}` (a component's
+    defaults). A list, a value and null stand for themselves.
     """
     if isinstance(base, str) and isinstance(new, dict) and new:
         base = {"name": base}  # `schedule: Cosine`, then `schedule.s=0.01`
@@ -214,9 +215,7 @@ def _finite(value: Any) -> bool:
 
 
 def _mistaken(value: Any, hint: Any) -> str:
-    """What OmegaConf would let pass by changing it: a bool for a number, a number for a text, too
-    few values; or nothing.
-    """
+    """What OmegaConf would silently convert: a bool for a number, ..., or ."""
     kind, inner = typing.get_origin(hint), typing.get_args(hint)
     if isinstance(value, (list, tuple)) and kind in (list, tuple):
         fixed = kind is tuple and Ellipsis not in inner

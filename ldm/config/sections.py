@@ -1,6 +1,4 @@
-"""The sections of a config: optimiser, trainer, boards, sampling, evaluation, discriminator,
-perceptual loss.
-"""
+"""The sections of a config, from the optimiser to the perceptual loss."""
 
 import math
 import re
@@ -124,8 +122,10 @@ def _counted(devices: Any) -> bool:
 
 @dataclass
 class LoggerConfig:
-    """Where a run is shown besides metrics.csv. `mode` and what follows it are W&B's; auto: online
-    with a key, else offline with a line that says how to sync.
+    """Where a run is shown besides metrics.csv.
+
+    `mode` and what follows it are W&B's; auto: online with a key, else offline, with a line on how
+    to sync.
     """
 
     kind: Literal["wandb", "tensorboard", "both", "csv"] = (
@@ -187,9 +187,7 @@ class SampleConfig:
 
 @dataclass
 class Evaluate:
-    """Figures against the real pictures during training, evaluate.py's: every so many steps, and at
-    the end. 0: never.
-    """
+    """evaluate.py's metrics during training: every so many steps, and at the end. 0: never."""
 
     every: int = 0
     count: int = 2000  # samples; of stage 1, held-out pictures
@@ -203,8 +201,10 @@ class Evaluate:
 
 @dataclass
 class Discriminator:
-    """PatchGAN. Steps count the generator's: it learns from `start`, alone for `warmup` steps, then
-    its gradient reaches the decoder, growing to full weight over as many steps again.
+    """PatchGAN. Its steps count the generator's.
+
+    It learns from `start`, alone for `warmup` steps; then its gradient reaches the decoder, growing
+    to full weight over as many steps again.
     """
 
     weight: float = 0.0  # 0: none

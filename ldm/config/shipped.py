@@ -14,9 +14,7 @@ SHIPPED = tuple(
 
 
 def shipped(path: Path) -> Path:
-    """The path, or, where no such file is, the config of that name that comes with ldm: with
-    `configs/` before it or not.
-    """
+    """The path, or, where there is no such file, ldm's own config of that name."""
     path = path.expanduser()
     if path.is_file() or path.is_absolute():
         return path

@@ -1,6 +1,4 @@
-"""Stage 1 of a latent run: its config, named by `space.autoencoder`, with what it shares with the
-run.
-"""
+"""The stage-1 config of a latent run, and what it shares with the run."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +16,7 @@ OF_STAGE_1 = ("batch_size", "flip", "workers")  # of the data: all else is the r
 
 
 def stage1_of(run: Config) -> AutoencoderConfig | None:
-    """Stage 1's config where the run names it by config: that file, and the run's `stage1:` over
-    it.
+    """The stage-1 config that a run names, with the run's `stage1:` over it.
 
     It is named after the run (`name_after`), so that another run trains its own. Data, output,
     boards and machine are the run's. Refusal where `stage1:` says what could have no effect.
@@ -54,9 +51,7 @@ def stage1_file(run: DiffusionConfig) -> dict[str, Any]:
 
 
 def name_after(name: str) -> str:
-    """What stage 1 of a run is called: digits-latent has digits-autoencoder, and other has
-    other-autoencoder.
-    """
+    """The name of a run's stage 1: digits-autoencoder for digits-latent, x-autoencoder for x."""
     return name.replace("latent", "autoencoder") if "latent" in name else f"{name}-autoencoder"
 
 

@@ -18,9 +18,7 @@ from ldm.diffusion.weights import EDM, MaximumLikelihood, MinSNR, One
 
 @dataclass(frozen=True)
 class Loss:
-    """What the network predicts, the weight of each time in the loss, and how often training draws
-    it.
-    """
+    """The prediction target, the loss weight of each time, and how training draws times."""
 
     predict: Literal["eps", "x0", "v", "edm", "velocity", "score"] = "v"
     weight: One | MinSNR | EDM | MaximumLikelihood = field(default_factory=One)

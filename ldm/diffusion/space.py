@@ -37,9 +37,7 @@ class SpaceConfig(ABC):
     def build(
         self, shape: Shape, autoencoder: nn.Module | None, classes: int, features: int
     ) -> "Space":
-        """The space of data of `shape`; `features`: how many of the data's own the denoiser is
-        given.
-        """
+        """The space of data of `shape`; `features`: how many the denoiser is conditioned on."""
 
 
 class Space(nn.Module, ABC):

@@ -67,11 +67,10 @@ class EDM(OfX0):
 
 @dataclass(frozen=True)
 class MaximumLikelihood(OfX0):
-    """w = (g alpha / sigma^2)^2 = 2 alpha (alpha sigma' - alpha' sigma) / sigma^3: g^2 on the
-    score.
+    """w = (g alpha / sigma^2)^2, that is g^2 on the score (Song et al. 2021b, theorem 1).
 
-    Half its integral over t bounds the negative log-likelihood in nats, up to a constant (Song et
-    al. 2021b, theorem 1).
+    = 2 alpha (alpha sigma' - alpha' sigma) / sigma^3. Half its integral over t bounds the negative
+    log-likelihood in nats, up to a constant.
     """
 
     def __call__(self, schedule: Schedule, t: Tensor) -> Tensor:

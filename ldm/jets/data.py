@@ -26,9 +26,7 @@ USUAL = 30  # constituents, where no one has asked for a number
 
 
 def kind_of(path: Path) -> str | None:
-    """The type of jets that a file's name says (g.hdf5, q150.hdf5, gluon30_mini.hdf5,
-    light-quark.hdf5), None if none.
-    """
+    """The jet type in a file's name (g.hdf5, gluon30_mini.hdf5, light-quark.hdf5), or None."""
     words = re.findall(r"[a-z]+", path.stem.lower())
     first = words[0].removesuffix("s") if words else ""
     short = {
@@ -39,8 +37,9 @@ def kind_of(path: Path) -> str | None:
 
 
 def spread(types: Tensor) -> Tensor:
-    """Rows (N,) of types (N,) so that every stretch holds each type by its share in the whole, in
-    the type's own order.
+    """Rows (N,) of types (N,), reordered so that every stretch has the same share of each type.
+
+    Each type keeps its own order.
     """
     place = torch.zeros(len(types), dtype=torch.float64)
     for kind in types.unique():
@@ -151,9 +150,9 @@ class Jets:
 
 @dataclass
 class JetNet(DataConfig):
-    """JetNet's files (Kansal et al. 2021): `root` is one HDF5 file, or the folder of g.hdf5,
-    q150.hdf5, ...
+    """JetNet's files (Kansal et al. 2021).
 
+    `root` is one HDF5 file, or the folder of g.hdf5, q150.hdf5, ...
     `split`: "jetnet" permutes with numpy's default_rng(42) as the jetnet package does, "order" cuts
     each type's file in its own order. `parts` are train, valid, test: shares of the jets, or, when
     they add up to more than 1, numbers of jets, of which each type has its share. `bad`: jets with
@@ -251,9 +250,7 @@ class JetNet(DataConfig):
             )
 
     def check(self, kind: str, path: Path) -> None:
-        """Before anything is read: whether the file has the room asked for, and whose jets its name
-        says it holds.
-        """
+        """Refusal, before reading, of a file too narrow or of jets of another type by its name."""
         room = places(path)
         if self.constituents > USUAL and 0 < room < self.constituents:
             where = f"{path} has room for {room} constituents a jet"

@@ -115,7 +115,7 @@ class Sample:
 
     @cached_property
     def masses(self) -> np.ndarray:
-        """(N, 1)"""
+        """Jet masses (N, 1)."""
         return jet_kinematics(*self.cloud)["mass"].numpy()[:, None]
 
     @cached_property

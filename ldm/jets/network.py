@@ -1,6 +1,4 @@
-"""The network for point clouds: a masked set transformer, permutation-equivariant, conditioned
-through adaLN-zero.
-"""
+"""A permutation-equivariant set transformer for point clouds, conditioned by adaLN-zero."""
 
 import math
 from dataclasses import dataclass
@@ -19,7 +17,7 @@ from ldm.networks.base import NetworkConfig
 class SetTransformer(NetworkConfig):
     """Width, blocks and heads.
 
-    `jet`: how many of the jet's own features it is told (2: log pt and log mass / pt).
+    `jet`: how many of the jet's own features it is given (2: log pt and log mass / pt).
     """
 
     dim: int = 64
@@ -51,8 +49,9 @@ class SetTransformer(NetworkConfig):
 
 
 def sinusoids(values: Tensor, dim: int) -> Tensor:
-    """cos and sin of `values` (B,) in 0 ... 1000 at dim / 2 frequencies from 1 to 1/10000 (Vaswani
-    et al. 2017): (B, dim).
+    """cos and sin of `values` (B,) in 0 ... 1000: (B, dim).
+
+    dim / 2 frequencies from 1 to 1/10000 (Vaswani et al. 2017).
     """
     frequencies = torch.exp(
         -math.log(10000) * torch.arange(dim // 2, device=values.device) / (dim // 2)
@@ -62,9 +61,7 @@ def sinusoids(values: Tensor, dim: int) -> Tensor:
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, each shifted, scaled and gated by the condition (Peebles & Xie
-    2023, adaLN-zero).
-    """
+    """Attention and feed-forward with adaLN-zero (Peebles & Xie 2023)."""
 
     def __init__(self, dim: int, heads: int, widen: int):
         super().__init__()
@@ -93,13 +90,12 @@ class Block(nn.Module):
 
 
 class SetNetwork(nn.Module):
-    """`forward(x, c_noise, mask, count=None, jet=None, label=None)`: x (B, P, F) -> (B, P, F),
-    exact zeros at padding.
+    """x (B, P, F) -> (B, P, F), exact zeros at padding; the output starts at 0.
 
-    Equivariant under permutations of the constituents: no order, no positions. c_noise (B,) is in 0
-    ... 1000; count (B,) the number of constituents, the mask's own if not given; jet (B, J)
-    standardised features, a row with a NaN being "not told"; label (B,) the jet type, the last one
-    ( = classes) being "not told". The output starts at 0.
+    `forward(x, c_noise, mask, count=None, jet=None, label=None)`; equivariant under permutations of
+    the constituents: no positions. c_noise (B,) is in 0 ... 1000; count (B,) the number of
+    constituents, by default the mask's own; jet (B, J) standardised features, a row with a NaN
+    being the null condition; label (B,) the jet type, `classes` being the null condition.
     """
 
     def __init__(self, config: SetTransformer, features: int, classes: int):
@@ -120,7 +116,7 @@ class SetNetwork(nn.Module):
     def condition(
         self, c_noise: Tensor, count: Tensor, jet: Tensor | None, label: Tensor | None
     ) -> Tensor:
-        """Time, number, and what else is told, summed into one vector a cloud: (B, dim)."""
+        """Time, number and the other conditions, summed into one vector a cloud: (B, dim)."""
         dtype = self.embed.weight.dtype
         total = self.time(sinusoids(c_noise, self.dim).to(dtype)) + self.count(
             sinusoids(count, self.dim).to(dtype)

@@ -17,8 +17,8 @@ SMALLEST, LARGEST = (
 )  # of pt_rel, so that its logit is finite; below and above a decode is off by as much
 LIGHTEST = 1e-4  # mass / pt that a mass of 0 counts as
 # standard deviations below which a feature is constant, and not divided by them: of the
-# constituents' features, and of log pt and log(mass / pt), where a tenth of a per cent says
-# nothing, and another value told would be thousands of them away
+# constituents' features, and of log pt and log(mass / pt), where a spread of a tenth
+# of a per cent is none, and any other value given would be thousands of spreads away
 CONSTANT, CONSTANT_JET = 1e-5, 1e-3
 
 
@@ -43,7 +43,7 @@ class PointCloudSpace(Space):
     square, not shifted, so that a reflection stays one. `shift` and `scale` (3,), `jet_shift`,
     `jet_scale` (2,) of log pt and log(mass / pt), and `numbers` (types, P + 1), how many jets of
     each type have 0 ... P constituents, are measured over the training set and travel in the
-    checkpoint. `jet`: how many of the jet's own features the denoiser is told (2: pt and mass).
+    checkpoint. `jet`: how many of the jet's own features are given to the denoiser (2: pt and mass).
     """
 
     shift: Tensor
@@ -123,7 +123,7 @@ class PointCloudSpace(Space):
         if self.jet and statistics.without_pt:
             what = f"{statistics.without_pt} training jets have no pt above 0 in jet_features"
             raise Refusal(
-                f"data: {what}, and network.jet={self.jet} is told it; set network.jet=0, or mend "
+                f"data: {what}, and network.jet={self.jet} needs it; set network.jet=0, or mend "
                 "the file"
             )
         self.set_statistics(statistics)
@@ -154,11 +154,11 @@ class PointCloudSpace(Space):
         return torch.cat([angles, logit.sigmoid()], -1).masked_fill(~mask[..., None], 0)
 
     def log_jacobian(self, features: Tensor, mask: Tensor) -> Tensor:
-        """log |det d x_0 / d features| in nats, (B,): added to log p(x_0) it makes the density of
-        the features themselves.
+        """log |det d x_0 / d features| in nats, (B,).
 
-        features (B, P, 3) = eta_rel, phi_rel, pt_rel; each real constituent has -log(s_eta s_phi
-        s_pt) - log(pt (1 - pt)), pt within what `encode` keeps of it. Padding adds nothing.
+        Added to log p(x_0) it gives the log-density of the features (B, P, 3) = eta_rel, phi_rel,
+        pt_rel. Each real constituent has -log(s_eta s_phi s_pt) - log(pt (1 - pt)), pt within what
+        `encode` keeps of it; padding adds nothing.
         """
         pt = features[..., 2].double().clamp(SMALLEST, LARGEST)
         each = -self.scale.double().log().sum() - pt.log() - torch.log1p(-pt)
@@ -189,8 +189,7 @@ def raw_jet(jet: Tensor) -> Tensor:
 
 
 class CloudStatistics:
-    """Running sums over real constituents and over jets, in float64: they add up over batches and
-    ranks, in any order.
+    """Running float64 sums over constituents and jets; they add up over batches and ranks.
 
     `table`: (types, P + 1) of the histogram of numbers. Counted besides: jets whose pt is not above
     0, and constituents whose pt_rel no logit can bear.
@@ -244,9 +243,7 @@ class CloudStatistics:
 
 
 def _scale(mean: Tensor, second: Tensor, least: float) -> Tensor:
-    """Standard deviations, 1 where there is none to speak of: dividing by a rounding error would
-    blow up whatever is told.
-    """
+    """Standard deviations, 1 where there is none: no division by a rounding error."""
     std = (second - mean.square()).clamp(min=0).sqrt()
     return torch.where(std < least, 1.0, std)
 

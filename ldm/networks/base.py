@@ -1,6 +1,4 @@
-"""What a network's config says of itself: its data's modality, and what it supports beside x_t and
-t.
-"""
+"""The base of network configs: the modality, and which conditions are supported."""
 
 from typing import ClassVar
 

@@ -108,7 +108,7 @@ class TextEncoder:
     A caption is encoded alone, not in a batch, whose other rows could change its last bits: its
     states are a function of the caption, and a resumed run sees the ones it saw before. They stay
     in memory, the last gigabyte of them, so that a run encodes each caption once. An empty caption
-    is the untold one: zeros, none of them real.
+    is the null condition: zeros, none of them real.
 
     Not an nn.Module: whoever owns it would save it, average it, and hand it to DDP.
     """

@@ -1,6 +1,4 @@
-"""The U-Net that denoises, in pixel or in latent space: diffusers' UNet2DModel, or
-UNet2DConditionModel for captions.
-"""
+"""The denoising U-Net, in pixel or latent space: diffusers' UNet2D(Condition)Model."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -50,8 +48,7 @@ class UNet(NetworkConfig):
             )
 
     def build(self, shape: Shape, classes: int = 0, text: int = 0, concat: int = 0) -> nn.Module:
-        """The network for x of `shape` (C, H, W), so many classes, captions so wide and so many
-        channels beside x; 0 where there are none of them.
+        """The network for x (C, H, W), `classes`, caption width and extra channels; 0: none.
 
         With captions the levels of `attention`, and the middle in any case, attend to their tokens.
         """
@@ -104,13 +101,13 @@ class UNet(NetworkConfig):
 
 
 class PaddedUNet(nn.Module):
-    """`forward(x, c_noise, label=None, text=None, text_mask=None, concat=None)`: x padded to what
-    the levels need, the answer cropped back.
+    """A U-Net on x padded to what the levels need, the answer cropped back.
 
+    `forward(x, c_noise, label=None, text=None, text_mask=None, concat=None)`.
     concat: (B, K, H, W), a picture's channels beside x's own: what a trained task is given.
     text: (B, L, D) token states, text_mask: (B, L). The first token is always seen, or a row of
     none would attend to nothing; where it is zeros it adds nothing, because keys and values have no
-    bias: that is the untold caption, and `text=None` is the same.
+    bias: that is the null caption, and `text=None` is the same.
     """
 
     def __init__(self, unet: nn.Module, factor: int, text: int = 0):

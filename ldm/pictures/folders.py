@@ -9,7 +9,7 @@ from pathlib import Path
 from ldm.errors import Refusal, nearest, one_of, require
 from ldm.pictures.folder_set import FolderSet, Picture
 from ldm.pictures.images import ImageData, Images
-from ldm.pictures.listing import Listing, Notes, listing, tell
+from ldm.pictures.listing import Listing, Notes, announce_data, listing
 from ldm.pictures.metadata import Metadata, captions_beside, read_metadata
 from ldm.pictures.opening import Head, View, extensions
 from ldm.pictures.survey import heads_of, measured_range
@@ -81,7 +81,7 @@ class ImageFolder(ImageData):
         view = View(shape, self.fit, self.range, self._found_range(heads))
         sets = self._split(root, pictures, names, view)
         if found.others:
-            tell(f"not read: {found.kinds()}, first: {notes.name(found.others[0])}")
+            announce_data(f"not read: {found.kinds()}, first: {notes.name(found.others[0])}")
         notes.say()
         return Images(*sets, names, view.shape, view)
 
@@ -90,7 +90,7 @@ class ImageFolder(ImageData):
             if column not in rows.columns and nearest(column, rows.columns, TYPO):
                 rows.expect(column, "data.skip", root)
             elif column not in rows.columns:
-                tell(
+                announce_data(
                     f"no column '{column}' in the metadata of '{root}': data.skip leaves nothing "
                     "out by it"
                 )
@@ -102,7 +102,9 @@ class ImageFolder(ImageData):
         if not chosen:
             raise Refusal(f"data.skip leaves none of the {len(paths)} pictures in '{root}'")
         if len(chosen) < len(paths):
-            tell(f"{len(paths) - len(chosen)} of {len(paths)} pictures are left out by data.skip")
+            announce_data(
+                f"{len(paths) - len(chosen)} of {len(paths)} pictures are left out by data.skip"
+            )
         return chosen
 
     # -- what is known of each picture
@@ -137,7 +139,7 @@ class ImageFolder(ImageData):
         ):
             raise Refusal("data.hold: " + one_of("captions", missing[0], sorted(texts)[:20]))
         if missing:
-            tell(
+            announce_data(
                 f"no picture in '{root}' has a caption of data.hold, first: '{missing[0]}'; "
                 "nothing is held out by it"
             )
@@ -169,41 +171,43 @@ class ImageFolder(ImageData):
     def _channels(self, heads: dict[Path, Head]) -> int:
         colour = [path for path, head in heads.items() if not head.grey]
         if self.channels == 1 and colour:
-            tell(
+            announce_data(
                 f"{len(colour)} pictures in colour are made grey (data.channels=1), first: "
                 f"{colour[0]}"
             )
         elif colour and len(colour) < len(heads) and not self.channels:
             which = f"{len(colour)} of {len(heads)} pictures are in colour, first: {colour[0]}"
-            tell(f"{which}; grey ones get three equal channels (data.channels=1 makes all grey)")
+            announce_data(
+                f"{which}; grey ones get three equal channels (data.channels=1 makes all grey)"
+            )
         return self.channels or (3 if colour else 1)
 
     def _found_range(self, heads: dict[Path, Head]) -> Range | None:
-        """What the pictures whose type says nothing span together, unless it is stated.
+        """The common range of pictures whose type has none, unless it is stated.
 
         And what is to be said of all.
         """
         deep = [path for path, head in heads.items() if head.deep]
         if small := [path for path, head in heads.items() if head.shorter < self.size]:
-            tell(
+            announce_data(
                 f"{len(small)} of {len(heads)} pictures are smaller than {self.size} pixels and "
                 f"enlarged, first: {small[0]}"
             )
         if several := [path for path, head in heads.items() if head.frames]:
-            tell(
+            announce_data(
                 f"{len(several)} pictures are animated or stacks: the first frame of each, first: "
                 f"{several[0]}"
             )
         if self.range is not None:
             unused = "" if deep else "; no picture has more, so it is not used"
-            tell(
+            announce_data(
                 f"data.range={list(self.range)} is that of {len(deep)} pictures of more than 8 "
                 f"bits{unused}"
             )
             return None
         ranges = [span for path in deep if (span := heads[path].range) is not None]
         for (low, high), n in Counter(ranges).items():
-            tell(
+            announce_data(
                 f"{n} pictures of 16 bits are read from {low:g} to {high:g}; "
                 "data.range=[BLACK,WHITE] states another range"
             )
@@ -220,11 +224,13 @@ class ImageFolder(ImageData):
         if names:
             listed = [f"{name or 'no folder'} {counts[i]}" for i, name in enumerate(names[:LISTED])]
             more = f", and {len(names) - LISTED} more" * (len(names) > LISTED)
-            tell(f"{len(names)} classes: {', '.join(listed)}{more}")
+            announce_data(f"{len(names)} classes: {', '.join(listed)}{more}")
             trained = {picture.label for picture in kept}
             lost = [name for i, name in enumerate(names) if i not in trained]
             if lost and self.hold:
-                tell(f"{len(lost)} classes are held out whole by data.hold, first: {lost[0]}")
+                announce_data(
+                    f"{len(lost)} classes are held out whole by data.hold, first: {lost[0]}"
+                )
         if not kept:
             raise Refusal(
                 f"data.hold takes all of the {len(pictures)} pictures in '{root}'; none is left to "
@@ -233,10 +239,10 @@ class ImageFolder(ImageData):
         train, test = FolderSet(kept, view), FolderSet(held or kept, view)
         train.check()
         if held and not test.readable():
-            tell(f"none of the {len(held)} held-out pictures can be read")
+            announce_data(f"none of the {len(held)} held-out pictures can be read")
             held = []
         if not held:
-            tell(
+            announce_data(
                 "no picture is held out of so few: what is measured is measured on those that are "
                 "trained on"
             )
@@ -284,7 +290,7 @@ def _merged(root: Path, paths: list[Path], notes: Notes) -> None:
         folders.setdefault(folder.name, []).append(notes.name(folder))
     for name, several in folders.items():
         if len(several) > 1:
-            tell(
+            announce_data(
                 f"{len(several)} folders called '{name}' are one class ({', '.join(several[:3])}); "
                 "data.label=path parts them"
             )

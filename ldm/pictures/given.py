@@ -1,5 +1,4 @@
-"""Pictures handed over in Python: `ldm.train(config, images=dataset)` with a torch Dataset of one's
-own.
+"""Data sets handed over in Python: `ldm.train(config, images=dataset)`.
 
 They are read once, in order, and held in memory, so that batch k is a function of (seed, k) as of
 any other data. A checkpoint trained on them samples without them.
@@ -28,8 +27,7 @@ LEVEL = 1e-3  # of 255 grey levels: floats that lie so near to whole ones are by
 
 @dataclass
 class Given(ImageData):
-    """Pictures given in Python. A config of them can be written and sampled from, not trained by a
-    command."""
+    """Pictures given in Python: the config can be saved and sampled, not trained by a command."""
 
     configured: ClassVar[bool] = False
 

@@ -12,8 +12,10 @@ from ldm.system.batches import as_bytes
 
 
 def to_picture(images: Tensor, columns: int = 0, side: int = 64) -> Image.Image:
-    """A grid of pictures (N, C, H, W), small ones enlarged by a whole factor so that a person can
-    see them. Of other than 1 or 3 channels each is a grey picture beside the others."""
+    """A grid of pictures (N, C, H, W), small ones enlarged by a whole factor.
+
+    Of other than 1 or 3 channels each is a grey picture beside the others.
+    """
     columns = columns or max(1, round(len(images) ** 0.5))
     images = as_bytes(images)
     if (channels := images.shape[1]) not in (1, 3):

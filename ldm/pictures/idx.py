@@ -16,8 +16,9 @@ LARGEST = 2_000_000_000  # bytes of an idx file, which is held in memory
 
 
 def read_idx(path: Path) -> Tensor:
-    """An idx file, gz or not (LeCun's format: 2 zero bytes, type 8 = uint8, rank, sizes, data), as
-    a uint8 tensor.
+    """An idx file, gz or not, as a uint8 tensor.
+
+    LeCun's format: 2 zero bytes, type 8 = uint8, rank, sizes, data.
     """
     try:
         with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:

@@ -95,8 +95,7 @@ class PictureRows(Rows, Protocol):
 
 @dataclass
 class Images:
-    """A data set of pictures: two sets, the classes' names, the shape (C, H, W), and how files
-    were read, or what its floats span."""
+    """Pictures: two sets, class names, shape (C, H, W), how files were read, floats' range."""
 
     train: PictureRows
     test: PictureRows
@@ -132,9 +131,7 @@ class ImageData(DataConfig):
 
 @dataclass
 class Digits(ImageData):
-    """scikit-learn's 1,797 real handwritten digits, 8 x 8, grey: embedded, no download. 297 are
-    held out.
-    """
+    """scikit-learn's 1,797 handwritten digits, 8 x 8, grey, no download; 297 are held out."""
 
     @property
     def side(self) -> int:
@@ -219,8 +216,10 @@ class FashionMNIST(MNIST):
 
 @dataclass
 class CIFAR10(ImageData):
-    """CIFAR-10, 32 x 32, RGB, in its binary form (no pickle): `root` holds cifar-10-batches-bin,
-    or receives it."""
+    """CIFAR-10, 32 x 32, RGB, in its binary form (no pickle).
+
+    `root` holds cifar-10-batches-bin, or receives it.
+    """
 
     root: str = "data"
     download: bool = True

@@ -1,5 +1,4 @@
-"""The latent cache: posterior moments of a whole training set, computed once, kept in one mapped
-file.
+"""The latent cache: posterior moments of a training set, computed once, in one mapped file.
 
 A folder is named by a fingerprint of autoencoder x data x orientations, so a stale one is never
 met, and gets its name when it is whole, so neither is half of one. The file is float16: its
@@ -53,13 +52,11 @@ def checksums(rows: Rows) -> np.ndarray:
 
 
 class LatentCache(Dataset):
-    """moments (N, orientations, 2 z, h, w): mean and log-variance of q(z | picture), and of q(z |
-    its mirror image).
+    """Moments (N, orientations, 2 z, h, w): mean and log-variance of q(z | picture).
 
-    A batch has the keys moments, label and index of pictures; without `read`, label and index
-    alone. Its further keys (`columns` of the data set, as captions), which change nothing about
-    latents, are not in the files: whoever opens them gives the data set's own. Pickled, for a
-    worker that is not forked, it is the files' names.
+    Orientation 1 is the mirror image. A batch has the keys moments (not without `read`), label and
+    index. Further keys (`columns` of the data set, as captions) are not in the files: whoever opens
+    them gives the data set's own. Pickled, for a worker that is not forked, it is the files' names.
     """
 
     def __init__(self, folder: Path, read: bool = True, columns: Columns | None = None):
@@ -99,9 +96,7 @@ class LatentCache(Dataset):
         return np.array_equal(checksums(parts), parts["sums"])
 
     def refuse(self) -> NoReturn:
-        """Once rows are in use that are not what was written: the next run finds no whole cache,
-        and makes one.
-        """
+        """Discard the cache once a damaged row is in use: the next run computes a new one."""
         with contextlib.suppress(OSError):
             (self.folder / "about.json").unlink()
         raise Refusal(
@@ -176,8 +171,9 @@ def sweep(root: Path) -> None:
 
 
 class Writer:
-    """A cache in the making, in a folder beside: every rank writes its rows, rank 0 begins and ends
-    it.
+    """A cache being written, in a folder beside its final one.
+
+    Every rank writes its rows; rank 0 begins and ends it.
     """
 
     def __init__(self, folder: Path, partial: Path):

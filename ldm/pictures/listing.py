@@ -2,8 +2,8 @@
 
 The rule: names that begin with a dot, and those in SYSTEM, are left out, with all that is in them.
 Links are followed, to files and to folders; each folder is entered once, by its own name rather
-than by a link's, so links cannot lead round. What is a picture says the end of its name, or, where
-that says nothing, its first bytes.
+than by a link's, so links cannot lead round. A picture is known by the end of its name, or else
+by its first bytes.
 """
 
 import os
@@ -48,16 +48,16 @@ class Notes:
         return str(thing)
 
     def lines(self) -> list[str]:
-        told = ((n, kind[n > 1], first) for kind, (n, first) in self.found.items())
-        return [f"{n} {what}, first: {first}" for n, what, first in told]
+        found = self.found.items()
+        return [f"{n} {kind[n > 1]}, first: {first}" for kind, (n, first) in found]
 
     def say(self) -> None:
         """A line each, once and not once a process of one machine."""
         for line in self.lines():
-            tell(line)
+            announce_data(line)
 
 
-def tell(line: str) -> None:
+def announce_data(line: str) -> None:
     """`data: ...`, by the first process of a machine."""
     if os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0":
         say(f"data: {printable(line)}")

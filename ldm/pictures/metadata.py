@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ldm.errors import Refusal, one_of
-from ldm.pictures.listing import Notes, tell
+from ldm.pictures.listing import Notes, announce_data
 
 FILES = ("file_name", "filename", "file", "image", "path")
 CAPTIONS = ("text", "caption")
@@ -169,7 +169,7 @@ def _encodings(raw: bytes) -> Iterator[str]:
 def _text(table: Path) -> str:
     text, encoding = decoded(table)
     if encoding == "cp1252":
-        tell(f"{table} is not UTF-8; read as Windows-1252")
+        announce_data(f"{table} is not UTF-8; read as Windows-1252")
     return text
 
 

@@ -32,9 +32,9 @@ from ldm.pictures.transforms import Fit, Range, eight_bits, fitted, is_range, ty
 
 PIXELS = 89_478_485  # Pillow's own limit: more are refused before they are decoded
 GREY_MODES = ("1", "L", "LA", "La")  # and whatever has more than 8 bits
-# those that are told by their first bytes, then those of which the name must tell; none that starts
-# another program (EPS), draws (WMF), or is a stub
-TOLD = (
+# formats known by their first bytes, then those known by the file's name; none that starts another
+# program (EPS), draws (WMF), or is a stub
+BY_BYTES = (
     "PNG",
     "JPEG",
     "MPO",
@@ -50,7 +50,7 @@ TOLD = (
     "ICNS",
     "DDS",
 )
-NAMED = (
+BY_NAME = (
     "PPM",
     "DIB",
     "TGA",
@@ -83,9 +83,9 @@ class TooLarge(Unreadable):
 
 @cache
 def formats() -> tuple[str, ...]:
-    """What this Pillow reads of TOLD and NAMED."""
+    """The formats of BY_BYTES and BY_NAME that this Pillow reads."""
     Image.init()
-    return tuple(name for name in TOLD + NAMED if name in Image.OPEN)
+    return tuple(name for name in BY_BYTES + BY_NAME if name in Image.OPEN)
 
 
 @cache
@@ -115,8 +115,8 @@ def looks_like(path: Path) -> bool:
     try:
         with open(path, "rb") as file:
             start = file.read(16)
-        told = [Image.OPEN[name][1] for name in formats() if name in TOLD]
-        return any(accepts is not None and accepts(start) is True for accepts in told)
+        checks = [Image.OPEN[name][1] for name in formats() if name in BY_BYTES]
+        return any(accepts is not None and accepts(start) is True for accepts in checks)
     except (OSError, IndexError):
         return False
 
@@ -153,11 +153,11 @@ def opened(path: Path, pixels: int = PIXELS) -> Iterator[Image.Image]:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What a file says of its picture before it is decoded."""
+    """The header of a picture, before it is decoded."""
 
     grey: bool
     deep: bool  # more than 8 bits a value
-    range: Range | None  # of the values' type; None where it says nothing
+    range: Range | None  # of the values' type; None where it has none
     frames: bool  # more than one
     shorter: int  # side
 

@@ -3,7 +3,7 @@
 `encode(image, randn) -> x_0` and `decode(x) -> image`, images in [-1, 1].
 
 The pixel baseline, latent diffusion and point clouds (pointcloud.py) are one training module with
-another space, which also knows what a batch holds, what the denoiser is told of it, and what a
+another space, which also knows what a batch holds, what the denoiser is given of it, and what a
 finished sample is.
 """
 
@@ -123,8 +123,7 @@ class PixelSpace(PictureSpace):
 
 
 class LatentSpace(PictureSpace):
-    """x_0 = (z - mean) / std, z ~ q(z | image): latents of zero mean and unit variance in every
-    channel.
+    """x_0 = (z - mean) / std, z ~ q(z | image): zero mean and unit variance per channel.
 
     mean and std (z,) are measured over the data set, travel in the checkpoint, and are 0 and 1
     until then.
@@ -186,9 +185,7 @@ class LatentSpace(PictureSpace):
 
     @torch.no_grad()
     def verify(self, data: Tensor, all_reduce: Reduce) -> list[str]:
-        """Refusal of a stage 1 that was never trained or has collapsed: dead, exploding or empty
-        latents, a flat picture.
-        """
+        """Refusal of a stage 1 that is untrained or collapsed: bad latents, a flat picture."""
         quality, flat = all_reduce(against_flat(self, data)).tolist()  # every rank decides alike
         said = [f"{quality:.1f} dB on a batch (a flat picture: {flat:.1f} dB)"]
         reached = f"reconstructions reach {quality:.1f} dB where a flat picture has {flat:.1f} dB"
@@ -206,8 +203,10 @@ class LatentSpace(PictureSpace):
         return said
 
     def _expect_latents(self, explained: Tensor, otherwise: str) -> list[str]:
-        """Refusal of latents of which no channel carries the picture; names those that do not. The
-        std cannot tell: it is 1."""
+        """Refusal of latents of which a channel does not carry the picture; names those channels.
+
+        The std of a collapsed channel does not show it: it is 1.
+        """
         lost = lost_channels(explained)
         channels = f"latent channels {', '.join(map(str, lost))}"
         shares = f"the picture explains {percent(lost.values())} of the variance of {channels}"

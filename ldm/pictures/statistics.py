@@ -22,13 +22,12 @@ def lost_channels(explained: Tensor) -> dict[int, float]:
 
 
 class ChannelStatistics:
-    """Running sums for the mean and standard deviation of each latent channel, posterior variance
-    included.
+    """Running sums for the mean and standard deviation of each latent channel.
 
-    Of that variance, what the picture explains is the variance of the posteriors' means; the rest
-    is their noise. A collapsed posterior is N(0, 1) whatever the picture: its std is a healthy 1,
-    its share explained 0. Sums in float64 add up over batches and, by `all_reduce`, over ranks: the
-    result does not depend on either.
+    They include the posterior's variance. What the picture explains is the variance of the
+    posteriors' means; the rest is their noise. A collapsed posterior is N(0, 1) whatever the
+    picture: its std is a healthy 1, its share explained 0. Sums in float64 add up over batches and,
+    by `all_reduce`, over ranks: the result does not depend on either.
     """
 
     def __init__(self, channels: int, device: torch.device | str):
@@ -43,9 +42,7 @@ class ChannelStatistics:
         self.sums += torch.cat([*(part.sum((0, 2, 3)) for part in parts), count])
 
     def result(self, all_reduce: Reduce = lambda sums: sums) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean, std, and share of the variance explained (z,), of everything added on every rank,
-        float32.
-        """
+        """Mean, std and explained share of the variance (z,), float32, over all ranks."""
         sums = all_reduce(
             self.sums.to(self.device) if str(self.device) != "mps" else self.sums
         ).cpu()

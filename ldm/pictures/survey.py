@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from ldm.errors import Refusal
 from ldm.pictures.folder_set import skipped
-from ldm.pictures.listing import tell
+from ldm.pictures.listing import announce_data
 from ldm.pictures.opening import Head, Unreadable, finite_range
 from ldm.pictures.transforms import Range
 
@@ -38,9 +38,9 @@ def heads_of(root: Path, paths: list[Path]) -> dict[Path, Head]:
             f"{bad[0][0]} ({bad[0][1]})"
         )
     for path, why in bad[:NAMED]:
-        tell(skipped(path, why))
+        announce_data(skipped(path, why))
     if bad:
-        tell(f"{len(bad)} of {len(paths)} pictures cannot be read and are left out")
+        announce_data(f"{len(bad)} of {len(paths)} pictures cannot be read and are left out")
     return heads
 
 
@@ -63,7 +63,7 @@ def measured_range(paths: list[Path]) -> Range | None:
     if not ranges:
         return None
     low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
-    tell(
+    announce_data(
         f"{len(paths)} pictures of 32 bits are read from {low:g} to {high:g}, found over all of "
         "them; data.range states it"
     )

@@ -48,7 +48,7 @@ def is_range(given: tuple[float, ...]) -> bool:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """As the EXIF orientation says; damaged EXIF says nothing."""
+    """Apply the EXIF orientation; damaged EXIF is ignored."""
     image.load()
     try:
         return ImageOps.exif_transpose(image) or image

@@ -10,7 +10,7 @@ import argparse
 
 from ldm.errors import command, guard
 from ldm.scripts.flags import Parser
-from ldm.system.stops import heard_stops
+from ldm.system.stops import catch_stops
 
 
 def parse() -> argparse.Namespace:
@@ -33,7 +33,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     args = parse()
-    with heard_stops():
+    with catch_stops():
         from ldm import config  # slow imports only once the arguments are right
 
         run = config.load(args.config, args.overrides)

@@ -1,5 +1,4 @@
-"""Batches as a pure function of (seed, k), so that a resumed run, or one on other devices, sees the
-same data.
+"""Batches as a pure function of (seed, k), on any devices and after any resume.
 
 The data order is one endless stream of permutations, one an epoch. Global step `i` takes `slots`
 batches of it (slots = accumulate x processes); slot j = micro-batch * processes + rank. Two
@@ -46,9 +45,7 @@ def batch_indices(k: int, size: int, n: int, seed: int) -> list[int]:
 
 
 def places(step: int, slot: int, slots: int, size: int) -> range:
-    """Places in the stream of the rows that a slot of a step reads: the same rows have the same
-    ones in any cut.
-    """
+    """Places in the stream of one slot's rows of a step: the same rows in any cut."""
     k = step * slots + slot
     return range(k * size, (k + 1) * size)
 
@@ -77,9 +74,7 @@ class Slots:
 
 
 class Shard:
-    """Fixed batches of rows rank, rank + world, ...: every row once over all ranks, none repeated
-    to fill up.
-    """
+    """Fixed batches of rows rank, rank + world, ...: every row once over all ranks."""
 
     def __init__(self, n: int, size: int, rank: int, world: int):
         self.rows, self.size = list(range(rank, n, world)), size
@@ -130,8 +125,7 @@ def _say_small(size: int, workers: int) -> None:
 
 
 class ResumableLoader(DataLoader):
-    """A loader whose place is the run's step: there is nothing to save, and Lightning need not warn
-    of a lost place.
+    """A loader whose place is the run's step: no state of its own to save.
 
     Its workers outlive the signals that stop a run: it needs their batches until it has saved.
     """
@@ -143,9 +137,7 @@ class ResumableLoader(DataLoader):
             return super()._get_iterator()
 
     def _expect_room(self) -> None:
-        """Make what workers talk through, once for the test: PyTorch's own half-made iterator
-        cannot be cleared away.
-        """
+        """Make the workers' queues once, to test: PyTorch's half-made iterator cannot be freed."""
         context = self.multiprocessing_context or torch.multiprocessing
         try:
             [context.Queue() for _ in range(self.num_workers + 3)]

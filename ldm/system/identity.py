@@ -1,7 +1,7 @@
-"""What tells one data set from another: short hashes, kept in every checkpoint.
+"""The identity of a data set: short hashes, kept in every checkpoint.
 
-`content` is of the pictures or jets themselves, `labels` and `captions` of what is said of them. A
-resumed run and a stage 1 that is found by its config are held against the data by them.
+`content` is of the pictures or jets themselves, `labels` and `captions` of their annotations.
+They check the data of a resumed run, and of a stage 1 found by its config.
 """
 
 import hashlib

@@ -55,7 +55,7 @@ def stops_held_back() -> Iterator[None]:
     One that arrives through another thread of this process is noted, and raised at the end: from
     within a fork Python would print it and go on.
     """
-    stops, before = _heard[-1] if _heard else Stops(), None
+    stops, before = _open[-1] if _open else Stops(), None
     stops.held = True
     if hasattr(signal, "pthread_sigmask"):
         if multiprocessing.get_start_method() != "fork":
@@ -85,7 +85,7 @@ class Stops:
         self.held = False  # signals are noted and nothing is raised
 
     def install(self) -> None:
-        """Hear the signals; again after Lightning has put handlers of its own in their place."""
+        """Install the handlers; again after Lightning has replaced them by its own."""
         for number in STOPS:
             there = signal.getsignal(number)
             if number == getattr(signal, "SIGHUP", None) and there == signal.SIG_IGN:
@@ -132,20 +132,20 @@ class Stops:
             raise self.stopped(where, then)
 
 
-_heard: list[Stops] = []
+_open: list[Stops] = []
 
 
 @contextmanager
-def heard_stops() -> Iterator[Stops]:
-    """Stops, heard as long as the outermost of these is open: a script's, or a run's."""
-    if _heard:
-        yield _heard[-1]
+def catch_stops() -> Iterator[Stops]:
+    """Stops, caught while the outermost of these (a script's, or a run's) is open."""
+    if _open:
+        yield _open[-1]
         return
     stops = Stops()
-    _heard.append(stops)
+    _open.append(stops)
     stops.install()
     try:
         yield stops
     finally:
         stops.restore()
-        _heard.clear()
+        _open.clear()

@@ -83,12 +83,12 @@ class Chooser:
         changes = found[best] > GAIN * found.get(self.now, 0.0)
         self.now, self.wait = (best, SOON) if changes else (self.now, min(EVERY, 2 * self.wait))
         torch.set_num_threads(self.now)
-        self.tell()
+        self.report()
         self.last = self.checked = time.perf_counter()
         self.quickest, self.cost = float("inf"), self.checked - began
 
-    def tell(self) -> None:
-        """Say it, the first time that it is fewer than there are."""
+    def report(self) -> None:
+        """Say how many threads there are, the first time that it is not all."""
         if self.now < self.most and not self.said and os.environ.get("LOCAL_RANK", "0") == "0":
             self.said = True
             say(

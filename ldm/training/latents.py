@@ -106,7 +106,7 @@ def encode_orientations(
 
 
 def _refusal(work: Callable[[], None]) -> str | None:
-    """What a refusal says: every rank has to hear it."""
+    """The text of a refusal, so that every rank can raise it."""
     try:
         work()
     except Refusal as refusal:

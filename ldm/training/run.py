@@ -12,7 +12,7 @@ from ldm.config import Config, RunConfig
 from ldm.errors import Refusal, ending
 from ldm.system import threads
 from ldm.system.data import DataSet
-from ldm.system.stops import Stops, heard_stops
+from ldm.system.stops import Stops, catch_stops
 from ldm.training.boards.loggers import check_loggers, close_loggers, discard_loggers
 from ldm.training.data import RunData
 from ldm.training.estimate import TimeLeft
@@ -37,7 +37,7 @@ def train(
     Stage 1 comes first where it is named and missing. `images`: the data, where the config names
     none that can be loaded (`Given`).
     """
-    with heard_stops() as stops, ExitStack() as held:
+    with catch_stops() as stops, ExitStack() as held:
         _quiet()
         check_loggers(run)
         if run.trainer.threads:
@@ -89,14 +89,14 @@ def _fit(
     try:
         trainer.fit(module, datamodule=data, ckpt_path=start and str(start), weights_only=True)
     except BaseException as error:
-        told, began = _explained(error, trainer, run, stops), stops.training
+        shown, began = _explained(error, trainer, run, stops), stops.training
         stops.rest("at its end", RESUME)
-        close_loggers(trainer, run, told)
-        if not began and ending(told)[0] != 1:
+        close_loggers(trainer, run, shown)
+        if not began and ending(shown)[0] != 1:
             discard_loggers(trainer)
-        if told is error:
+        if shown is error:
             raise
-        raise told from None
+        raise shown from None
     stops.rest("after the last step", "all is saved")
     close_loggers(trainer, run, None)
 

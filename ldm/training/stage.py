@@ -257,7 +257,7 @@ class Stage(pl.LightningModule):
             self.place_loop(state)
 
     def place_loop(self, state: dict[str, Any]) -> None:
-        """Put Lightning's counters at the first micro-batch of the step to come.
+        """Reset Lightning's batch counters to the resumed step.
 
         Its own are one behind when training was stopped between a step and the batch's last hook,
         and count other micro-batches when the run goes on with another `accumulate`.

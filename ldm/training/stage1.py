@@ -17,7 +17,7 @@ from ldm.training.diffusion import Stage1
 from ldm.training.ranks import announce
 from ldm.training.resume import changed, data_name, other_data
 
-# of stage 1's data; what else is said of them their identity tells
+# stage 1's own data settings; the others are compared by the data's identity
 OWN_DATA = ("data.batch_size", "data.flip")
 
 

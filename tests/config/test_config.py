@@ -85,7 +85,7 @@ TYPOS = [
     ),
     (
         ["loss.predict=score", "schedule=Linear"],
-        r"Linear has alpha_1 = 0, where score says nothing",
+        r"Linear ends in pure noise \(alpha_1 = 0\), where predicting score is undefined",
     ),
     (["sample.grid=leading"], r"sample.grid=leading is of a table of times: schedule Discrete"),
     (
@@ -120,7 +120,7 @@ TYPOS = [
     (["network.norm_groups=0"], r"network: layers, head_dim and norm_groups must be at least 1"),
     (
         ["schedule={name: Discrete, zero_snr: true}", "loss.predict=eps"],
-        r"zero_snr has alpha_1 = 0",
+        r"zero_snr ends in pure noise",
     ),
     (["drop=2"], r"drop must be in \[0, 1\]"),
     (["seed=-1"], r"seed must be at least 0"),

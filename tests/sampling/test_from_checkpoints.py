@@ -73,7 +73,7 @@ def test_bad_input_to_sample(pixel_run, stage1, tmp_path):
         (dict(checkpoint=str(text)), "damaged or cut short|not opened"),
         (dict(checkpoint=str(partial)), "was not written by ldm"),
         (dict(checkpoint=str(evil)), "wants to run code"),
-        (dict(checkpoint=str(stage1)), "is of stage 'autoencoder', 'diffusion' is wanted"),
+        (dict(checkpoint=str(stage1)), "is a stage-1 autoencoder; a diffusion model is needed"),
         (dict(label="10"), "--label: '10' is not one of the 10 classes"),
         (dict(label="cat"), "--label: 'cat' is not one of"),
         (dict(output=str(full)), "is not empty"),

@@ -99,7 +99,7 @@ def test_train_py_says_it_in_one_line(stage1, pixel_run, tmp_path):
     one_line(here(*latent, f"space.autoencoder={broken}"), "broken.ckpt")
     one_line(
         here(*latent, f"space.autoencoder={pixel_run}"),
-        "is of stage 'diffusion', 'autoencoder' is wanted here",
+        "is a diffusion model; a stage-1 autoencoder is needed here",
     )
     one_line(
         here(

@@ -16,7 +16,7 @@ from processes import children, ended, start, wait_for
 
 from ldm.errors import Stopped, ending
 from ldm.system.batches import loader
-from ldm.system.stops import STOPS, heard_stops, stops_held_back
+from ldm.system.stops import STOPS, catch_stops, stops_held_back
 from ldm.training import watching
 from ldm.training.panels import pictures as panels
 from ldm.training.run import train
@@ -72,7 +72,7 @@ def test_a_signal_while_workers_start_is_raised_once_they_have():
     thread = threading.Thread(target=end.wait)
     thread.start()
     inside = []
-    with heard_stops(), pytest.raises(Stopped, match="stopped before the first step by SIGTERM"):
+    with catch_stops(), pytest.raises(Stopped, match="stopped before the first step by SIGTERM"):
         with stops_held_back():
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(0.05)  # Python's handlers run between two of its instructions

@@ -164,8 +164,8 @@ class VE(Schedule):
 class Linear(Schedule):
     """The straight line of flow matching: alpha_t = 1 - t, sigma_t = t.
 
-    Lipman et al. 2023, eq. 20, time reversed. alpha_1 = 0: eps and score say nothing of x_0 there;
-    the SDE's f and g are infinite at t = 1.
+    Lipman et al. 2023, eq. 20, time reversed. alpha_1 = 0: eps and score do not determine x_0
+    there; the SDE's f and g are infinite at t = 1.
     """
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ TableRows = list[dict[str, Any]]  # column -> text, number or picture
 
 
 def surviving(method: Callable[..., Any]) -> Callable[..., Any]:
-    """What a board's method raises is told once, and swallowed."""
+    """Report what a board's method raises once, and go on."""
 
     @wraps(method)
     def call(self: "Board", *args: Any, **kwargs: Any) -> Any:
@@ -60,7 +60,7 @@ class Board:
         """Keep best.ckpt and last.ckpt, where the board can."""
 
     def alert(self, title: str, text: str) -> None:
-        """Tell the person who watches, where the board can."""
+        """Alert the person who watches, where the board can."""
 
     def close(self, status: int) -> None:
         """End the run, with the status of the script."""

@@ -231,7 +231,7 @@ class WandbBoard(Board, WandbLogger):
             # or it would be tried again, and print why it fails, when Python ends
             with suppress(Exception):
                 wandb.teardown()
-        # its service died: the next stage would be shown in this run, where nothing is heard
+        # its service died: the next stage would be logged to this run, and lost
         if wandb.run is not None:
             from wandb.sdk.lib import module
 
