@@ -369,7 +369,7 @@ def test_bad_input_to_evaluate(pixel_run, tmp_path):
         (dict(count=5), "count 5: too few, the metrics' neighbours need 6"),
         (dict(seed=-1), "--seed at least 0"),
         (dict(output=str(blocked)), "--output: .* cannot be written"),
-        (dict(data_root=str(tmp_path)), "Digits are embedded"),
+        (dict(data_root=str(tmp_path)), "Digits are read from no folder"),
         (dict(checkpoint=str(wrong)), "data.root: no FashionMNIST in"),
         (
             dict(checkpoint=str(wrong), data_root=str(tmp_path / "nowhere")),
