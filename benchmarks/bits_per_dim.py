@@ -174,7 +174,7 @@ def main() -> None:
     args = parse()
     torch.set_num_threads(args.threads)
     model = restore(args.checkpoint)
-    state = checkpoint.read(checkpoint.find(args.checkpoint))
+    state = checkpoint.read_checkpoint(checkpoint.find_checkpoint(args.checkpoint))
     data = from_dict(state["ldm"]["config"], args.checkpoint).data
     if args.root:
         data.root = args.root

@@ -109,7 +109,7 @@ def training_step() -> list[str]:
 
         runs.build_trainer = watched
         with contextlib.redirect_stdout(io.StringIO()):
-            runs.train(run)
+            runs.train_run(run)
         runs.build_trainer = build
     return list(step.walk.files)
 

@@ -2,7 +2,7 @@
 
 python -m benchmarks.latent_cache --autoencoder checkpoints/fashion-autoencoder-cpu --data-root DIR --output runs/cache.json
 
-Two runs of `ldm.training.run.train`, alike but for `space.cache`, are advanced in turn, `--steps`
+Two runs of `ldm.training.run.train_run`, alike but for `space.cache`, are advanced in turn, `--steps`
 steps a round, by resuming; sampling and validation are off. Clocked is what lies between the end of
 a segment's fourth step and of its last. The first segment of the cached run also writes the cache:
 pictures encoded a second, and bytes a picture, are of that.
@@ -95,7 +95,7 @@ class Clocked:
         self.segment, resume = Segment(self.args.device), self.steps[cache] > 0
         self.steps[cache] += self.args.steps + WARM
         with redirect_stdout(io.StringIO()):
-            run.train(config.load(self.args.config, self.settings(cache)), resume)
+            run.train_run(config.load(self.args.config, self.settings(cache)), resume)
         return self.segment.seconds_an_image
 
     def settings(self, cache: bool) -> list[str]:

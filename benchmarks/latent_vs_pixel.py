@@ -27,7 +27,7 @@ from ldm.diffusion.solvers import DPMpp2M
 from ldm.evaluation.pictures import Judge, evaluate
 from ldm.metrics.features import choose
 from ldm.metrics.records import thousands
-from ldm.metrics.reference import reference
+from ldm.metrics.reference import cached_reference
 from ldm.pictures.images import Images
 from ldm.sampling.model import Model, load_autoencoder
 from ldm.training.autoencoder import AutoencoderModule
@@ -139,7 +139,9 @@ class Side:
         pixel = self.load("pixel", *QUIET)
         images = pixel.data.load()
         self.features = choose("auto", type(pixel.data).__name__).to(args.device)
-        self.real = reference(images.train, self.features, f"{type(pixel.data).__name__} train")
+        self.real = cached_reference(
+            images.train, self.features, f"{type(pixel.data).__name__} train"
+        )
         spent = 0.0
         if self.name == "latent":
             first = self.load("autoencoder", "optim.warmup=100")

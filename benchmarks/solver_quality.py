@@ -36,7 +36,7 @@ from ldm.diffusion.solvers import (
 )
 from ldm.evaluation.pictures import Judge, evaluate, load_data
 from ldm.metrics.features import choose
-from ldm.metrics.reference import reference
+from ldm.metrics.reference import cached_reference
 from ldm.sampling.model import Model, restore
 
 SOLVERS = {
@@ -147,11 +147,11 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/solver_quality"))
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
-    file = checkpoint.find(args.checkpoint)
-    meta = checkpoint.read(file)["ldm"]
+    file = checkpoint.find_checkpoint(args.checkpoint)
+    meta = checkpoint.read_checkpoint(file)["ldm"]
     config = from_dict(meta["config"], str(file))
     features = choose(args.features, type(config.data).__name__).to(args.device)
-    real = reference(
+    real = cached_reference(
         load_data(config.data, args.data_root, meta).train,
         features,
         f"{type(config.data).__name__} train",

@@ -87,7 +87,7 @@ class Bench:
 
     def __init__(self, args: argparse.Namespace):
         self.args, self.model = args, restore(args.checkpoint)
-        state = checkpoint.read(checkpoint.find(args.checkpoint))
+        state = checkpoint.read_checkpoint(checkpoint.find_checkpoint(args.checkpoint))
         data = from_dict(state["ldm"]["config"], args.checkpoint).data
         data.root = args.data_root or data.root
         held = data.load().test

@@ -177,8 +177,8 @@ def questions(
 def main() -> None:
     args = parse()
     torch.set_num_threads(args.threads)
-    path = checkpoint.find(args.checkpoint)
-    state = checkpoint.read(path)["ldm"]
+    path = checkpoint.find_checkpoint(args.checkpoint)
+    state = checkpoint.read_checkpoint(path)["ldm"]
     config, model = from_dict(state["config"], str(path)), restore(path)
     real = load_data(config.data, args.data_root, state)
     pictures = [*real.train.pictures, *real.held_out.pictures]

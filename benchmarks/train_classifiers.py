@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from ldm.metrics.classifier import Classifier, Facts, accuracy, rounded, save
+from ldm.metrics.classifier import Classifier, Facts, accuracy, rounded, save_classifier
 from ldm.pictures.images import MNIST, Digits, FashionMNIST, ImageTensor
 from ldm.system.randomness import generator, permutation
 
@@ -72,7 +72,7 @@ def main() -> None:
         made,
     )
     path = args.output / f"{args.name}.safetensors"
-    save(net, facts, path)
+    save_classifier(net, facts, path)
     print(
         f"{path}: {path.stat().st_size / 1000:.0f} kB, right on {right:.2%} of {len(images.test)} held-out pictures"
     )

@@ -116,7 +116,7 @@ def train(
     are).
     """
     from ldm.pictures.given import Given, from_dataset
-    from ldm.training.run import train as run
+    from ldm.training.run import train_run as run
 
     with in_python():
         given = None if images is None else from_dataset(images)

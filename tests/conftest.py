@@ -31,7 +31,7 @@ from helpers import COLOURS, ROOT, TINY, captioned, here, make_clip, overrides, 
 from PIL import Image
 
 from ldm.jets.files import read_jets, write_jets
-from ldm.training.run import train
+from ldm.training.run import train_run
 
 torch.set_num_threads(1)
 
@@ -39,7 +39,7 @@ torch.set_num_threads(1)
 @pytest.fixture(scope="session")
 def stage1(tmp_path_factory):
     """The folder of a trained tiny autoencoder."""
-    return train(run_config("autoencoder", tmp_path_factory.mktemp("stage1")))
+    return train_run(run_config("autoencoder", tmp_path_factory.mktemp("stage1")))
 
 
 @pytest.fixture(scope="session")
@@ -51,13 +51,13 @@ def latent_run(stage1, tmp_path_factory):
         f"space.autoencoder={stage1}",
         "logger.mode=offline",
     )
-    return train(run)
+    return train_run(run)
 
 
 @pytest.fixture(scope="session")
 def pixel_run(tmp_path_factory):
     """The folder of a trained tiny pixel model."""
-    return train(run_config("pixel", tmp_path_factory.mktemp("pixel")))
+    return train_run(run_config("pixel", tmp_path_factory.mktemp("pixel")))
 
 
 @pytest.fixture(scope="session")
@@ -85,7 +85,7 @@ def text_run(clip, captioned_pictures, tmp_path_factory):
     given = captioned(
         clip, captioned_pictures, "optim.lr=4e-3", "network.channels=[16,32]", *length
     )
-    return train(run_config("pixel", tmp_path_factory.mktemp("text"), *given))
+    return train_run(run_config("pixel", tmp_path_factory.mktemp("text"), *given))
 
 
 @pytest.fixture(scope="session")
@@ -123,4 +123,4 @@ def two_types(tmp_path_factory):
         "sample.count=4",
         "sample.every=0",
     )
-    return train(run_config("jets", folder, data, *short)), folder
+    return train_run(run_config("jets", folder, data, *short)), folder

@@ -149,7 +149,7 @@ class Place:
         for path in (ROOT / "configs").rglob("*.yaml"):
             target = folder / path.relative_to(ROOT)
             target.parent.mkdir(parents=True, exist_ok=True)
-            config.save(shrink(config.load(path), clip, path.parent.name), target)
+            config.save_config(shrink(config.load(path), clip, path.parent.name), target)
             self.configs[config.load(target).name] = path.relative_to(ROOT)
         for name in ("train.py", "sample.py", "evaluate.py"):
             shutil.copy(ROOT / name, folder)

@@ -25,7 +25,7 @@ from ldm.checkpoints.safe import (
 )
 from ldm.checkpoints.weights import Weights, hash_of_weights, under
 from ldm.errors import Refusal
-from ldm.system.files import whole
+from ldm.system.files import atomic_write
 
 VERSION = 1
 # keys of a checkpoint's `ldm`; `text` besides, with captions
@@ -49,7 +49,7 @@ RESUMED: dict[str, type] = {
 }
 
 
-def find(path: str | Path, prefer: str = "last") -> Path:
+def find_checkpoint(path: str | Path, prefer: str = "last") -> Path:
     """The checkpoint file that a path names: itself.
 
     In a run's folder `prefer`.ckpt, else last.ckpt, else the packed one.
@@ -65,7 +65,7 @@ def find(path: str | Path, prefer: str = "last") -> Path:
     raise Refusal(f"checkpoint: '{path}' {why}")
 
 
-def read(path: Path, device: str = "cpu") -> dict[str, Any]:
+def read_checkpoint(path: Path, device: str = "cpu") -> dict[str, Any]:
     """A run's checkpoint, or a packed one; Refusal if it is damaged, foreign or not ours.
 
     No size that it claims is believed: what is returned is no larger than the file.
@@ -99,20 +99,20 @@ def _unpack(path: Path) -> dict[str, Any]:
     """A packed file, its weights checked against the hash that was packed with them."""
     if not path.is_file():
         raise Refusal(f"checkpoint: no file '{path}'")
-    state = packed.read(path)
+    state = packed.read_packed(path)
     if "ldm" in state and state.get("hash") != hash_of_weights(state["state_dict"].items()):
         why = "its weights have changed since it was packed"
         raise Refusal(f"checkpoint: {path} is damaged ({why}); get it anew")
     return state
 
 
-def write(state: Mapping[str, Any], path: Path) -> None:
+def write_checkpoint(state: Mapping[str, Any], path: Path) -> None:
     """Save whole or not at all: to a file beside it, to the disk, then renamed.
 
     The one before stays as previous.ckpt.
     """
     try:
-        with whole(path, "wb") as file:
+        with atomic_write(path, "wb") as file:
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
@@ -151,7 +151,7 @@ def newest_whole(folder: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
     ]
     for path in sorted(paths, key=_claimed_step, reverse=True):
         try:
-            return path, read(path), complaints
+            return path, read_checkpoint(path), complaints
         except Refusal as error:
             complaints.append(str(error))
     return None, {}, complaints
@@ -167,7 +167,7 @@ def _claimed_step(path: Path) -> float:
         return float(
             torch.load(path, map_location="meta", weights_only=True, mmap=True)["global_step"]
         )
-    except Exception:  # whatever is wrong with it, `read` says it
+    except Exception:  # whatever is wrong with it, `read_checkpoint` says it
         return float("inf")
 
 

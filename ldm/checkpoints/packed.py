@@ -1,6 +1,6 @@
 """A checkpoint to give away: averaged weights in half precision and a header, safetensors.
 
-`checkpoint.read` reads one as it reads a run's checkpoint, so whatever samples from a run samples
+`read_checkpoint` reads one like a run's checkpoint, so whatever samples from a run samples
 from it. Nothing in it can run code, and nothing of the optimiser or of the machine that trained it
 is kept; it cannot be resumed.
 """
@@ -35,12 +35,12 @@ def in_full(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.is_floating_point() else tensor
 
 
-def write(weights: dict[str, Tensor], about: dict[str, Any], path: Path) -> None:
+def write_packed(weights: dict[str, Tensor], about: dict[str, Any], path: Path) -> None:
     """Halved weights, and what is known of them as JSON."""
     path.write_bytes(save(weights, {KEY: json.dumps(about)}))
 
 
-def read(path: Path) -> dict[str, Any]:
+def read_packed(path: Path) -> dict[str, Any]:
     """The file in the form of a checkpoint, weights in float32; Refusal if it is cut short."""
     try:
         with open(path, "rb") as file:

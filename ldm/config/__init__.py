@@ -4,7 +4,7 @@ See `files.load`.
 """
 
 from ldm.config.choices import AnyData, AnySolver
-from ldm.config.files import load, made, save
+from ldm.config.files import load, made, save_config
 from ldm.config.runs import (
     STAGES,
     AutoencoderConfig,
@@ -48,7 +48,7 @@ __all__ = [
     "name_after",
     "named_by_config",
     "of_stage",
-    "save",
+    "save_config",
     "shipped",
     "stage1_file",
     "stage1_of",

@@ -10,11 +10,11 @@ from omegaconf import OmegaConf
 from ldm.config.options import check_options
 from ldm.config.plain import from_pair
 from ldm.config.runs import Config, RunConfig, from_dict
-from ldm.config.schema import merge, read, to_dict
+from ldm.config.schema import merge, read_config, to_dict
 from ldm.config.shipped import shipped
 from ldm.config.stage1 import stage1_of
 from ldm.errors import Refusal
-from ldm.system.files import whole
+from ldm.system.files import atomic_write
 
 
 def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Config:
@@ -23,7 +23,7 @@ def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Confi
     Refusal if anything is off.
     """
     _expect_pairs(overrides)
-    return made(read(shipped(Path(path))), overrides, str(path))
+    return made(read_config(shipped(Path(path))), overrides, str(path))
 
 
 def made(raw: dict[str, Any], overrides: Sequence[str] = (), where: str = "config") -> Config:
@@ -63,7 +63,7 @@ def _at_home(raw: dict[str, Any]) -> dict[str, Any]:
     return raw
 
 
-def save(config: RunConfig, path: Path) -> None:
+def save_config(config: RunConfig, path: Path) -> None:
     """Write the resolved config, loadable again by `load`."""
-    with whole(path) as file:
+    with atomic_write(path) as file:
         file.write(OmegaConf.to_yaml(OmegaConf.create(to_dict(config))))

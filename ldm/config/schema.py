@@ -47,7 +47,7 @@ def differences(a: Any, b: Any, path: str = "") -> list[str]:
     return [] if a == b else [path]
 
 
-def read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+def read_config(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     """A YAML file and its `base:` files under it."""
     path = path.expanduser()
     if not path.is_file():
@@ -70,7 +70,7 @@ def read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     under = path.parent / Path(base).expanduser()
     if not under.is_file():
         raise Refusal(f"{path}: base: {missing(under)}")
-    return merge(read(under, (*seen, path.resolve())), raw, top=True)
+    return merge(read_config(under, (*seen, path.resolve())), raw, top=True)
 
 
 LISTED = 1000  # entries of a folder that are looked at for a near name

@@ -6,7 +6,7 @@ from typing import Any
 
 from ldm.config.options import check_options
 from ldm.config.runs import AutoencoderConfig, Config, DiffusionConfig, from_dict
-from ldm.config.schema import merge, read
+from ldm.config.schema import merge, read_config
 from ldm.config.shipped import shipped
 from ldm.errors import Refusal
 
@@ -47,7 +47,7 @@ def named_by_config(run: DiffusionConfig) -> bool:
 
 def stage1_file(run: DiffusionConfig) -> dict[str, Any]:
     """What the file that `space.autoencoder` names says, as plain dicts."""
-    return read(shipped(Path(str(run.space.first_stage))))
+    return read_config(shipped(Path(str(run.space.first_stage))))
 
 
 def name_after(name: str) -> str:

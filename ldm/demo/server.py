@@ -15,7 +15,7 @@ from typing import Any
 
 from PIL import Image
 
-from ldm.checkpoints.checkpoint import find
+from ldm.checkpoints.checkpoint import find_checkpoint
 from ldm.demo.kinds import KINDS
 from ldm.demo.limits import Limits
 from ldm.errors import Refusal, say
@@ -114,7 +114,7 @@ def run(request: DemoRequest) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory(prefix="ldm-demo-") as folder:
         prepare(folder, limits)
-        file = find(request.source.checkpoint)
+        file = find_checkpoint(request.source.checkpoint)
         page = serve(model, file, limits, request)
         say(f"{request.source.describe(model)}\npage: {page.local_url} (Ctrl-C ends it)")
         try:

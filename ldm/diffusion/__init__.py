@@ -42,12 +42,12 @@ from ldm.diffusion.tasks import (
     Mask,
     Repaint,
     cfg,
+    denoise_once,
+    denoising_start,
     edit,
     guide,
     guide_through,
-    posterior_mean,
     project,
-    restore,
 )
 from ldm.diffusion.times import Importance, LogitNormal, LogNormal, Uniform
 from ldm.diffusion.weights import EDM, MaximumLikelihood, MinSNR, One
@@ -96,6 +96,8 @@ __all__ = [
     "Unreached",
     "bits_per_dim",
     "cfg",
+    "denoise_once",
+    "denoising_start",
     "dequantise",
     "edit",
     "eps_hat",
@@ -104,9 +106,7 @@ __all__ = [
     "guide_through",
     "log_likelihood",
     "noising",
-    "posterior_mean",
     "project",
-    "restore",
     "sample",
     "score",
     "simulate",

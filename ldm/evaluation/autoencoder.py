@@ -11,7 +11,7 @@ from tqdm import tqdm
 from ldm.errors import say
 from ldm.evaluation.pictures import AgainstPictures, Judge
 from ldm.metrics.distances import Moments, frechet_distance
-from ldm.metrics.figures import STAGE1, named
+from ldm.metrics.figures import STAGE1, metric_name
 from ldm.metrics.images import psnr, ssim
 from ldm.metrics.records import Figure, thousands
 from ldm.networks.autoencoder import Autoencoder
@@ -99,7 +99,7 @@ def _figures(table: Tensor, likenesses: int, judge: Judge) -> dict[str, Figure]:
     floor = frechet_distance(Moments.of(truth), rest.moments)
     value = frechet_distance(Moments.of(fake), judge.truth.moments)
     return figures | {
-        named("fd", count, judge.features, "r"): Figure(value, count, floor, len(truth))
+        metric_name("fd", count, judge.features, "r"): Figure(value, count, floor, len(truth))
     }
 
 

@@ -19,7 +19,15 @@ from ldm.evaluation.requests import EvaluationRequest, Opened
 from ldm.jets import particlenet
 from ldm.jets.data import NAMES, Jets, JetSet
 from ldm.jets.emd import transport
-from ldm.jets.metrics import ALL, Cloud, Comparison, Sample, Value, known, said_of_clipping
+from ldm.jets.metrics import (
+    ALL,
+    Cloud,
+    Comparison,
+    Sample,
+    Value,
+    check_jet_metrics,
+    said_of_clipping,
+)
 from ldm.metrics.progress import shown
 from ldm.metrics.records import Figure, thousands
 from ldm.sampling.conditions import Condition
@@ -59,7 +67,7 @@ def available(jets: Jets, wanted: Sequence[str] | None = None) -> tuple[str, ...
     What cannot be had is said, and refused if it was asked for by name.
     """
     found = []
-    for metric in known(ALL if wanted is None else wanted):
+    for metric in check_jet_metrics(ALL if wanted is None else wanted):
         try:
             if metric == "cov_mmd":
                 transport()
@@ -85,7 +93,7 @@ def references(jets: Jets) -> tuple[str, ...]:
 
 def _why_no_reference(kind: str, constituents: int) -> str | None:
     try:
-        particlenet.reference(kind, constituents)
+        particlenet.reference_folder(kind, constituents)
     except Refusal as error:
         return str(error)
     return None
@@ -223,7 +231,7 @@ class JetEvaluation(Evaluation):
 
     def __init__(self, request: EvaluationRequest, opened: Opened):
         super().__init__(request, opened)
-        wanted = known(request.metrics) if request.metrics is not None else None
+        wanted = check_jet_metrics(request.metrics) if request.metrics is not None else None
         self.jets, self.split = _jets_of(opened, request.data_root), request.split or "test"
         self.real, self.few, self.others = sides(self.jets, self.split, request.seeds.count)
         self.metrics = available(self.jets, wanted)

@@ -19,9 +19,9 @@ from ldm.evaluation.base import Evaluation
 from ldm.evaluation.requests import EvaluationRequest, Opened
 from ldm.metrics import features as feature_networks
 from ldm.metrics.features import Features
-from ldm.metrics.figures import ALL, check_count, compare, known, warn_of_rank
+from ldm.metrics.figures import ALL, check_count, check_metrics, compare, warn_of_rank
 from ldm.metrics.records import Figure
-from ldm.metrics.reference import Reference, reference
+from ldm.metrics.reference import Reference, cached_reference
 from ldm.pictures.opening import View
 from ldm.pictures.trained import expect_plain
 from ldm.sampling.generate import generate
@@ -101,7 +101,7 @@ class AgainstPictures(Evaluation):
         if request.clip is not None:
             raise Refusal("--clip is of jets; this checkpoint makes pictures")
         names = request.metrics
-        self.metrics = self.choices if names is None else known(names, self.choices)
+        self.metrics = self.choices if names is None else check_metrics(names, self.choices)
         images = load_data(opened.config.data, request.data_root, opened.meta)
         split = request.split or self.usual_split
         self.dataset = images.train if split == "train" else images.test
@@ -122,7 +122,7 @@ class AgainstPictures(Evaluation):
         if place.ranks.rank == 0:
             workers = min(self.opened.config.data.workers, os.cpu_count() or 1)
             cache = Path(self.request.cache) if self.request.cache else None
-            real = reference(self.dataset, self.network, self.what, cache, workers=workers)
+            real = cached_reference(self.dataset, self.network, self.what, cache, workers=workers)
         self.judged = Judge(self.network, real, self.metrics)
         return self.judged
 

@@ -61,8 +61,8 @@ class Opened:
     @classmethod
     def at(cls, path: str | Path) -> "Opened":
         """Of a run's folder or a file. Refusal if it is no checkpoint of ours."""
-        file = checkpoint.find(path)
-        state = checkpoint.read(file)
+        file = checkpoint.find_checkpoint(path)
+        state = checkpoint.read_checkpoint(file)
         with malformed(file):
             config = from_dict(state["ldm"]["config"], str(file))
             return cls(file, state["ldm"], state["global_step"], config)

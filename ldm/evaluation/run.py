@@ -10,7 +10,7 @@ from ldm.evaluation.base import Evaluation
 from ldm.evaluation.jets import JetEvaluation
 from ldm.evaluation.pictures import PictureEvaluation
 from ldm.evaluation.requests import EvaluationRequest, Opened
-from ldm.metrics.records import Figure, append, open_log, records, table
+from ldm.metrics.records import Figure, append, figure_table, open_log, records
 
 KINDS: dict[str, type[Evaluation]] = {
     "pictures": PictureEvaluation,
@@ -48,5 +48,5 @@ def write_each(
             figures |= found
     finally:
         if figures:
-            say(f"{said}\n{table(figures)}\nwrote {len(figures)} records to {log}")
+            say(f"{said}\n{figure_table(figures)}\nwrote {len(figures)} records to {log}")
     return figures

@@ -14,19 +14,19 @@ from ldm.errors import Refusal, printable
 def pack(checkpoint: str | Path, output: str | Path, weights: str = "ema") -> Path:
     """Write the folder and return the file; Refusal where one is there already."""
     from ldm.checkpoints import packed
-    from ldm.checkpoints.checkpoint import find, read
+    from ldm.checkpoints.checkpoint import find_checkpoint, read_checkpoint
 
-    source, folder = find(checkpoint), Path(output).resolve()
+    source, folder = find_checkpoint(checkpoint), Path(output).resolve()
     file = folder / packed.NAME
     if file.exists() or (folder.exists() and not folder.is_dir()):
         raise Refusal(
             f"--output: {file if file.exists() else folder} is there already; name another folder"
         )
-    kept, about = contents(read(source), weights, source)
+    kept, about = contents(read_checkpoint(source), weights, source)
     folder.mkdir(parents=True, exist_ok=True)
     beside = file.with_suffix(".partial")
     try:
-        packed.write(kept, about, beside)
+        packed.write_packed(kept, about, beside)
         beside.rename(file)
     finally:
         beside.unlink(missing_ok=True)

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from ldm.errors import Refusal, one_of, require, say
 from ldm.jets.download import download
-from ldm.jets.files import places, read_jets
+from ldm.jets.files import constituent_capacity, read_jets
 from ldm.system.batches import Batch
 from ldm.system.data import DataConfig
 from ldm.system.identity import hash_of
@@ -36,7 +36,7 @@ def kind_of(path: Path) -> str | None:
     return next((kind for kind, names in short.items() if first in names), None)
 
 
-def spread(types: Tensor) -> Tensor:
+def interleave_types(types: Tensor) -> Tensor:
     """Rows (N,) of types (N,), reordered so that every stretch has the same share of each type.
 
     Each type keeps its own order.
@@ -83,7 +83,7 @@ class JetSet(Dataset[Batch]):
 
         All as they are if there are no more.
         """
-        return self.rows(spread(self.types)[:count]) if count < len(self) else self
+        return self.rows(interleave_types(self.types)[:count]) if count < len(self) else self
 
     def like(self, other: "JetSet") -> "JetSet":
         """As many jets as `other` has, of each type as many.
@@ -221,7 +221,7 @@ class JetNet(DataConfig):
         order = (
             np.random.default_rng(self.seed).permutation(n)
             if self.split == "jetnet"
-            else spread(types).numpy()
+            else interleave_types(types).numpy()
         )
         shares = sum(self.parts) <= 1 + 1e-9
         cuts = np.cumsum([0, *self.parts])
@@ -251,7 +251,7 @@ class JetNet(DataConfig):
 
     def check(self, kind: str, path: Path) -> None:
         """Refusal, before reading, of a file too narrow or of jets of another type by its name."""
-        room = places(path)
+        room = constituent_capacity(path)
         if self.constituents > USUAL and 0 < room < self.constituents:
             where = f"{path} has room for {room} constituents a jet"
             raise Refusal(

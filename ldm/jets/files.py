@@ -72,7 +72,7 @@ def read_jets(
     return features, mask, jet
 
 
-def places(path: Path) -> int:
+def constituent_capacity(path: Path) -> int:
     """For how many constituents a file has room, by its header alone.
 
     0 where that cannot be seen.

@@ -221,7 +221,7 @@ class Comparison:
         }
 
 
-def known(metrics: Iterable[str]) -> tuple[str, ...]:
+def check_jet_metrics(metrics: Iterable[str]) -> tuple[str, ...]:
     """The metrics, each once; Refusal of an unknown name."""
     for metric in metrics:
         if metric not in ALL:
@@ -247,7 +247,7 @@ def evaluate_jets(
     said. Refusal: an unknown metric, an empty sample or jet, a value that is not finite, negative
     pt.
     """
-    metrics = known(metrics)
+    metrics = check_jet_metrics(metrics)
     quiet = not progress
     pair = Sample("real", real, clip, quiet), Sample("generated", generated, clip, quiet)
     if clip:

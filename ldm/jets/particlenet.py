@@ -98,7 +98,7 @@ def resources(folder: str | Path | None = None) -> Path:
     return path
 
 
-def load(folder: Path) -> ParticleNet:
+def load_particlenet(folder: Path) -> ParticleNet:
     """The network with JetNet's weights; its classifier's last layer is not needed."""
     state = torch.load(folder / "pnet_state_dict.pt", map_location="cpu", weights_only=True)
     net = ParticleNet()
@@ -120,7 +120,7 @@ def activations(
     return torch.cat([net(part) for part in shown(x.split(batch), "FPND", quiet)]).double().numpy()
 
 
-def reference(kind: str, constituents: int, folder: str | Path | None = None) -> Path:
+def reference_folder(kind: str, constituents: int, folder: str | Path | None = None) -> Path:
     """The folder with JetNet's reference of one type.
 
     Refusal, before anything is sampled, where there is none.
@@ -147,9 +147,11 @@ def fpnd(
     The reference is the real JetNet data, so other data (another generator, R or cut) has a
     distance of its own.
     """
-    path = reference(kind, features.shape[1], folder)
+    path = reference_folder(kind, features.shape[1], folder)
     moments = (np.loadtxt(path / f"{kind}_{name}.txt") for name in ("mu", "sigma"))
     return frechet(
-        *mean_and_cov(activations(load(path), features[:largest], mask[:largest], quiet=quiet)),
+        *mean_and_cov(
+            activations(load_particlenet(path), features[:largest], mask[:largest], quiet=quiet)
+        ),
         *moments,
     )

@@ -73,12 +73,12 @@ def rounded(net: Classifier) -> dict[str, Tensor]:
     return {k: v.half().contiguous() for k, v in net.state_dict().items() if v.is_floating_point()}
 
 
-def save(net: Classifier, facts: Facts, path: Path) -> None:
+def save_classifier(net: Classifier, facts: Facts, path: Path) -> None:
     """Write the classifier's file."""
     save_file(rounded(net), path, {"format": FORMAT, "facts": json.dumps(asdict(facts))})
 
 
-def load(path: str | Path) -> tuple[Classifier, Facts]:
+def load_classifier(path: str | Path) -> tuple[Classifier, Facts]:
     """A classifier from its file; Refusal where it is damaged or of another layout."""
     try:
         with safe_open(path, "pt") as file:

@@ -94,7 +94,9 @@ def choose(name: str, data: str = "") -> Features:
     else efficientnet-lite0 where its package is installed, else inception."""
     if name == "auto":
         mine = [
-            c for c in CLASSIFIERS if classifier.load(WEIGHTS / f"{c}.safetensors")[1].data == data
+            c
+            for c in CLASSIFIERS
+            if classifier.load_classifier(WEIGHTS / f"{c}.safetensors")[1].data == data
         ]
         name = (
             mine[0]
@@ -132,7 +134,7 @@ def _of_file(path: Path) -> Features:
 
 
 def _of_classifier(name: str, path: Path) -> Features:
-    net, facts = classifier.load(path)
+    net, facts = classifier.load_classifier(path)
     resize, digest = f"bilinear antialias {facts.size}", hash_of_weights(net.state_dict().items())
     return Features(
         name,

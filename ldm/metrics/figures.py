@@ -25,7 +25,7 @@ STAGE1 = ("psnr", "ssim", "lpips", "fd")
 ALIASES = {"fid": "fd", "kid": "kd", "rfid": "fd", "rfd": "fd"}
 
 
-def known(metrics: Iterable[str], choices: Collection[str] = ALL) -> tuple[str, ...]:
+def check_metrics(metrics: Iterable[str], choices: Collection[str] = ALL) -> tuple[str, ...]:
     """The metrics by our names, each once (fid is fd, kid is kd); Refusal of an unknown one."""
     found = []
     for metric in metrics:
@@ -83,7 +83,7 @@ def compare(
     figures = {}
     for key, (value, std) in values.items():
         floor, floor_std = floors[key]
-        figures[named(key, len(fake), features)] = Figure(
+        figures[metric_name(key, len(fake), features)] = Figure(
             value, len(fake), floor, len(truth), std, floor_std
         )
     if labels is not None and features.head is not None and "class_share" in metrics:
@@ -94,7 +94,7 @@ def compare(
     return figures
 
 
-def named(key: str, n: int, features: Features, prefix: str = "") -> str:
+def metric_name(key: str, n: int, features: Features, prefix: str = "") -> str:
     """fid_5k and kid_5k by Inception alone; fd_fashion_5k and kd_fashion_5k by other features."""
     if key in ("fd", "kd"):
         key = (

@@ -72,7 +72,7 @@ def records(figures: dict[str, Figure], made: dict[str, Any]) -> list[dict[str, 
     ]
 
 
-def table(figures: dict[str, Figure]) -> str:
+def figure_table(figures: dict[str, Figure]) -> str:
     """The figures for a person, truth-vs-truth beside them."""
     rows = [("metric", "value", "truth-vs-truth", "")]
     for name, f in figures.items():

@@ -59,7 +59,7 @@ def reference_key(dataset: Rows, features: Features) -> str:
     return hashlib.sha256(repr(key).encode()).hexdigest()[:16]
 
 
-def reference(
+def cached_reference(
     dataset: Rows,
     features: Features,
     what: str,

@@ -42,7 +42,7 @@ USED = {
 USED |= {"mid_block_add_attention", "use_quant_conv", "use_post_quant_conv"}
 
 
-def find(path: str | Path) -> Path | None:
+def find_imported(path: str | Path) -> Path | None:
     """The folder of an autoencoder that a path names: itself, or `vae` or `vqvae` of a pipeline.
 
     None if there is none.
@@ -51,7 +51,7 @@ def find(path: str | Path) -> Path | None:
     return next((folder for folder in inside if (folder / CONFIG).is_file()), None)
 
 
-def load(folder: Path, shape: Shape) -> tuple[Autoencoder, AutoencoderKL]:
+def load_imported(folder: Path, shape: Shape) -> tuple[Autoencoder, AutoencoderKL]:
     """The autoencoder for pictures of `shape`, and its config.
 
     Refusal if it is of another kind, damaged or of other channels.

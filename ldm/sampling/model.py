@@ -110,8 +110,8 @@ def restore(path: str | Path, weights: str = "ema", device: str = "cpu") -> Mode
     Whatever is wrong with the file is one line; nothing of a size that its weights do not have is
     allocated, nothing is downloaded, and nothing written.
     """
-    file = checkpoint.find(path)
-    state = checkpoint.read(file)
+    file = checkpoint.find_checkpoint(path)
+    state = checkpoint.read_checkpoint(file)
     checkpoint.expect_stage(state, "diffusion", file)
     with malformed(file):
         return _restored(state, file, weights, device)
@@ -221,7 +221,7 @@ def load_autoencoder(
 ) -> tuple[Autoencoder, AutoencoderConfig, dict[str, Any]]:
     """Stage 1 from its checkpoint, averaged weights where it kept them, or `raw`; and what the
     checkpoint says of itself."""
-    state = checkpoint.read(path)
+    state = checkpoint.read_checkpoint(path)
     checkpoint.expect_stage(state, "autoencoder", path)
     with malformed(path):
         meta = state["ldm"]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 
-from ldm.checkpoints.checkpoint import find
+from ldm.checkpoints.checkpoint import find_checkpoint
 from ldm.errors import Refusal
 from ldm.sampling.model import Model, restore
 from ldm.sampling.prompts import prompts_from
@@ -83,7 +83,7 @@ class Source:
 
     def record(self, model: Model) -> dict[str, Any]:
         """What settings.json says of the model."""
-        file = str(find(self.checkpoint))
+        file = str(find_checkpoint(self.checkpoint))
         return {"checkpoint": file, "step": model.step, "weights": self.weights}
 
     def describe(self, model: Model) -> str:

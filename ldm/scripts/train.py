@@ -37,9 +37,9 @@ def main() -> None:
         from ldm import config  # slow imports only once the arguments are right
 
         run = config.load(args.config, args.overrides)
-        from ldm.training.run import train
+        from ldm.training.run import train_run
 
-        train(run, args.resume, args.dry_run)
+        train_run(run, args.resume, args.dry_run)
 
 
 def entry() -> None:

@@ -41,10 +41,10 @@ def batch_indices(k: int, size: int, n: int, seed: int) -> list[int]:
 
     Small data simply comes round more often.
     """
-    return [int(_order(n, seed, p // n)[p % n]) for p in places(k, 0, 1, size)]
+    return [int(_order(n, seed, p // n)[p % n]) for p in stream_places(k, 0, 1, size)]
 
 
-def places(step: int, slot: int, slots: int, size: int) -> range:
+def stream_places(step: int, slot: int, slots: int, size: int) -> range:
     """Places in the stream of one slot's rows of a step: the same rows in any cut."""
     k = step * slots + slot
     return range(k * size, (k + 1) * size)

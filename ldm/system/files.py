@@ -8,7 +8,7 @@ from typing import IO, Any
 
 
 @contextmanager
-def whole(path: Path, mode: str = "w", **options: Any) -> Iterator[IO]:
+def atomic_write(path: Path, mode: str = "w", **options: Any) -> Iterator[IO]:
     """A file to write `path` in: beside it, on the disk, then renamed.
 
     What was there stays if anything goes wrong.

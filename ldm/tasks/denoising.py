@@ -87,13 +87,13 @@ class Denoising(Task):
         )
 
     def make(self, prior: Prior, case: Case) -> Tensor:
-        from ldm.diffusion.tasks import Identity, edit, restore
+        from ldm.diffusion.tasks import Identity, denoising_start, edit
 
         noisy, std = case.given, case.noise_std
         if self.method == "guide":
             return prior.sample(prior.guided(Identity(), noisy, std))
         if not prior.latent:
-            return prior.below(prior.denoise(), *restore(prior.schedule, noisy, std))
+            return prior.below(prior.denoise(), *denoising_start(prior.schedule, noisy, std))
         latents, t = prior.space.encode_mean(noisy.clamp(-1, 1)), latent_time(prior, std)
         start = edit(prior.schedule, latents, t, prior.randn())
         return prior.below(prior.guided(Identity(), noisy, std), *start)
@@ -118,7 +118,7 @@ def posterior_mean(prior: Prior, case: Case) -> Tensor:
     """E[x | noisy] of a batch by one call, in pixels: the least squared error there is."""
     from ldm.diffusion import tasks
 
-    return tasks.posterior_mean(prior.denoise(), case.given, case.noise_std).clamp(-1, 1)
+    return tasks.denoise_once(prior.denoise(), case.given, case.noise_std).clamp(-1, 1)
 
 
 def latent_time(prior: Prior, std: float) -> float:

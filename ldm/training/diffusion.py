@@ -21,7 +21,7 @@ from ldm.pictures.space import LatentSpace, PictureSpace
 from ldm.sampling.conditions import without
 from ldm.sampling.model import Model, build_denoiser
 from ldm.system import randomness
-from ldm.system.batches import Batch, places
+from ldm.system.batches import Batch, stream_places
 from ldm.training.data import data_of
 from ldm.training.latents import use_cache
 from ldm.training.ranks import announce
@@ -153,7 +153,7 @@ class DiffusionModule(Stage):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         extras, data = self.space.extras(batch), self.training_images(batch, batch_idx)
         x_0 = self.space.encode(data, self.randn("posterior", batch_idx), **extras)
-        rows = places(self.global_step, *self.slot(batch_idx), len(data))
+        rows = stream_places(self.global_step, *self.slot(batch_idx), len(data))
         extras |= self.left(data, [(self.config.seed, "hole", place) for place in rows])
         # times are one stratified set over all micro-batches and ranks of the step
         key = (self.config.seed, "times", self.global_step)

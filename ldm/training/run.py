@@ -29,7 +29,7 @@ from ldm.training.words import describe_plan
 RESUME = "go on with --resume"
 
 
-def train(
+def train_run(
     run: Config, resume: bool = False, dry_run: bool = False, images: DataSet | None = None
 ) -> Path:
     """Train a config to its end and return the run's folder.

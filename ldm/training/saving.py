@@ -10,22 +10,22 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from ldm.checkpoints.averaging import write_snapshot
-from ldm.checkpoints.checkpoint import write
-from ldm.config import RunConfig, save
+from ldm.checkpoints.checkpoint import write_checkpoint
+from ldm.config import RunConfig, save_config
 from ldm.errors import NotFinite
-from ldm.system.files import whole
+from ldm.system.files import atomic_write
 from ldm.system.stops import Stops
 from ldm.training.ema import EMA
 from ldm.training.stage import Stage
 
 
 class AtomicIO(TorchCheckpointIO):
-    """Lightning's checkpoints through `checkpoint.write`."""
+    """Lightning's checkpoints through `write_checkpoint`."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        write(checkpoint, Path(path))
+        write_checkpoint(checkpoint, Path(path))
 
 
 class Checkpoints(pl.callbacks.Checkpoint):
@@ -104,8 +104,8 @@ class RunFiles(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        save(self.run, self.run.folder / "config.yaml")
-        with whole(self.run.folder / "run.json") as file:
+        save_config(self.run, self.run.folder / "config.yaml")
+        with atomic_write(self.run.folder / "run.json") as file:
             file.write(json.dumps({"wandb_id": self.run_id}) + "\n")
 
 

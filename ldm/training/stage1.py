@@ -24,7 +24,10 @@ OWN_DATA = ("data.batch_size", "data.flip")
 def is_finished(stage1: RunConfig) -> bool:
     """Whether its last checkpoint is of its last step."""
     path = stage1.folder / "last.ckpt"
-    return path.exists() and checkpoint.read(path)["global_step"] >= stage1.trainer.max_steps
+    return (
+        path.exists()
+        and checkpoint.read_checkpoint(path)["global_step"] >= stage1.trainer.max_steps
+    )
 
 
 def _stale(trained_as: RunConfig, stage1: RunConfig) -> list[str]:
@@ -47,7 +50,7 @@ def shared_stage1(
         own = replace(stage1, name=str(config.stage1_file(run).get("name", stage1.name)))
         if not (own.folder / "last.ckpt").exists() or not (resume or is_finished(own)):
             return stage1
-        meta = checkpoint.read(own.folder / "last.ckpt")["ldm"]
+        meta = checkpoint.read_checkpoint(own.folder / "last.ckpt")["ldm"]
         trained_as = config.from_dict(meta["config"], str(own.folder))
     except (Refusal, ValueError):
         # no plain name, or a damaged file: what lies there is not to be used, and not ours
@@ -75,11 +78,11 @@ def find_stage1(
     where = run.autoencoder
     if where is None:
         return None
-    if stage1 is None and (folder := imported.find(where)):
-        autoencoder, network = imported.load(folder, images.shape)
+    if stage1 is None and (folder := imported.find_imported(where)):
+        autoencoder, network = imported.load_imported(folder, images.shape)
         about = AutoencoderConfig(run.name, "autoencoder", data=run.data, network=network)
         return Stage1(autoencoder, about)
-    path = checkpoint.find(stage1.folder if stage1 else where, prefer="best")
+    path = checkpoint.find_checkpoint(stage1.folder if stage1 else where, prefer="best")
     autoencoder, trained_as, meta = load_autoencoder(path)
     if tuple(meta["shape"]) != tuple(images.shape):
         given = f"{path} is for pictures of {tuple(meta['shape'])}"

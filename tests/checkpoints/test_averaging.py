@@ -12,7 +12,7 @@ from ldm.checkpoints.averaging import coefficients, exponent, reconstruct, write
 from ldm.errors import Refusal
 from ldm.sampling.model import restore
 from ldm.training.ema import EMA
-from ldm.training.run import train
+from ldm.training.run import train_run
 
 KEPT = (0.05, 0.10)
 
@@ -80,11 +80,11 @@ def test_every_average_of_a_run_samples(tmp_path):
         "trainer.save=4",
         "trainer.max_steps=14",
     )
-    whole = train(run_config("pixel", tmp_path / "whole", *more))
-    train(
+    whole = train_run(run_config("pixel", tmp_path / "whole", *more))
+    train_run(
         run_config("pixel", tmp_path / "parts", *more, "trainer.max_steps=12")
     )  # from step 9 on the decays differ
-    parts = train(run_config("pixel", tmp_path / "parts", *more), resume=True)
+    parts = train_run(run_config("pixel", tmp_path / "parts", *more), resume=True)
     names = ("raw", "ema", "ema:0.9", "ema:0.5", "ema:0.05", "ema:0.1", "ema:0.2")
     nets = {name: restore(whole, name).denoiser.net.state_dict() for name in names}
     flat = {name: torch.cat([v.flatten() for v in net.values()]) for name, net in nets.items()}

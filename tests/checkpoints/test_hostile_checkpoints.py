@@ -15,12 +15,12 @@ from helpers import load, run_config
 from ldm.checkpoints import checkpoint
 from ldm.errors import Refusal
 from ldm.sampling.model import load_autoencoder, recorded_data, restore
-from ldm.training.run import train
+from ldm.training.run import train_run
 
 
 @pytest.fixture(scope="module")
 def states(pixel_run, latent_run, stage1, tmp_path_factory):
-    jets = train(
+    jets = train_run(
         run_config("jets", tmp_path_factory.mktemp("jets"), "trainer.max_steps=1", "sample.every=0")
     )
     runs = {"pixel": pixel_run, "latent": latent_run, "stage1": stage1, "jets": jets}
@@ -306,10 +306,10 @@ def test_compressed_records_are_refused(states, tmp_path):
     """1 MB of a file that would be 1 GB of memory."""
     path = write(states["pixel"], tmp_path / "a.ckpt")
     assert "compressed" in refused(
-        checkpoint.read, rezip(path, tmp_path / "b.ckpt", zipfile.ZIP_DEFLATED)
+        checkpoint.read_checkpoint, rezip(path, tmp_path / "b.ckpt", zipfile.ZIP_DEFLATED)
     )
     assert "compressed" in refused(
-        checkpoint.read, rezip(path, tmp_path / "c.ckpt", zipfile.ZIP_LZMA)
+        checkpoint.read_checkpoint, rezip(path, tmp_path / "c.ckpt", zipfile.ZIP_LZMA)
     )
 
 
@@ -340,7 +340,9 @@ class Call:
     ids=lambda call: call.how[0].__name__,
 )
 def test_a_pickle_that_calls_anything_is_not_opened(what, tmp_path, capsys):
-    assert "not opened" in refused(checkpoint.read, bomb(pickle.dumps({"ldm": what}, 2), tmp_path))
+    assert "not opened" in refused(
+        checkpoint.read_checkpoint, bomb(pickle.dumps({"ldm": what}, 2), tmp_path)
+    )
     assert capsys.readouterr().out == ""
 
 
@@ -348,7 +350,7 @@ def test_a_pickle_that_calls_anything_is_not_opened(what, tmp_path, capsys):
     "code", [b"", b"\x80\x02", b"garbage", b"\x80\x02}", b"\x80\x02X\xff\xff\xff\x7fabc.", b"."]
 )
 def test_a_pickle_that_is_cut_is_one_line(code, tmp_path):
-    refused(checkpoint.read, bomb(code, tmp_path))
+    refused(checkpoint.read_checkpoint, bomb(code, tmp_path))
 
 
 @pytest.mark.parametrize("size", [0, 1, 100, 5_000])
@@ -362,7 +364,7 @@ def test_weights_that_share_their_numbers_claim_no_more_than_the_file(states, tm
     """The same megabyte under a thousand names."""
     block = torch.zeros(250_000)
     state = {**states["pixel"], "state_dict": {f"net.{i}": block for i in range(1000)}}
-    assert "claim" in refused(checkpoint.read, write(state, tmp_path / "last.ckpt"))
+    assert "claim" in refused(checkpoint.read_checkpoint, write(state, tmp_path / "last.ckpt"))
 
 
 @pytest.mark.parametrize("keep", [["global_step"], ["global_step", "ldm", "state_dict"]])
@@ -400,7 +402,7 @@ def test_a_checkpoint_that_cannot_be_gone_on_with_is_one_line(change, pixel_run,
     write(state, tmp_path / "tiny-pixel" / "last.ckpt")
     refused(
         functools.partial(
-            train,
+            train_run,
             run_config("pixel", tmp_path, "trainer.max_steps=16", "sample.every=0"),
             resume=True,
         )

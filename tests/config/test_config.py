@@ -56,7 +56,7 @@ def test_stage_1_is_found_beside_the_config_that_names_it():
 
 def test_saved_config_is_the_config(tmp_path):
     run = config.load(PIXEL)
-    config.save(run, tmp_path / "c.yaml")
+    config.save_config(run, tmp_path / "c.yaml")
     assert config.load(tmp_path / "c.yaml") == run
 
 
@@ -345,7 +345,7 @@ def test_what_stands_in_a_file_is_what_is_meant(tmp_path):
     run = config.load(tmp_path / "x.yaml")
     assert (run.name, run.seed, run.optim.lr) == ("007", 3, 1e-3)
     assert run.logger.tags == ["on", "1:30", "2026-11-26", "0x10", "~"]
-    config.save(run, tmp_path / "y.yaml")
+    config.save_config(run, tmp_path / "y.yaml")
     assert config.load(tmp_path / "y.yaml") == run
     (tmp_path / "z.yaml").write_text(
         "name: x\nnetwork: {channels: &c [16, 32], attention: []}\noptim: {ema_more: []}\n"

@@ -12,7 +12,7 @@ from helpers import (
 )
 from picture_files import picture, write_mnist
 
-from ldm.training.run import train
+from ldm.training.run import train_run
 
 
 @pytest.mark.slow
@@ -59,7 +59,7 @@ def test_every_shipped_config_trains_two_steps(path, tmp_path):
             ["data.batch_size=2", "trainer.max_steps=2", *overrides("", tmp_path)],
         )
         stage1.data, run.data.batch_size = run.data, 2
-        folder = train(stage1)
+        folder = train_run(stage1)
         autoencoder, trained_as, _ = load_autoencoder(folder / "last.ckpt")
         images = run.data.load()
         shape, classes = images.shape, () if run.condition == "text" else ("a", "b")
@@ -75,4 +75,4 @@ def test_every_shipped_config_trains_two_steps(path, tmp_path):
             p.grad is not None and torch.isfinite(p.grad).all() for p in module.net.parameters()
         )
     else:
-        assert load(train(run) / "last.ckpt")["global_step"] == 2
+        assert load(train_run(run) / "last.ckpt")["global_step"] == 2

@@ -31,7 +31,7 @@ from gradio_client.exceptions import AppError
 from ldm import config
 from ldm.demo.base import GUESS
 from ldm.scripts import sample
-from ldm.training.run import train
+from ldm.training.run import train_run
 
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -84,7 +84,9 @@ def address(pixel_run):
 def jets_run(tmp_path_factory):
     output = tmp_path_factory.mktemp("jets")
     data = f"data.root={ROOT / 'tests/fixtures/gluon30_400.hdf5'}"
-    return train(config.load(TINY / "jets.yaml", overrides("jets", output, data, "sample.every=0")))
+    return train_run(
+        config.load(TINY / "jets.yaml", overrides("jets", output, data, "sample.every=0"))
+    )
 
 
 def by_sample_py(checkpoint, folder, *more):

@@ -18,16 +18,16 @@ from ldm.diffusion.tasks import (
     Repaint,
     below,
     cfg,
+    denoise_once,
+    denoising_start,
     edit,
     guide,
     guide_through,
     noise_level,
     noise_time,
-    posterior_mean,
     project,
-    restore,
 )
-from ldm.diffusion.tasks.inverse import spread
+from ldm.diffusion.tasks.inverse import posterior_variance
 
 
 class Labelled(nn.Module):
@@ -174,7 +174,9 @@ def test_pseudo_inverse_guidance_is_exact_for_white_data():
     """Data N(0, std^2) in every pixel: then its r^2 A A^T is the covariance, and J the exact one."""
     for law in ("VP", "Linear"):
         prior, y = Gaussian(SCHEDULES[law], 0.0, 0.6), torch.randn(3, 1, 2, 2).double()
-        covariance = lambda t, prior=prior: torch.eye(16).double() * spread(*prior.schedule(t), 0.6)
+        covariance = lambda t, prior=prior: (
+            torch.eye(16).double() * posterior_variance(*prior.schedule(t), 0.6)
+        )
         for t in torch.tensor([0.01, 0.5, 0.9, 1.0], dtype=torch.float64):
             x = torch.randn(3, 1, 4, 4, dtype=torch.float64)
             wanted = guide(prior, AveragePool(2), y, NOISE, covariance)(x, t)
@@ -282,17 +284,16 @@ def test_repaint_keeps_the_law_and_forgets_the_path():
 def test_restoring_samples_the_posterior_of_noise(law):
     """y = x + n: p(x | y) from the t of its noise, by the exact denoiser; its mean by one call."""
     prior, y, noise = Gaussian(SCHEDULES[law]), 1.2, 0.5
-    t, _ = restore(prior.schedule, torch.tensor(y), noise)
+    t, _ = denoising_start(prior.schedule, torch.tensor(y), noise)
     alpha, sigma = prior.schedule(t)
     assert abs(sigma / alpha - noise) < 1e-6
     variance = 1 / (1 / prior.std**2 + 1 / noise**2)
     mean = variance * (prior.mean / prior.std**2 + y / noise**2)
-    begin = lambda randn: restore(prior.schedule, y + 0 * randn(), noise)[1]
+    begin = lambda randn: denoising_start(prior.schedule, y + 0 * randn(), noise)[1]
     found = law_of(DDPM(), prior, begin, below(prior.schedule.grid(100), t), 10_000)
     assert abs(found[0] - mean) < 0.02 and abs(found[1] - variance**0.5) < 0.02
     assert (
-        abs(posterior_mean(prior, torch.tensor([y], dtype=torch.float64), noise).item() - mean)
-        < 1e-6
+        abs(denoise_once(prior, torch.tensor([y], dtype=torch.float64), noise).item() - mean) < 1e-6
     )
 
 

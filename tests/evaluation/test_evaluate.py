@@ -14,12 +14,12 @@ from ldm.evaluation.requests import EvaluationRequest
 from ldm.evaluation.run import run
 from ldm.metrics.features import choose
 from ldm.metrics.figures import check_count, compare
-from ldm.metrics.records import table, thousands
-from ldm.metrics.reference import reference
+from ldm.metrics.records import figure_table, thousands
+from ldm.metrics.reference import cached_reference
 from ldm.pictures.folders import ImageFolder
 from ldm.pictures.images import Digits
 from ldm.sampling.model import restore
-from ldm.training.run import train
+from ldm.training.run import train_run
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def digits():
 
 @pytest.fixture(scope="module")
 def real(digits, tmp_path_factory):
-    return reference(
+    return cached_reference(
         Digits().load().train, digits, "Digits train", tmp_path_factory.mktemp("cache"), quiet=True
     )
 
@@ -277,7 +277,7 @@ def test_metrics_are_chosen_by_name(pixel_run, stage1, tmp_path, capsys):
 
 def test_table_has_a_row_for_each_figure(digits, real):
     figures = compare(real.rows[:50], real, digits)
-    rows = table(figures).splitlines()
+    rows = figure_table(figures).splitlines()
     assert len(rows) == 1 + len(figures) and all(
         name in row for name, row in zip(figures, rows[1:], strict=True)
     )
@@ -289,7 +289,7 @@ def test_figures_during_training_are_evaluates(digits, real, tmp_path, monkeypat
     the run's records.
     """
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    folder = train(run_config("pixel", tmp_path, "evaluate.every=4", "evaluate.count=30"))
+    folder = train_run(run_config("pixel", tmp_path, "evaluate.every=4", "evaluate.count=30"))
     made = lines(folder)
     first = [line for line in made if line["metric"] == "fd_digits_30"]
     assert [line["training"]["step"] for line in first] == [4, 8] and first[0]["value"] != first[1][
@@ -302,7 +302,7 @@ def test_figures_during_training_are_evaluates(digits, real, tmp_path, monkeypat
     assert [float(v) for v in column.values()] == pytest.approx([line["value"] for line in first])
     floors = column_of(folder / "metrics.csv", "evaluate/fd_digits_30/truth_vs_truth")
     assert [float(v) for v in floors.values()] == pytest.approx(2 * [again["fd_digits_30"].floor])
-    plain = train(run_config("pixel", tmp_path / "plain"))
+    plain = train_run(run_config("pixel", tmp_path / "plain"))
     assert (
         load(plain / "last.ckpt")["state_dict"].keys()
         == load(folder / "last.ckpt")["state_dict"].keys()
@@ -316,7 +316,7 @@ def test_figures_during_training_are_evaluates(digits, real, tmp_path, monkeypat
 def test_stage_1_is_evaluated_in_training(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     run_ = run_config("autoencoder", tmp_path, "evaluate.every=30", "evaluate.count=50")
-    made = lines(train(run_))
+    made = lines(train_run(run_))
     psnrs = [line["value"] for line in made if line["metric"] == "psnr_50"]
     assert (
         len(psnrs) == 2

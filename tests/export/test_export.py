@@ -27,7 +27,7 @@ from ldm.sampling.generate import generate
 from ldm.sampling.model import Model, restore
 from ldm.sampling.settings import Overrides
 from ldm.system.randomness import SampleNoise
-from ldm.training.run import train
+from ldm.training.run import train_run
 
 SEEDS, LABELS, PROMPTS = [3, 4, 5, 6], [1, 7, 0, 9], ["red", "blue", "", "green"]
 STOCK = {DDIM: {}, DPMpp2M: {"final_sigmas_type": "zero", "lower_order_final": True}}
@@ -80,7 +80,7 @@ def test_diffusers_draws_what_we_draw(kind, request, tmp_path):
 def test_a_model_of_nothing_is_a_stock_pipeline(kind, stage1, tmp_path):
     """No code in the folder: DDIMPipeline, LDMPipeline."""
     more = [f"space.autoencoder={stage1}"] if kind == "latent" else []
-    run = train(run_config(kind, tmp_path, "condition=none", *more))
+    run = train_run(run_config(kind, tmp_path, "condition=none", *more))
     folder, model = export(str(run), str(tmp_path / "out")), restore(run)
     assert not list(folder.rglob("*.py"))
     pipe = DiffusionPipeline.from_pretrained(folder)

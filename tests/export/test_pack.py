@@ -17,7 +17,7 @@ from ldm.errors import Refusal
 from ldm.export.pack import pack
 from ldm.sampling.generate import generate
 from ldm.sampling.model import load_autoencoder, restore
-from ldm.training.run import train
+from ldm.training.run import train_run
 
 CHANGES = [
     "-hash",
@@ -57,18 +57,21 @@ def test_a_packed_model_draws_the_same(kind, request, tmp_path):
 
 def test_a_packed_stage_1_serves_stage_2(stage1, tmp_path):
     folder = pack(stage1, tmp_path / "stage1").parent
-    found = load_autoencoder(checkpoint.find(folder))[0].state_dict()
-    before = load_autoencoder(checkpoint.find(stage1))[0].state_dict()
+    found = load_autoencoder(checkpoint.find_checkpoint(folder))[0].state_dict()
+    before = load_autoencoder(checkpoint.find_checkpoint(stage1))[0].state_dict()
     assert found.keys() == before.keys()
     assert all(np.allclose(found[key], before[key], rtol=1e-3, atol=1e-4) for key in found)
 
 
 def test_jets_too_and_what_names_this_machine_is_left_out(tmp_path):
-    run = train(run_config("jets", tmp_path, "evaluate.features=/home/alice/features.pt"))
+    run = train_run(run_config("jets", tmp_path, "evaluate.features=/home/alice/features.pt"))
     file = pack(run, tmp_path / "box")
     model = restore(file)
     assert generate(model, model.settings, range(4)).shape == (4, 30, 3)
-    for text in (file.with_name("README.md").read_text(), json.dumps(packed.read(file)["ldm"])):
+    for text in (
+        file.with_name("README.md").read_text(),
+        json.dumps(packed.read_packed(file)["ldm"]),
+    ):
         assert "alice" not in text and str(tmp_path) not in text and "tests/fixtures" not in text
 
 
@@ -96,9 +99,9 @@ def test_it_holds_one_average_alone(pixel_run, tmp_path):
 
 def test_a_run_in_the_same_folder_comes_first(pixel_run, tmp_path):
     folder = pack(pixel_run, tmp_path / "box").parent
-    assert checkpoint.find(folder) == folder / "model.safetensors"
+    assert checkpoint.find_checkpoint(folder) == folder / "model.safetensors"
     shutil.copy(pixel_run / "last.ckpt", folder)
-    assert checkpoint.find(folder) == folder / "last.ckpt"
+    assert checkpoint.find_checkpoint(folder) == folder / "last.ckpt"
 
 
 def test_what_is_refused(pixel_run, tmp_path):

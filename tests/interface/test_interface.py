@@ -13,7 +13,7 @@ from ldm.evaluation.requests import Opened
 from ldm.sampling.conditions import Condition
 from ldm.sampling.generate import generate
 from ldm.sampling.model import restore
-from ldm.training.run import train
+from ldm.training.run import train_run
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def latent(latent_run):
 def jets(tmp_path_factory):
     data = f"data.root={ROOT / 'tests/fixtures/gluon30_400.hdf5'}"
     short = ("trainer.max_steps=2", "sample.every=0", "optim.ema=0.5")
-    return ldm.load(train(run_config("jets", tmp_path_factory.mktemp("jets"), data, *short)))
+    return ldm.load(train_run(run_config("jets", tmp_path_factory.mktemp("jets"), data, *short)))
 
 
 # -- samples --------------------------------------------------------------------------------------

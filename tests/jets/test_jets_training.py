@@ -24,7 +24,7 @@ from ldm.sampling.model import restore
 from ldm.sampling.run import SampleRequest, run
 from ldm.sampling.settings import Overrides
 from ldm.training.panels.jets import JetPanels
-from ldm.training.run import train
+from ldm.training.run import train_run
 
 REAL = ROOT / "tests/fixtures/gluon30_400.hdf5"
 
@@ -179,9 +179,10 @@ def test_resume_ends_with_the_same_bits(jets_run, tmp_path):
     """Stopped at step 5 of 8, inside an epoch, and resumed; statistics and histogram come from the
     checkpoint.
     """
-    train(jets_config(tmp_path, "sample.every=0", "trainer.max_steps=5", "sample.count=4"))
+    train_run(jets_config(tmp_path, "sample.every=0", "trainer.max_steps=5", "sample.count=4"))
     parts = load(
-        train(jets_config(tmp_path, "sample.every=0", "sample.count=4"), resume=True) / "last.ckpt"
+        train_run(jets_config(tmp_path, "sample.every=0", "sample.count=4"), resume=True)
+        / "last.ckpt"
     )
     whole = load(jets_run / "last.ckpt")
     assert parts["global_step"] == whole["global_step"] == 8
@@ -213,7 +214,7 @@ def test_flow_matching_by_two_lines(tmp_path):
         "trainer.validate=2",
         "sample.count=4",
     )
-    flow = restore(train(jets_config(tmp_path, *more)))
+    flow = restore(train_run(jets_config(tmp_path, *more)))
     x = generate(flow, flow.settings, range(3))
     assert (
         type(flow.denoiser.schedule).__name__ == "Linear"
@@ -238,7 +239,7 @@ def test_pt_mass_and_type_are_told(tmp_path):
         "sample.every=0",
         "sample.count=4",
     )
-    folder = train(run_config("jets", tmp_path, data, *short))
+    folder = train_run(run_config("jets", tmp_path, data, *short))
     both = restore(folder)
     assert both.classes == ("gluon", "light quark") and both.space.numbers.sum(1).min() > 30
     few = JetNet(root=str(tmp_path), types=("g", "q"), download=False).load().test.first(6)

@@ -12,7 +12,7 @@ from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics
 
 from ldm.errors import Refusal
 from ldm.metrics import distances
-from ldm.metrics.classifier import accuracy, load
+from ldm.metrics.classifier import accuracy, load_classifier
 from ldm.metrics.distances import (
     Moments,
     density_coverage,
@@ -21,7 +21,7 @@ from ldm.metrics.distances import (
     precision_recall,
 )
 from ldm.metrics.features import CLASSIFIERS, WEIGHTS, choose
-from ldm.metrics.reference import reference, reference_key
+from ldm.metrics.reference import cached_reference, reference_key
 from ldm.pictures.folders import ImageFolder
 from ldm.pictures.images import Digits, ImageTensor
 
@@ -154,9 +154,9 @@ def test_shipped_classifiers_are_small_and_right():
         path = WEIGHTS / f"{name}.safetensors"
         assert path.stat().st_size < 300_000
         assert all(v.dtype == torch.float16 for v in load_file(path).values())
-        assert load(path)[1].accuracy > 0.91
+        assert load_classifier(path)[1].accuracy > 0.91
     test = Digits().load().test
-    net, facts = load(WEIGHTS / "digits.safetensors")
+    net, facts = load_classifier(WEIGHTS / "digits.safetensors")
     assert accuracy(net, test.images, test.labels) == pytest.approx(
         facts.accuracy, abs=1e-4
     ) and facts.held_out == len(test)
@@ -270,7 +270,7 @@ def digits():
 
 def test_reference_is_computed_once_and_read_back(digits, tmp_path):
     dataset, features = digits
-    first = reference(dataset, features, "Digits test", tmp_path, quiet=True)
+    first = cached_reference(dataset, features, "Digits test", tmp_path, quiet=True)
     x = features(dataset.images)
     assert first.moments.n == len(first.rows) == len(dataset)
     torch.testing.assert_close(first.moments.cov, torch.cov(x.double().T))
@@ -279,7 +279,7 @@ def test_reference_is_computed_once_and_read_back(digits, tmp_path):
     )  # all of them, in another order
     assert not torch.equal(first.rows, x)
     (path,) = tmp_path.iterdir()
-    second = reference(dataset, features, "Digits test", tmp_path, quiet=True)
+    second = cached_reference(dataset, features, "Digits test", tmp_path, quiet=True)
     assert torch.equal(first.rows, second.rows) and torch.equal(
         first.moments.outer, second.moments.outer
     )
@@ -291,18 +291,20 @@ def test_reference_is_computed_once_and_read_back(digits, tmp_path):
         meta = file.metadata()
     save_file(load_file(path) | {"rows": first.rows + 1}, path, meta)
     assert torch.equal(
-        reference(dataset, features, "Digits test", tmp_path, quiet=True).rows, first.rows + 1
+        cached_reference(dataset, features, "Digits test", tmp_path, quiet=True).rows,
+        first.rows + 1,
     )
 
 
 def test_stale_or_damaged_reference_is_not_reused(digits, tmp_path):
     dataset, features = digits
-    first = reference(dataset, features, "x", tmp_path, quiet=True)
+    first = cached_reference(dataset, features, "x", tmp_path, quiet=True)
     changed = dataset.images.clone()
     changed[5, 0, 3, 3] += 1
     other = ImageTensor(changed, dataset.labels)
     assert not torch.equal(
-        reference(other, features, "x", tmp_path, quiet=True).moments.total, first.moments.total
+        cached_reference(other, features, "x", tmp_path, quiet=True).moments.total,
+        first.moments.total,
     )
     twin = choose("digits")
     twin.hash = "another network's"
@@ -319,21 +321,23 @@ def test_stale_or_damaged_reference_is_not_reused(digits, tmp_path):
     path = tmp_path / f"digits-{first.hash}.safetensors"
     renamed = tmp_path / f"digits-{reference_key(other, features)}.safetensors"
     renamed.write_bytes(path.read_bytes())  # under another's name: its key tells
-    assert not torch.equal(reference(other, features, "x", tmp_path, quiet=True).rows, first.rows)
+    assert not torch.equal(
+        cached_reference(other, features, "x", tmp_path, quiet=True).rows, first.rows
+    )
     path.write_bytes(path.read_bytes()[:5000])
-    again = reference(dataset, features, "x", tmp_path, quiet=True)
+    again = cached_reference(dataset, features, "x", tmp_path, quiet=True)
     assert torch.equal(again.rows, first.rows) and path.stat().st_size > 5000
     assert not list(tmp_path.glob("*.partial"))
 
 
 def test_unwriteable_cache_costs_the_cache_alone(digits, tmp_path, capsys):
     (tmp_path / "file").write_text("in the way")
-    found = reference(*digits, "x", tmp_path / "file", quiet=True)
+    found = cached_reference(*digits, "x", tmp_path / "file", quiet=True)
     assert found.moments.n == 297 and "the reference is not kept" in capsys.readouterr().out
 
 
 def test_rows_in_the_samples_place_are_no_part_of_the_rest(digits, tmp_path):
-    whole = reference(*digits, "x", tmp_path, quiet=True)
+    whole = cached_reference(*digits, "x", tmp_path, quiet=True)
     taken, rest = whole.apart(50)
     assert len(taken) == 50 and rest.moments.n == 297 - 50 == len(rest.rows)
     torch.testing.assert_close(rest.moments.mean, rest.rows.double().mean(0))
@@ -347,7 +351,7 @@ def test_folder_of_files_is_known_by_its_files_and_counts_each_once(tmp_path, mo
     (tmp_path / "2.png").write_text("no picture")
     data = ImageFolder(root=str(tmp_path), size=8, holdout=1000)
     dataset = data.load().train
-    found = reference(dataset, choose("digits"), "folder", tmp_path / "cache", quiet=True)
+    found = cached_reference(dataset, choose("digits"), "folder", tmp_path / "cache", quiet=True)
     assert found.moments.n == len(found.rows) == len(dataset) == 5
     assert len(found.rows.unique(dim=0)) == len(found.rows)
     before = dataset.fingerprint()

@@ -8,7 +8,7 @@ from helpers import load, run_config
 from ldm.config import Discriminator
 from ldm.errors import Refusal
 from ldm.training.autoencoder import AutoencoderModule, generator_share, perceptual_distance
-from ldm.training.run import train
+from ldm.training.run import train_run
 
 GAN = "discriminator={weight: 0.5, start: 0, warmup: 1, channels: 8, layers: 1}"
 
@@ -35,7 +35,7 @@ def test_gradients_stay_on_their_side(tmp_path, monkeypatch, network):
     Recorder.touched = []
     monkeypatch.setattr("ldm.training.legs.AutoencoderModule", Recorder)
     net = f"network={{name: {network}, channels: [8, 16], latent_channels: 2, attention: false}}"
-    train(run_config("autoencoder", tmp_path, GAN, net, "trainer.max_steps=6"))
+    train_run(run_config("autoencoder", tmp_path, GAN, net, "trainer.max_steps=6"))
     assert Recorder.touched == [{"autoencoder"}, {"discriminator"}] * 6
 
 
@@ -47,7 +47,7 @@ def test_decoder_feels_the_discriminator_only_after_its_warm_up():
 
 def test_steps_are_the_generators_and_both_learn(tmp_path):
     run = run_config("autoencoder", tmp_path, GAN, "trainer.max_steps=7", "trainer.accumulate=2")
-    state = load(train(run) / "last.ckpt")
+    state = load(train_run(run) / "last.ckpt")
     assert state["global_step"] == 7 and state["ldm"]["ema"]["updates"] == 7
     torch.manual_seed(run.seed)
     fresh = AutoencoderModule(run, (1, 8, 8), ())
@@ -79,13 +79,13 @@ def test_perceptual_weights_that_cannot_be_had_name_the_way_out(tmp_path, monkey
     for scheme in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(scheme, "http://127.0.0.1:9")
     with pytest.raises(Refusal, match=r"perceptual: .* cannot be had .*perceptual.weight=0"):
-        train(run_config("autoencoder", tmp_path, "perceptual.weight=0.1"))
+        train_run(run_config("autoencoder", tmp_path, "perceptual.weight=0.1"))
 
 
 @pytest.mark.slow
 def test_vq_trains_and_logs_its_perplexity(tmp_path):
     net = "network={name: VQModel, channels: [8, 16], latent_channels: 2, codes: 32, attention: false}"
-    folder = train(run_config("autoencoder", tmp_path, net))
+    folder = train_run(run_config("autoencoder", tmp_path, net))
     rows = (folder / "metrics.csv").read_text().splitlines()
     column = rows[0].split(",").index("val/perplexity")
     values = [float(r.split(",")[column]) for r in rows[1:] if r.split(",")[column]]
@@ -95,9 +95,11 @@ def test_vq_trains_and_logs_its_perplexity(tmp_path):
 @pytest.mark.slow
 def test_vq_autoencoder_carries_a_latent_model(tmp_path):
     net = "network={name: VQModel, channels: [8, 16], latent_channels: 2, codes: 32, attention: false}"
-    stage1 = train(run_config("autoencoder", tmp_path, net, "trainer.max_steps=150"))
+    stage1 = train_run(run_config("autoencoder", tmp_path, net, "trainer.max_steps=150"))
     state = load(
-        train(run_config("latent", tmp_path, f"space.autoencoder={stage1}", "trainer.max_steps=2"))
+        train_run(
+            run_config("latent", tmp_path, f"space.autoencoder={stage1}", "trainer.max_steps=2")
+        )
         / "last.ckpt"
     )
     assert (state["state_dict"]["space.std"] > 1e-3).all()

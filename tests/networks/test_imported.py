@@ -14,7 +14,7 @@ from ldm.export.folder import export
 from ldm.networks import imported
 from ldm.sampling.generate import generate
 from ldm.sampling.model import restore
-from ldm.training.run import train
+from ldm.training.run import train_run
 
 FILE = "diffusion_pytorch_model.safetensors"
 
@@ -48,7 +48,7 @@ def foreign(folder, **more):
 )
 def test_it_encodes_and_decodes_as_in_diffusers(tmp_path, more):
     net, image = foreign(tmp_path / "vae", **more), torch.rand(3, 1, 8, 8) * 2 - 1
-    autoencoder, config = imported.load(imported.find(tmp_path), (1, 8, 8))
+    autoencoder, config = imported.load_imported(imported.find_imported(tmp_path), (1, 8, 8))
     posterior = net.encode(image).latent_dist
     assert torch.allclose(
         autoencoder.encode(image), torch.cat([posterior.mean, posterior.logvar], 1), atol=1e-6
@@ -71,7 +71,7 @@ def test_half_precision_and_old_names_of_attention(tmp_path):
     assert "encoder.mid_block.attentions.0.query.weight" in weights
     save_file(weights, tmp_path / FILE, {"format": "pt"})
     image = torch.rand(3, 1, 8, 8) * 2 - 1
-    mean = imported.load(tmp_path, (1, 8, 8))[0].encode(image)[:, :2]
+    mean = imported.load_imported(tmp_path, (1, 8, 8))[0].encode(image)[:, :2]
     assert mean.dtype == torch.float32 and torch.allclose(
         mean, net.encode(image).latent_dist.mean, atol=5e-3
     )
@@ -80,7 +80,7 @@ def test_half_precision_and_old_names_of_attention(tmp_path):
 def test_what_was_exported_serves_as_stage_1(latent_run, tmp_path):
     """Whitening is folded into it: measured again, it is 0 and 1; the run needs the folder no more."""
     folder = export(str(latent_run), str(tmp_path / "exported"))
-    run = train(run_config("latent", tmp_path, f"space.autoencoder={folder}"))
+    run = train_run(run_config("latent", tmp_path, f"space.autoencoder={folder}"))
     shutil.rmtree(folder)
     model = restore(run)
     assert model.space.mean.abs().max() < 1e-3 and (model.space.std - 1).abs().max() < 1e-3
@@ -96,7 +96,7 @@ def test_what_is_refused(tmp_path):
 
     def refused(reason, shape=(1, 8, 8)):
         with pytest.raises(Refusal, match=reason):
-            imported.load(folder, shape)
+            imported.load_imported(folder, shape)
 
     refused("for pictures of 1 channels in and 1 out, the data has 3", (3, 8, 8))
     for change, reason in (

@@ -13,7 +13,7 @@ import torch
 from helpers import ROOT, captioned, run_config
 
 from ldm.networks.base import NetworkConfig
-from ldm.training.run import train
+from ldm.training.run import train_run
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_a_run_of_captions_trains_it(dit, clip, captioned_pictures, tmp_path):
         return forward(net, x, c_noise, label, text, text_mask)
 
     dit.DiTNetwork.forward = watched
-    train(run)
+    train_run(run)
     assert seen and all(text and not label for text, label in seen)
 
 

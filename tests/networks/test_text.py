@@ -38,7 +38,7 @@ from ldm.sampling.generate import generate
 from ldm.sampling.model import restore
 from ldm.sampling.prompts import prompts_from
 from ldm.tasks.prior import Prior
-from ldm.training.run import train
+from ldm.training.run import train_run
 
 
 def test_a_trained_model_paints_what_the_caption_says(text_run):
@@ -137,7 +137,7 @@ def test_a_resumed_run_ends_with_the_same_bits(clip, captioned_pictures, tmp_pat
     from ldm.training import watching
 
     given = captioned(clip, captioned_pictures, "condition=both", data=", label: half")
-    whole = load(train(run_config("pixel", tmp_path / "whole", *given)) / "last.ckpt")
+    whole = load(train_run(run_config("pixel", tmp_path / "whole", *given)) / "last.ckpt")
     original = watching.Throughput.on_train_batch_end
 
     def terminate(self, trainer, module, *rest):
@@ -147,9 +147,11 @@ def test_a_resumed_run_ends_with_the_same_bits(clip, captioned_pictures, tmp_pat
 
     monkeypatch.setattr(watching.Throughput, "on_train_batch_end", terminate)
     with pytest.raises(Stopped):
-        train(run_config("pixel", tmp_path / "parts", *given))
+        train_run(run_config("pixel", tmp_path / "parts", *given))
     monkeypatch.setattr(watching.Throughput, "on_train_batch_end", original)
-    parts = load(train(run_config("pixel", tmp_path / "parts", *given), resume=True) / "last.ckpt")
+    parts = load(
+        train_run(run_config("pixel", tmp_path / "parts", *given), resume=True) / "last.ckpt"
+    )
     assert largest_difference(parts["state_dict"], whole["state_dict"]) == 0
     assert not any(
         "text" in key or "token" in key for key in whole["state_dict"]
@@ -222,7 +224,7 @@ def test_what_is_refused(text_run, pixel_run, clip, captioned_pictures, tmp_path
         with pytest.raises(Refusal, match=refused):
             prompts_from(*flags, range(2))
     with pytest.raises(Refusal, match="the data has no captions"):
-        train(
+        train_run(
             run_config(
                 "pixel", tmp_path, "condition=text", f"text={{name: CLIPText, model: {clip}}}"
             )

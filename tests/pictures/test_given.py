@@ -14,7 +14,7 @@ from ldm.pictures.given import Given, from_dataset
 from ldm.pictures.images import Digits
 from ldm.sampling.generate import generate
 from ldm.sampling.model import restore
-from ldm.training.run import train
+from ldm.training.run import train_run
 
 BYTES = torch.randint(0, 256, (40, 3, 8, 8), dtype=torch.uint8)
 PIL = [Image.fromarray(u.permute(1, 2, 0).numpy()) for u in BYTES]
@@ -113,7 +113,7 @@ def given_run(tmp_path_factory):
     run = run_config("pixel", tmp_path_factory.mktemp("given"))
     run = replace(run, data=Given.like(run.data))
     picture = torch.linspace(0.1, 0.7, 128).reshape(2, 8, 8)
-    return run, train(run, images=from_dataset([(picture * k / 40, k % 2) for k in range(40)]))
+    return run, train_run(run, images=from_dataset([(picture * k / 40, k % 2) for k in range(40)]))
 
 
 def test_a_checkpoint_of_given_pictures_samples_without_them(given_run):
@@ -126,7 +126,7 @@ def test_a_checkpoint_of_given_pictures_samples_without_them(given_run):
 
 def test_its_config_is_refused_as_a_command(given_run, tmp_path):
     run, folder = given_run
-    config.save(run, tmp_path / "given.yaml")
+    config.save_config(run, tmp_path / "given.yaml")
     assert config.load(tmp_path / "given.yaml") == run
     done = script("train.py", "--config", tmp_path / "given.yaml", "name=other")
     assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1
@@ -143,7 +143,7 @@ def test_given_pictures_train_stage_1_of_a_config_for_other_data(tmp_path):
     run = run_config("latent", tmp_path, f"space.autoencoder={stage1}")
     run = replace(run, data=Given.like(run.data))
     digits = Digits().load().train.images[:200]
-    folder = train(run, images=from_dataset([(u, k % 2) for k, u in enumerate(digits)]))
+    folder = train_run(run, images=from_dataset([(u, k % 2) for k, u in enumerate(digits)]))
     assert restore(folder).space.kind == "latent"
 
 
@@ -152,7 +152,7 @@ def test_a_task_of_a_model_of_floats_reads_and_writes_floats(tmp_path):
     items = [values * (1 + k / 100) for k in range(40)]
     run = run_config("pixel", tmp_path, "trainer.max_steps=2", "sample.every=0")
     run = replace(run, data=Given.like(run.data))
-    folder = train(run, images=from_dataset(items, span=(0, 300)))
+    folder = train_run(run, images=from_dataset(items, span=(0, 300)))
     Image.fromarray(values[0].numpy()).save(tmp_path / "x.tif")
     read = restore(folder).view.read(tmp_path / "x.tif")
     assert read.dtype == torch.float32

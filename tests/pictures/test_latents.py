@@ -26,13 +26,13 @@ from ldm.system.batches import as_images, loader
 from ldm.system.randomness import generator
 from ldm.training import latents
 from ldm.training.diffusion import DiffusionModule
-from ldm.training.run import train
+from ldm.training.run import train_run
 
 FLIP = "data.flip=true"
 
 
 def trained(output, stage1, *more, stage="latent"):
-    folder = train(run_config(stage, output, f"space.autoencoder={stage1}", *more))
+    folder = train_run(run_config(stage, output, f"space.autoencoder={stage1}", *more))
     return load(folder / "last.ckpt")
 
 
@@ -331,7 +331,7 @@ def test_a_batchs_further_keys_pass_through_the_cache(stage1, tmp_path, monkeypa
     kept = DiffusionModule.training_step
     monkeypatch.setattr(DiffusionModule, "training_step", step)
     run = run_config("latent", tmp_path, f"space.autoencoder={stage1}", "trainer.max_steps=2")
-    train(replace(run, data=Given.like(run.data)), images=from_dataset(items))
+    train_run(replace(run, data=Given.like(run.data)), images=from_dataset(items))
     assert len(seen) == 2 and not any(images for *_, images in seen)
     for angles, texts, _ in seen:
         assert [f"{angle:.0f}" for angle in angles] == texts and len(set(texts)) > 8

@@ -25,10 +25,10 @@ from ldm.pictures.space import PixelSpace
 from ldm.pictures.trained import Generate, Inpaint, SuperResolve
 from ldm.sampling.conditions import Condition
 from ldm.sampling.model import restore
-from ldm.system.batches import Slots, as_images, batch_indices, places
+from ldm.system.batches import Slots, as_images, batch_indices, stream_places
 from ldm.tasks.cases import Case
 from ldm.tasks.prior import Prior
-from ldm.training.run import train
+from ldm.training.run import train_run
 
 FILL, LARGE = "task=Inpaint", "task={name: SuperResolve, factor: 2}"
 
@@ -65,12 +65,12 @@ def test_training_holes_do_not_depend_on_how_the_stream_is_cut():
     """A step's batch of 8, or four of 2 over processes and micro-batches: rows of the stream and
     their holes go together.
     """
-    whole = [*places(3, 0, 1, 8)]
-    cut = [place for slot in range(4) for place in places(3, slot, 4, 2)]
-    assert whole == cut and not {*whole} & {*places(4, 0, 1, 8)}
+    whole = [*stream_places(3, 0, 1, 8)]
+    cut = [place for slot in range(4) for place in stream_places(3, slot, 4, 2)]
+    assert whole == cut and not {*whole} & {*stream_places(4, 0, 1, 8)}
     slots = Slots(n=20, size=2, seed=0, steps=4, accumulate=2, rank=1, world=2)
     read = list(slots)[3 * 2 + 1]  # step 3, micro-batch 1 of rank 1 of 2: slot 3
-    assert read == [batch_indices(place, 1, 20, 0)[0] for place in places(3, 3, 4, 2)]
+    assert read == [batch_indices(place, 1, 20, 0)[0] for place in stream_places(3, 3, 4, 2)]
 
 
 # -- what the network is told ----------------------------------------------------------------------
@@ -146,12 +146,12 @@ LONGER = (
 @pytest.fixture(scope="module")
 def fill_run(tmp_path_factory):
     """Digits with holes for 150 steps: enough to see what is around them."""
-    return train(run_config("pixel", tmp_path_factory.mktemp("fill"), FILL, *LONGER))
+    return train_run(run_config("pixel", tmp_path_factory.mktemp("fill"), FILL, *LONGER))
 
 
 @pytest.fixture(scope="module")
 def large_run(tmp_path_factory):
-    return train(run_config("pixel", tmp_path_factory.mktemp("large"), LARGE))
+    return train_run(run_config("pixel", tmp_path_factory.mktemp("large"), LARGE))
 
 
 @pytest.fixture(scope="module")
@@ -264,7 +264,7 @@ def test_in_latents(stage1, inputs, tmp_path):
     """The picture around the hole is encoded, the hole comes on the latents' grid, and another mask
     gives another picture.
     """
-    path = train(run_config("latent", tmp_path, f"space.autoencoder={stage1}", FILL))
+    path = train_run(run_config("latent", tmp_path, f"space.autoencoder={stage1}", FILL))
     model, picture = restore(path), as_images(Digits().load().test.__getitems__([0]))
     known = torch.ones(1, 1, 8, 8)
     known[..., 3, 3] = 0
@@ -294,9 +294,9 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path):
     run_of = lambda folder, steps: run_config(
         "pixel", tmp_path / folder, FILL, f"trainer.max_steps={steps}", "sample.every=0"
     )
-    train(run_of("parts", 4))
-    resumed = load(train(run_of("parts", 7), resume=True) / "last.ckpt")
-    whole = load(train(run_of("whole", 7)) / "last.ckpt")
+    train_run(run_of("parts", 4))
+    resumed = load(train_run(run_of("parts", 7), resume=True) / "last.ckpt")
+    whole = load(train_run(run_of("whole", 7)) / "last.ckpt")
     assert largest_difference(resumed["state_dict"], whole["state_dict"]) == 0
 
 
@@ -402,5 +402,5 @@ def test_configs_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(Refusal, match="task Inpaint is for pictures"):
         config.load(TINY / "jets.yaml", [FILL])
     with pytest.raises(Refusal, match="3 does not divide the data's 8 x 8 pixels"):
-        train(run_config("pixel", tmp_path, "task={name: SuperResolve, factor: 3}"))
+        train_run(run_config("pixel", tmp_path, "task={name: SuperResolve, factor: 3}"))
     assert isinstance(run_config("pixel", tmp_path).task, Generate)

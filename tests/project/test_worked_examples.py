@@ -48,7 +48,7 @@ def test_the_worked_examples(tmp_path):
     pixels.network.__dict__ |= dict(channels=(16, 16), layers=1, attention=())
     pixels.sample.__dict__ |= dict(count=4, every=30, steps=4)
     pixels.logger.mode = "disabled"
-    config.save(pixels, path)
+    config.save_config(pixels, path)
     env = quiet() | {"PYTHONPATH": str(tmp_path)}
     for command in commands(page):
         words = [sys.executable, *shlex.split(command.text)[1:]]

@@ -403,7 +403,7 @@ KL = [
 @pytest.mark.parametrize("changes", KL, ids=lambda changes: ",".join(changes))
 def test_a_diffusers_folder_that_claims_what_it_has_not(changes, tmp_path):
     with pytest.raises(Refusal) as error:
-        imported.load(kl_folder(tmp_path / "vae", **changes), (1, 8, 8))
+        imported.load_imported(kl_folder(tmp_path / "vae", **changes), (1, 8, 8))
     assert "\n" not in str(error.value)
 
 
@@ -414,7 +414,7 @@ def test_a_diffusers_config_that_is_none(content, tmp_path):
     folder = kl_folder(tmp_path / "vae")
     (folder / "config.json").write_text(content)
     with pytest.raises(Refusal):
-        imported.load(folder, (1, 8, 8))
+        imported.load_imported(folder, (1, 8, 8))
 
 
 def test_a_diffusers_folder_of_no_numbers(tmp_path):
@@ -424,10 +424,10 @@ def test_a_diffusers_folder_of_no_numbers(tmp_path):
 
     save_file({key: value * float("nan") for key, value in load_file(file).items()}, file)
     with pytest.raises(Refusal, match="not finite"):
-        imported.load(folder, (1, 8, 8))
+        imported.load_imported(folder, (1, 8, 8))
     file.write_bytes((2**60).to_bytes(8, "little") + b"{}")
     with pytest.raises(Refusal):
-        imported.load(folder, (1, 8, 8))
+        imported.load_imported(folder, (1, 8, 8))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from helpers import ROOT, TINY, load, overrides, run_config
 
 from ldm.system import threads
 from ldm.system.threads import Chooser, rates
-from ldm.training.run import train
+from ldm.training.run import train_run
 
 
 @pytest.fixture(autouse=True)
@@ -96,7 +96,7 @@ def test_what_lightning_gives_a_process_is_the_most():
 
 
 def test_a_number_that_is_asked_for_is_kept(tmp_path, monkeypatch):
-    folder = train(run_config("pixel", tmp_path, "trainer.threads=2", "trainer.max_steps=2"))
+    folder = train_run(run_config("pixel", tmp_path, "trainer.threads=2", "trainer.max_steps=2"))
     assert torch.get_num_threads() == 2 and load(folder / "last.ckpt")["ldm"]["threads"] == 2
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     monkeypatch.delenv("LDM_THREADS", raising=False)

@@ -16,7 +16,7 @@ from ldm.errors import Refusal
 from ldm.pictures.folders import ImageFolder
 from ldm.training import watching
 from ldm.training.boards import loggers
-from ldm.training.run import train
+from ldm.training.run import train_run
 
 
 def start(folder, *more, **environment):
@@ -63,7 +63,7 @@ def test_a_killed_data_worker_stops_the_run_cleanly(tmp_path):
         *overrides("pixel", tmp_path, "trainer.save=5", goal),
     )
     assert done.returncode == 0, done.stderr
-    whole = train(run_config("pixel", tmp_path / "whole", "trainer.save=5", goal))
+    whole = train_run(run_config("pixel", tmp_path / "whole", "trainer.save=5", goal))
     found = load(tmp_path / "tiny-pixel" / "last.ckpt")
     assert largest_difference(found["state_dict"], load(whole / "last.ckpt")["state_dict"]) == 0
 
@@ -80,9 +80,9 @@ def test_a_connection_that_is_reset_is_a_workers_only_where_there_are_workers(
 
     monkeypatch.setattr(watching.Throughput, "on_train_batch_end", reset)
     with pytest.raises(Refusal, match="a data worker died at step 1"):
-        train(run_config("pixel", tmp_path / "with", "data.workers=1"))
+        train_run(run_config("pixel", tmp_path / "with", "data.workers=1"))
     with pytest.raises(ConnectionResetError):
-        train(run_config("pixel", tmp_path / "without"))
+        train_run(run_config("pixel", tmp_path / "without"))
 
 
 @pytest.mark.slow
@@ -161,7 +161,7 @@ def test_saturated_discriminator_is_reported_once(tmp_path, monkeypatch, capsys,
     monkeypatch.setattr(autoencoder, "hinge_loss", fixed)
     monkeypatch.setattr(watching.DiscriminatorBalance.__init__, "__defaults__", (5,))
     gan = "discriminator={weight: 0.5, warmup: 5, channels: 8, layers: 1}"
-    folder = train(
+    folder = train_run(
         run_config("autoencoder", tmp_path, gan, "trainer.max_steps=16", "trainer.log=1")
     )
     said = [
@@ -208,7 +208,7 @@ def test_picture_that_becomes_unreadable_in_mid_run(tmp_path, capsys):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ImageFolder, "load", load_then_break)
-        folder = train(run_config("pixel", tmp_path / "run", data, "condition=none"))
+        folder = train_run(run_config("pixel", tmp_path / "run", data, "condition=none"))
     assert load(folder / "last.ckpt")["global_step"] == 8
     out = capsys.readouterr()
     assert "cannot be read" in out.out + out.err

@@ -14,7 +14,7 @@ from helpers import (
 from ldm.errors import Refusal
 from ldm.sampling.generate import generate
 from ldm.sampling.model import restore
-from ldm.training.run import train
+from ldm.training.run import train_run
 
 
 def test_frozen_autoencoder_is_the_one_of_stage_1(latent_run, stage1):
@@ -41,7 +41,7 @@ def test_untrained_autoencoder_is_refused(stage1, tmp_path):
 
     random = rewrite(stage1 / "last.ckpt", tmp_path / "random.ckpt", forget)
     with pytest.raises(Refusal, match="it is not trained on this data"):
-        train(run_config("latent", tmp_path, f"space.autoencoder={random}"))
+        train_run(run_config("latent", tmp_path, f"space.autoencoder={random}"))
 
 
 def test_autoencoder_of_other_weights_is_refused(stage1, tmp_path):
@@ -56,7 +56,7 @@ def test_autoencoder_of_other_weights_is_refused(stage1, tmp_path):
         lambda s: s["ldm"]["ema"]["weights"].pop("net.encoder.conv_in.bias"),
     )
     with pytest.raises(Refusal, match=r"weight 'net.encoder.conv_in.bias' is missing"):
-        train(run_config("latent", tmp_path, f"space.autoencoder={more}"))
+        train_run(run_config("latent", tmp_path, f"space.autoencoder={more}"))
 
 
 @pytest.mark.slow
@@ -64,7 +64,7 @@ def test_collapsed_autoencoder_is_refused(tmp_path, capsys):
     """A huge KL weight: the whitening's std is a healthy 1, and its decoder's one picture beats a
     flat one.
     """
-    stage1 = train(
+    stage1 = train_run(
         run_config("autoencoder", tmp_path, "network.kl_weight=10", "trainer.max_steps=120")
     )
     said = capsys.readouterr().out
@@ -80,7 +80,7 @@ def test_collapsed_autoencoder_is_refused(tmp_path, capsys):
     assert max(shares) < 0.05
     said = r"picture explains .* %, .* % of the variance of latent channels 0, 1, .* collapsed, its kl_weight is too large"
     with pytest.raises(Refusal, match=said):
-        train(run_config("latent", tmp_path, f"space.autoencoder={stage1}"))
+        train_run(run_config("latent", tmp_path, f"space.autoencoder={stage1}"))
 
 
 def test_an_empty_channel_is_named_and_borne(stage1, tmp_path, capsys):
@@ -93,7 +93,7 @@ def test_an_empty_channel_is_named_and_borne(stage1, tmp_path, capsys):
                     value[1] = 0
 
     half = rewrite(stage1 / "last.ckpt", tmp_path / "half.ckpt", empty)
-    train(run_config("latent", tmp_path, f"space.autoencoder={half}", "trainer.max_steps=2"))
+    train_run(run_config("latent", tmp_path, f"space.autoencoder={half}", "trainer.max_steps=2"))
     assert (
         "explains 0 % of the variance of latent channels 1, the rest is" in capsys.readouterr().out
     )
@@ -104,17 +104,17 @@ def test_stale_autoencoder_is_refused(tmp_path):
     (tmp_path / "ae.yaml").write_text(
         (TINY / "autoencoder.yaml").read_text().replace("max_steps: 60", "max_steps: 2")
     )
-    train(run_config("autoencoder", tmp_path, *small))
+    train_run(run_config("autoencoder", tmp_path, *small))
     text = (tmp_path / "ae.yaml").read_text().replace("[8, 16]", "[16, 16]")
     (tmp_path / "ae.yaml").write_text(text)
     with pytest.raises(Refusal, match=r"is stale, network.channels differs from .*ae.yaml"):
-        train(run_config("latent", tmp_path, f"space.autoencoder={tmp_path}/ae.yaml"))
+        train_run(run_config("latent", tmp_path, f"space.autoencoder={tmp_path}/ae.yaml"))
 
 
 @pytest.mark.slow
 def test_stage_1_is_trained_when_it_is_missing(tmp_path):
     (tmp_path / "ae.yaml").write_text((TINY / "autoencoder.yaml").read_text())
-    folder = train(
+    folder = train_run(
         run_config(
             "latent", tmp_path, f"space.autoencoder={tmp_path}/ae.yaml", "trainer.max_steps=2"
         )
@@ -132,8 +132,8 @@ def test_resumed_stage_2_keeps_the_autoencoder_it_began_with(latent_run, stage1,
     """
     moved = shutil.copytree(stage1, tmp_path / "tiny-autoencoder")
     shutil.copytree(latent_run, tmp_path / "tiny-latent")
-    train(run_config("autoencoder", tmp_path, "trainer.max_steps=70"), resume=True)
-    train(
+    train_run(run_config("autoencoder", tmp_path, "trainer.max_steps=70"), resume=True)
+    train_run(
         run_config("latent", tmp_path, f"space.autoencoder={moved}", "trainer.max_steps=10"),
         resume=True,
     )

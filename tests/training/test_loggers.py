@@ -18,7 +18,7 @@ from processes import port
 from ldm.errors import NotFinite, Refusal, Stopped
 from ldm.training import watching
 from ldm.training.boards.loggers import where_shown
-from ldm.training.run import train
+from ldm.training.run import train_run
 
 AXIS = "trainer/global_step"
 
@@ -44,7 +44,7 @@ def both_stages(tmp_path_factory):
         "logger={kind: both, mode: offline, log_model: true, tags: [try]}",
         f"space.autoencoder={output}/ae.yaml",
     )
-    return train(run_config("latent", output, *more))
+    return train_run(run_config("latent", output, *more))
 
 
 # -- W&B -------------------------------------------------------------------------------------------
@@ -160,7 +160,7 @@ def test_checkpoints_as_artifacts(both_stages):
 @pytest.mark.slow
 def test_a_resumed_run_is_the_same_run_of_wandb(tmp_path):
     for steps, resume in ((4, False), (8, True)):
-        folder = train(
+        folder = train_run(
             run_config("pixel", tmp_path, "logger.mode=offline", f"trainer.max_steps={steps}"),
             resume,
         )
@@ -225,9 +225,9 @@ def test_tensorboard_goes_on_where_a_resumed_run_does(tmp_path, monkeypatch):
 
     monkeypatch.setattr(watching.Throughput, "on_train_batch_end", fail)
     with pytest.raises(ZeroDivisionError):
-        train(run_config("pixel", tmp_path, *more))
+        train_run(run_config("pixel", tmp_path, *more))
     monkeypatch.undo()
-    folder = train(run_config("pixel", tmp_path, *more), resume=True)
+    folder = train_run(run_config("pixel", tmp_path, *more), resume=True)
     assert (
         len(list((folder / "tensorboard").glob("events.*"))) == 2
         and not (folder / "wandb").exists()
@@ -241,7 +241,7 @@ def test_tensorboard_goes_on_where_a_resumed_run_does(tmp_path, monkeypatch):
 
 
 def test_metrics_csv_alone(tmp_path):
-    folder = train(run_config("pixel", tmp_path, "logger={kind: csv, mode: online}"))
+    folder = train_run(run_config("pixel", tmp_path, "logger={kind: csv, mode: online}"))
     assert not (folder / "wandb").exists() and not (folder / "tensorboard").exists()
     assert table_of(folder) and len(list((folder / "samples").glob("samples-*.png"))) == 3
 
@@ -258,7 +258,7 @@ def test_tensorboard_that_is_not_installed(tmp_path, monkeypatch):
     with pytest.raises(
         Refusal, match=r"TensorBoard is not installed: pip install 'ldm\[tensorboard\]'"
     ):
-        train(run_config("pixel", tmp_path, "logger.kind=tensorboard"))
+        train_run(run_config("pixel", tmp_path, "logger.kind=tensorboard"))
     assert not any(tmp_path.iterdir())
 
 
@@ -287,7 +287,7 @@ def test_wandb_that_cannot_write_is_one_line(tmp_path, monkeypatch, capsys):
         (files / "media").write_text("")
 
     at_step(monkeypatch, 2, block)
-    folder = train(run_config("pixel", tmp_path, "logger.mode=offline"))
+    folder = train_run(run_config("pixel", tmp_path, "logger.mode=offline"))
     said = [line for line in capsys.readouterr().out.splitlines() if "warning:" in line]
     assert len(said) == 1 and "W&B fails" in said[0] and "training goes on" in said[0]
     assert (
@@ -307,7 +307,7 @@ def test_tensorboard_that_fails_is_one_line(tmp_path, monkeypatch, capsys):
             trainer.loggers[0].experiment._get_file_writer().event_writer._async_writer.close()
         ),
     )
-    folder = train(run_config("pixel", tmp_path, "logger.kind=tensorboard"))
+    folder = train_run(run_config("pixel", tmp_path, "logger.kind=tensorboard"))
     said = [line for line in capsys.readouterr().out.splitlines() if "warning:" in line]
     assert len(said) == 1 and "TensorBoard fails" in said[0]
     assert load(folder / "last.ckpt")["global_step"] == 8
@@ -353,7 +353,9 @@ def test_wandb_killed_in_the_middle_of_both_stages(tmp_path):
     assert len(said) == 2 and all("W&B fails" in line for line in said)
     assert "Traceback" not in done.stderr + done.stdout
     (tmp_path / "alone").mkdir()
-    alone = train(run_config("latent", tmp_path / "alone", f"space.autoencoder={tmp_path}/ae.yaml"))
+    alone = train_run(
+        run_config("latent", tmp_path / "alone", f"space.autoencoder={tmp_path}/ae.yaml")
+    )
     from helpers import largest_difference
 
     theirs, ours = (
@@ -433,11 +435,11 @@ def test_a_run_that_dies_is_not_green_in_wandb(tmp_path, monkeypatch):
         lambda trainer: next(trainer.lightning_module.net.parameters()).data.fill_(float("nan")),
     )
     with pytest.raises(NotFinite):
-        train(run_config("pixel", tmp_path / "nan", "logger.mode=offline", "sample.every=0"))
+        train_run(run_config("pixel", tmp_path / "nan", "logger.mode=offline", "sample.every=0"))
     monkeypatch.undo()
     at_step(monkeypatch, 3, lambda trainer: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Stopped):
-        train(run_config("pixel", tmp_path / "stop", "logger.mode=offline", "sample.every=0"))
+        train_run(run_config("pixel", tmp_path / "stop", "logger.mode=offline", "sample.every=0"))
     for name, status, title, words in (
         ("nan", 2, "run died", "not finite"),
         ("stop", 143, "run stopped", "by SIGTERM"),
@@ -461,13 +463,13 @@ def test_the_sync_line_sends_every_leg(pixel_run, tmp_path):
     """
 
     more = ("logger.mode=offline", "sample.every=0", "trainer.log=1")
-    folder = train(run_config("pixel", tmp_path, *more, "trainer.max_steps=4"))
+    folder = train_run(run_config("pixel", tmp_path, *more, "trainer.max_steps=4"))
     first = next((folder / "wandb").glob("offline-run-*/*.wandb"))
     first.write_bytes(first.read_bytes()[:-5000])
     empty = folder / "wandb" / "offline-run-20200101_000000-x" / "run-x.wandb"
     empty.parent.mkdir()
     empty.write_bytes(first.read_bytes()[:7])
-    train(run_config("pixel", tmp_path, *more, "trainer.max_steps=8"), resume=True)
+    train_run(run_config("pixel", tmp_path, *more, "trainer.max_steps=8"), resume=True)
     number = port()
     server = subprocess.Popen(
         [sys.executable, ROOT / "tests/wandb_server.py", str(number)], stdout=subprocess.DEVNULL

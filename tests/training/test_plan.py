@@ -17,7 +17,7 @@ from ldm.errors import Refusal
 from ldm.pictures.space import LatentSpace
 from ldm.training.estimate import describe_time, span, work
 from ldm.training.plan import make_plan
-from ldm.training.run import train
+from ldm.training.run import train_run
 
 SHORT = ("trainer.max_steps=2", "trainer.validate=2", "trainer.save=2", "sample.every=0")
 
@@ -74,14 +74,14 @@ def pair(tmp_path):
 @pytest.mark.slow
 def test_a_stage_1_of_other_data_is_refused_and_another_name_trains_its_own(pair, easy, tmp_path):
     a, b = folder_of(tmp_path / "a"), folder_of(tmp_path / "b", seed=1)
-    train(pair(a))
+    train_run(pair(a))
     first = load(tmp_path / "out/tiny-autoencoder/last.ckpt")
     with pytest.raises(
         Refusal, match=r"is of other data than ImageFolder in '.*b': .*name=OTHER trains another"
     ) as error:
-        train(pair(b, "name=tiny-2-latent", "stage1.name=tiny-autoencoder"))
+        train_run(pair(b, "name=tiny-2-latent", "stage1.name=tiny-autoencoder"))
     assert "\n" not in str(error.value) and not (tmp_path / "out/tiny-2-latent").exists()
-    train(pair(b, "name=other"))
+    train_run(pair(b, "name=other"))
     own = load(tmp_path / "out/other-autoencoder/last.ckpt")["ldm"]
     assert own["data"]["content"] != first["ldm"]["data"]["content"]
     assert (
@@ -93,17 +93,17 @@ def test_a_stage_1_of_other_data_is_refused_and_another_name_trains_its_own(pair
 def test_runs_on_the_same_data_share_one_stage_1(pair, easy, tmp_path, capsys):
     """Wherever the folder lies by then, and whatever the times of its files."""
     a = folder_of(tmp_path / "a")
-    train(pair(a))
+    train_run(pair(a))
     moved = shutil.move(a, tmp_path / "elsewhere")
     for path in moved.rglob("*.png"):
         os.utime(path, (1, 1))
     capsys.readouterr()
-    train(pair(moved, "name=other"))
+    train_run(pair(moved, "name=other"))
     assert (
         "tiny-autoencoder/, finished" in capsys.readouterr().out
         and not (tmp_path / "out/other-autoencoder").exists()
     )
-    train(pair(moved, "name=third", "stage1.optim.warmup=1"))  # not what lies there: its own
+    train_run(pair(moved, "name=third", "stage1.optim.warmup=1"))  # not what lies there: its own
     assert (tmp_path / "out/third-autoencoder/last.ckpt").exists()
 
 
@@ -113,13 +113,13 @@ def test_what_lies_under_the_configs_own_name_is_no_concern_if_it_is_damaged(
     (tmp_path / "out/tiny-autoencoder").mkdir(parents=True)
     (tmp_path / "out/tiny-autoencoder/last.ckpt").write_bytes(b"torn")
     run = pair(folder_of(tmp_path / "a"), "name=other")
-    train(run, dry_run=True)
+    train_run(run, dry_run=True)
     assert "other-autoencoder/" in capsys.readouterr().out
     text = (
         (tmp_path / "autoencoder.yaml").read_text().replace("name: tiny-autoencoder", "name: ../x")
     )
     (tmp_path / "autoencoder.yaml").write_text(text)
-    train(run, dry_run=True)
+    train_run(run, dry_run=True)
     assert "other-autoencoder/" in capsys.readouterr().out
 
 
@@ -128,9 +128,9 @@ def test_a_stage_1_named_on_purpose_may_be_of_other_data_and_that_is_said(
     pair, easy, tmp_path, capsys
 ):
     a, b = folder_of(tmp_path / "a"), folder_of(tmp_path / "b", ("x", "y"), seed=1)
-    train(pair(a))
+    train_run(pair(a))
     capsys.readouterr()
-    train(pair(b, "name=other", f"space.autoencoder={tmp_path}/out/tiny-autoencoder"))
+    train_run(pair(b, "name=other", f"space.autoencoder={tmp_path}/out/tiny-autoencoder"))
     assert (
         "its classes were a, b; these data have x, y; used, as space.autoencoder names it"
         in capsys.readouterr().out
@@ -163,19 +163,21 @@ def half(root, out, *more):
 @pytest.mark.slow
 def test_resume_wants_the_data_it_began_with(tmp_path):
     a, b = folder_of(tmp_path / "a"), folder_of(tmp_path / "b", seed=1)
-    train(half(a, tmp_path, "trainer.max_steps=2"))
+    train_run(half(a, tmp_path, "trainer.max_steps=2"))
     before = (tmp_path / "tiny-pixel/last.ckpt").read_bytes()
     with pytest.raises(Refusal, match=r"--resume: .*is of other data than ImageFolder in '.*b'"):
-        train(half(b, tmp_path, "trainer.max_steps=4"), resume=True)
+        train_run(half(b, tmp_path, "trainer.max_steps=4"), resume=True)
     assert (tmp_path / "tiny-pixel/last.ckpt").read_bytes() == before
-    train(half(shutil.copytree(a, tmp_path / "copy"), tmp_path, "trainer.max_steps=4"), resume=True)
+    train_run(
+        half(shutil.copytree(a, tmp_path / "copy"), tmp_path, "trainer.max_steps=4"), resume=True
+    )
     assert load(tmp_path / "tiny-pixel/last.ckpt")["global_step"] == 4
 
 
 @pytest.mark.parametrize("change", ["added", "removed", "renamed"])
 def test_resume_names_both_lists_of_classes(change, tmp_path):
     root = folder_of(tmp_path / "a", ("b", "c", "d"))
-    train(half(root, tmp_path, "trainer.max_steps=2"))
+    train_run(half(root, tmp_path, "trainer.max_steps=2"))
     if change == "added":
         folder_of(root, ("a",))
     elif change == "removed":
@@ -184,7 +186,7 @@ def test_resume_names_both_lists_of_classes(change, tmp_path):
         (root / "d").rename(root / "a")
     now = ", ".join(sorted(path.name for path in root.iterdir()))
     with pytest.raises(Refusal, match=rf"its classes were b, c, d; these data have {now};"):
-        train(half(root, tmp_path, "trainer.max_steps=4"), resume=True)
+        train_run(half(root, tmp_path, "trainer.max_steps=4"), resume=True)
 
 
 def test_resume_notices_labels_that_changed_places(tmp_path):
@@ -198,10 +200,10 @@ def test_resume_notices_labels_that_changed_places(tmp_path):
         "".join(json.dumps(row) + "\n" for row in say(flip))
     )
     write(0)
-    train(half(root, tmp_path, "data.label=kind", "trainer.max_steps=2"))
+    train_run(half(root, tmp_path, "data.label=kind", "trainer.max_steps=2"))
     write(1)
     with pytest.raises(Refusal, match="the labels of its data were others"):
-        train(half(root, tmp_path, "data.label=kind", "trainer.max_steps=4"), resume=True)
+        train_run(half(root, tmp_path, "data.label=kind", "trainer.max_steps=4"), resume=True)
 
 
 # -- both stages' settings -------------------------------------------------------------------------
@@ -217,7 +219,7 @@ def test_overrides_reach_stage_1(pair, tmp_path, capsys):
         stage1.trainer.max_steps == 7 and stage1.data.batch_size == 3 and run.trainer.max_steps == 5
     )
     assert stage1.data.root == run.data.root and stage1.network.channels == (8, 16)
-    train(run, dry_run=True)
+    train_run(run, dry_run=True)
     said = capsys.readouterr().out
     for line in (
         "stage      1 of 2",
@@ -297,7 +299,7 @@ def test_mistakes_of_both_stages_are_found_before_the_first_step(
 ):
     root = folder_of(tmp_path / "a")
     with pytest.raises(Refusal, match=message) as error:
-        train(pair(root, *given), dry_run=dry)
+        train_run(pair(root, *given), dry_run=dry)
     assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
 
 
@@ -319,7 +321,7 @@ def test_the_time_left_is_of_both_stages(pair, easy, tmp_path, capsys):
     assert legs[0].worth(make_plan(longer, False, True, print)[1:])["tiny-latent"] == pytest.approx(
         4 * steps
     )
-    train(run)
+    train_run(run)
     first, second = [
         line for line in capsys.readouterr().out.splitlines() if line.startswith("time       ")
     ]

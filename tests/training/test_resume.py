@@ -14,7 +14,7 @@ from helpers import (
 
 from ldm.errors import Refusal, Stopped
 from ldm.sampling.model import restore
-from ldm.training.run import train
+from ldm.training.run import train_run
 
 STOPS = [
     pytest.param("pixel", (), 3, id="pixel"),
@@ -39,7 +39,7 @@ def test_resume_ends_with_the_same_bits(tmp_path, monkeypatch, kind, more, stop)
     """
     from ldm.training import watching
 
-    whole = load(train(run_config(kind, tmp_path / "whole", *more)) / "last.ckpt")
+    whole = load(train_run(run_config(kind, tmp_path / "whole", *more)) / "last.ckpt")
     original = watching.Throughput.on_train_batch_end
 
     def terminate(self, trainer, module, *rest):
@@ -49,11 +49,11 @@ def test_resume_ends_with_the_same_bits(tmp_path, monkeypatch, kind, more, stop)
 
     monkeypatch.setattr(watching.Throughput, "on_train_batch_end", terminate)
     with pytest.raises(Stopped, match=f"stopped at step {stop} by SIGTERM; go on with --resume"):
-        train(run_config(kind, tmp_path / "parts", *more))
+        train_run(run_config(kind, tmp_path / "parts", *more))
     monkeypatch.setattr(watching.Throughput, "on_train_batch_end", original)
     folder = next((tmp_path / "parts").iterdir())
     assert load(folder / "last.ckpt")["global_step"] == stop
-    parts = load(train(run_config(kind, tmp_path / "parts", *more), resume=True) / "last.ckpt")
+    parts = load(train_run(run_config(kind, tmp_path / "parts", *more), resume=True) / "last.ckpt")
     assert largest_difference(parts["state_dict"], whole["state_dict"]) == 0
     assert largest_difference(parts["ldm"]["ema"]["weights"], whole["ldm"]["ema"]["weights"]) == 0
     assert parts["ldm"]["images_seen"] == whole["ldm"]["images_seen"]
@@ -74,9 +74,9 @@ def test_damaged_last_checkpoint_falls_back_to_the_one_before(tmp_path, capsys):
     """Bits flipped, or cut short: named, and the newest whole one is resumed from; the end is the
     same.
     """
-    whole = load(train(run_config("pixel", tmp_path / "whole")) / "last.ckpt")["state_dict"]
+    whole = load(train_run(run_config("pixel", tmp_path / "whole")) / "last.ckpt")["state_dict"]
     for damage in ("flip", "cut"):
-        folder = train(
+        folder = train_run(
             run_config("pixel", tmp_path / damage, "trainer.max_steps=6", "trainer.save=2")
         )
         raw = bytearray((folder / "last.ckpt").read_bytes())
@@ -86,9 +86,9 @@ def test_damaged_last_checkpoint_falls_back_to_the_one_before(tmp_path, capsys):
         with pytest.raises(Refusal, match=r"last.ckpt is damaged"):
             restore(folder)
         capsys.readouterr()
-        resumed = load(train(run_config("pixel", tmp_path / damage), resume=True) / "last.ckpt")[
-            "state_dict"
-        ]
+        resumed = load(
+            train_run(run_config("pixel", tmp_path / damage), resume=True) / "last.ckpt"
+        )["state_dict"]
         said = capsys.readouterr().out
         assert (
             "last.ckpt is damaged or cut short" in said
@@ -103,10 +103,12 @@ def test_resume_on_another_number_of_devices_keeps_the_global_batch(tmp_path, ca
     and ends with the same bits.
     """
     whole = load(
-        train(run_config("pixel", tmp_path / "whole", "trainer.accumulate=2")) / "last.ckpt"
+        train_run(run_config("pixel", tmp_path / "whole", "trainer.accumulate=2")) / "last.ckpt"
     )["state_dict"]
-    train(run_config("pixel", tmp_path / "parts", "trainer.accumulate=2", "trainer.max_steps=4"))
+    train_run(
+        run_config("pixel", tmp_path / "parts", "trainer.accumulate=2", "trainer.max_steps=4")
+    )
     capsys.readouterr()
-    folder = train(run_config("pixel", tmp_path / "parts", "trainer.accumulate=1"), resume=True)
+    folder = train_run(run_config("pixel", tmp_path / "parts", "trainer.accumulate=1"), resume=True)
     assert "global batch of 32" in capsys.readouterr().out
     assert largest_difference(load(folder / "last.ckpt")["state_dict"], whole) == 0

@@ -26,7 +26,7 @@ from ldm.system import files
 from ldm.training import watching
 from ldm.training.boards.metrics_file import MetricsFile
 from ldm.training.folder import hold_folder
-from ldm.training.run import train
+from ldm.training.run import train_run
 
 HOLD = """
 import sys; from pathlib import Path; from ldm.training.folder import hold_folder
@@ -52,11 +52,11 @@ def test_a_second_run_in_the_same_folder_is_refused(tmp_path):
         Refusal,
         match=rf"is being trained by process {other.pid} on .*; wait for it, or start .* name=OTHER",
     ):
-        train(run_config("pixel", folder.parent))
+        train_run(run_config("pixel", folder.parent))
     assert snapshot(tmp_path) == before
     other.kill()
     other.wait()
-    train(run_config("pixel", folder.parent))
+    train_run(run_config("pixel", folder.parent))
     assert not (folder / "lock").exists()
 
 
@@ -72,10 +72,10 @@ def test_a_lock_that_ends_takes_its_empty_folders_away(tmp_path):
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"\xff\xfe", b'{"wandb_id": "../../x"}', b"[1]"])
 def test_run_json_that_is_damaged_stops_nothing(tmp_path, damage):
-    folder = train(run_config("pixel", tmp_path, "trainer.max_steps=2", "sample.every=0"))
+    folder = train_run(run_config("pixel", tmp_path, "trainer.max_steps=2", "sample.every=0"))
     identity = json.loads((folder / "run.json").read_text())["wandb_id"]
     (folder / "run.json").write_bytes(damage)
-    train(run_config("pixel", tmp_path, "trainer.max_steps=4", "sample.every=0"), resume=True)
+    train_run(run_config("pixel", tmp_path, "trainer.max_steps=4", "sample.every=0"), resume=True)
     assert (
         json.loads((folder / "run.json").read_text())["wandb_id"]
         == identity
@@ -84,12 +84,12 @@ def test_run_json_that_is_damaged_stops_nothing(tmp_path, damage):
     for path in folder.glob("*.ckpt"):
         path.unlink()
     (folder / "run.json").write_bytes(damage)
-    train(run_config("pixel", tmp_path, "trainer.max_steps=2", "sample.every=0"))
+    train_run(run_config("pixel", tmp_path, "trainer.max_steps=2", "sample.every=0"))
 
 
 def test_a_full_disk_leaves_the_file_that_was_there(tmp_path):
     (tmp_path / "a").write_text("before")
-    with pytest.raises(OSError, match="full"), files.whole(tmp_path / "a") as file:
+    with pytest.raises(OSError, match="full"), files.atomic_write(tmp_path / "a") as file:
         file.write("after")
         raise OSError(28, "full")
     assert snapshot(tmp_path).popitem()[1] == b"before" and len(snapshot(tmp_path)) == 1
@@ -123,7 +123,7 @@ def test_rows_after_a_kill_where_saving_and_validation_coincide(tmp_path, monkey
     stopped.
     """
     monkeypatch.setattr(watching.DiscriminatorBalance.__init__, "__defaults__", (4,))
-    whole = train(run_config(kind, tmp_path / "whole", *COINCIDE, *more))
+    whole = train_run(run_config(kind, tmp_path / "whole", *COINCIDE, *more))
     original, stops = watching.Throughput.on_train_batch_end, [5, 10]
 
     def die(self, trainer, module, *rest):
@@ -135,10 +135,10 @@ def test_rows_after_a_kill_where_saving_and_validation_coincide(tmp_path, monkey
     while stops:
         monkeypatch.setattr(watching.Throughput, "on_train_batch_end", die)
         with pytest.raises(ZeroDivisionError):
-            train(run_config(kind, tmp_path / "parts", *COINCIDE, *more), resume=True)
+            train_run(run_config(kind, tmp_path / "parts", *COINCIDE, *more), resume=True)
     monkeypatch.undo()
     monkeypatch.setattr(watching.DiscriminatorBalance.__init__, "__defaults__", (4,))
-    parts = train(run_config(kind, tmp_path / "parts", *COINCIDE, *more), resume=True)
+    parts = train_run(run_config(kind, tmp_path / "parts", *COINCIDE, *more), resume=True)
     assert rows_of(parts) == rows_of(whole)
     assert [row["step"] for row in rows_of(whole) if row["val/loss"]] == ["3", "6", "9", "12"]
     for name in ("best.ckpt", "last.ckpt"):
@@ -205,7 +205,7 @@ def test_a_damaged_metrics_file_stops_no_resume(tmp_path, capsys, damage):
 )
 def test_a_refused_run_leaves_nothing(tmp_path, kind, more, words):
     with pytest.raises(Refusal, match=words):
-        train(run_config(kind, tmp_path / "new", *more))
+        train_run(run_config(kind, tmp_path / "new", *more))
     assert not any(tmp_path.iterdir())
 
 
@@ -223,7 +223,7 @@ def test_a_stage_1_that_is_refused_by_the_running_trainer_leaves_nothing(
         "space.cache=false",
     )
     if found:
-        train(run_config("latent", tmp_path / "x", *more))
+        train_run(run_config("latent", tmp_path / "x", *more))
     before = snapshot(tmp_path)
 
     def refuse(self):
@@ -231,7 +231,7 @@ def test_a_stage_1_that_is_refused_by_the_running_trainer_leaves_nothing(
 
     monkeypatch.setattr(DiffusionModule, "on_fit_start", refuse)
     with pytest.raises(Refusal, match="no"):
-        train(
+        train_run(
             run_config("latent", tmp_path / "x", *more, "trainer.max_steps=8", "trainer.log=1"),
             resume=True,
         )

@@ -19,7 +19,7 @@ from ldm.system.batches import loader
 from ldm.system.stops import STOPS, catch_stops, stops_held_back
 from ldm.training import watching
 from ldm.training.panels import pictures as panels
-from ldm.training.run import train
+from ldm.training.run import train_run
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("LDM_TEST_SYSTEM") == "windows",
@@ -101,7 +101,7 @@ def test_a_signal_to_run_and_workers_saves_the_step(tmp_path, monkeypatch):
     monkeypatch.setattr(watching.Throughput, "on_train_batch_end", then)
     before = [signal.getsignal(number) for number in STOPS]
     with pytest.raises(Stopped, match="stopped at step 3 by SIGUSR1; go on with --resume"):
-        train(run_config("pixel", tmp_path, "data.workers=1"))
+        train_run(run_config("pixel", tmp_path, "data.workers=1"))
     assert load(tmp_path / "tiny-pixel" / "last.ckpt")["global_step"] == 3
     assert [signal.getsignal(number) for number in STOPS] == before
 
@@ -118,7 +118,7 @@ def test_a_signal_in_the_last_step_of_stage_1_stops_before_stage_2(tmp_path, mon
         lambda self, *_: setattr(self.stops, "training", True),
     )
     with pytest.raises(Stopped, match="stopped between the stages by SIGTERM"):
-        train(run_config("latent", tmp_path, f"space.autoencoder={tmp_path}/ae.yaml"))
+        train_run(run_config("latent", tmp_path, f"space.autoencoder={tmp_path}/ae.yaml"))
     assert load(tmp_path / "tiny-autoencoder" / "last.ckpt")["global_step"] == 2
     assert not (tmp_path / "tiny-latent").exists()
 
@@ -176,7 +176,7 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path, monkeypatch):
     with pytest.raises(
         Stopped, match="stopped at once by SIGINT; go on from the last checkpoint with --resume"
     ) as stop:
-        train(run_config("pixel", tmp_path, "trainer.save=2", "trainer.validate=8"))
+        train_run(run_config("pixel", tmp_path, "trainer.save=2", "trainer.validate=8"))
     assert (
         ending(stop.value)[0] == 130
         and load(tmp_path / "tiny-pixel" / "last.ckpt")["global_step"] == 2

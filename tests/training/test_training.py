@@ -23,7 +23,7 @@ from torch import nn
 
 from ldm.errors import NotFinite, Refusal
 from ldm.training.ema import EMA
-from ldm.training.run import train
+from ldm.training.run import train_run
 from ldm.training.stage import learning_rate
 
 
@@ -52,8 +52,8 @@ def test_learning_rate_is_a_function_of_the_step():
 
 
 def test_two_runs_are_the_same_and_another_seed_is_not(pixel_run, tmp_path):
-    again = load(train(run_config("pixel", tmp_path)) / "last.ckpt")["state_dict"]
-    other = load(train(run_config("pixel", tmp_path, "seed=1", "name=other")) / "last.ckpt")[
+    again = load(train_run(run_config("pixel", tmp_path)) / "last.ckpt")["state_dict"]
+    other = load(train_run(run_config("pixel", tmp_path, "seed=1", "name=other")) / "last.ckpt")[
         "state_dict"
     ]
     assert largest_difference(load(pixel_run / "last.ckpt")["state_dict"], again) == 0
@@ -74,7 +74,7 @@ def test_learns(tmp_path):
         "network.channels=[16,32]",
         "optim.lr=4e-3",
     )
-    folder = train(run_config("pixel", tmp_path, data, *more))
+    folder = train_run(run_config("pixel", tmp_path, data, *more))
     losses = [float(v) for v in column_of(folder / "metrics.csv", "train/loss").values()]
     assert sum(losses[-5:]) / 5 < 0.3 * losses[0]
 
@@ -137,7 +137,7 @@ def test_wandb_offline_file_read_back(latent_run):
 
 
 def test_a_dry_run_of_a_run_that_is_there_prints_its_plan_and_says_so(pixel_run, capsys):
-    assert train(run_config("pixel", pixel_run.parent), dry_run=True) == pixel_run
+    assert train_run(run_config("pixel", pixel_run.parent), dry_run=True) == pixel_run
     assert (
         "note       as it stands: " in (said := capsys.readouterr().out)
         and "is finished (8 steps)" in said
@@ -147,11 +147,11 @@ def test_a_dry_run_of_a_run_that_is_there_prints_its_plan_and_says_so(pixel_run,
 def test_runs_are_never_overwritten(pixel_run):
     before = snapshot(pixel_run)
     with pytest.raises(Refusal, match=r"is finished \(8 steps\)"):
-        train(run_config("pixel", pixel_run.parent))
+        train_run(run_config("pixel", pixel_run.parent))
     with pytest.raises(Refusal, match=r"holds an unfinished run \(8 of 20 steps\); add --resume"):
-        train(run_config("pixel", pixel_run.parent, "trainer.max_steps=20"))
+        train_run(run_config("pixel", pixel_run.parent, "trainer.max_steps=20"))
     with pytest.raises(Refusal, match=r"network.channels, optim.betas changed since"):
-        train(
+        train_run(
             run_config(
                 "pixel",
                 pixel_run.parent,
@@ -180,28 +180,28 @@ def test_loss_that_is_not_finite_stops_before_the_step(tmp_path, monkeypatch):
     with pytest.raises(
         NotFinite, match=r"not finite \(nan\) at step 3: loss nan, x_0 nan, rows \[\d+, .*saved"
     ) as error:
-        train(run_config("pixel", tmp_path / "stop"))
+        train_run(run_config("pixel", tmp_path / "stop"))
     assert "\n" not in str(error.value)
     state = load(tmp_path / "stop" / "tiny-pixel" / "last.ckpt")
     assert state["global_step"] == 3 and all(
         torch.isfinite(v).all() for v in state["state_dict"].values()
     )
     skipped = load(
-        train(run_config("pixel", tmp_path / "skip", "trainer.on_nan=skip")) / "last.ckpt"
+        train_run(run_config("pixel", tmp_path / "skip", "trainer.on_nan=skip")) / "last.ckpt"
     )
     assert skipped["global_step"] == 8 and all(
         torch.isfinite(v).all() for v in skipped["state_dict"].values()
     )
     monkeypatch.setattr(DiffusionModule, "training_images", clean)
-    resumed = load(train(run_config("pixel", tmp_path / "stop"), resume=True) / "last.ckpt")
-    whole = load(train(run_config("pixel", tmp_path / "whole")) / "last.ckpt")
+    resumed = load(train_run(run_config("pixel", tmp_path / "stop"), resume=True) / "last.ckpt")
+    whole = load(train_run(run_config("pixel", tmp_path / "whole")) / "last.ckpt")
     assert largest_difference(resumed["state_dict"], whole["state_dict"]) == 0
 
 
 @pytest.mark.slow
 def test_full_disk_is_one_line_and_keeps_the_last_checkpoint(tmp_path):
     """A real full file system: a tmpfs too small for a second checkpoint beside the first."""
-    size = (train(run_config("pixel", tmp_path / "elsewhere")) / "last.ckpt").stat().st_size
+    size = (train_run(run_config("pixel", tmp_path / "elsewhere")) / "last.ckpt").stat().st_size
     disk = tmp_path / "disk"
     disk.mkdir()
     room = f"size={int(1.7 * size)}"  # one checkpoint and what else a run writes, but not two
@@ -225,7 +225,7 @@ def test_compiled_and_channels_last_it_trains_the_same(pixel_run, tmp_path):
     """
     counters = torch._dynamo.utils.counters
     counters.clear()
-    folder = train(
+    folder = train_run(
         run_config("pixel", tmp_path, "trainer.compile=true", "trainer.channels_last=true")
     )
     assert counters["stats"]["unique_graphs"] and counters["aot_autograd"]["ok"]

@@ -8,7 +8,14 @@ t = 1.
 from ldm.diffusion.tasks.guidance import Guided, cfg
 from ldm.diffusion.tasks.inverse import Repaint, guide, guide_through, project
 from ldm.diffusion.tasks.operators import AveragePool, Identity, Mask, Operator
-from ldm.diffusion.tasks.starts import below, edit, noise_level, noise_time, posterior_mean, restore
+from ldm.diffusion.tasks.starts import (
+    below,
+    denoise_once,
+    denoising_start,
+    edit,
+    noise_level,
+    noise_time,
+)
 
 __all__ = [
     "AveragePool",
@@ -19,12 +26,12 @@ __all__ = [
     "Repaint",
     "below",
     "cfg",
+    "denoise_once",
+    "denoising_start",
     "edit",
     "guide",
     "guide_through",
     "noise_level",
     "noise_time",
-    "posterior_mean",
     "project",
-    "restore",
 ]

@@ -62,7 +62,7 @@ class Measured(Posterior):
 
     def pseudo_inverse(self, x_t: Tensor, t: Tensor) -> Tensor:
         alpha, sigma = self.schedule(t)
-        r2 = spread(alpha, sigma, self.std)
+        r2 = posterior_variance(alpha, sigma, self.std)
         weight = 1 / (r2 * self.operator.gram + self.noise_std**2)
         if forgotten(alpha, sigma, self.std):
             x0_hat = self.denoise(x_t, t)
@@ -101,8 +101,8 @@ def guide(
     """Posterior of y = A x + n, n ~ N(0, noise_std^2), for one batch.
 
     Without `covariance`, pseudo-inverse guidance (Song et al. 2023, eq. 7): the score gains the
-    gradient of log N(y; A x0_hat, r^2 A A^T + noise_std^2), r^2 = `spread` of data of standard
-    deviation `std`; in x0_hat that is
+    gradient of log N(y; A x0_hat, r^2 A A^T + noise_std^2), r^2 = `posterior_variance` of
+    data of standard deviation `std`; in x0_hat that is
     sigma^2 / alpha J^T A^T (r^2 A A^T + noise_std^2)^-1 (y - A x0_hat), J = d x0_hat / d x_t:
     a backward pass a call. With covariance(t) = Cov[x_0 | x_t], (D, D) over the flattened x: the
     exact posterior mean for Gaussian data.
@@ -120,7 +120,7 @@ def forgotten(alpha: Tensor, sigma: Tensor, std: float = 1.0) -> bool:
     return bool(alpha * std < 0.05 * sigma)
 
 
-def spread(alpha: Tensor, sigma: Tensor, std: float) -> Tensor:
+def posterior_variance(alpha: Tensor, sigma: Tensor, std: float) -> Tensor:
     """r^2 = Var[x_0 | x_t] = std^2 sigma^2 / (alpha^2 std^2 + sigma^2) of Gaussian data.
 
     Song et al. 2023, eq. 11.
@@ -147,7 +147,7 @@ class Through(Posterior):
                 x0_hat = x = x0_hat.detach().requires_grad_()
             seen = self.operator(self.decode(x0_hat))
         x0_hat, residual = x0_hat.detach(), self.y - seen.detach()
-        scale = spread(alpha, sigma, 1.0) if far else sigma**2 / alpha
+        scale = posterior_variance(alpha, sigma, 1.0) if far else sigma**2 / alpha
 
         def pull(v: Tensor) -> Tensor:
             return scale.to(v) * torch.autograd.grad(seen, x, v, retain_graph=True)[0]

@@ -24,20 +24,20 @@ def noise_time(schedule: Schedule, noise_std: float) -> Tensor:
     return t
 
 
-def restore(schedule: Schedule, y: Tensor, noise_std: float) -> tuple[Tensor, Tensor]:
+def denoising_start(schedule: Schedule, y: Tensor, noise_std: float) -> tuple[Tensor, Tensor]:
     """Where the loop starts to de-noise y = x_0 + n, n ~ N(0, noise_std^2): t, x_t = alpha_t y.
 
     alpha_t y = alpha_t x_0 + sigma_t eps is a draw of the forward process at the t with sigma_t /
-    alpha_t = noise_std, so a stochastic solver from there samples p(x_0 | y), and `posterior_mean`
+    alpha_t = noise_std, so a stochastic solver from there samples p(x_0 | y), and `denoise_once`
     is its mean.
     """
     t = noise_time(schedule, noise_std)
     return t, schedule(t)[0] * y
 
 
-def posterior_mean(denoise: Denoise, y: Tensor, noise_std: float) -> Tensor:
+def denoise_once(denoise: Denoise, y: Tensor, noise_std: float) -> Tensor:
     """E[x_0 | y] for y = x_0 + n: one call of the denoiser, the least squared error there is."""
-    t, x_t = restore(denoise.schedule, y, noise_std)
+    t, x_t = denoising_start(denoise.schedule, y, noise_std)
     return denoise(x_t, t)
 
 

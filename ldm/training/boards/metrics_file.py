@@ -10,7 +10,7 @@ from pathlib import Path
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
-from ldm.system.files import whole
+from ldm.system.files import atomic_write
 from ldm.training.ranks import announce, is_first
 
 _Row = dict[str, str]
@@ -63,7 +63,7 @@ class _Writer(ExperimentWriter):
         return [row for row in rows if _sound(row)]
 
     def rewrite(self, rows: list[_Row], fieldnames: list[str]) -> None:
-        with whole(Path(self.metrics_file_path), newline="") as file:
+        with atomic_write(Path(self.metrics_file_path), newline="") as file:
             writer = csv.DictWriter(file, fieldnames=fieldnames)
             writer.writeheader()
             writer.writerows(rows)
@@ -95,5 +95,5 @@ class MetricsFile(CSVLogger):
         if self.found is None:
             path.unlink(missing_ok=True)
             return
-        with whole(path, "wb") as file:
+        with atomic_write(path, "wb") as file:
             file.write(self.found)

@@ -14,7 +14,7 @@ from ldm.evaluation.pictures import Judge, evaluate, origin
 from ldm.metrics import features
 from ldm.metrics.figures import ALL, STAGE1, check_count, warn_of_rank
 from ldm.metrics.records import Figure, append, open_log, records
-from ldm.metrics.reference import reference
+from ldm.metrics.reference import cached_reference
 from ldm.system.data import DataSet, Rows
 from ldm.system.processes import Ranks
 from ldm.system.randomness import permutation
@@ -49,7 +49,7 @@ class RunFigures(EverySteps[AnyStage]):
         used, workers = self.judge.features, self.run.data.workers
         used.to(str(module.device))
         if trainer.is_global_zero:
-            real = reference(self.data, used, self.what, workers=workers)
+            real = cached_reference(self.data, used, self.what, workers=workers)
             self.judge = replace(self.judge, real=real)
 
     def show(self, trainer: pl.Trainer, module: AnyStage) -> None:

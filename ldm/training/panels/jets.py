@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from ldm.evaluation.jets import cloud, extras_of, generate_like
-from ldm.jets.data import JetSet, spread
+from ldm.jets.data import JetSet, interleave_types
 from ldm.jets.metrics import Cloud, evaluate_jets
 from ldm.jets.plots import histograms, jet_images, reverse_process
 from ldm.metrics.records import thousands
@@ -33,7 +33,7 @@ class JetPanels(EverySteps[DiffusionModule]):
 
     def __init__(self, folder: Path, every: int, count: int, held_out: JetSet):
         super().__init__(folder, every)
-        half, rows = max(1, min(count, len(held_out) // 2)), spread(held_out.types)
+        half, rows = max(1, min(count, len(held_out) // 2)), interleave_types(held_out.types)
         self.real = held_out.rows(rows[:half])
         self.others = held_out.rows(rows[half:]).like(self.real)
         self.asked = self.real.rows(torch.arange(count) % half)
