@@ -29,7 +29,7 @@ from ldm.evaluation.jets import (
     generate_like,
     judge,
     load_jets,
-    save,
+    save_record,
     sides,
 )
 from ldm.jets.data import Jets, JetSet
@@ -101,7 +101,7 @@ def main_table(model: Model, settings: SampleConfig, args: argparse.Namespace, j
         "same_numbers": bool((generated.counts == few.counts).all()),
         "figures": {name: vars(figure) for name, figure in figures.items()},
     }
-    save(args.output / "jets.json", record)
+    save_record(args.output / "jets.json", record)
     how = f"{how}, {rate:.0f} jets/s ({len(few) / busy:.0f} a CPU second) on {torch.get_num_threads()} thread(s)"
     said = f"{len(few)} jets against {len(real)}, {how}, step {model.step}"
     text = f"{markdown(figures)}\n\n{said}\n"
@@ -166,7 +166,9 @@ def solver_table(
         "real": len(test),
         "floor": floor,
     }
-    save(args.output / "solvers.json", record | {"rows": rows, "threads": torch.get_num_threads()})
+    save_record(
+        args.output / "solvers.json", record | {"rows": rows, "threads": torch.get_num_threads()}
+    )
     text = solver_markdown(rows, floor, f"{len(few)} jets against {len(test)}")
     (args.output / "solvers.md").write_text(text + "\n")
     draw(

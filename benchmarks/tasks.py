@@ -38,7 +38,7 @@ from ldm.system.batches import as_bytes, as_images
 from ldm.system.randomness import generator, permutation
 from ldm.tasks import Denoising, InPainting, SuperResolution
 from ldm.tasks.cases import Case
-from ldm.tasks.denoising import posterior_mean
+from ldm.tasks.denoising import mean_picture
 from ldm.tasks.inpainting import paste
 from ldm.tasks.output import Result, panel
 from ldm.tasks.prior import Prior
@@ -214,7 +214,7 @@ def denoising(bench: Bench, model: Model, std: float) -> None:
         bench.measure(name, f"{task.method}, a sample", samples[0], began)
     else:
         began = time.perf_counter()
-        made["mean"] = bench.batches(lambda prior, rows: posterior_mean(prior, case(rows)))
+        made["mean"] = bench.batches(lambda prior, rows: mean_picture(prior, case(rows)))
         bench.measure(name, "posterior mean, one call", made["mean"], began)
     bench.show(f"denoise-{std:g}", noisy, ("NLM", plain), made)
 

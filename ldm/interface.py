@@ -264,11 +264,11 @@ class DiffusionModel:
         options: Mapping[str, Any],
         how: HowSolved,
     ) -> Tensor:
-        from ldm.tasks import named
+        from ldm.tasks import task_named
 
         with in_python():
             self._expect(how, HowSolved)
-            kind, count = named(name), how.get("count")
+            kind, count = task_named(name), how.get("count")
             known = {field.name for field in fields(kind)}
             own: dict[str, Any] = {k: v for k, v in how.items() if k in ("method", "resamples")}
             given = {**options, **own}

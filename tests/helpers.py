@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from ldm import config
-from ldm.scripts.sample import run
+from ldm.scripts.sample import sample_or_solve
 
 ROOT = Path(__file__).parent.parent
 TINY = Path(__file__).parent / "configs"
@@ -139,7 +139,7 @@ FLAGS |= dict(
 
 def task(checkpoint, output, name, **given):
     """sample.py --task in this process; the folder it wrote."""
-    run(FLAGS | dict(checkpoint=str(checkpoint), output=str(output), task=name) | given)
+    sample_or_solve(FLAGS | dict(checkpoint=str(checkpoint), output=str(output), task=name) | given)
     return output
 
 

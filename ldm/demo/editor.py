@@ -9,7 +9,7 @@ import torch
 
 from ldm.demo.edits import CANVAS, Wanted, change, enlarged, on_page, upload
 from ldm.demo.guarded import bounded
-from ldm.demo.limits import Limits, apart, whole
+from ldm.demo.limits import Limits, apart, whole_number
 from ldm.diffusion.solvers import DPMpp2MSDE
 from ldm.errors import Refusal
 from ldm.sampling.model import Model
@@ -112,7 +112,7 @@ class Editor:
     def take_sample(self, samples: np.ndarray | None, nth: Any) -> Iterator[tuple[Any, Any]]:
         if samples is None:
             raise Refusal("sample: none yet; make some on the first tab")
-        yield self.show(torch.from_numpy(samples[whole("sample", nth, 1, len(samples)) - 1]))
+        yield self.show(torch.from_numpy(samples[whole_number("sample", nth, 1, len(samples)) - 1]))
 
     def take_file(self, path: str) -> Iterator[tuple[Any, Any]]:
         yield self.show(upload(self.model, self.limits, path))

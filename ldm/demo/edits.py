@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from ldm.demo.base import Shown
-from ldm.demo.limits import Asked, Limits, class_of, number, whole
+from ldm.demo.limits import Asked, Limits, class_of, number, whole_number
 from ldm.demo.live import Done, live
 from ldm.demo.samples import grid
 from ldm.diffusion.solvers import Watch
@@ -57,7 +57,7 @@ def upload(model: Model, limits: Limits, path: str | Path) -> Tensor:
         raise Refusal(f"upload: the picture cannot be read: {why}") from None
 
 
-def sized(picture: Tensor, size: tuple[int, int]) -> Tensor:
+def resized(picture: Tensor, size: tuple[int, int]) -> Tensor:
     """uint8 (C, H, W) scaled to a width and height."""
     if picture.shape[:0:-1] == size:
         return picture
@@ -92,13 +92,13 @@ def drawn(layers: Sequence[np.ndarray], size: tuple[int, int]) -> Tensor:
     return torch.from_numpy(~hole).float()[None]
 
 
-def read(control: Control, value: Any, side: int) -> Any:
+def option_value(control: Control, value: Any, side: int) -> Any:
     """A control's value, held to what it may be; `side`: of the model's pictures."""
     name = control.label.lower()
     if control.kind == "tick":
         return value is True
     if control.kind == "choice":
-        return whole(name, value, 2, side)
+        return whole_number(name, value, 2, side)
     return number(name, value, 0, control.most)
 
 
@@ -120,13 +120,15 @@ class Wanted:
         if (kind := on_page().get(self.task)) is None:
             raise Refusal(one_of("task", str(self.task), on_page()))
         side = max(model.space.data_shape)
-        values = {key: read(of, self.options[key], side) for key, of in kind.controls.items()}
+        values = {
+            key: option_value(of, self.options[key], side) for key, of in kind.controls.items()
+        }
         full = tuple(self.picture.shape) == model.space.data_shape
         return kind.on_page(values, full, self.method or None).of(model), self.picture
 
     def case(self, model: Model, task: Task, picture: Tensor, seed: int) -> Case:
         """The picture as the task's input, of the size that it needs."""
-        case = Case("picture", as_floats(sized(picture, task.view(model).size)))
+        case = Case("picture", as_floats(resized(picture, task.view(model).size)))
         if task.mask:
             case = replace(case, known=drawn(self.layers, task.view(model).size))
         return task.ready(model, case, seed, "the picture")

@@ -7,7 +7,7 @@ from PIL import Image
 from torch import Tensor
 
 from ldm.demo.base import Click, Kind, Session, Shown
-from ldm.demo.limits import JETS, Limits, whole
+from ldm.demo.limits import JETS, Limits, whole_number
 from ldm.demo.live import Done
 from ldm.jets.metrics import Cloud
 from ldm.jets.plots import distributions
@@ -24,7 +24,7 @@ class JetSession(Session):
 
     def __init__(self, click: Click):
         model, seeds = click.model, click.asked.seeds
-        self.most = whole("constituents", click.control, 0, model.space.shape[0])
+        self.most = whole_number("constituents", click.control, 0, model.space.shape[0])
         settings = click.settings
         asked = JetSamples([self.most] * len(seeds) if self.most else None)
         super().__init__(

@@ -60,10 +60,10 @@ class Asked:
     ) -> "Asked":
         return cls(
             str(solver),
-            whole("steps", steps, 1, limits.steps),
+            whole_number("steps", steps, 1, limits.steps),
             number("guidance", guidance, 0, limits.guidance),
-            whole("seed", seed, 0, LARGEST_SEED - limits.count),
-            whole("samples", count, 1, limits.count),
+            whole_number("seed", seed, 0, LARGEST_SEED - limits.count),
+            whole_number("samples", count, 1, limits.count),
         )
 
     @property
@@ -86,7 +86,7 @@ def number(name: str, value: Any, low: float, high: float) -> float:
     return float(value)
 
 
-def whole(name: str, value: Any, low: int, high: int) -> int:
+def whole_number(name: str, value: Any, low: int, high: int) -> int:
     """The whole number, or a Refusal that says what it may be."""
     if (
         isinstance(value, bool)

@@ -70,7 +70,7 @@ def build(model: Model, name: str, limits: Limits) -> gr.Blocks:
     with Page(
         limits, title=f"ldm: {title}", analytics_enabled=False, delete_cache=kept_for
     ) as page:
-        gr.Markdown(f"# {html.escape(title)}\n{about(model)}")
+        gr.Markdown(f"# {html.escape(title)}\n{introduction(model)}")
         if not kind.edited:
             sample_tab(kind, model, name, limits)
         else:
@@ -81,7 +81,7 @@ def build(model: Model, name: str, limits: Limits) -> gr.Blocks:
     return page
 
 
-def about(model: Model) -> str:
+def introduction(model: Model) -> str:
     """What the checkpoint is, for a stranger."""
     given = f", given one of {len(model.classes)} classes" if model.classes else ""
     given += ", given what to show in words" if model.text is not None else ""

@@ -107,7 +107,7 @@ def serve(model: Model, file: Path, limits: Limits, where: DemoRequest) -> Any:
     return page
 
 
-def run(request: DemoRequest) -> None:
+def serve_page(request: DemoRequest) -> None:
     """python -m ldm.demo: until Ctrl-C."""
     model = request.source.restore()
     limits = request.of(model)

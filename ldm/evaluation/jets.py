@@ -209,7 +209,7 @@ def _figures(
     return found
 
 
-def save(path: Path, record: dict[str, Any]) -> None:
+def save_record(path: Path, record: dict[str, Any]) -> None:
     """A record as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=1) + "\n")

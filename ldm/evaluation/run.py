@@ -19,7 +19,7 @@ KINDS: dict[str, type[Evaluation]] = {
 }
 
 
-def run(request: EvaluationRequest) -> dict[str, Figure]:
+def evaluate_checkpoint(request: EvaluationRequest) -> dict[str, Figure]:
     """The figures that are asked for, recorded as each metric ends; none on further ranks."""
     opened = Opened.at(request.source.checkpoint)
     evaluation = KINDS[opened.kind](request, opened)

@@ -65,8 +65,8 @@ def export(checkpoint: str, output: str, weights: str = "ema") -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
     try:
-        write(model, partial)
-        (partial / "README.md").write_text(card(model, checkpoint, weights, folder))
+        write_pipeline(model, partial)
+        (partial / "README.md").write_text(pipeline_card(model, checkpoint, weights, folder))
         partial.chmod(0o755)
         partial.rename(folder)
     except SafetensorError as error:  # its word for a full disk
@@ -100,7 +100,7 @@ def ours(model: Model) -> Any:
     return model.denoiser.net
 
 
-def write(model: Model, folder: Path) -> None:
+def write_pipeline(model: Model, folder: Path) -> None:
     """A folder a part, pipeline.py where no stock pipeline does, and model_index.json."""
     import diffusers
 
@@ -118,7 +118,7 @@ def write(model: Model, folder: Path) -> None:
     }
     if name is None:
         shutil.copy(PIPELINE, folder / "pipeline.py")
-        index |= {"about": json.dumps(about(model))} | {
+        index |= {"about": json.dumps(pipeline_settings(model))} | {
             part: [None, None] for part in ("vae", "text_encoder", "tokenizer")
         }
     index |= {
@@ -139,7 +139,7 @@ def stock(model: Model) -> str | None:
     return "LDMPipeline" if autoencoder else "DDIMPipeline"
 
 
-def about(model: Model) -> dict[str, Any]:
+def pipeline_settings(model: Model) -> dict[str, Any]:
     """What pipeline.py is told of the model."""
     return {
         "classes": list(model.classes),
@@ -236,7 +236,7 @@ def others(model: Model) -> str:
 No other, and keep the settings of that config: `trained_betas`, `prediction_type`, `timestep_spacing="trailing"`, `rescale_betas_zero_snr`."""
 
 
-def card(model: Model, checkpoint: str, weights: str, folder: Path) -> str:
+def pipeline_card(model: Model, checkpoint: str, weights: str, folder: Path) -> str:
     """The model card."""
     kind, name = "latent" if hasattr(model.space, "autoencoder") else "pixel", stock(model)
     told = "class_labels=[0, 1], guidance_scale=2" if model.classes else "num_images_per_prompt=2"

@@ -32,7 +32,7 @@ def pack(checkpoint: str | Path, output: str | Path, weights: str = "ema") -> Pa
         beside.unlink(missing_ok=True)
     readme = folder / "README.md"
     if not readme.exists():
-        readme.write_text(card(about, kept, file))
+        readme.write_text(model_card(about, kept, file))
     return file
 
 
@@ -86,7 +86,7 @@ def anonymous(config: dict[str, Any]) -> dict[str, Any]:
     return to_dict(run)
 
 
-def card(about: dict[str, Any], kept: dict[str, Any], file: Path) -> str:
+def model_card(about: dict[str, Any], kept: dict[str, Any], file: Path) -> str:
     """The model card, with what a person has to add."""
     from omegaconf import OmegaConf
 

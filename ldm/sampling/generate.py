@@ -23,7 +23,7 @@ from ldm.system.randomness import SampleNoise
 SIZES = (1, 4, 16, 64)  # of batches, below settings.batch_size
 
 
-def sized(settings: SampleConfig, count: int) -> SampleConfig:
+def job_settings(settings: SampleConfig, count: int) -> SampleConfig:
     """The settings for a job of so many samples, over all of its processes: batches of the next of
     SIZES, at most of settings.batch_size. Few sizes, so that few shapes are met."""
     size = next((size for size in SIZES if size >= count), settings.batch_size)

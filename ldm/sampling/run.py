@@ -9,7 +9,7 @@ from tqdm import tqdm
 from ldm.errors import Refusal, say
 from ldm.pictures.trained import expect_plain
 from ldm.sampling.folder import new_folder
-from ldm.sampling.generate import Job, sized
+from ldm.sampling.generate import Job, job_settings
 from ldm.sampling.modalities import MODALITIES
 from ldm.sampling.modality import Samples
 from ldm.sampling.model import Model
@@ -64,7 +64,9 @@ class SampleRequest:
     def job(self, model: Model) -> Job:
         """The samples to be made by a model. Refusal for what it cannot make."""
         expect_plain(model.purpose, "sample.py without --task")
-        settings = sized(self.settings.over(model.settings, model.schedule), len(self.listed))
+        settings = job_settings(
+            self.settings.over(model.settings, model.schedule), len(self.listed)
+        )
         condition = self.of(model).condition(model, self.words, self.listed)
         return Job(model, settings, self.listed, condition)
 
@@ -74,7 +76,7 @@ class SampleRequest:
         return self.source.record(job.model) | made | self.of(job.model).record()
 
 
-def run(request: SampleRequest) -> None:
+def sample_to_folder(request: SampleRequest) -> None:
     """The folder of samples that is asked for, made over one process or several."""
     with new_folder(request.output) as folder:
         place = request.source.launch()

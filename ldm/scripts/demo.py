@@ -51,9 +51,12 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     words = vars(parse())
-    from ldm.demo.server import DemoRequest, run  # slow imports only once the arguments are right
+    from ldm.demo.server import (  # slow imports only once the arguments are right
+        DemoRequest,
+        serve_page,
+    )
 
-    run(DemoRequest.parse(words))
+    serve_page(DemoRequest.parse(words))
 
 
 def entry() -> None:

@@ -79,9 +79,11 @@ def _real_side(parser: argparse.ArgumentParser) -> None:
 def main() -> None:
     words = vars(parse())
     from ldm.evaluation.requests import EvaluationRequest
-    from ldm.evaluation.run import run  # slow imports only once the arguments are right
+    from ldm.evaluation.run import (
+        evaluate_checkpoint,  # slow imports only once the arguments are right
+    )
 
-    run(EvaluationRequest.parse(words))
+    evaluate_checkpoint(EvaluationRequest.parse(words))
 
 
 def entry() -> None:

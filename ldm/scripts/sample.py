@@ -99,20 +99,19 @@ def task_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def main() -> None:
-    run(vars(parse()))
+    sample_or_solve(vars(parse()))
 
 
-def run(words: dict[str, Any]) -> None:
+def sample_or_solve(words: dict[str, Any]) -> None:
     """A task, or samples of a class, a caption or neither."""
     if words["task"] is not None:
         from ldm.tasks.request import TaskRequest
 
         return TaskRequest.parse(words).run()
     without_task(words)
-    from ldm.sampling.run import SampleRequest
-    from ldm.sampling.run import run as sample
+    from ldm.sampling.run import SampleRequest, sample_to_folder
 
-    sample(SampleRequest.parse(words))
+    sample_to_folder(SampleRequest.parse(words))
 
 
 def entry() -> None:

@@ -25,7 +25,7 @@ TASKS: tuple[type[Task], ...] = (
 )
 
 
-def named(name: str) -> type[Task]:
+def task_named(name: str) -> type[Task]:
     """The task of this name; Refusal where there is none."""
     found = {task.name: task for task in TASKS}
     if name not in found:
@@ -54,7 +54,7 @@ def without_task(words: Mapping[str, Any]) -> None:
         )
 
 
-def table() -> str:
+def tasks_table() -> str:
     """The tasks for the docs, in Markdown."""
     lines = ["| `--task` | what it does | `--method`: in pixels; in latents | its own flags |"]
     lines.append("|---|---|---|---|")

@@ -107,14 +107,14 @@ class Denoising(Task):
             return dataclasses.replace(result, notes=notes)
         one = dataclasses.replace(case, given=case.given[None].to(prior.device))
         with torch.no_grad():
-            mean = posterior_mean(prior.rows([0]), one)[0].cpu()
+            mean = mean_picture(prior.rows([0]), one)[0].cpu()
         return dataclasses.replace(result, notes=notes, mean=mean)
 
     def said(self, case: Case) -> str:
         return f", noise {case.noise_std:.3g} of the range -1 ... 1"
 
 
-def posterior_mean(prior: Prior, case: Case) -> Tensor:
+def mean_picture(prior: Prior, case: Case) -> Tensor:
     """E[x | noisy] of a batch by one call, in pixels: the least squared error there is."""
     from ldm.diffusion import tasks
 

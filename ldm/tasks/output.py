@@ -77,7 +77,7 @@ def fit(picture: Tensor, height: int, width: int) -> Tensor:
     return picture.repeat_interleave(up, 1).repeat_interleave(across, 2)
 
 
-def write(folder: Path, results: list[Result], settings: dict[str, Any]) -> None:
+def write_results(folder: Path, results: list[Result], settings: dict[str, Any]) -> None:
     """<input>-<seed>.png, -mean and -spread; panels; samples.jsonl, settings.json.
 
     -unpasted.png is a sample before known pixels were put back.

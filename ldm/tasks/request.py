@@ -13,11 +13,11 @@ from ldm.sampling.model import Model
 from ldm.sampling.requests import Seeds, Source, Words, taken
 from ldm.sampling.settings import Overrides
 from ldm.system.names import file_names
-from ldm.tasks import every_flag, named
+from ldm.tasks import every_flag, task_named
 from ldm.tasks.base import Task
 from ldm.tasks.cases import Case
 from ldm.tasks.inputs import files, masks_for, read_mask, read_pictures
-from ldm.tasks.output import write
+from ldm.tasks.output import write_results
 from ldm.tasks.prior import Prior
 
 USUAL = 4  # samples of an input
@@ -81,7 +81,7 @@ class TaskRequest:
     @classmethod
     def parse(cls, words: Mapping[str, Any]) -> Self:
         """Of what argparse found. Refusal of what no task can be asked."""
-        task = named(words["task"]).asked(words)
+        task = task_named(words["task"]).asked(words)
         inputs = Inputs(tuple(words["image"] or ()), words["mask"])
         parts = taken(Source, words), taken(Seeds, words), taken(Words, words)
         asked = cls(task, inputs, *parts, taken(Overrides, words), words["output"])
@@ -140,5 +140,5 @@ class TaskRequest:
             with tqdm(total=total, desc=task.name, unit="image") as bar:
                 made = task.samples(prior, cases, bar.update)
             results = [task.result(prior, *pair) for pair in zip(cases, made, strict=True)]
-            write(folder, results, self.record(task, prior))
+            write_results(folder, results, self.record(task, prior))
         say(f"wrote {made.shape[:2].numel()} results and panel.png to {folder}/")

@@ -416,7 +416,7 @@ def test_no_data_of_a_checkpoint_is_downloaded_or_made(states, tmp_path, monkeyp
     """
     from ldm.evaluation import jets as jet_evaluation
     from ldm.evaluation.requests import EvaluationRequest
-    from ldm.evaluation.run import run as evaluate
+    from ldm.evaluation.run import evaluate_checkpoint as evaluate
     from ldm.jets import data as jets
     from ldm.pictures import images
 

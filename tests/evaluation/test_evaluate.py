@@ -11,7 +11,7 @@ from PIL import Image
 from ldm.errors import Refusal
 from ldm.evaluation.pictures import Judge, evaluate, load_data, sample_features
 from ldm.evaluation.requests import EvaluationRequest
-from ldm.evaluation.run import run
+from ldm.evaluation.run import evaluate_checkpoint
 from ldm.metrics.features import choose
 from ldm.metrics.figures import check_count, compare
 from ldm.metrics.records import figure_table, thousands
@@ -59,7 +59,7 @@ def arguments(path, tmp_path, **change):
 
 def measured(*given, **change):
     """evaluate.py in this process."""
-    run(EvaluationRequest.parse(arguments(*given, **change)))
+    evaluate_checkpoint(EvaluationRequest.parse(arguments(*given, **change)))
 
 
 def lines(folder):

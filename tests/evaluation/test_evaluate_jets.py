@@ -11,7 +11,7 @@ from helpers import ROOT, here
 from ldm.errors import Refusal
 from ldm.evaluation.jets import available, cloud, fpnd_by_type, load_jets
 from ldm.evaluation.requests import EvaluationRequest
-from ldm.evaluation.run import run as run_evaluation
+from ldm.evaluation.run import evaluate_checkpoint as run_evaluation
 from ldm.jets.data import JetNet
 from ldm.jets.metrics import Comparison
 from ldm.jets.particlenet import ParticleNet, fpnd

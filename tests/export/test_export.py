@@ -19,7 +19,14 @@ from ldm.diffusion.exact import Gaussian
 from ldm.diffusion.schedules import VP, Cosine, Discrete
 from ldm.diffusion.solvers import DDIM, DPMpp2M, sample, start
 from ldm.errors import Refusal
-from ldm.export.folder import card, expect_exportable, export, scheduler, schedulers, whitened
+from ldm.export.folder import (
+    expect_exportable,
+    export,
+    pipeline_card,
+    scheduler,
+    schedulers,
+    whitened,
+)
 from ldm.export.pipeline import LDMPipeline
 from ldm.pictures.space import PixelSpace
 from ldm.sampling.conditions import Condition
@@ -214,7 +221,10 @@ def test_every_scheduler_that_the_card_names(law, predict):
     }
     pipe = LDMPipeline(net, scheduler(model), about=json.dumps(about | {"length": 0}))
     pipe.set_progress_bar_config(disable=True)
-    text, names = card(model, "here", "ema", SimpleNamespace(name="there")), schedulers(model)
+    text, names = (
+        pipeline_card(model, "here", "ema", SimpleNamespace(name="there")),
+        schedulers(model),
+    )
     assert len(names) >= 5 and all(f"`{name}Scheduler`" in text for name in names[1:])
     noise = torch.randn(8, *shape, generator=torch.Generator().manual_seed(0))
     for name in names:

@@ -21,7 +21,7 @@ from ldm.sampling.conditions import Condition, without
 from ldm.sampling.generate import generate
 from ldm.sampling.jets import asked_for, constituents
 from ldm.sampling.model import restore
-from ldm.sampling.run import SampleRequest, run
+from ldm.sampling.run import SampleRequest, sample_to_folder
 from ldm.sampling.settings import Overrides
 from ldm.training.panels.jets import JetPanels
 from ldm.training.run import train_run
@@ -109,7 +109,7 @@ def sample(jets_run, output, **given):
         weights="ema",
         device="cpu",
     )
-    run(SampleRequest.parse(plain | dict(solver=None, eta=None) | given))
+    sample_to_folder(SampleRequest.parse(plain | dict(solver=None, eta=None) | given))
 
 
 def test_numbers_given_by_number_and_drawn_as_in_training(jets_run, model, tmp_path):

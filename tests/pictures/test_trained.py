@@ -17,7 +17,7 @@ from ldm.diffusion.schedules import VP
 from ldm.diffusion.solvers import DDIM
 from ldm.errors import Refusal
 from ldm.evaluation.requests import EvaluationRequest
-from ldm.evaluation.run import run as evaluate
+from ldm.evaluation.run import evaluate_checkpoint as evaluate
 from ldm.networks.unet import UNet
 from ldm.pictures import masks
 from ldm.pictures.images import Digits

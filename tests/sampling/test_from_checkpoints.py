@@ -38,7 +38,7 @@ def test_raw_and_averaged_weights_differ_and_are_what_they_say(pixel_run):
 
 
 def test_bad_input_to_sample(pixel_run, stage1, tmp_path):
-    from ldm.sampling.run import SampleRequest, run
+    from ldm.sampling.run import SampleRequest, sample_to_folder
 
     good = dict(
         checkpoint=str(pixel_run),
@@ -89,7 +89,7 @@ def test_bad_input_to_sample(pixel_run, stage1, tmp_path):
     ]
     for change, message in table:
         with pytest.raises(Refusal, match=message) as error:
-            run(SampleRequest.parse(good | change))
+            sample_to_folder(SampleRequest.parse(good | change))
         assert "\n" not in str(error.value)
     assert (
         not (tmp_path / "owned").exists()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ldm.config import SampleConfig
-from ldm.sampling.generate import generate, sized
+from ldm.sampling.generate import generate, job_settings
 from ldm.sampling.model import restore
 from ldm.sampling.settings import Overrides
 
@@ -17,7 +17,7 @@ from ldm.sampling.settings import Overrides
     ],
 )
 def test_a_batch_is_filled_up_to_the_next_size(count, most, size):
-    assert sized(SampleConfig(batch_size=most), count).batch_size == size
+    assert job_settings(SampleConfig(batch_size=most), count).batch_size == size
 
 
 def test_two_samples_do_not_cost_what_64_do(pixel_run):
@@ -25,7 +25,7 @@ def test_two_samples_do_not_cost_what_64_do(pixel_run):
     model, rows = restore(pixel_run), []
     settings = Overrides("EulerMaruyama", steps=2, batch_size=64).over(model.settings)
     model.denoiser.net.register_forward_hook(lambda _, args, out: rows.append(len(args[0])))
-    two = generate(model, sized(settings, 2), [7, 3])
+    two = generate(model, job_settings(settings, 2), [7, 3])
     assert {*rows} == {4} or {*rows} == {8}  # the null condition's beside the condition's
-    three = generate(model, sized(settings, 3), [3, 8, 9])
+    three = generate(model, job_settings(settings, 3), [3, 8, 9])
     assert torch.equal(two[1], three[0]) and not torch.equal(two[0], three[0])

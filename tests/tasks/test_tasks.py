@@ -29,7 +29,7 @@ from ldm.tasks import (
     Interpolation,
     SuperResolution,
     every_flag,
-    table,
+    tasks_table,
 )
 from ldm.tasks.base import Task
 from ldm.tasks.options import Control, option
@@ -106,7 +106,7 @@ def test_a_sixth_task_is_a_class_and_a_line(
     with pytest.raises(SystemExit):
         typed(monkeypatch, "--help")
     assert "mirror: how much is made anew" in " ".join(capsys.readouterr().out.split())
-    assert "| `mirror` | makes a picture its own mirror image |" in table()
+    assert "| `mirror` | makes a picture its own mirror image |" in tasks_table()
     wanted = Wanted(pictures(1)[0], [], "mirror", options={"reach": 0.8})
     model = restore(request.getfixturevalue(run_of))
     *_, last = change(model, Limits(), wanted, ("DDIM", 3, 1.0, 0, 2))
@@ -114,7 +114,7 @@ def test_a_sixth_task_is_a_class_and_a_line(
 
 
 def test_the_table_of_the_readme_is_the_classes():
-    assert table() in (ROOT / "docs" / "tasks.md").read_text()
+    assert tasks_table() in (ROOT / "docs" / "tasks.md").read_text()
 
 
 def test_every_flag_is_known_to_sample_py_without_torch(tmp_path):

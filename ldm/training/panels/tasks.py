@@ -9,7 +9,7 @@ from torch import Tensor
 from ldm.system.batches import as_floats
 from ldm.system.data import DataSet
 from ldm.system.processes import Ranks
-from ldm.tasks import named, output
+from ldm.tasks import output, task_named
 from ldm.tasks.cases import Case
 from ldm.tasks.prior import Prior
 from ldm.training.diffusion import DiffusionModule
@@ -44,7 +44,10 @@ class TaskPanel(EverySteps[DiffusionModule]):
 
     def show(self, trainer: pl.Trainer, module: DiffusionModule) -> None:
         cases, ranks, model = self.cases(module), Ranks.of_training(module), module.model()
-        task, prior = named(str(model.purpose.use))().of(model), Prior(model, model.settings, SEEDS)
+        task, prior = (
+            task_named(str(model.purpose.use))().of(model),
+            Prior(model, model.settings, SEEDS),
+        )
         with module.evaluating():
             here = task.samples(prior, ranks.share(cases))
             made = ranks.collect(here, len(cases))
