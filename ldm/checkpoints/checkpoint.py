@@ -50,9 +50,9 @@ RESUMED: dict[str, type] = {
 
 
 def find_checkpoint(path: str | Path, prefer: str = "last") -> Path:
-    """The checkpoint file that a path names: itself.
+    """The checkpoint file that a path names: itself, or one in a run's folder.
 
-    In a run's folder `prefer`.ckpt, else last.ckpt, else the packed one.
+    There `prefer`.ckpt, else last.ckpt, else best.ckpt, else the packed one.
     """
     path = Path(path)
     if path.is_file():
@@ -107,9 +107,9 @@ def _unpack(path: Path) -> dict[str, Any]:
 
 
 def write_checkpoint(state: Mapping[str, Any], path: Path) -> None:
-    """Save whole or not at all: to a file beside it, to the disk, then renamed.
+    """Write atomically: to a file beside it, to the disk, then renamed.
 
-    The one before stays as previous.ckpt.
+    The one before last.ckpt stays as previous.ckpt.
     """
     try:
         with atomic_write(path, "wb") as file:
@@ -158,7 +158,7 @@ def newest_whole(folder: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
 
 
 def _claimed_step(path: Path) -> float:
-    """The step that a file says it is of, read from its index alone.
+    """The step stored in a file, read from its index alone.
 
     One that cannot be read comes first, to be named.
     """
@@ -167,7 +167,7 @@ def _claimed_step(path: Path) -> float:
         return float(
             torch.load(path, map_location="meta", weights_only=True, mmap=True)["global_step"]
         )
-    except Exception:  # whatever is wrong with it, `read_checkpoint` says it
+    except Exception:  # `read_checkpoint` refuses it, whatever is wrong
         return float("inf")
 
 

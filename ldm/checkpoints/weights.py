@@ -49,10 +49,7 @@ def load_strict(module: nn.Module, found: Weights, what: str) -> None:
 
 
 def build_fitting(build: Callable[[], Built], found: Weights, what: str) -> Built:
-    """What `build` makes, with these weights.
-
-    Nothing is allocated before they are known to fit it.
-    """
+    """What `build` makes, with these weights; nothing is allocated before they fit."""
     with torch.device("meta"):
         expect_fit(build(), found, what)
     module = build()

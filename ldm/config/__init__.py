@@ -1,7 +1,4 @@
-"""What a run is: typed configs of both stages, from YAML files and the command line.
-
-See `files.load`.
-"""
+"""Typed configs of both stages, from YAML files and the command line (`load`)."""
 
 from ldm.config.choices import AnyData, AnySolver
 from ldm.config.files import load, made, save_config

@@ -18,19 +18,13 @@ from ldm.system.files import atomic_write
 
 
 def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Config:
-    """The config in a file, its `base:` files under it and `key=value` overrides over it.
-
-    Refusal if anything is off.
-    """
+    """A config file, its `base:` files under it, `key=value` overrides over it; else Refusal."""
     _expect_pairs(overrides)
     return made(read_config(shipped(Path(path))), overrides, str(path))
 
 
 def made(raw: dict[str, Any], overrides: Sequence[str] = (), where: str = "config") -> Config:
-    """The config of a plain tree, with `key=value` overrides over it.
-
-    Refusal if anything is off.
-    """
+    """The config of a plain tree, with `key=value` overrides over it; else Refusal."""
     _expect_pairs(overrides)
     for text in overrides:
         raw = merge(raw, from_pair(text), top=True)

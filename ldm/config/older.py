@@ -1,4 +1,4 @@
-"""What configs and checkpoints of before said otherwise, in today's words."""
+"""Old spellings in configs and checkpoints, rewritten to today's."""
 
 from typing import Any
 

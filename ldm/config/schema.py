@@ -177,10 +177,7 @@ def _choose(
 
 
 def _leaf(cls: type, key: str, value: Any, full: str, where: str) -> Any:
-    """One value, converted and checked by OmegaConf against its annotation.
-
-    Null empties a list or a dict.
-    """
+    """One value checked by OmegaConf against its annotation; null empties a list or dict."""
     hint = _hints(cls)[key]
     kind = typing.get_origin(hint)
     if kind in (list, dict) and value is None:
@@ -220,7 +217,7 @@ def _mistaken(value: Any, hint: Any) -> str:
     if isinstance(value, (list, tuple)) and kind in (list, tuple):
         fixed = kind is tuple and Ellipsis not in inner
         if fixed and len(value) != len(inner):
-            return f"{value!r} has {len(value)} values, {len(inner)} are wanted"
+            return f"{value!r} has {len(value)} values, {len(inner)} are needed"
         kinds = inner if fixed else [inner[0]] * len(value)
         return next(filter(None, map(_mistaken, value, kinds)), "")
     if isinstance(value, dict) and kind is dict:

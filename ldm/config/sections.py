@@ -56,10 +56,7 @@ PRECISIONS = ("auto", "32-true", "bf16-mixed")
 
 @dataclass
 class TrainerConfig:
-    """How long, on what. Lengths are optimiser steps.
-
-    `options` goes to Lightning's Trainer as it is.
-    """
+    """How long, in optimiser steps, and on what; `options` goes to Lightning's Trainer as it is."""
 
     max_steps: int = 20_000
     accelerator: str = "auto"
@@ -102,10 +99,7 @@ class TrainerConfig:
 
 
 def _counted(devices: Any) -> bool:
-    """Whether this is a number of devices, all of them (-1), or a list of some.
-
-    Of the command line or of YAML.
-    """
+    """Whether this is a number of devices, all of them (-1), or a list of some."""
     if isinstance(devices, str) and "," not in devices:
         return bool(re.fullmatch(r"-1|0*[1-9][0-9]{0,5}", devices))
     if isinstance(devices, int) and not isinstance(devices, bool):

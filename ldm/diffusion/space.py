@@ -89,16 +89,16 @@ class Space(nn.Module, ABC):
         return None
 
     def note(self, about: Mapping[str, Any]) -> None:
-        """What the data say of themselves beside their shape (`DataSet.about`)."""
+        """The data's properties beside their shape (`DataSet.about`)."""
 
     def measure(
         self, batches: Iterable[Mapping[str, Any]], all_reduce: Reduce, device: torch.device | str
     ) -> str:
-        """Take statistics over the batches of every rank; says in one line what they are."""
+        """Measure statistics over the batches of every rank, and print them in one line."""
         return ""
 
     def expect_measured(self, where: str) -> None:
-        """Refusal if what a checkpoint says was measured cannot have been."""
+        """Refusal if a checkpoint's statistics cannot have been measured."""
 
     def verify(self, data: Tensor, all_reduce: Reduce) -> list[str]:
         """Lines about a batch of training data that went through the space.

@@ -58,7 +58,7 @@ def _core(
     core: Callable, whole: Callable, a: np.ndarray, b: np.ndarray, costs: np.ndarray
 ) -> float:
     _, cost, _, _, code = core(a, b, costs, 100_000, 1)
-    return cost if code == 1 else whole(a, b, costs)  # which says what is wrong
+    return cost if code == 1 else whole(a, b, costs)  # which raises what is wrong
 
 
 def cov_mmd(

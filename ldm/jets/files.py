@@ -82,7 +82,7 @@ def constituent_capacity(path: Path) -> int:
             shape: tuple[int, ...] = getattr(file.get(KEYS[0]), "shape", ())
             return shape[1] if len(shape) == 3 else 0
     except (OSError, RuntimeError):
-        return 0  # `read_jets` says what is wrong with it
+        return 0  # `read_jets` refuses it
 
 
 def _read(path: Path) -> list[np.ndarray]:
@@ -227,7 +227,7 @@ def _fit(
 
 
 def attribute(path: Path, key: str) -> str:
-    """A text that the file says of itself; empty where it says none."""
+    """A text attribute of the file; empty where it is missing."""
     try:
         with h5py.File(path, "r") as file:
             value = file.attrs.get(key, "")

@@ -122,8 +122,8 @@ class SetNetwork(nn.Module):
             sinusoids(count, self.dim).to(dtype)
         )
         if self.jet is not None and jet is not None:
-            told = jet.isfinite().all(1, keepdim=True)
-            total = total + told * self.jet(torch.where(told, jet, 0).to(dtype))
+            given = jet.isfinite().all(1, keepdim=True)
+            total = total + given * self.jet(torch.where(given, jet, 0).to(dtype))
         if self.label is not None and label is not None:
             total = total + self.label(label)
         return F.silu(total)

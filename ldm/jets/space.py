@@ -66,7 +66,7 @@ class PointCloudSpace(Space):
         self.register_buffer("numbers", numbers)
 
     def expect_measured(self, where: str) -> None:
-        """Refusal if what a checkpoint says was measured cannot have been."""
+        """Refusal if a checkpoint's statistics cannot have been measured."""
         positive = (self.scale > 0).all() and (self.jet_scale > 0).all()
         if not positive or (self.numbers < 0).any() or not (self.numbers.sum(1) > 0).any():
             raise Refusal(
@@ -115,7 +115,7 @@ class PointCloudSpace(Space):
     def measure(
         self, batches: Iterable[Mapping[str, Any]], all_reduce: Reduce, device: torch.device | str
     ) -> str:
-        """Scales and numbers over the batches of every rank; says what they are."""
+        """Measure scales and numbers over the batches of every rank, and print them."""
         statistics = CloudStatistics(device, (len(self.numbers), self.numbers.shape[1]))
         for batch in batches:
             statistics.add(batch["particles"], batch["mask"], batch["jet"], batch["label"])

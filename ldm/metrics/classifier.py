@@ -26,7 +26,7 @@ CHANNELS, WIDTH = (32, 64, 64), 128
 
 @dataclass(frozen=True)
 class Facts:
-    """What a classifier's file says of itself."""
+    """The metadata of a classifier's file."""
 
     data: str  # the name of the data set in a config
     classes: tuple[str, ...]

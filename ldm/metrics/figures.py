@@ -116,7 +116,7 @@ def check_count(count: int, real: int, what: str) -> None:
 
 
 def warn_of_rank(count: int, dim: int) -> None:
-    """Say where a covariance cannot have full rank."""
+    """Warn where a covariance cannot have full rank."""
     if count <= dim:
         say(
             f"warning: {count} samples in {dim} dimensions: the Fréchet distance's covariance has "

@@ -17,8 +17,8 @@ def ssim(
 ) -> Tensor:
     """Structural similarity of pictures in [-1, 1], of the batch or (`none`) of each, (B,).
 
-    Wang et al. 2004. The usual Gaussian
-    of sigma 1.5 is narrowed where its 11 pixels do not fit: to sigma 0.5 for 8 x 8 digits.
+    Wang et al. 2004. The usual Gaussian of sigma 1.5 is narrowed where its 11 pixels do not fit: to
+    sigma 0.5 for 8 x 8 digits.
     """
     sigma = min(1.5, max(0.5, min(x.shape[2:]) / 16))
     found = structural_similarity_index_measure(

@@ -43,10 +43,7 @@ USED |= {"mid_block_add_attention", "use_quant_conv", "use_post_quant_conv"}
 
 
 def find_imported(path: str | Path) -> Path | None:
-    """The folder of an autoencoder that a path names: itself, or `vae` or `vqvae` of a pipeline.
-
-    None if there is none.
-    """
+    """The autoencoder's folder in a path (itself, or a pipeline's `vae`, `vqvae`), or None."""
     inside = (Path(path, part) for part in ("", "vae", "vqvae"))
     return next((folder for folder in inside if (folder / CONFIG).is_file()), None)
 

@@ -124,11 +124,11 @@ class PaddedUNet(nn.Module):
         concat: Tensor | None = None,
     ) -> Tensor:
         x = x if concat is None else torch.cat([x, concat.to(x.dtype)], 1)
-        more = self.heard(x, text, text_mask) if self.text else {}
+        more = self.captions(x, text, text_mask) if self.text else {}
         out = self.unet(pad_to_multiple(x, self.factor), c_noise, class_labels=label, **more).sample
         return crop_to(out, *x.shape[-2:])
 
-    def heard(self, x: Tensor, text: Tensor | None, mask: Tensor | None) -> dict[str, Tensor]:
+    def captions(self, x: Tensor, text: Tensor | None, mask: Tensor | None) -> dict[str, Tensor]:
         """What cross-attention is given."""
         if text is None:
             text = x.new_zeros(len(x), 1, self.text)

@@ -111,7 +111,7 @@ class FolderSet(Dataset[Batch]):
         return digest.hexdigest()[:16]
 
     def identity(self) -> dict[str, str]:
-        """Hashes of the pictures as they are read, and of what is said of them (identity.py)."""
+        """Hashes of the pictures as they are read, and of their annotations (identity.py)."""
         content = hash_of(
             repr(self.view), hash_of_files([picture.path for picture in self.pictures])
         )

@@ -129,9 +129,9 @@ class ImageFolder(ImageData):
         return texts
 
     def _expect_held(self, texts: set[str], root: Path) -> None:
-        """Captions of `hold` are there.
+        """Refusal unless captions of `hold` are there.
 
-        None of them is where a config of other data is used for these, which is said.
+        Where none is, the config is used for other data, which is announced.
         """
         missing = sorted({*self.hold} - texts)
         if missing and (
@@ -252,7 +252,7 @@ class ImageFolder(ImageData):
     def _held_out(self, root: Path, pictures: list[Picture]) -> list[bool]:
         """By the hash of a file's name, so that more pictures move none.
 
-        But never all of a class, nor none of a large one.
+        Never all of a class, and at least one of a large one.
         """
         marks = [
             zlib.crc32(os.fsencode(picture.path.relative_to(root).as_posix()))
@@ -274,10 +274,7 @@ class ImageFolder(ImageData):
 
 
 def _place(path: Path, label: str) -> str:
-    """The class that lies in where a picture lies.
-
-    Letters that are none in UTF-8 are written out.
-    """
+    """The class that a picture's folder names; letters that are not UTF-8 are written out."""
     parts = path.parts[:-1]
     chosen = parts if label == "path" else parts[:1] if label == "top" else parts[-1:]
     return os.fsencode("/".join(chosen)).decode("utf-8", "backslashreplace")

@@ -91,7 +91,7 @@ def from_dataset(
 # -- what is read ---------------------------------------------------------------------------------
 @dataclass
 class _Read:
-    """Every picture of a data set and what is said of it, checked against the first."""
+    """Every picture of a data set and its annotations, checked against the first."""
 
     name: str
     images: list[Tensor] = field(default_factory=list)

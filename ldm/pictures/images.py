@@ -1,7 +1,4 @@
-"""Pictures with classes: data sets held in memory.
-
-`ImageFolder`, which is not, is in folders.py.
-"""
+"""Pictures with classes, held in memory (`ImageFolder`, which is not, is in folders.py)."""
 
 import hashlib
 from abc import abstractmethod
@@ -81,7 +78,7 @@ class ImageTensor(Dataset[Batch]):
         return digest.hexdigest()[:16]
 
     def identity(self) -> dict[str, str]:
-        """Hashes of the pictures, and of what is said of them, for the checkpoint."""
+        """Hashes of the pictures, and of their annotations, for the checkpoint."""
         texts = {"captions": hash_of(*map(repr, self.captions))} if self.captions else {}
         return {"content": hash_of(self.images), "labels": hash_of(self.labels)} | texts
 

@@ -22,7 +22,7 @@ SYSTEM = frozenset(
 SYSTEM |= frozenset(["Thumbs.db", "desktop.ini", "Icon\r"])
 TABLES = ("metadata.jsonl", "metadata.csv", "metadata.tsv")
 
-Kind = tuple[str, str]  # of a note: what is said of one, and of several
+Kind = tuple[str, str]  # of a note: singular and plural
 HIDDEN = "hidden or system entry is left out", "hidden or system entries are left out"
 ODD = "pipe, socket or device is left out", "pipes, sockets or devices are left out"
 DEAD = "link leads nowhere", "links lead nowhere"

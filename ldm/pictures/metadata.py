@@ -77,10 +77,7 @@ class Metadata:
 
 
 def read_metadata(root: Path, tables: list[Path], pictures: list[Path], notes: Notes) -> Metadata:
-    """The rows that name one of the pictures.
-
-    Refusal, with the line, for what cannot be understood.
-    """
+    """The rows that name one of the pictures; Refusal, with the line, of what is malformed."""
     known = {_key(root, path): path for path in pictures}
     found = Metadata()
     for table in tables:
@@ -140,10 +137,7 @@ def _keys(root: Path, folder: Path, name: str) -> Iterator[str]:
 
 # -- tables
 def decoded(path: Path) -> tuple[str, str]:
-    """A text file, and the encoding it was found to be in.
-
-    Refusal if it is in none that we know.
-    """
+    """A text file, and its encoding; Refusal if that is none that we know."""
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -234,10 +228,7 @@ def _separator(text: str) -> str:
 def captions_beside(
     pictures: list[Path], texts: list[Path], notes: Notes
 ) -> tuple[dict[Path, str], list[Path]]:
-    """The captions in NAME.txt beside NAME.png, on one line.
-
-    And the texts that are beside no picture.
-    """
+    """The captions in NAME.txt beside NAME.png, on one line, and the texts beside no picture."""
     found, beside = {}, {text.with_suffix(""): text for text in texts}
     for path in pictures:
         if text := beside.get(path.with_suffix("")):

@@ -69,7 +69,7 @@ BY_NAME = (
     "PIXAR",
 )
 
-# what matters of a damaged file is said by us, once
+# damaged files are reported here, once
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
@@ -111,7 +111,7 @@ def extensions() -> tuple[str, ...]:
 
 
 def looks_like(path: Path) -> bool:
-    """Whether a file whose name does not say it begins as a picture does."""
+    """Whether a file begins as a picture does, whatever its name."""
     try:
         with open(path, "rb") as file:
             start = file.read(16)

@@ -1,4 +1,4 @@
-"""What the files of a folder say of themselves, before they are read."""
+"""The headers of a folder's files, before they are read."""
 
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
@@ -17,7 +17,7 @@ BLOCK = 4096  # files that are asked for at once
 
 
 def heads_of(root: Path, paths: list[Path]) -> dict[Path, Head]:
-    """What each file says of itself; those that cannot be opened are named and left out."""
+    """The header of each file; those that cannot be opened are named and left out."""
     heads: dict[Path, Head] = {}
     bad: list[tuple[Path, str]] = []
     with ThreadPoolExecutor(8) as threads:  # a network's disk answers many as fast as one

@@ -192,7 +192,7 @@ def rows_of(columns: Columns, rows: list[int]) -> Batch:
     }
 
 
-# Pictures are bytes or floats in [-1, 1] as their data set has them; their type says which. These
+# Pictures are bytes or floats in [-1, 1] as their data set has them; their type shows which. These
 # two are the only places where one becomes the other.
 def as_floats(images: Tensor) -> Tensor:
     """Pictures as floats in [-1, 1]. On the device: a quarter of the bytes travel."""

@@ -33,7 +33,7 @@ class Rows(Protocol):
         """These rows, stacked."""
 
     def identity(self) -> dict[str, str]:
-        """Short hashes: `content` of the rows, `labels` and `captions` of what is said of them."""
+        """Short hashes: `content` of the rows, `labels` and `captions` of their annotations."""
 
     def fingerprint(self) -> str:
         """A hash of all from which something is computed and kept: the latent cache's key."""
@@ -75,7 +75,7 @@ class DataConfig(ABC):
     modality: ClassVar[str]
     axes: ClassVar[int]  # of one row
     evaluated: ClassVar[bool] = False  # whether `evaluate.every` has figures of them
-    configured: ClassVar[bool] = True  # whether a config's file says all that is needed to load it
+    configured: ClassVar[bool] = True  # whether a config is enough to load it
 
     def __post_init__(self) -> None:
         got = f"got {self.batch_size}, {self.workers}"

@@ -9,7 +9,7 @@ from typing import IO, Any
 
 @contextmanager
 def atomic_write(path: Path, mode: str = "w", **options: Any) -> Iterator[IO]:
-    """A file to write `path` in: beside it, on the disk, then renamed.
+    """A file that replaces `path` once it is complete and on the disk.
 
     What was there stays if anything goes wrong.
     """

@@ -94,7 +94,7 @@ class Stops:
             signal.signal(number, self.note)
 
     def rest(self, where: str, then: str) -> None:
-        """Training has ended: from here on a signal stops at once, and says this."""
+        """Training has ended: from here on a signal stops at once, with this message."""
         self.training, self.where = False, (where, then)
 
     def restore(self) -> None:

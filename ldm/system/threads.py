@@ -103,9 +103,9 @@ _chooser: Chooser | None = None
 
 
 def auto() -> None:
-    """Choose from now on, unless OMP_NUM_THREADS says a number."""
+    """Choose from now on, unless OMP_NUM_THREADS is set."""
     global _chooser
-    # Lightning says one to the processes that it starts: that is the most for each, and no person's
+    # Lightning sets 1 for the processes that it starts: that is the most for each, and no person's
     # wish
     if "OMP_NUM_THREADS" in os.environ and "LDM_THREADS" not in os.environ:
         return

@@ -58,10 +58,7 @@ def generator_share(config: Discriminator, step: int) -> float:
 
 
 class AutoencoderModule(Stage):
-    """Reconstruction + KL or codebook loss + perceptual + adversarial.
-
-    Esser et al. 2021, Rombach et al. 2022.
-    """
+    """Reconstruction + KL or codebook loss + perceptual + adversarial (Esser et al. 2021)."""
 
     stage, trained = "autoencoder", "autoencoder"
     monitor, panel = ("val/psnr", "max"), "reconstructions"
@@ -119,10 +116,7 @@ class AutoencoderModule(Stage):
         return loss
 
     def balance(self, reconstruction: Tensor, adversarial: Tensor) -> Tensor:
-        """|grad reconstruction| / |grad adversarial| at the last layer, clamped.
-
-        Esser et al. 2021, eq. 7.
-        """
+        """|grad reconstruction| / |grad adversarial| at the last layer, clamped (Esser et al., eq. 7)."""
         last = self.autoencoder.last_layer
         grad = lambda loss: torch.autograd.grad(loss, last, retain_graph=True)[0]  # noqa: E731
         ratio = grad(reconstruction).norm() / (grad(adversarial).norm() + 1e-4)
@@ -178,10 +172,7 @@ class AutoencoderModule(Stage):
             self.manual_backward(loss / self.config.trainer.accumulate)
 
     def step_optimizers(self) -> None:
-        """Clip and check both, then step both.
-
-        The discriminator steps outside Lightning's count.
-        """
+        """Clip and check both, then step both; the discriminator outside Lightning's count."""
         optimizers = self.optimizers()
         generator, *others = optimizers if isinstance(optimizers, list) else [optimizers]
         learning = self.global_step >= self.config.discriminator.start
@@ -217,10 +208,7 @@ class AutoencoderModule(Stage):
         self.log_dict(values, sync_dist=True, batch_size=len(x))
 
     def report_explained(self, explained: Tensor) -> None:
-        """Name the channels that carry next to nothing, when they change.
-
-        That is hours before stage 2 refuses them.
-        """
+        """Name the channels that carry next to nothing, hours before stage 2 refuses them."""
         lost = lost_channels(explained)
         if lost.keys() != self.lost and lost:
             channels = ", ".join(map(str, lost))

@@ -114,10 +114,7 @@ class DiffusionModule(Stage):
             self.verify(batch)
 
     def measure(self) -> None:
-        """The space's statistics over the training set, every rank its share.
-
-        Whitening; scales and numbers of clouds.
-        """
+        """Measure the space's statistics over the training set, every rank its share."""
         batches = data_of(self.trainer).whole_training_set()
         quiet, pause = not self.trainer.is_global_zero, 0.1 if sys.stderr.isatty() else 10
         bar = tqdm(batches, "measuring the data", disable=quiet, leave=False, mininterval=pause)

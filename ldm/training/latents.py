@@ -97,10 +97,7 @@ def _fill_share(trainer: pl.Trainer, space: LatentSpace, writer: Writer, orienta
 def encode_orientations(
     encoder: Callable[[Tensor], Tensor], image: Tensor, orientations: int
 ) -> Tensor:
-    """Moments of pictures (B, C, H, W) and, with two orientations, of their mirror images.
-
-    Gives (B, orientations, 2 z, h, w).
-    """
+    """Moments (B, orientations, 2 z, h, w) of pictures (B, C, H, W) and their mirror images."""
     views = [image.flip(-1) if mirrored else image for mirrored in range(orientations)]
     return torch.stack([encoder(view) for view in views], 1)
 

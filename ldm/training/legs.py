@@ -57,7 +57,7 @@ class Leg(ABC):
         """Refusal for settings of this stage that would fail later."""
 
     def notes(self) -> list[str]:
-        """What the plan says of the stage beside its parts."""
+        """What the plan shows of the stage beside its parts."""
         return []
 
     def ready(self) -> Stage:

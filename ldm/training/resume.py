@@ -1,7 +1,4 @@
-"""What may go on: a run from its checkpoint, a stage 1 under a run.
-
-Never on other data or with other settings.
-"""
+"""What may be resumed: never on other data or with other settings."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -97,10 +94,7 @@ def data_name(run: RunConfig) -> str:
 
 
 def resume_point(run: RunConfig, resume: bool) -> tuple[Path | None, dict[str, Any]]:
-    """The checkpoint to resume from and its state, or None for a new run.
-
-    Refusal rather than another run's folder.
-    """
+    """The checkpoint to resume from and its state; None for a new run, else Refusal."""
     newest, state, complaints = checkpoint.newest_whole(run.folder)
     if not is_first():  # rank 0 has looked already, and may have written since
         return (newest, state) if resume else (None, {})

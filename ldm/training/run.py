@@ -104,10 +104,7 @@ def _fit(
 def _explained(
     error: BaseException, trainer: pl.Trainer, run: RunConfig, stops: Stops
 ) -> BaseException:
-    """What a dead worker or process of the run raises in this one, as the one line that it is.
-
-    Anything else as it came.
-    """
+    """A dead worker's or process' error as one line; any other error unchanged."""
     # it died while it was handing over a batch
     reset = isinstance(error, ConnectionResetError) and run.data.workers > 0
     worker = reset or (isinstance(error, RuntimeError) and "DataLoader worker" in str(error))

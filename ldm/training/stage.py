@@ -70,7 +70,7 @@ class Stage(pl.LightningModule):
         raise NotImplementedError
 
     def describe(self) -> str:
-        """What the plan says of the stage beside its name."""
+        """What the plan shows of the stage beside its name."""
         return self.stage
 
     def farewell(self) -> str:
@@ -115,7 +115,7 @@ class Stage(pl.LightningModule):
         return lambda shape: torch.randn(shape, generator=generator, device=self.device)
 
     def training_images(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Pictures in [-1, 1] or jets' constituents, half of them mirrored if the data says so."""
+        """Pictures in [-1, 1] or jets' constituents, half of them mirrored if data.flip is set."""
         data = self.space.read(batch)
         if not self.config.data.flip:
             return data

@@ -61,7 +61,7 @@ def check_trainer(run: RunConfig) -> None:
 
 
 def _defaults(settings: TrainerConfig) -> dict[str, Any]:
-    """What trainer.options may say otherwise."""
+    """The Trainer arguments that trainer.options may replace."""
     return dict(
         max_epochs=-1,
         check_val_every_n_epoch=None,

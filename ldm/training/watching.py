@@ -52,10 +52,7 @@ class DiscriminatorBalance(pl.Callback):
 
 
 class Throughput(pl.Callback):
-    """Pictures a second over all processes, share of time waiting for data, memory.
-
-    Never waits for the device.
-    """
+    """Pictures a second, share of time waiting for data, memory; never waits for the device."""
 
     def __init__(self, stage: Stage):
         self.stage, self.every = stage, stage.config.trainer.log
@@ -84,10 +81,7 @@ class Throughput(pl.Callback):
 
 
 def peak_memory(device: torch.device) -> float | None:
-    """The most that was held so far, in GB: of the GPU's memory, or by this process.
-
-    None on Windows.
-    """
+    """The most memory held so far, in GB, of the GPU or else this process; None on Windows."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     if sys.platform == "win32":

@@ -111,7 +111,7 @@ def guide(
 
 
 def forgotten(alpha: Tensor, sigma: Tensor, std: float = 1.0) -> bool:
-    """Whether x_t says next to nothing of x_0.
+    """Whether x_t is nearly independent of x_0.
 
     Then Cov[x_0 | x_t] is the data's own, within a four-hundredth.
     Tweedie's sigma^2 / alpha d x0_hat / d x_t tends to it for the true denoiser, but divides a

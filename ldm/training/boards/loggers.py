@@ -74,7 +74,7 @@ def log_table(trainer: pl.Trainer, name: str, rows: TableRows) -> None:
 
 
 def alert(trainer: pl.Trainer, title: str, text: str) -> None:
-    """Say it to the person who watches: here, and by W&B's alert where it is on."""
+    """Alert the person who watches: here, and by W&B's alert where it is on."""
     for board in _boards(trainer):
         board.alert(title, text)
     announce(f"{title}: {text}")

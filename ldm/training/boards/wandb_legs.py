@@ -21,9 +21,9 @@ def sync_line(folder: Path) -> str:
 
 
 def end_legs(folder: Path) -> None:
-    """End the file of each earlier leg; one that was killed before it began is set aside.
+    """End the file of each earlier leg, with the folder locked.
 
-    Call it with the folder locked.
+    One that was killed before it began is set aside.
     """
     for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
         with suppress(OSError):
@@ -56,7 +56,7 @@ def _records(raw: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _is_run(record: bytes) -> bool:
-    """Whether it is the one that says which run the file is of."""
+    """Whether it is the record that names the file's run."""
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     from wandb.proto import wandb_internal_pb2 as proto
 

@@ -41,7 +41,7 @@ class RunFigures(EverySteps[AnyStage]):
         self.judge = Judge(features.choose(run.evaluate.features, name), metrics=self.metrics)
 
     def warn(self) -> None:
-        """Say where the figures are of little worth."""
+        """Warn where the figures are unreliable."""
         warn_of_rank(self.count, self.judge.features.dim)
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:

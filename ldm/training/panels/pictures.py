@@ -26,9 +26,9 @@ PAIRS = 12  # held-out pictures that are reconstructed
 
 
 class SamplePanel(EverySteps[DiffusionModule]):
-    """A grid of samples at seeds 0, 1, 2, ..., a column a class: comparable over time.
+    """A grid of samples of the averaged weights, a column a class.
 
-    By the averaged weights.
+    The seeds are 0, 1, 2, ...: comparable over time.
     """
 
     @classmethod
