@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ldm.diffusion.schedules import Schedule
-from ldm.diffusion.solvers import AdaptiveODE, Solver, sample
+from ldm.diffusion.solvers import Solver, sample
 
 
 class Gaussian:
@@ -47,20 +47,3 @@ def law(solver: Solver, denoise: Gaussian, times: Tensor) -> tuple[float, float]
     unit = iter(torch.eye(2 + len(drawn), dtype=torch.float64)[1:, :, None])
     c = sample(solver, denoise, mean + std * next(unit), times, lambda: next(unit)).flatten()
     return c[0].item(), (c[1:] - c[0]).square().sum().item()
-
-
-def few_steps(solver: Solver, times: Tensor, schedule: Schedule) -> str:
-    """A line for a solver that misses the spread of N(0.4, 0.6^2) by more than a fifth, or "".
-
-    So do the published steps of first order with few steps. Many steps are not looked at; nor is
-    AdaptiveODE, which has its own.
-    """
-    if len(times) > 100 or isinstance(solver, AdaptiveODE):
-        return ""
-    spread = law(solver, Gaussian(schedule, 0.4, 0.6), times)[1] ** 0.5 / 0.6
-    if abs(spread - 1) <= 0.2:
-        return ""
-    return (
-        f"{solver} with {len(times) - 1} steps makes {spread:.2f} of the spread of Gaussian data: "
-        "give more, or another solver"
-    )

@@ -79,17 +79,11 @@ class JetSet(Dataset[Batch]):
         return JetSet(self.features[rows], self.mask[rows], self.jet[rows], self.types[rows])
 
     def first(self, count: int) -> "JetSet":
-        """The first so many, each type by its share in the whole.
-
-        All as they are if there are no more.
-        """
+        """The first so many, each type by its share in the whole; at most all."""
         return self.rows(interleave_types(self.types)[:count]) if count < len(self) else self
 
     def like(self, other: "JetSet") -> "JetSet":
-        """As many jets as `other` has, of each type as many.
-
-        Fewer of all where there are not enough of one.
-        """
+        """As many jets of each type as `other` has; fewer of all where one type has not enough."""
         wanted = torch.bincount(other.types)
         here = torch.bincount(self.types, minlength=len(wanted))[: len(wanted)]
         share = min(1.0, (here[wanted > 0] / wanted[wanted > 0]).min().item())
@@ -195,10 +189,7 @@ class JetNet(DataConfig):
         require(whole, "parts: train and test must be above 0, all finite")
 
     def load(self) -> Jets:
-        """Read the files and split them.
-
-        Refusal where they cannot be had or are not JetNet's layout.
-        """
+        """Read the files and split them; Refusal where they are missing or of another layout."""
         kinds = [kind for kind in TYPES if kind in self.types]  # JetNet's order of types
         paths = [self.find(kind) for kind in kinds]
         for kind, path in zip(kinds, paths, strict=True):
@@ -265,10 +256,7 @@ class JetNet(DataConfig):
             )
 
     def find(self, kind: str) -> Path:
-        """The file of one type; downloaded into `root` if there is none of it.
-
-        Refusal where it has not the room.
-        """
+        """The file of one type, downloaded into `root` if missing; Refusal if it is too narrow."""
         root = Path(self.root)
         if root.is_file() or root.suffix in (".hdf5", ".h5"):
             if len(self.types) > 1:

@@ -101,10 +101,7 @@ def kpd(
     batches: int = 10,
     quiet: bool = True,
 ) -> tuple[float, float]:
-    """Kernel physics distance: median, and half the 16-84 % range, of `kernel_mmd` over batches.
-
-    It may be below 0.
-    """
+    """KPD: median and half the 16-84 % range of `kernel_mmd` over batches; may be below 0."""
     real, generated = normalised(real, generated)
     values = []
     for i in shown(range(batches), "KPD", quiet):

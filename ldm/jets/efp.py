@@ -102,11 +102,6 @@ def four_by_four() -> tuple[Graph, ...]:
     return tuple(graph for graph in connected_graphs(4) if vertices(graph) == 4)
 
 
-def up_to_four(features: Tensor, mask: Tensor) -> np.ndarray:
-    """The 36 EFPs of at most 4 edges, (N, 36), for FPD and KPD: products of connected graphs'."""
-    return with_products(efps(features, mask, GRAPHS))
-
-
 def with_products(values: np.ndarray) -> np.ndarray:
     """EFPs of GRAPHS, (N, 21), and the products of them with at most 4 edges: (N, 36)."""
     degrees = [len(graph) for graph in GRAPHS]

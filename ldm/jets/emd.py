@@ -12,10 +12,8 @@ from ldm.metrics.progress import shown
 def energy_movers_distance(a: np.ndarray, b: np.ndarray) -> float:
     """min_f sum_ij f_ij theta_ij / R + |sum pt_a - sum pt_b| of jets (n, 3) = eta, phi, pt; R = 1.
 
-    Komiske, Metodiev & Thaler 2019, eq. 1, as energyflow has it.
-
-    The lighter jet gets one more particle with the missing pt at distance R from everything: one
-    balanced transport.
+    Komiske, Metodiev & Thaler 2019, eq. 1, as energyflow has it. The lighter jet gets one more
+    particle with the missing pt at distance R from everything: one balanced transport.
     """
     solve = transport()
     pt_a, pt_b = a[:, 2].astype(np.float64), b[:, 2].astype(np.float64)

@@ -73,10 +73,7 @@ def read_jets(
 
 
 def constituent_capacity(path: Path) -> int:
-    """For how many constituents a file has room, by its header alone.
-
-    0 where that cannot be seen.
-    """
+    """The constituents a file has room for, by its header alone; 0 where unreadable."""
     try:
         with h5py.File(path, "r") as file:
             shape: tuple[int, ...] = getattr(file.get(KEYS[0]), "shape", ())

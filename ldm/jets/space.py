@@ -43,7 +43,7 @@ class PointCloudSpace(Space):
     square, not shifted, so that a reflection stays one. `shift` and `scale` (3,), `jet_shift`,
     `jet_scale` (2,) of log pt and log(mass / pt), and `numbers` (types, P + 1), how many jets of
     each type have 0 ... P constituents, are measured over the training set and travel in the
-    checkpoint. `jet`: how many of the jet's own features are given to the denoiser (2: pt and mass).
+    checkpoint. `jet`: how many of the jet's own features the denoiser is given (2: pt and mass).
     """
 
     shift: Tensor

@@ -32,10 +32,7 @@ PACKAGE_FILE = "models/efficientnet-lite0-57934424.pth"
 
 @dataclass
 class Features:
-    """`net`: uint8 (B, C, H, W) -> (B, dim), float32.
-
-    With a `head`, the class that it sees in a picture too.
-    """
+    """`net`: uint8 (B, C, H, W) -> (B, dim), float32; with a `head`, the class it sees too."""
 
     name: str
     net: nn.Module

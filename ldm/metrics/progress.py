@@ -12,10 +12,7 @@ Item = TypeVar("Item")
 def shown(
     items: Iterable[Item], what: str, quiet: bool, total: int | None = None
 ) -> Iterator[Item]:
-    """The items, with a bar that goes away at the end.
-
-    A log file, which is no terminal, gets a line every ten seconds.
-    """
+    """The items, with a bar that goes away; in a log file a line every ten seconds."""
     pause = 0.1 if sys.stderr.isatty() else 10
     return iter(
         tqdm(

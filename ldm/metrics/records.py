@@ -91,10 +91,7 @@ def _shown(value: float | None, std: float | None) -> str:
 
 
 def open_log(folder: Path) -> Path:
-    """The file that records are appended to, tried before the work.
-
-    What was not there is not left there.
-    """
+    """The file that records are appended to; Refusal, before the work, if it cannot be written."""
     path = folder / "records.jsonl"
     made = [part for part in (path, folder, *folder.parents) if not part.exists()]
     try:

@@ -16,10 +16,7 @@ LARGEST = 2_000_000_000  # bytes of an idx file, which is held in memory
 
 
 def read_idx(path: Path) -> Tensor:
-    """An idx file, gz or not, as a uint8 tensor.
-
-    LeCun's format: 2 zero bytes, type 8 = uint8, rank, sizes, data.
-    """
+    """An idx file, gz or not, as uint8: 2 zero bytes, type 8, rank, sizes, data (LeCun)."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
             start = file.read(4)

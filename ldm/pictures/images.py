@@ -148,10 +148,7 @@ class Digits(ImageData):
 
 @dataclass
 class MNIST(ImageData):
-    """MNIST, 28 x 28, grey.
-
-    `root` holds the four idx files, gz or not, or receives torchvision's download.
-    """
+    """MNIST, 28 x 28, grey: the four idx files in `root`, gz or not, else downloaded there."""
 
     root: str = "data"
     download: bool = True

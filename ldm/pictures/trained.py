@@ -1,4 +1,4 @@
-"""What a diffusion model is trained for: to generate pictures, or to complete what is left of one.
+"""The purpose of a diffusion model: to generate pictures, or to complete them.
 
 A model that completes pictures is given what is left of them as channels beside x_t: latent
 diffusion's concatenation (Rombach et al. 2022, section 3.3), in pixels or in latents.

@@ -57,10 +57,7 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def _stretched(array: np.ndarray, low_high: Range | None) -> np.ndarray:
-    """Values from low ... high to 0 ... 255, clipped.
-
-    Of the picture itself where no range is known.
-    """
+    """Values from low ... high (by default the picture's own) to 0 ... 255, clipped."""
     finite = np.isfinite(array)
     if low_high is None:
         low_high = (
@@ -73,10 +70,7 @@ def _stretched(array: np.ndarray, low_high: Range | None) -> np.ndarray:
 
 
 def _srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """Colours of a profile (Display P3, Adobe RGB, a press' CMYK) as sRGB.
-
-    As they are where it cannot be used.
-    """
+    """Colours of a profile (Display P3, a press' CMYK) as sRGB, where it can be used."""
     if image.mode == "LAB":
         lab = ImageCms.createProfile("LAB")
         converted = ImageCms.profileToProfile(image, lab, _srgb_profile(), outputMode="RGB")

@@ -30,7 +30,7 @@ def file_name(text: object, empty: str = "unnamed") -> str:
 
 
 def file_names(texts: Iterable[object]) -> list[str]:
-    """A plain file name for each, all different, also where a system ignores upper and lower case."""
+    """A plain file name for each, all different, also where a system ignores case."""
     texts = [str(text) for text in texts]
     wanted = [file_name(text) for text in texts]
     names, taken = dict[int, str](), set[str]()

@@ -20,10 +20,7 @@ if TYPE_CHECKING:  # slow to import, and sample.py does without
 
 
 def launch(devices: int, device: str) -> Fabric:
-    """This process' place among `devices` a node.
-
-    On rank 0 of a plain shell the others are started.
-    """
+    """This process' place among `devices` a node; on rank 0 of a plain shell, start the others."""
     if devices < 1:
         raise Refusal(f"--devices must be at least 1, got {devices}")
     kind = torch.device(device).type
@@ -72,10 +69,7 @@ class Ranks:
         return Ranks(module.trainer.global_rank, module.trainer.world_size, gather)
 
     def share(self, items: Sequence[Any]) -> list[Any]:
-        """This rank's items: rank, rank + world, ...
-
-        Round again from the start where that is more than there are.
-        """
+        """This rank's items: rank, rank + world, ..., going round again where there are too few."""
         return [
             items[(self.rank + self.world * i) % len(items)]
             for i in range(-(-len(items) // self.world))

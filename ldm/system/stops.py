@@ -1,6 +1,4 @@
-"""Signals that ask a run to stop.
-
-A terminal, `timeout` and job systems send them to the whole process group.
+"""Signals that ask a run to stop; a terminal or job system sends them to all its processes.
 
 The process that trains notes them and stops between two steps; its data workers ignore them, or a
 run would lose its workers before it has saved.

@@ -116,7 +116,7 @@ class AutoencoderModule(Stage):
         return loss
 
     def balance(self, reconstruction: Tensor, adversarial: Tensor) -> Tensor:
-        """|grad reconstruction| / |grad adversarial| at the last layer, clamped (Esser et al., eq. 7)."""
+        """|grad reconstruction| / |grad adversarial|, last layer, clamped (Esser et al., eq. 7)."""
         last = self.autoencoder.last_layer
         grad = lambda loss: torch.autograd.grad(loss, last, retain_graph=True)[0]  # noqa: E731
         ratio = grad(reconstruction).norm() / (grad(adversarial).norm() + 1e-4)

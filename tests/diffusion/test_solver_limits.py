@@ -7,12 +7,10 @@ import torch
 
 from benchmarks.solver_limits import LAWS, STD, STOCHASTIC, spread
 from ldm.diffusion.denoiser import Loss
-from ldm.diffusion.exact import Gaussian, few_steps, law
+from ldm.diffusion.exact import Gaussian, law
 from ldm.diffusion.schedules import VE, VP, Cosine, Discrete, Linear, SubVP
 from ldm.diffusion.simulate import simulate
 from ldm.diffusion.solvers import (
-    DDPM,
-    AdaptiveODE,
     Diffusers,
     DPMpp2MSDE,
     EDMStochastic,
@@ -98,22 +96,6 @@ def test_predictor_corrector_is_the_same_in_every_dimension(count):
 def test_what_is_not_stable_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
-
-
-def test_too_few_steps_are_said():
-    """DDPM with ten steps keeps 0.69 of the spread on VP; what keeps it is passed over in silence."""
-    schedule = LAWS["VP"]
-    assert few_steps(DDPM(), schedule.grid(10), schedule).startswith(
-        "DDPM(variance='small') with 10 steps makes 0.69 of"
-    )
-    for solver, steps in (
-        (DDPM(), 50),
-        (EulerMaruyama(), 10),
-        (DDPM(), 1000),
-        (AdaptiveODE(), 1),
-        (Diffusers("UniPC"), 10),
-    ):
-        assert few_steps(solver, schedule.grid(steps), schedule) == ""
 
 
 @pytest.mark.parametrize(

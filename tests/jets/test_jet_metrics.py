@@ -26,6 +26,11 @@ def gluons(part=slice(None)):
     return Cloud(features[part], mask[part])
 
 
+def up_to_four(features, mask):
+    """The 36 EFPs of at most 4 edges, (N, 36)."""
+    return efp.with_products(efp.efps(features, mask, efp.GRAPHS))
+
+
 def brute_force(graph, jet):
     """The definition, term by term."""
     n = max((max(edge) for edge in graph), default=0) + 1
@@ -45,7 +50,7 @@ def test_there_are_as_many_graphs_as_published():
     4 edges.
     """
     assert [len(efp.connected_graphs(d)) for d in range(5)] == [1, 1, 2, 5, 12]
-    assert len(efp.four_by_four()) == 5 and efp.up_to_four(*gluons(slice(2))).shape == (2, 36)
+    assert len(efp.four_by_four()) == 5 and up_to_four(*gluons(slice(2))).shape == (2, 36)
 
 
 @pytest.mark.parametrize("edges", range(5))
@@ -172,16 +177,14 @@ def test_order_padding_and_reflection_do_not_matter():
     measure = lambda cloud: evaluate_jets(real, cloud, ("w1m", "w1p", "w1efp"), **SMALL)
     values = measure(other)
     order = torch.randperm(30)
-    polynomials = efp.up_to_four(*other)
+    polynomials = up_to_four(*other)
     wider = torch.nn.functional.pad(
         other.features[:, order], (0, 0, 0, 10), value=0.3
     )  # what is in the padding is ignored
     mask = torch.nn.functional.pad(other.mask[:, order], (0, 10))
     for name, (value, _) in measure(Cloud(wider, mask)).items():
         assert value == pytest.approx(values[name][0], rel=1e-4, abs=1e-9), name
-    assert np.allclose(
-        efp.up_to_four(wider * torch.tensor([-1, -1, 1]), mask), polynomials, rtol=1e-6
-    )
+    assert np.allclose(up_to_four(wider * torch.tensor([-1, -1, 1]), mask), polynomials, rtol=1e-6)
 
 
 def test_clipping_is_the_same_for_both():
@@ -191,8 +194,8 @@ def test_clipping_is_the_same_for_both():
     clipped = checked("wild", Cloud(wild, real.mask), 0.5)
     assert clipped.features[0, 0, 0] == 0.5 and (clipped.features[~real.mask] == 0).all()
     assert torch.equal(checked("wild", Cloud(wild, real.mask), None).features, wild)
-    reference = efp.up_to_four(*checked("real", real, 0.5))
-    measure = lambda cloud: kpd(reference, efp.up_to_four(*cloud), size=2000, batches=3)[
+    reference = up_to_four(*checked("real", real, 0.5))
+    measure = lambda cloud: kpd(reference, up_to_four(*cloud), size=2000, batches=3)[
         0
     ]  # 2,000 draws of 200 jets: the wild one is among them
     assert measure(Cloud(wild, real.mask)) > 100 * abs(measure(clipped))

@@ -113,9 +113,8 @@ def guide(
 def forgotten(alpha: Tensor, sigma: Tensor, std: float = 1.0) -> bool:
     """Whether x_t is nearly independent of x_0.
 
-    Then Cov[x_0 | x_t] is the data's own, within a four-hundredth.
-    Tweedie's sigma^2 / alpha d x0_hat / d x_t tends to it for the true denoiser, but divides a
-    network's error by alpha.
+    Then Cov[x_0 | x_t] is the data's own, within a four-hundredth. Tweedie's sigma^2 / alpha
+    d x0_hat / d x_t tends to it for the true denoiser, but divides a network's error by alpha.
     """
     return bool(alpha * std < 0.05 * sigma)
 

@@ -58,10 +58,7 @@ class Mask:
 
 @dataclass(frozen=True)
 class AveragePool:
-    """y = means of squares of `factor` pixels: super-resolution. A^+ repeats a pixel.
-
-    ValueError if it does not divide.
-    """
+    """Super-resolution: y = means of squares of `factor` pixels; ValueError unless it divides."""
 
     factor: int
 
