@@ -151,8 +151,7 @@ class DiffusionModel:
     def sample(
         self, count: int = 1, *, seed: int = 0, floats: bool = False, **how: Unpack[HowSampled]
     ) -> Any:
-        """`count` samples on the CPU, with seeds `seed`, `seed + 1`, ...; each a function of its
-        own.
+        """`count` samples on the CPU, one for each of the seeds `seed`, `seed + 1`, ...
 
         Pictures: uint8 (count, C, H, W), floats in [-1, 1] with `floats=True`, or where the data
         are floats. Jets: `features` (count, P, 3) and `mask` (count, P). Without a label the class
@@ -174,8 +173,7 @@ class DiffusionModel:
         return self._solved("denoise", images, None, {"noise_std": noise_std}, how)
 
     def inpaint(self, images: Tensor, masks: Tensor, **how: Unpack[HowSolved]) -> Tensor:
-        """Pictures with what `masks` cover made anew: 1 or True where to paint, (H, W), (N, 1, H,
-        W)."""
+        """Pictures whose `masks` (1: to paint; (H, W), (N, 1, H, W)) are filled in anew."""
         return self._solved("inpaint", images, masks, {}, how)
 
     def super_resolve(

@@ -1,7 +1,5 @@
-"""A page to play with: samples as they come about, tasks with a drawn mask, jets. `python -m
-ldm.demo --checkpoint PATH`
+"""A page in the browser for a checkpoint: `python -m ldm.demo --checkpoint PATH`.
 
 limits: what a visitor may ask for. live: work and its pictures on the way. samples, edits, jets:
-what the page does, without Gradio. page, editor, server: the page, its canvas, and how it is
-served.
+what the page does, without Gradio. page, editor, server: the page, its canvas, how it is served.
 """

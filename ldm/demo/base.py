@@ -1,5 +1,4 @@
-"""What the page does with a press of its button Sample, whatever the samples are. Without
-Gradio."""
+"""What the button Sample does for every modality, without Gradio."""
 
 import shlex
 from abc import ABC, abstractmethod
@@ -35,8 +34,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Click:
-    """What was chosen when Sample was pressed: a class, the modality's own control, numbers, a
-    view."""
+    """The choices when Sample was pressed: class, the modality's control, numbers, view."""
 
     model: Model
     limits: Limits
@@ -98,7 +96,7 @@ class Kind(ABC):
     """What the page has of its own for one modality."""
 
     modality: ClassVar[str]
-    most: ClassVar[int]  # samples at once, where nothing is said
+    most: ClassVar[int]  # samples at once by default
     first: ClassVar[int]  # samples, before anything is chosen
     heading: ClassVar[str]
     legend: ClassVar[str]

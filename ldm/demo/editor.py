@@ -16,7 +16,7 @@ from ldm.sampling.model import Model
 from ldm.tasks.base import Task
 from ldm.tasks.options import Control
 
-NO_CLASS = "not told"
+NO_CLASS = "without a class"
 FIRST = "Take a sample or upload a picture, draw on it, press **Change it**."
 
 

@@ -1,5 +1,4 @@
-"""Who may talk to the page, by which routes, and how much they may send: held before Gradio sees a
-request."""
+"""Who may talk to the page, by which routes and how much, checked before Gradio sees a request."""
 
 import ipaddress
 import re
@@ -72,8 +71,7 @@ class Uploads:
 
 
 class Fence:
-    """ASGI middleware: the page's own names alone, bounded bodies, no closed route, the policy on
-    every answer.
+    """ASGI middleware: own names alone, bounded bodies, open routes, the policy on all answers.
 
     Whatever a request makes Gradio raise is one line of the log and an answer of 400.
     """
@@ -124,17 +122,17 @@ class Fence:
 
     def refusal(self, scope: Message) -> tuple[int, str]:
         """A status and a line where a request is not taken; 0 where it is."""
-        told = [(key.lower(), value.decode("latin-1")) for key, value in scope["headers"]]
-        hosts = [value for key, value in told if key == b"host"]
+        headers = [(key.lower(), value.decode("latin-1")) for key, value in scope["headers"]]
+        hosts = [value for key, value in headers if key == b"host"]
         if len(hosts) != 1 or not self.own(f"//{hosts[0]}"):
             return 403, "this page is not of that name"
-        if any(key == b"origin" and urlsplit(value).netloc != hosts[0] for key, value in told):
+        if any(key == b"origin" and urlsplit(value).netloc != hosts[0] for key, value in headers):
             return 403, "this page answers to itself alone"
         if CLOSED.match(scope["path"]):
             return 403, "this route is closed"
         if scope["method"] in ("GET", "HEAD", "OPTIONS"):
             return 0, ""
-        return self.too_much(scope, dict(told))
+        return self.too_much(scope, dict(headers))
 
     def own(self, url: str) -> bool:
         try:
@@ -144,8 +142,7 @@ class Fence:
             return False
 
     def too_much(self, scope: Message, headers: dict[bytes, str]) -> tuple[int, str]:
-        """How large a body may be: it says so before it is read, and is counted where it is
-        kept."""
+        """A status and a line for a body too large or of unknown length; else 0."""
         length = headers.get(b"content-length", "0" if b"transfer-encoding" not in headers else "")
         if not length.isdecimal():
             return 411, "say how long it is"

@@ -1,5 +1,4 @@
-"""Gradio's Blocks, guarded: what a request brings is counted and measured before anything of it is
-decoded."""
+"""Gradio's Blocks, guarded: a request is counted and measured before it is decoded."""
 
 import html
 import os
@@ -23,8 +22,7 @@ REFUSED: dict[str, Any] = {"print_exception": False, "title": "This cannot be do
 
 
 class Page(gr.Blocks):
-    """Blocks whose requests are bounded, and whose errors are one line: on the page and in the
-    server's log."""
+    """Blocks with bounded requests, whose errors are one line on the page and in the log."""
 
     def __init__(self, limits: Limits, **given: Any):
         super().__init__(**given)
@@ -60,8 +58,7 @@ class Page(gr.Blocks):
 
 
 def expect_few(value: Any, pixels: int) -> None:
-    """Refusal of more files than a person would send, or of a picture larger than `pixels`, by its
-    header alone."""
+    """Refusal of too many files, or of a picture whose header says more than `pixels`."""
     paths = list(paths_in(value))
     if len(paths) > FILES or (isinstance(value, dict) and len(value.get("layers") or []) > LAYERS):
         raise Refusal(f"picture: {LAYERS} layers and {FILES} files at most are taken at once")
@@ -99,8 +96,7 @@ def expect_size(source: Any, pixels: int) -> None:
 
 
 def bounded(editor: gr.ImageEditor) -> gr.ImageEditor:
-    """The canvas, whose strokes arrive one by one before they are asked for: few, small, and none
-    kept for ever."""
+    """The canvas, whose strokes arrive one by one: few, small, and none kept for ever."""
     accept = editor.accept_blobs
 
     @wraps(accept)  # with the mark by which Gradio lets a browser call it

@@ -1,5 +1,4 @@
-"""What a visitor may ask for, held on the server: a page's sliders bind no one who talks to it
-without the page."""
+"""What a visitor may ask for, checked on the server: requests need not come from the page."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from ldm.errors import Refusal
 from ldm.sampling.model import Model
 from ldm.sampling.settings import Overrides
 
-PICTURES, JETS = 16, 500  # samples at once, where nothing is said
+PICTURES, JETS = 16, 500  # samples at once by default
 LARGEST_SEED = 2**53 - 1  # of the whole numbers that a browser knows
 
 
@@ -45,8 +44,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Asked:
-    """What both kinds of work are told, checked: raises Refusal, one line, for what is beyond the
-    limits."""
+    """The numbers of a request, checked. Refusal for what is beyond the limits."""
 
     solver: str
     steps: int
@@ -111,7 +109,7 @@ def class_of(model: Model, name: Any) -> int | None:
 
 
 def prompt_of(limits: Limits, text: Any) -> str | None:
-    """One line of a prompt; None where nothing is written."""
+    """One line of a prompt; None for an empty one."""
     line = " ".join(str(text or "").split())
     if len(line) > limits.prompt:
         raise Refusal(f"prompt: {len(line)} characters, at most {limits.prompt} are taken")

@@ -39,13 +39,11 @@ def _ended(work: Callable[[Watch], Any], watch: Watch) -> Done | BaseException:
 
 
 def live(work: Callable[[Watch], Any], draw: Draw, limit: float) -> Iterator[Any]:
-    """`draw(step, x_s, x0_hat)` of some steps of `work(watch)`, as they come, and at the end
-    `Done`.
+    """`draw(step, x_s, x0_hat)` of steps of `work(watch)` as they come, and at the end `Done`.
 
-    A step is drawn only when the last picture was taken: who looks slowly misses some, and slows
-    nothing down. When the iterator is closed (a visitor left, or pressed Stop) the work ends at its
-    next step, and so it does after `limit` seconds, by a Refusal. What `work` raises is raised
-    here.
+    A step is drawn only when the last picture was taken: a slow viewer misses some, and does not
+    slow the work. When the iterator is closed (a visitor left, or pressed Stop) the work ends at
+    its next step; after `limit` seconds it ends by a Refusal. What `work` raises is raised here.
     """
     found: SimpleQueue[Any] = SimpleQueue()
     wanted, left, begun = threading.Event(), threading.Event(), time.monotonic()

@@ -1,5 +1,4 @@
-"""The page: what is on it for a checkpoint of pictures or of jets, and which function each button
-calls."""
+"""The page: its parts for a checkpoint of pictures or of jets, and what its buttons call."""
 
 import functools
 import html

@@ -1,5 +1,4 @@
-"""Pictures of a class, of words or of neither: live on the way, then the samples and how they came
-about."""
+"""Samples of pictures on the page: live on the way, then the grid and its settings."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -1,5 +1,4 @@
-"""How the page is served: to this machine alone, its own files alone, with nothing from
-elsewhere."""
+"""How the page is served: on this machine, with its own files alone."""
 
 import os
 import signal
@@ -24,8 +23,7 @@ from ldm.sampling.requests import Source, taken
 
 
 def prepare(folder: str, limits: Limits) -> None:
-    """What must be set before Gradio is imported: its own folder for files, and no word to
-    anybody."""
+    """Set what Gradio reads at import: its own folder for files, and no telemetry."""
     for key in [
         key for key in os.environ if key.startswith("GRADIO_")
     ]:  # GRADIO_SHARE, GRADIO_ALLOWED_PATHS and their like

@@ -26,8 +26,7 @@ LPIPS_SIDE = 32  # AlexNet's pooling leaves nothing of smaller pictures
 
 @dataclass(frozen=True)
 class Reconstructions:
-    """Pictures (rows of a data set) that an autoencoder is to make again, from the posterior's
-    mean."""
+    """Pictures (rows of a data set) and how an autoencoder reconstructs them, by the mean."""
 
     autoencoder: Autoencoder
     dataset: RowSet
@@ -106,8 +105,7 @@ def _figures(table: Tensor, likenesses: int, judge: Judge) -> dict[str, Figure]:
 def load_lpips(
     shape: tuple[int, ...], device: str, *, aloud: bool
 ) -> LearnedPerceptualImagePatchSimilarity | None:
-    """LPIPS by torchmetrics with AlexNet, of pictures in [-1, 1]; None, and why, where it cannot
-    be."""
+    """torchmetrics' LPIPS with AlexNet, of pictures in [-1, 1]; or None, and why."""
     try:
         if min(shape[1:]) < LPIPS_SIDE:
             raise ValueError(f"AlexNet needs {LPIPS_SIDE} px, these pictures have {min(shape[1:])}")

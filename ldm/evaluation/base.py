@@ -1,5 +1,4 @@
-"""What every evaluation is: refused or ready, then samples by all ranks, then figures by the
-first."""
+"""What every evaluation does: checks first, samples by all ranks, figures by the first."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -34,7 +33,7 @@ class Evaluation(ABC):
 
     @abstractmethod
     def record(self) -> dict[str, Any]:
-        """What a record says of how it was made and of the real side."""
+        """How it was made, and the real side, for the records."""
 
     @abstractmethod
     def describe(self) -> str:

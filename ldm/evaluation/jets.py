@@ -1,5 +1,4 @@
-"""From a checkpoint of jets to figures: generated jets against the test jets, the truth-vs-truth
-floor beside each."""
+"""Figures of a checkpoint of jets against the test jets, with the truth-vs-truth floor."""
 
 import json
 import math
@@ -39,10 +38,9 @@ from ldm.system.processes import ALONE, Ranks
 
 
 def load_jets(path: str | Path, root: str | None = None) -> Jets:
-    """The jets that a checkpoint was trained on, split as then, from their own place or from
-    `root`.
+    """The jets that a checkpoint was trained on, split as then; never downloaded.
 
-    Never downloaded.
+    From their own place or from `root`.
     """
     return _jets_of(Opened.at(path), root)
 
@@ -61,10 +59,9 @@ def cloud(jets: JetSet) -> Cloud:
 
 
 def available(jets: Jets, wanted: Sequence[str] | None = None) -> tuple[str, ...]:
-    """The metrics that can be had of such jets here, of those wanted or of all: known before
-    anything is sampled.
+    """The metrics of those wanted, or of all, that can be had of such jets; known before sampling.
 
-    What cannot be had is said, and refused if it was asked for by name.
+    The others are listed, and refused if asked for by name.
     """
     found = []
     for metric in check_jet_metrics(ALL if wanted is None else wanted):
@@ -100,8 +97,7 @@ def _why_no_reference(kind: str, constituents: int) -> str | None:
 
 
 def extras_of(model: Model, jets: JetSet) -> Extras:
-    """What the denoiser is given of real jets: the number of constituents, and pt and mass where it
-    takes them."""
+    """The extras of real jets: their numbers of constituents; pt and mass if taken."""
     space = space_of(model)
     given = {"jet": space.condition(jets.jet)} if space.jet else {}
     return space.full(jets.counts.tolist()) | given
@@ -118,7 +114,7 @@ def generate_like(
     """A generated jet for each real one, and the seconds that it took; every rank makes its share.
 
     Each has the real one's number of constituents, its type, and its pt and mass where the denoiser
-    is told them.
+    is conditioned on them.
     """
     extras, mine = extras_of(model, jets), ranks.share(range(len(jets)))
     labels = jets.types[mine].tolist() if model.classes else None
@@ -152,8 +148,7 @@ class Trial:
 def judged(
     trial: Trial, metrics: Sequence[str], clip: float | None = None, *, quiet: bool = False
 ) -> Iterator[dict[str, Figure]]:
-    """One metric's figures after another: of the generated jets, and of other real ones in their
-    place.
+    """One metric's figures after another: generated jets, and other real ones in their place.
 
     FPND is each type's own.
     """
@@ -174,8 +169,7 @@ def judged(
 
 
 def fpnd_by_type(jets: JetSet, kinds: Sequence[str], *, quiet: bool = True) -> dict[str, Value]:
-    """FPND of the jets of each type that has a reference: fpnd_10k, or of several types fpnd_g_10k,
-    fpnd_q_10k, ..."""
+    """FPND of each type with a reference: fpnd_10k; of several fpnd_g_10k, fpnd_q_10k, ..."""
     found: dict[str, Value] = {}
     for i, kind in enumerate(kinds):
         part = jets.rows(jets.types == i) if len(kinds) > 1 else jets
@@ -216,8 +210,7 @@ def save_record(path: Path, record: dict[str, Any]) -> None:
 
 
 def sides(jets: Jets, split: str, count: int | None) -> tuple[JetSet, JetSet, JetSet]:
-    """The real jets, those of them that are generated anew, and others in their place, of each type
-    as many."""
+    """The real jets, those to generate anew, and others in their place, as many of each type."""
     real = jets.train if split == "train" else jets.test
     if count is not None and count > len(real):
         there = f"there are {len(real)} {split} jets"

@@ -34,8 +34,7 @@ from ldm.system.processes import ALONE, Ranks
 
 @dataclass(frozen=True)
 class Judge:
-    """What measures pictures: features, those of the real side (rank 0 alone needs them),
-    metrics."""
+    """What measures pictures: features, those of the real side (on rank 0), metrics."""
 
     features: Features
     real: Reference | None = None

@@ -17,8 +17,7 @@ from ldm.sampling.settings import Overrides
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """A checkpoint, how samples of it are made, and what they are compared with. None: as is
-    usual."""
+    """A checkpoint, how it is sampled, and what its samples are compared with. None: as usual."""
 
     source: Source
     seeds: Seeds = Seeds()
@@ -51,7 +50,7 @@ class EvaluationRequest:
 
 @dataclass(frozen=True)
 class Opened:
-    """A checkpoint that was read: its file, what it says of itself, its step, its config."""
+    """A checkpoint that was read: its file, metadata, step and config."""
 
     file: Path
     meta: Mapping[str, Any]

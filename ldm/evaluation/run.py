@@ -39,8 +39,7 @@ def evaluate_checkpoint(request: EvaluationRequest) -> dict[str, Figure]:
 def write_each(
     log: Path, parts: Iterable[dict[str, Figure]], how: dict[str, Any], said: str
 ) -> dict[str, Figure]:
-    """Append each part's records as it ends, and at the end, whatever ends it, show what there
-    is."""
+    """Append each part's records as it ends; at the end, or at an error, print what there is."""
     figures: dict[str, Figure] = {}
     try:
         for found in parts:

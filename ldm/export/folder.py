@@ -1,16 +1,10 @@
-"""A checkpoint as a folder that diffusers loads: pictures of classes, of captions or of nothing, in
-pixels or in latents.
-
-python -m ldm.export --checkpoint checkpoints/digits-latent --output exported/digits
-    >>> pipe = DiffusionPipeline.from_pretrained("exported/digits", trust_remote_code=True)
-    >>> noise = torch.Generator().manual_seed(0)
-    >>> pipe(class_labels=[3, 7], num_inference_steps=25, guidance_scale=1.5, generator=noise).images
+"""A checkpoint as a folder that diffusers loads, in pixels or in latents.
 
 U-Net, scheduler, autoencoder and text encoder are diffusers' and transformers' own, in safetensors
-and JSON. What ours do besides is folded into their weights. A model of nothing, whose sizes the
+and JSON. What ours do besides is folded into their weights. An unconditional model, whose sizes the
 network's levels divide, is a stock DDIMPipeline or LDMPipeline; else the folder has a pipeline.py
 (hence trust_remote_code), which needs diffusers alone: it pads and crops, and guides by the null
-class and the untold caption.
+class and the empty caption.
 """
 
 from __future__ import annotations
@@ -50,12 +44,13 @@ FINITE = [
 ]  # divide by alpha_1: not with zero terminal SNR
 NOISY = ["EulerAncestralDiscrete"]  # knows no predict = x0
 WHY = """`pipeline.py` is in the folder, and needs no package but diffusers (and transformers for
-captions), because no stock pipeline pads and crops odd sizes, or guides by a null class or an untold caption."""
+captions), because no stock pipeline pads and crops odd sizes, or guides by a null class or \
+an empty caption."""
 PIPELINE = Path(__file__).with_name("pipeline.py")
 
 
 def export(checkpoint: str, output: str, weights: str = "ema") -> Path:
-    """Write the folder, whole or not at all; Refusal for what diffusers cannot be told."""
+    """Write the folder, whole or not at all; Refusal for what diffusers does not support."""
     from ldm.sampling.model import restore
 
     folder, model = Path(output), restore(checkpoint, weights)
@@ -129,8 +124,7 @@ def write_pipeline(model: Model, folder: Path) -> None:
 
 
 def stock(model: Model) -> str | None:
-    """The pipeline of diffusers that needs no code of ours: no condition, a square of whole
-    levels."""
+    """The stock pipeline of diffusers for an unconditional model of whole levels, if it is one."""
     x, autoencoder = model.space.shape, getattr(model.space, "autoencoder", None)
     picture = autoencoder.shape if autoencoder else x
     cut = autoencoder is not None and any(side % autoencoder.multiple for side in picture[1:])
@@ -140,7 +134,7 @@ def stock(model: Model) -> str | None:
 
 
 def pipeline_settings(model: Model) -> dict[str, Any]:
-    """What pipeline.py is told of the model."""
+    """The model's settings that pipeline.py needs."""
     return {
         "classes": list(model.classes),
         "shape": list(model.space.shape),
@@ -154,7 +148,7 @@ def pipeline_settings(model: Model) -> dict[str, Any]:
 
 
 def unet(model: Model) -> Any:
-    """Our U-Net, told entry i of the table where ours is told i + 1.
+    """Our U-Net for entry i of the table, where ours takes i + 1.
 
     The first layer of the time's embedding takes the shift: cos(f (i + 1)) and sin(f (i + 1)) are
     the rotation of cos(f i) and sin(f i) by the angle f.
@@ -190,8 +184,7 @@ def whitened(net: Any, mean: Tensor, std: Tensor) -> Any:
 
 
 def scheduler(model: Model) -> Any:
-    """DDIM on the table of the model's own law, its betas in float64: 1 - beta_i = (alpha_i /
-    alpha_{i-1})^2."""
+    """DDIM on the law's own table, float64: 1 - beta_i = (alpha_i / alpha_{i-1})^2."""
     import torch
     from diffusers import DDIMScheduler
 
@@ -225,7 +218,7 @@ def schedulers(model: Model) -> list[str]:
 
 
 def others(model: Model) -> str:
-    """What the card says of schedulers."""
+    """The card's lines on schedulers."""
     names = schedulers(model)
     if len(names) == 1:
         return "This pipeline knows no scheduler but DDIM."
@@ -233,15 +226,16 @@ def others(model: Model) -> str:
     listed = ", ".join(f"`{name}Scheduler`" for name in names[1:])
     return f"""In place of DDIM it takes, as tested for its noise law {table}and prediction,
 {listed}: `pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)`.
-No other, and keep the settings of that config: `trained_betas`, `prediction_type`, `timestep_spacing="trailing"`, `rescale_betas_zero_snr`."""
+No other, and keep the settings of that config: `trained_betas`, `prediction_type`, \
+`timestep_spacing="trailing"`, `rescale_betas_zero_snr`."""
 
 
 def pipeline_card(model: Model, checkpoint: str, weights: str, folder: Path) -> str:
     """The model card."""
     kind, name = "latent" if hasattr(model.space, "autoencoder") else "pixel", stock(model)
-    told = "class_labels=[0, 1], guidance_scale=2" if model.classes else "num_images_per_prompt=2"
-    told = 'prompt=["a red heart"], guidance_scale=3' if model.text else told
-    call = "batch_size=2, num_inference_steps=25" if name else told
+    call = "class_labels=[0, 1], guidance_scale=2" if model.classes else "num_images_per_prompt=2"
+    call = 'prompt=["a red heart"], guidance_scale=3' if model.text else call
+    call = "batch_size=2, num_inference_steps=25" if name else call
     trusted = "" if name else ", trust_remote_code=True"
     classes, shape = printable(", ".join(model.classes)) or "none", tuple(model.space.shape)
     why = f"A stock {name}: no code of ours is in the folder." if name else WHY

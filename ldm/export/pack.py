@@ -1,5 +1,4 @@
-"""A run's checkpoint as a small folder to give away: model.safetensors in half precision, and a
-model card.
+"""A checkpoint as a small folder: model.safetensors in half precision, and a model card.
 
 python -m ldm.pack --checkpoint checkpoints/fashion-latent-cpu --output checkpoints/fashion-latent
 python sample.py --checkpoint checkpoints/fashion-latent
@@ -39,8 +38,7 @@ def pack(checkpoint: str | Path, output: str | Path, weights: str = "ema") -> Pa
 def contents(
     state: dict[str, Any], which: str, source: Path
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The weights that sampling needs, and what the checkpoint says of them without paths and ids
-    of this machine."""
+    """The weights that sampling needs, and the metadata without this machine's paths and ids."""
     from ldm.checkpoints import checkpoint, packed
     from ldm.checkpoints.weights import hash_of_weights, under
 

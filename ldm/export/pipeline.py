@@ -1,7 +1,10 @@
-"""Pictures of a model that ldm exported. Needs diffusers alone, and transformers for captions; no stock pipeline pads and crops
-odd sizes, or guides by a null class or an untold caption."""
+"""Samples of a model that ldm exported.
+
+Needs diffusers alone, and transformers for captions. No stock pipeline pads and crops odd sizes,
+or guides by a null class or an empty caption.
+"""
 # mypy: disable-error-code="attr-defined,arg-type"
-# diffusers says nothing of its types, and makes most attributes of a pipeline by name
+# diffusers has no types, and makes most attributes of a pipeline by name
 
 import inspect
 import json
@@ -16,7 +19,7 @@ from torch.nn import functional as F
 
 
 class LDMPipeline(DiffusionPipeline):
-    _optional_components = ["vae", "text_encoder", "tokenizer"]  # noqa: RUF012 - diffusers reads it so
+    _optional_components = ["vae", "text_encoder", "tokenizer"]  # noqa: RUF012 - diffusers'
 
     def __init__(
         self,
@@ -48,12 +51,14 @@ class LDMPipeline(DiffusionPipeline):
         return_dict: bool = True,
         **old: Any,
     ) -> ImagePipelineOutput | tuple:
-        """num_images_per_prompt pictures of each prompt, or of each class number; steps and guidance by default the model's.
+        """num_images_per_prompt pictures of each prompt, or of each class number.
 
-        The noise: `latents` (standard normal, a row a picture), a `generator` or a list of one for each picture, or `seeds`,
-        by default 0, 1, ...; with more seeds than prompts or labels, these are taken in turn, and with none, seed modulo
-        classes is the label. guidance_scale 1 is the plain conditional model. The older names prompts, labels, steps and
-        guidance mean prompt, class_labels, num_inference_steps and guidance_scale. ValueError for what the model has not.
+        Steps and guidance are by default the model's; guidance_scale 1 is the plain conditional
+        model. The noise: `latents` (standard normal, a row a picture), a `generator` or a list of
+        one for each picture, or `seeds`, by default 0, 1, ...; with more seeds than prompts or
+        labels, these are taken in turn, and with none, seed modulo classes is the label. The older
+        names prompts, labels, steps and guidance mean prompt, class_labels, num_inference_steps
+        and guidance_scale. ValueError for what the model does not support.
         """
         given = {
             "prompt": prompt,
@@ -112,13 +117,13 @@ class LDMPipeline(DiffusionPipeline):
     def asked(
         self, about: dict, given: dict, images: int, steps: int
     ) -> tuple[list[str] | None, list[int] | None]:
-        """Prompts and labels, each as often as pictures of it are asked for; ValueError for what cannot be."""
+        """Prompts and labels, each `images` times. ValueError for what cannot be."""
         for name, number in (("num_inference_steps", steps), ("num_images_per_prompt", images)):
             if number < 1:
                 raise ValueError(f"{name} must be at least 1, got {number}")
         prompts, labels = given["prompt"], given["class_labels"]
         if prompts is not None and self.text_encoder is None:
-            raise ValueError("this model hears no captions: leave prompt away")
+            raise ValueError("this model does not support captions: leave prompt away")
         if labels is not None and not about["classes"]:
             raise ValueError("this model has no classes: leave class_labels away")
         prompts = [prompts] if isinstance(prompts, str) else prompts
@@ -131,7 +136,7 @@ class LDMPipeline(DiffusionPipeline):
     def conditions(
         self, about: dict, seeds: Sequence[int], labels: Any, prompts: Any, device: Any
     ) -> tuple[dict, dict]:
-        """What the network is told, and what it is told for guidance: the class after the last, no caption."""
+        """The condition, and the null condition that guidance leads away from."""
         cond, null, classes, count = {}, {}, len(about["classes"]), len(seeds)
         if classes:
             chosen = (
@@ -152,7 +157,10 @@ class LDMPipeline(DiffusionPipeline):
         return cond, null
 
     def states(self, captions: Sequence[str], length: int, device: Any) -> dict[str, Tensor]:
-        """Token states, 0 beyond a caption's end. The first is always seen; where it is 0 it adds nothing: no caption."""
+        """Token states, 0 beyond a caption's end.
+
+        The first is never masked; a 0 there is the empty caption.
+        """
         dim = self.text_encoder.config.hidden_size
         states = torch.zeros(len(captions), length, dim, device=device, dtype=self.unet.dtype)
         mask = torch.arange(length, device=device).expand(len(captions), length) == 0
@@ -187,7 +195,7 @@ OLD = {
 
 
 def renamed(given: dict[str, Any], old: dict[str, Any]) -> dict[str, Any]:
-    """The arguments with those of older names in their places; TypeError for a name there never was, or for both at once."""
+    """The arguments, older names replaced. TypeError for an unknown name, or for both at once."""
     for name, value in old.items():
         if name not in OLD:
             raise TypeError(f"no argument '{name}': there are {', '.join([*given, *OLD])}")
@@ -198,13 +206,17 @@ def renamed(given: dict[str, Any], old: dict[str, Any]) -> dict[str, Any]:
 
 
 def numbered(seeds: Any, generator: Any, latents: Any, count: int, images: int) -> Sequence[int]:
-    """A seed for each picture, its place where the noise is of generators or given; ValueError where the numbers disagree."""
+    """A seed for each picture; its place where generators or latents are given.
+
+    ValueError where the numbers disagree.
+    """
     if seeds is not None and generator is not None:
         raise ValueError("the noise is of seeds or of a generator: give one of the two")
     rows = {len(noise) for noise in (seeds, latents) if noise is not None}
     if len(rows) > 1 or (rows and images > 1 and rows != {count}):
         raise ValueError(
-            f"{count} pictures are asked for, and noise for {', '.join(map(str, sorted(rows)))} is given"
+            f"{count} pictures are asked for, "
+            f"and noise for {', '.join(map(str, sorted(rows)))} is given"
         )
     count = rows.pop() if rows else count
     if isinstance(generator, list) and len(generator) != count:

@@ -1,5 +1,4 @@
-"""What samples are conditioned on, bound to the denoiser: where class, caption and guidance
-meet."""
+"""The condition of samples, bound to the denoiser: class, caption and guidance."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -18,11 +17,9 @@ KEPT = ("mask", "concat")  # of what a denoiser is given, what guidance never le
 
 @dataclass(frozen=True)
 class Condition:
-    """What each sample is conditioned on, a row a sample: class and caption, None being the null
-    one.
+    """What each sample is conditioned on, a row a sample: class and caption; None is the null one.
 
-    `extras`: what space or task give the denoiser besides: a mask, a jet's features, channels beside
-    x_t.
+    `extras`: what space or task add: a mask, a jet's features, channels beside x_t.
     """
 
     labels: Sequence[int] | None = None
@@ -52,8 +49,7 @@ class Condition:
 
 
 def completed(model: Model, seeds: Sequence[int], condition: Condition) -> Condition:
-    """What is left open filled in: labels seed modulo classes, the model's own prompts in turn,
-    what the space draws."""
+    """The condition with defaults: label seed modulo classes, own prompts, the space's draw."""
     labels, prompts = condition.labels, condition.prompts
     if labels is None and model.classes:
         labels = [seed % len(model.classes) for seed in seeds]
@@ -68,8 +64,7 @@ def completed(model: Model, seeds: Sequence[int], condition: Condition) -> Condi
 
 
 def bind(model: Model, settings: SampleConfig, condition: Condition, count: int) -> Guided:
-    """The denoiser of `count` samples, given their condition and guided away from the null
-    condition."""
+    """The denoiser of `count` samples, guided from the null condition to theirs."""
     cond = condition.tensors(model, count)
     chosen = (bool(model.classes) and condition.labels is not None) or condition.prompts is not None
     rows = torch.ones(count, dtype=torch.bool, device=model.device)
@@ -83,9 +78,6 @@ def bind(model: Model, settings: SampleConfig, condition: Condition, count: int)
 
 
 def without(cond: dict[str, Tensor], rows: Tensor, classes: int) -> dict[str, Tensor]:
-    """The null condition in these rows (B,): the class after the last, NaN for a jet's features, no
-    caption."""
-    nothing = {"label": classes, "jet": float("nan"), "text": 0.0, "text_mask": False}
-    return {
-        k: v if k in KEPT else v.masked_fill(expand(rows, v), nothing[k]) for k, v in cond.items()
-    }
+    """The condition with the null condition in these rows (B,): no class, features or caption."""
+    null = {"label": classes, "jet": float("nan"), "text": 0.0, "text_mask": False}
+    return {k: v if k in KEPT else v.masked_fill(expand(rows, v), null[k]) for k, v in cond.items()}

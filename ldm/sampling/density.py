@@ -1,5 +1,4 @@
-"""log p of data under a model, by its probability-flow ODE: what the densities of all modalities
-share."""
+"""log p of data by a model's probability-flow ODE: what all modalities share."""
 
 from dataclasses import dataclass
 
@@ -31,8 +30,7 @@ class Estimate:
     decoder_std: float = 0.05
 
     def log_p(self, model: Model, x_0: Tensor, condition: Condition) -> Likelihood:
-        """log p(x_0 | condition), nats (B,), unguided. Refusal where the tolerance is not
-        reached."""
+        """log p(x_0 | condition), nats (B,), unguided. Refusal if the tolerance is not met."""
         denoise = cfg(model.denoiser, condition.tensors(model, len(x_0)))
         random = generator("likelihood", self.seed)
         try:
@@ -43,8 +41,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Density:
-    """log p of each sample, nats (B,); of pictures also in bits a dimension, and whether it is a
-    lower bound alone."""
+    """log p of each sample, nats (B,); of pictures also bits a dimension; or a lower bound."""
 
     nats: Tensor
     found: Likelihood

@@ -11,8 +11,7 @@ from ldm.errors import Refusal
 
 @contextmanager
 def new_folder(output: str) -> Iterator[Path]:
-    """The folder to write to, made before the work, so that what cannot be written is known before
-    it.
+    """The folder to write to, made before the work, so that a bad one is refused early.
 
     Where the work fails before anything is written, no empty folder is left.
     """
@@ -37,7 +36,6 @@ def new_folder(output: str) -> Iterator[Path]:
 def write_lists(
     folder: Path, lines: Iterable[Mapping[str, Any]], settings: Mapping[str, Any]
 ) -> None:
-    """samples.jsonl, a line each file or row, and settings.json, what all of them were made
-    with."""
+    """Write samples.jsonl, a line each file or row, and settings.json."""
     (folder / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (folder / "settings.json").write_text(json.dumps(settings, indent=2) + "\n")

@@ -24,8 +24,10 @@ SIZES = (1, 4, 16, 64)  # of batches, below settings.batch_size
 
 
 def job_settings(settings: SampleConfig, count: int) -> SampleConfig:
-    """The settings for a job of so many samples, over all of its processes: batches of the next of
-    SIZES, at most of settings.batch_size. Few sizes, so that few shapes are met."""
+    """The settings for `count` samples over all processes: batches of the next of SIZES.
+
+    At most settings.batch_size. Few sizes mean that few shapes are met.
+    """
     size = next((size for size in SIZES if size >= count), settings.batch_size)
     return replace(settings, batch_size=min(size, settings.batch_size))
 
@@ -127,8 +129,7 @@ def reverse(
     condition: Condition = Condition(),
     frames: int = 7,
 ) -> tuple[list[Tensor], Tensor, list[float]]:
-    """Clouds during the reverse process, in one batch: features (B, P, 3) of each frame, masks,
-    times."""
+    """Clouds on their way, in one batch: features (B, P, 3) of each frame, masks, times."""
     whole = completed(model, seeds, condition)
     times = model.schedule.grid(settings.steps, settings.grid)[1:].tolist()
     shown = sorted({round(i * (len(times) - 1) / (frames - 1)) for i in range(frames)})

@@ -17,8 +17,7 @@ AS_GIVEN = "GeV: the pt, eta and mass that the network was told"  # the attribut
 
 @dataclass(frozen=True)
 class Clouds:
-    """Jets to be written: features (N, P, 3), mask (N, P), a type each, and the pt, eta and mass
-    (N, 4) given, in GeV."""
+    """Jets to write: features (N, P, 3), mask (N, P), types, and pt, eta, mass (N, 4) in GeV."""
 
     features: Tensor
     mask: Tensor
@@ -38,8 +37,7 @@ class Clouds:
 def write_clouds(
     folder: Path, clouds: Clouds, seeds: Sequence[int], settings: Mapping[str, Any]
 ) -> list[str]:
-    """The files in JetNet's layout, samples.jsonl (a line each) and settings.json. The files'
-    names.
+    """Write JetNet's layout, samples.jsonl (a line each) and settings.json; the files' names.
 
     What the network was given in GeV is written as it is, so that the file can be given as FILE
     again.

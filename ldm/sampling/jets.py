@@ -1,5 +1,4 @@
-"""Samples that are jets: how many constituents and which pt and mass are asked for, and JetNet's
-files."""
+"""Samples that are jets: their constituents, pt and mass, and JetNet's files."""
 
 import math
 import re
@@ -36,8 +35,7 @@ RELATIVE = "relative"  # the attribute `jet_units` of files whose pt, eta and ma
 
 @dataclass(frozen=True)
 class JetSamples(Samples):
-    """How many constituents each jet has, its features (N, 4), and the file and type of jets that
-    say so.
+    """Each jet's number of constituents and features (N, 4), and the file and type they are from.
 
     Features are pt, eta, mass in GeV and a number that is not used; None: not asked, or the file
     does not say. `pairs` are those of `--jet`, as they were written.
@@ -90,18 +88,17 @@ class JetSamples(Samples):
         )
 
     def condition(self, model: Model, words: Words, seeds: Sequence[int]) -> Condition:
-        """Numbers of constituents as asked, else as in training; pt and mass where the network
-        takes them."""
+        """Numbers of constituents, by default as in training; pt and mass if taken."""
         found, takes = super().condition(model, words, seeds), space_of(model).jet
         if self.pairs is not None and not takes:
             raise Refusal(
-                "--jet: this checkpoint's network is told no pt and no mass; "
+                "--jet: this checkpoint is not conditioned on pt and mass; "
                 "one trained with network.jet=2 is"
             )
         if self.jet is not None and takes and (self.jet[:, 0] <= 0).any():
             raise Refusal(
-                f"--constituents: {self.source} has jets of no pt above 0, which the network is "
-                "told; --jet tells another"
+                f"--constituents: {self.source} has jets without a pt above 0, and the network is "
+                "conditioned on pt; give another by --jet"
             )
         drawn = found.extras["mask"].sum(1).tolist()
         numbers = drawn if self.numbers is None else self.numbers
@@ -118,8 +115,8 @@ class JetSamples(Samples):
             found.append(f"--label: other jets than FILE's, which are {self.type}")
         if space_of(model).jet and "jet" not in extras:
             found.append(
-                "the network is told no pt and no mass; "
-                "--jet pt=GEV mass=GEV or --constituents FILE tells them"
+                "pt and mass are not given to the network; "
+                "give them by --jet pt=GEV mass=GEV or --constituents FILE"
             )
         if "jet" in extras and (far := int((extras["jet"].abs() > FAR).any(1).sum())):
             found.append(
@@ -162,7 +159,7 @@ class JetWay:
     job: Job
 
     def __call__(self, step: int, x_s: Tensor, x0_hat: Tensor) -> None:
-        """Nothing is kept of the steps of other jets."""
+        """The steps of other jets are not kept."""
 
     def write(self, folder: Path) -> None:
         """trajectory.png in the folder."""
@@ -181,8 +178,7 @@ def space_of(model: Model) -> PointCloudSpace:
 def asked_for(
     text: str | None, count: int | None, pairs: Sequence[str] | None = None
 ) -> JetSamples:
-    """What `--constituents` and `--jet` mean: a number for all, or a JetNet file's jets, `count` or
-    all.
+    """The meaning of `--constituents` and `--jet`: a number for all, or `count` jets of a file.
 
     FILE's pt and mass are taken, unless they are relative; those of `--jet` go before them.
     """
@@ -227,9 +223,7 @@ def jet_of(pairs: Sequence[str]) -> Tensor:
             raise Refusal(f"--jet: {key} is given twice")
         given[key] = _gev(key, text)
     if missing := [key for key in GIVEN if key not in given]:
-        raise Refusal(
-            f"--jet: {missing[0]} is missing; the network is told pt and mass together, in GeV"
-        )
+        raise Refusal(f"--jet: {missing[0]} is missing; pt and mass are given together, in GeV")
     return torch.tensor([given["pt"], 0.0, given["mass"], 0.0])
 
 
@@ -247,8 +241,7 @@ def _gev(key: str, text: str) -> float:
 
 
 def constituents(model: Model, numbers: Sequence[int], jet: Tensor | None = None) -> Extras:
-    """The masks of so many constituents, and the jets' pt and mass for a network that takes
-    them."""
+    """The masks of so many constituents, with pt and mass where the network takes them."""
     space = space_of(model)
     if bad := [n for n in numbers if not 1 <= n <= space.shape[0]]:
         raise Refusal(
@@ -265,8 +258,7 @@ def log_density(
     condition: Condition = Condition(),
     estimate: Estimate = Estimate(),
 ) -> Density:
-    """log p(features | n) of jets, nats (B,): features (B, P, 3), mask (B, P), real constituents
-    alone.
+    """log p(features | n) of jets, nats (B,): features (B, P, 3), mask (B, P), real ones alone.
 
     The density is of the physical features eta_rel, phi_rel, pt_rel, of n constituents in some
     order, given their number n and the condition: type, and pt and mass as `constituents` has them.

@@ -15,8 +15,7 @@ from ldm.sampling.requests import Words
 
 
 class Way(Protocol):
-    """The first samples on their way from noise to data: it watches every step, and is drawn at the
-    end."""
+    """The first samples from noise to data: it watches every step, and is drawn at the end."""
 
     files: ClassVar[str]
 
@@ -26,8 +25,7 @@ class Way(Protocol):
 
 
 class Samples(ABC):
-    """What is asked of samples of one modality, beside classes and captions; as it stands,
-    nothing."""
+    """What is asked of one modality's samples, beside classes and captions."""
 
     modality: ClassVar[str]
     own: ClassVar[tuple[str, ...]] = ()  # what can be asked of it alone
@@ -52,7 +50,7 @@ class Samples(ABC):
         return words.labels(model, count)
 
     def condition(self, model: Model, words: Words, seeds: Sequence[int]) -> Condition:
-        """What each sample is conditioned on, nothing left open. Refusal where that cannot be."""
+        """The whole condition of each sample. Refusal where that cannot be."""
         labels = self.labels(model, words, len(seeds))
         return completed(model, seeds, Condition(labels, words.prompts(model, seeds)))
 
@@ -61,7 +59,7 @@ class Samples(ABC):
         return []
 
     def record(self) -> dict[str, Any]:
-        """What settings.json says of it."""
+        """Its part of settings.json."""
         return {}
 
     @abstractmethod

@@ -1,6 +1,4 @@
-"""What a checkpoint holds, made whole again: a denoiser, its space, the classes and the settings to
-sample with.
-"""
+"""A checkpoint as a model: denoiser, space, classes and the settings to sample with."""
 
 import dataclasses
 import math
@@ -34,9 +32,7 @@ Recorded = TypeVar("Recorded", bound=DataConfig)
 
 @dataclass
 class Model:
-    """What sampling needs: the denoiser, its space, the classes' names and the defaults for
-    settings.
-    """
+    """What sampling needs: the denoiser, its space, the classes' names, default settings."""
 
     denoiser: Denoiser
     space: Space
@@ -74,8 +70,8 @@ class Model:
         if numbers:
             named = ", ".join(self.classes)
             raise Refusal(
-                f"--label: '{name}' is not one of the {len(self.classes)} classes, told by their "
-                f"names: {named}"
+                f"--label: '{name}' is not one of the {len(self.classes)} classes, given by "
+                f"name: {named}"
             )
         listed = ", ".join(f"{i} {c}" if c != str(i) else c for i, c in enumerate(self.classes))
         raise Refusal(f"--label: '{name}' is not one of the {len(self.classes)} classes: {listed}")
@@ -104,11 +100,10 @@ def build_denoiser(
 
 
 def restore(path: str | Path, weights: str = "ema", device: str = "cpu") -> Model:
-    """A model from a checkpoint alone: strict, with stage 1 inside the file checked against its
-    hash.
+    """A model from a checkpoint alone: strict, stage 1 inside it checked against its hash.
 
-    Whatever is wrong with the file is one line; nothing of a size that its weights do not have is
-    allocated, nothing is downloaded, and nothing written.
+    Whatever is wrong with the file is one line. Nothing larger than its weights is allocated, and
+    nothing is downloaded or written.
     """
     file = checkpoint.find_checkpoint(path)
     state = checkpoint.read_checkpoint(file)
@@ -219,8 +214,7 @@ def load_text(
 def load_autoencoder(
     path: Path, which: str = "ema"
 ) -> tuple[Autoencoder, AutoencoderConfig, dict[str, Any]]:
-    """Stage 1 from its checkpoint, averaged weights where it kept them, or `raw`; and what the
-    checkpoint says of itself."""
+    """Stage 1 of a checkpoint, averaged weights where there are any, or `raw`; and its metadata."""
     state = checkpoint.read_checkpoint(path)
     checkpoint.expect_stage(state, "autoencoder", path)
     with malformed(path):
@@ -235,8 +229,7 @@ def load_autoencoder(
 
 
 def recorded_data(config: Recorded, root: str | None = None) -> Recorded:
-    """The data settings of a checkpoint, to read from `root` or from where they lay: never to be
-    downloaded."""
+    """The data settings of a checkpoint, to read from `root` or as recorded; never downloaded."""
     settings = {field.name for field in dataclasses.fields(config)}
     if root is not None and "root" not in settings:
         what = f"{type(config).__name__} are read from no folder"

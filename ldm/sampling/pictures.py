@@ -77,8 +77,7 @@ class PictureSamples(Samples):
 def _bound(
     model: Model, x: Tensor, condition: Condition, estimate: Estimate
 ) -> tuple[Tensor, Likelihood]:
-    """log p(x|z) + log p(z) - log q(z|x) at one z of the encoder's posterior, and the flow's log
-    p(z)."""
+    """log p(x|z) + log p(z) - log q(z|x) at one z of the posterior, and the flow's log p(z)."""
     space, found = cast(LatentSpace, model.space), []
     with torch.no_grad():
         mean, logvar = space.moments(x).chunk(2, 1)

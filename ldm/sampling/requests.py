@@ -1,5 +1,4 @@
-"""What is asked of sampling, of a task or of an evaluation: frozen parts, parsed once, checked
-once, described once.
+"""What is asked of sampling, a task or an evaluation: frozen parts, parsed and checked once.
 
 A request is made of parts: `Source` (which model), `Seeds` (which samples), `Words` (of which class
 and caption) and `settings.Overrides` (how they are made). `taken` picks a part out of what argparse
@@ -49,8 +48,7 @@ def pick_device(device: str | None) -> str:
 
 @dataclass(frozen=True)
 class Place:
-    """Where this process works: the device as asked for, its own one, and its rank among those that
-    share the work."""
+    """Where this process works: the device asked for, its own one, and its rank."""
 
     device: str
     own: str
@@ -59,8 +57,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Source:
-    """Which model: a run's folder or a checkpoint file, its weights, a device, and processes a
-    node."""
+    """Which model: a run's folder or a checkpoint file, its weights, device and processes."""
 
     checkpoint: str
     weights: str = "ema"
@@ -68,8 +65,7 @@ class Source:
     devices: int = 1
 
     def launch(self) -> Place:
-        """This process' place; the further processes are started. Refusal if the device cannot be
-        used."""
+        """This process' place, the others started. Refusal if the device is not there."""
         from ldm.system.processes import Ranks, launch  # Lightning is slow to import
 
         device = pick_device(self.device)
@@ -93,8 +89,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Seeds:
-    """How many samples, None for as many as is usual, and the seed of the first; the next ones
-    count on."""
+    """How many samples (None: as usual) and the seed of the first; the next ones count on."""
 
     count: int | None = None
     seed: int = 0
@@ -111,22 +106,20 @@ class Seeds:
             raise Refusal("--seed: it is beyond 63 bits; give a smaller one")
 
     def listed(self, usual: int) -> list[int]:
-        """Every seed; `usual` is how many where nothing is said."""
+        """Every seed; `usual` is how many by default."""
         return list(range(self.seed, self.seed + (self.count or usual)))
 
 
 @dataclass(frozen=True)
 class Words:
-    """The classes, each by name or number, and the captions of samples; several are taken in
-    turn."""
+    """The classes (names or numbers) and captions of samples; several are taken in turn."""
 
     label: str | int | Sequence[str | int] | None = None
     prompt: str | Sequence[str] | None = None
     prompt_file: str | None = None
 
     def labels(self, model: Model, count: int) -> list[int] | None:
-        """The class of each of so many samples, None where none is asked for. Refusal if there is
-        no such class."""
+        """The class of each sample; None where none is asked for. Refusal of unknown ones."""
         if self.label is None:
             return None
         chosen = [self.label] if isinstance(self.label, str | int) else list(self.label)
@@ -136,8 +129,7 @@ class Words:
         return [found[i % len(found)] for i in range(count)]
 
     def prompts(self, model: Model, seeds: Sequence[int], own: bool = True) -> list[str] | None:
-        """The caption of each seed, by default the checkpoint's own ones, or with `own=False` none
-        (None)."""
+        """The caption of each seed, by default the checkpoint's own, or None with `own=False`."""
         if not own and self.prompt is None and self.prompt_file is None:
             return None
         return prompts_from(model, self.prompt, self.prompt_file, seeds)

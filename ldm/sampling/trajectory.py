@@ -1,5 +1,4 @@
-"""Data to noise and back: the forward chain and the reverse process of a few samples, to look
-at."""
+"""The forward chain and the reverse process of a few samples, drawn."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -74,8 +73,7 @@ class Recorder:
         return images.unflatten(0, (3, len(keep))), times[keep]
 
     def strip(self) -> Image.Image:
-        """For each sample three rows over time: the forward chain, x_t on its way back, x0_hat
-        below it."""
+        """Three rows over time for each sample: the forward chain, x_t on its way back, x0_hat."""
         rows, times = self.rows(COLUMNS)
         # the forward row reads from left to right, from data to noise; the reverse rows from noise
         # to data

@@ -1,2 +1,1 @@
-"""What a user types: train.py, sample.py and evaluate.py of a checkout; ldm-train, ldm-sample,
-ldm-evaluate where installed."""
+"""The commands: train.py, sample.py, evaluate.py, or ldm-train, ldm-sample, ldm-evaluate."""

@@ -1,5 +1,4 @@
-"""A page in the browser to play with a checkpoint: samples as they come about, tasks with a drawn
-mask, jets.
+"""A page in the browser for a checkpoint: live samples, tasks with a drawn mask, jets.
 
 python -m ldm.demo --checkpoint checkpoints/fashion-latent
 python -m ldm.demo --checkpoint checkpoints/jets-gluon --port 8000 --max-count 1000

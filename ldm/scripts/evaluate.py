@@ -1,8 +1,8 @@
-"""Measure a checkpoint: samples against the real pictures, or stage 1's reconstructions against
-theirs.
+"""Measure a checkpoint: samples, or stage 1's reconstructions, against the real data.
 
 python evaluate.py --checkpoint checkpoints/digits-latent
-python evaluate.py --checkpoint checkpoints/fashion-latent --count 10000 --data-root DIR --features efficientnet-lite0
+python evaluate.py --checkpoint checkpoints/fashion-latent --count 10000 --data-root DIR
+python evaluate.py --checkpoint checkpoints/fashion-latent --features efficientnet-lite0
 python evaluate.py --checkpoint checkpoints/fashion-autoencoder
 
 Stage 2 and the pixel baseline: Fréchet and kernel distance (FID and KID with Inception's features),

@@ -1,9 +1,9 @@
 """A checkpoint as a folder that diffusers loads.
 
 python -m ldm.export --checkpoint checkpoints/digits-latent --output exported/digits
-    >>> pipe = DiffusionPipeline.from_pretrained("exported/digits", trust_remote_code=True)
-    >>> noise = torch.Generator().manual_seed(0)
-    >>> pipe(class_labels=[3, 7], num_inference_steps=25, guidance_scale=1.5, generator=noise).images
+  >>> pipe = DiffusionPipeline.from_pretrained("exported/digits", trust_remote_code=True)
+  >>> noise = torch.Generator().manual_seed(0)
+  >>> pipe(class_labels=[3, 7], num_inference_steps=25, guidance_scale=1.5, generator=noise).images
 """
 
 from ldm.errors import guard, say

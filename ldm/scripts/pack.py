@@ -1,5 +1,4 @@
-"""A run's checkpoint as a small folder to give away: model.safetensors in half precision, and a
-model card.
+"""A checkpoint as a small folder to give away: weights in half precision, and a model card.
 
 python -m ldm.pack --checkpoint checkpoints/fashion-latent-cpu --output checkpoints/fashion-latent
 python sample.py --checkpoint checkpoints/fashion-latent

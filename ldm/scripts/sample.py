@@ -82,7 +82,7 @@ def _condition(parser: argparse.ArgumentParser) -> None:
 
 
 def task_flags(parser: argparse.ArgumentParser) -> None:
-    """What the classes of tasks say of their options and inputs."""
+    """The tasks, their inputs and their options."""
     group = parser.add_argument_group("tasks")
     about = "; ".join(f"{task.name} {task.about}" for task in TASKS)
     group.add_argument("--task", choices=[task.name for task in TASKS], help=about)

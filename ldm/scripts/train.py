@@ -1,6 +1,6 @@
 """Train an autoencoder, a latent denoiser or the pixel baseline.
 
-python train.py --config configs/digits/latent.yaml                   # stage 1 first, if it is missing
+python train.py --config configs/digits/latent.yaml                   # stage 1 first, if missing
 python train.py --config configs/fashion/pixel.yaml data.root=DIR     # key=value overrides the file
 python train.py --config configs/fashion/latent.yaml --resume         # go on after a stop
 python train.py --config configs/fashion/latent.yaml trainer.devices=8 # eight GPUs

@@ -35,7 +35,7 @@ def view_of(model: Model) -> View:
     return model.view or View((channels, height, width))
 
 
-def _tell(line: str) -> None:
+def _warn(line: str) -> None:
     """One line, whatever is in a file's name."""
     say(printable(line))
 
@@ -52,7 +52,7 @@ def files(path: str, flag: str) -> list[Path]:
         there = f" (there: {inside.kinds()})" if inside.others else ""
         raise Refusal(f"{flag}: the folder '{path}' holds no pictures{there}")
     for line in notes.lines() + ([f"not read: {inside.kinds()}"] if inside.others else []):
-        _tell(f"{flag}: {path}: {line}")
+        _warn(f"{flag}: {path}: {line}")
     return inside.pictures
 
 
@@ -87,10 +87,10 @@ def read_pictures(paths: list[Path], view: View, hint: str = "") -> list[InputPi
         except Unreadable as why:
             if len(paths) == 1:
                 raise Refusal(f"--image: {path} cannot be read ({why})") from None
-            _tell(f"--image: {path} cannot be read ({why}); skipped")
+            _warn(f"--image: {path} cannot be read ({why}); skipped")
             continue
         for line in changes(view, size, mode):
-            _tell(f"--image: {path} {line}, as in training{hint}")
+            _warn(f"--image: {path} {line}, as in training{hint}")
         found.append(InputPicture(path, as_floats(array), size))
     if not found:
         raise Refusal(f"--image: none of the {len(paths)} pictures can be read")
@@ -99,16 +99,16 @@ def read_pictures(paths: list[Path], view: View, hint: str = "") -> list[InputPi
 
 def changes(view: View, size: tuple[int, int], mode: str) -> list[str]:
     """What a view does to a picture of this width, height and mode, in words."""
-    told = []
+    found = []
     if size != view.size:
         cut = "cut to its middle" if view.fit == "crop" else "padded with white"
         cut = f", {cut}" if size[0] * view.size[1] != size[1] * view.size[0] else ""
-        told.append(
+        found.append(
             f"is {size[0]} x {size[1]} pixels: scaled{cut}, to {view.size[0]} x {view.size[1]}"
         )
     grey = mode in ("1", "L", "LA", "La") or mode.startswith(("I", "F"))
     if grey != (view.shape[0] == 1):
-        told.append(f"is of mode {mode}: made {'grey' if view.shape[0] == 1 else 'RGB'}")
+        found.append(f"is of mode {mode}: made {'grey' if view.shape[0] == 1 else 'RGB'}")
     if mode.startswith(("I", "F")):
         known = view.range or (view.found if mode in ("F", "I") else None)
         own = (
@@ -116,10 +116,10 @@ def changes(view: View, size: tuple[int, int], mode: str) -> list[str]:
             if mode in ("F", "I")
             else "by the range of its type"
         )
-        told.append(
+        found.append(
             f"has more than 8 bits: read {'from {:g} to {:g}'.format(*known) if known else own}"
         )
-    return told
+    return found
 
 
 def read_mask(path: Path, view: View, picture: tuple[int, int]) -> Tensor:
@@ -137,7 +137,7 @@ def read_mask(path: Path, view: View, picture: tuple[int, int]) -> Tensor:
                 f"picture {picture[0]} x {picture[1]}; make the mask of the picture's size"
             )
         mask = fitted(mask, view.size, view.fit, "black", Image.Resampling.BOX)
-        _tell(
+        _warn(
             f"--mask: {path} is scaled with its picture, and white where at least half of a "
             "pixel is"
         )

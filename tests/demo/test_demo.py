@@ -58,8 +58,9 @@ def test_numbers_beyond_the_limits_are_refused(place, bad):
 
 def test_no_class_is_never_the_name_of_one():
     assert (
-        apart("not told", ("a", "b")) == "not told"
-        and apart("not told", ("not told", "(not told)")) == "((not told))"
+        apart("without a class", ("a", "b")) == "without a class"
+        and apart("without a class", ("without a class", "(without a class)"))
+        == "((without a class))"
     )
 
 

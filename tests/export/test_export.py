@@ -291,7 +291,7 @@ def test_the_arguments_are_diffusers(pixel_run, tmp_path):
             {"seeds": [1, 2, 3], "class_labels": [1, 2], "num_images_per_prompt": 2},
             "4 pictures are asked for, and noise for 3",
         ),
-        ({"prompt": "a cat"}, "hears no captions"),
+        ({"prompt": "a cat"}, "does not support captions"),
     ):
         with pytest.raises((ValueError, TypeError), match=message):
             pipe(**wrong)

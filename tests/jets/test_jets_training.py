@@ -353,7 +353,7 @@ def test_what_is_asked_of_jets_and_cannot_be(two_types, jets_run, pixel_run, tmp
         (
             jets_run,
             dict(jet=["pt=1000", "mass=80"]),
-            r"--jet: this checkpoint's network is told no pt",
+            r"--jet: this checkpoint is not conditioned on pt",
         ),
         (pixel_run, dict(jet=["pt=1000", "mass=80"]), r"--jet: this checkpoint makes pictures"),
         (
@@ -378,7 +378,7 @@ def test_what_training_has_not_seen_is_said(two_types, tmp_path, capsys):
             f"--constituents: 2 jets of 3 ... 3; training saw gluon jets of {low} ... 30 alone",
         ),
         (dict(jet=["pt=5", "mass=1"]), "pt or mass of 2 jets lie more than 5 standard deviations"),
-        (dict(), "the network is told no pt and no mass; --jet"),
+        (dict(), "pt and mass are not given to the network; give them by --jet"),
         (dict(constituents="30", jet=["pt=1000", "mass=80"]), None),
     ]
     for i, (given, warning) in enumerate(table):

@@ -1,4 +1,4 @@
-"""Trained tasks: holes, what the network is told of them, tiny runs in pixels and latents,
+"""Trained tasks: holes, what the network is given of them, tiny runs in pixels and latents,
 sample.py, and what is refused.
 """
 
@@ -73,7 +73,7 @@ def test_training_holes_do_not_depend_on_how_the_stream_is_cut():
     assert read == [batch_indices(place, 1, 20, 0)[0] for place in stream_places(3, 3, 4, 2)]
 
 
-# -- what the network is told ----------------------------------------------------------------------
+# -- what the network is given ---------------------------------------------------------------------
 def denoiser(task):
     torch.manual_seed(0)
     net = UNet((8, 16), 1, norm_groups=4).build((1, 8, 8), 3, concat=task.channels(1))
