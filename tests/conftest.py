@@ -105,7 +105,7 @@ def jets_run(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def two_types(tmp_path_factory):
-    """A run on 60 gluons and 20 light quarks that is told pt and mass, and the folder of their
+    """A run on 60 gluons and 20 light quarks conditioned on pt and mass, and the folder of their
     files.
     """
     folder = tmp_path_factory.mktemp("types")

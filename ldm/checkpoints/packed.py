@@ -21,10 +21,7 @@ LARGEST = 16_000_000  # bytes of a header
 
 
 def halve(tensor: Tensor) -> Tensor:
-    """Matrices and kernels in half precision.
-
-    Vectors (norms, biases, whitening) are too few, what overflows stays whole.
-    """
+    """Matrices and kernels in half precision; vectors, and what would overflow, stay whole."""
     if not tensor.is_floating_point() or tensor.dim() < 2 or not tensor.half().isfinite().all():
         return tensor.contiguous()
     return tensor.half().contiguous()

@@ -268,10 +268,7 @@ def said_of_clipping(clip: float, *samples: Sample) -> str:
 
 
 def checked(name: str, cloud: Cloud, clip: float | None = None) -> Cloud:
-    """The sample on the CPU, padding zeroed, clipped if asked.
-
-    Refusal where it cannot be measured.
-    """
+    """The sample on the CPU, padding zeroed, clipped if asked; Refusal if not measurable."""
     features, mask = (tensor.detach().cpu() for tensor in cloud)
     if not len(mask) or not mask.any(1).all():
         raise Refusal(f"{name} jets: each needs a constituent, and there must be some")

@@ -42,10 +42,7 @@ class Moments:
 
 
 def root(matrix: Tensor) -> Tensor:
-    """The symmetric square root of a covariance, in float64.
-
-    Rounding's negative eigenvalues count as 0.
-    """
+    """Symmetric square root of a covariance, float64; negative eigenvalues count as 0."""
     values, vectors = torch.linalg.eigh(matrix)
     return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
 

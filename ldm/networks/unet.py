@@ -82,10 +82,7 @@ class UNet(NetworkConfig):
         return PaddedUNet(net, factor, text)
 
     def attends(self, sides: list[int]) -> list[bool]:
-        """Whether each level, of these resolutions, has attention.
-
-        Refusal where `attention` names one that is not there.
-        """
+        """Whether each level has attention; Refusal if `attention` names a missing one."""
         levels = range(-len(sides), 0)
         if wrong := set(self.attention) - set(sides) - set(levels):
             raise Refusal(

@@ -28,10 +28,7 @@ class Picture:
 
 
 class FolderSet(Dataset[Batch]):
-    """Pictures read from files.
-
-    One that cannot be read is named once, and the next that can takes its place.
-    """
+    """Pictures read from files; an unreadable one is named once, and the next takes its place."""
 
     def __init__(self, pictures: Sequence[Picture], view: View):
         self.pictures, self.view = pictures, view

@@ -183,10 +183,7 @@ class ImageFolder(ImageData):
         return self.channels or (3 if colour else 1)
 
     def _found_range(self, heads: dict[Path, Head]) -> Range | None:
-        """The common range of pictures whose type has none, unless it is stated.
-
-        And what is to be said of all.
-        """
+        """The common range of pictures whose type has none, unless it is stated; prints a line."""
         deep = [path for path, head in heads.items() if head.deep]
         if small := [path for path, head in heads.items() if head.shorter < self.size]:
             announce_data(

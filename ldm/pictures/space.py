@@ -238,10 +238,7 @@ class LatentSpace(PictureSpace):
     def measure(
         self, batches: Iterable[Mapping[str, Any]], all_reduce: Reduce, device: torch.device | str
     ) -> str:
-        """Mean, std and share explained of each channel over the batches of every rank.
-
-        Says what they are.
-        """
+        """Measure and print each channel's mean, std and explained share, over every rank."""
         statistics = ChannelStatistics(self.shape[0], device)
         for batch in batches:
             statistics.add(self.moments(self.read(batch).to(device)))

@@ -49,10 +49,7 @@ def perceptual_distance(net: nn.Module, x: Tensor, x_hat: Tensor) -> Tensor:
 
 
 def generator_share(config: Discriminator, step: int) -> float:
-    """Share of the discriminator's weight that reaches the decoder at a step.
-
-    0 while the discriminator learns alone, then growing to 1.
-    """
+    """The adversarial weight's share at a step: 0 while the discriminator learns alone, up to 1."""
     alone = config.start + config.warmup
     return min(1.0, max(0.0, (step - alone) / max(1, config.warmup))) if step > alone else 0.0
 
@@ -189,10 +186,7 @@ class AutoencoderModule(Stage):
         self.step_done()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """PSNR, SSIM, the loss and the latents' statistics with averaged weights.
-
-        The posterior's mean is decoded.
-        """
+        """PSNR, SSIM, loss and latents' statistics of averaged weights and posterior means."""
         x = as_images(batch)
         with self.averaged():
             x_hat, _, watched = self.reconstruct(x, None)

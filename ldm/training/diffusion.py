@@ -130,10 +130,7 @@ class DiffusionModule(Stage):
     def condition(
         self, batch: Batch, generator: torch.Generator | None = None
     ) -> dict[str, Tensor]:
-        """The batch's labels, captions and what else may be dropped.
-
-        With a generator, each row is, with probability `drop`.
-        """
+        """Labels, captions etc.; with a `generator`, each row is dropped with probability `drop`."""
         cond = ({"label": batch["label"]} if self.classes else {}) | self.space.features(batch)
         if self.text is not None:
             cond |= self.text.condition(batch["text"], self.device)
@@ -190,10 +187,7 @@ class DiffusionModule(Stage):
             self.log(f"val/{name}", value, sync_dist=True, batch_size=len(x_0))
 
     def watch_posterior(self, data: Tensor) -> Tensor:
-        """Latents' moments in place of pictures, noted for `val/latent_explained`.
-
-        Other data as they are.
-        """
+        """Latent moments of pictures, noted for `val/latent_explained`; other data as they are."""
         moments = self.space.posterior(data)
         if moments is None:
             return data

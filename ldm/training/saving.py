@@ -112,7 +112,7 @@ class RunFiles(pl.Callback):
 class Snapshots(pl.Callback):
     """The two power averages every n steps, for post-hoc EMA: `sample.py --weights ema:0.05`.
 
-    Those of now are in last.ckpt.
+    The latest are in last.ckpt.
     """
 
     def __init__(self, run: RunConfig, ema: EMA):

@@ -27,7 +27,7 @@ def build_trainer(
     stops: Stops | None = None,
     more: Sequence[pl.Callback] = (),
 ) -> pl.Trainer:
-    """The Trainer of a stage that goes on from `step`, with `more` callbacks besides its own.
+    """The Trainer of a stage that goes on from `step`, with the further callbacks `more`.
 
     Refusal for settings that Lightning will not take.
     """

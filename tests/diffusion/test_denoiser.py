@@ -22,7 +22,7 @@ t = torch.linspace(0.1, 0.95, 6, dtype=torch.float64)
 
 
 class Oracle(nn.Module):
-    """A network that answers with what it is told to, and remembers its input."""
+    """A network that returns a fixed answer, and remembers its input."""
 
     def __init__(self, answer):
         super().__init__()

@@ -249,7 +249,7 @@ def test_likelihood_of_a_network_in_inference_mode_and_out_of_it():
 
 
 class ExactNet(torch.nn.Module):
-    """A network that is told c_noise = 1000 t and predicts x_0 of N(0.2, 0.5^2) exactly."""
+    """A network that is given c_noise = 1000 t and predicts x_0 of N(0.2, 0.5^2) exactly."""
 
     def __init__(self):
         super().__init__()

@@ -461,7 +461,7 @@ def test_the_space_standardises_what_is_real():
 
 
 def test_a_constant_feature_is_not_blown_up(tmp_path):
-    """Of jets with one pt and constituents of one phi: another pt told is a small number, and all
+    """Of jets with one pt and constituents of one phi: another pt given is a small number, and all
     comes back.
     """
     features, mask, jet = tensors()

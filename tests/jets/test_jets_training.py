@@ -224,8 +224,8 @@ def test_flow_matching_by_two_lines(tmp_path):
 
 
 @pytest.mark.slow
-def test_pt_mass_and_type_are_told(tmp_path):
-    """Two types, network.jet=2: what is told reaches the samples, a row is dropped whole, each type
+def test_pt_mass_and_type_are_conditions(tmp_path):
+    """Two types, network.jet=2: conditions reach the samples, a row is dropped whole, each type
     has its file.
     """
     features, mask, jet = map(torch.from_numpy, read_jets(REAL, 30))
@@ -271,8 +271,8 @@ def jets_of(folder, name="gluon"):
     return read_jets(folder / f"{name}.hdf5", 30)
 
 
-def test_pt_and_mass_are_told_by_value(two_types, tmp_path):
-    """Another mass gives other jets; what was told stands in the file, in GeV; numbers are as in
+def test_pt_and_mass_are_given_by_value(two_types, tmp_path):
+    """Another mass gives other jets; the conditions stand in the file, in GeV; numbers are as in
     training.
     """
     run, _ = two_types

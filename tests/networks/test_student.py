@@ -26,7 +26,7 @@ def dit():
     return module
 
 
-def test_it_hears_label_and_caption(dit):
+def test_it_supports_label_and_caption(dit):
     torch.manual_seed(0)
     net = dit.DiT().build((3, 8, 8), classes=4, text=12)
     x, c_noise, label = torch.randn(2, 3, 8, 8), torch.tensor([10.0, 700.0]), torch.tensor([0, 4])

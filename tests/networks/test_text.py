@@ -70,7 +70,7 @@ def states(encoder, captions):
     return encoder.condition(captions, "cpu")
 
 
-def test_padding_is_not_heard_and_batches_do_not_matter(clip):
+def test_padding_has_no_effect_and_batches_do_not_matter(clip):
     short, long = (CLIPText(str(clip), length).load() for length in (6, 30))
     net, x = (
         UNet(channels=(8, 16), layers=1, attention=(4,)).build((1, 8, 8), text=16).eval(),
@@ -132,7 +132,7 @@ def test_guidance_of_one_is_the_conditional_model(text_run):
 
 def test_a_resumed_run_ends_with_the_same_bits(clip, captioned_pictures, tmp_path, monkeypatch):
     """Captions and classes both, the panels' prompts encoded in inference mode before training
-    hears them.
+    uses them.
     """
     from ldm.training import watching
 
@@ -190,7 +190,7 @@ def test_an_over_long_prompt_says_what_is_cut(text_run, capsys):
     )
     prompts_from(model, "abcdefghijklmn", None, range(1))  # ten letters and the two ends
     assert "longer than 12 tokens; cut: 'klmn'" in capsys.readouterr().out
-    # the letters that were cut are not heard
+    # the letters that were cut have no effect
     assert torch.equal(model.text.states("abcdefghijkl"), model.text.states("abcdefghijklmn"))
 
 
@@ -317,7 +317,7 @@ def test_a_task_without_a_prompt_is_untold_and_a_model_without_text_refuses_one(
 
 
 @pytest.mark.slow
-def test_interpolation_hears_a_prompt(text_run, tmp_path):
+def test_interpolation_uses_a_prompt(text_run, tmp_path):
     picture = tmp_path / "grey.png"
     Image.new("RGB", (8, 8), (85, 85, 85)).save(picture)
     for prompt in (None, "red"):

@@ -171,7 +171,7 @@ def inputs(tmp_path_factory):
 
 def test_training_learns_from_what_is_around_the_hole(fill_run):
     """What it makes, before pasting, has the known pixels, and in the hole is nearer to the truth
-    than if told another's.
+    than if given another's.
     """
     model, pictures = (
         restore(fill_run),

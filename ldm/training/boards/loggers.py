@@ -81,7 +81,7 @@ def alert(trainer: pl.Trainer, title: str, text: str) -> None:
 
 
 def close_loggers(trainer: pl.Trainer, run: RunConfig, error: BaseException | None) -> None:
-    """End the run on every board with the script's exit status, and an alert where that is not 0.
+    """End the run on every board with the script's exit status; an alert unless that is 0.
 
     Its checkpoints go with it if logger.log_model says so.
     """

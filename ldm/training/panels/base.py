@@ -38,7 +38,7 @@ def log_figures(trainer: pl.Trainer, values: Mapping[str, float]) -> None:
 class EverySteps(pl.Callback, ABC, Generic[AnyStage]):
     """Calls `show` at step 0, every n steps and at the end.
 
-    At step 0, so that what does not fit into memory fails in the first minute.
+    At step 0, so that running out of memory shows in the first minute.
     """
 
     def __init__(self, folder: Path, every: int):
