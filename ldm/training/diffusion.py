@@ -130,7 +130,7 @@ class DiffusionModule(Stage):
     def condition(
         self, batch: Batch, generator: torch.Generator | None = None
     ) -> dict[str, Tensor]:
-        """Labels, captions etc.; with a `generator`, each row is dropped with probability `drop`."""
+        """Labels, captions etc.; with a `generator` each row is dropped with probability `drop`."""
         cond = ({"label": batch["label"]} if self.classes else {}) | self.space.features(batch)
         if self.text is not None:
             cond |= self.text.condition(batch["text"], self.device)
