@@ -7,7 +7,7 @@ In-painting of a hole of 16 x 16 in the middle against biharmonic in-painting, 4
 (from means of 4 x 4 pixels) against bicubic, de-noising of Gaussian noise, not clipped, against
 non-local means given the noise's size (its strength h, 0.6 of it, had the best feature distance of
 seven on 64 pictures): scikit-image's, needs pip install 'ldm[bench]'. The model is not
-told the class. feature: mean squared distance between features of a picture and its truth, by the
+given the class. feature: mean squared distance between features of a picture and its truth, by the
 classifier in the repo; fd: Frechet distance between the two sets, biased upwards for so few. A
 checkpoint that is trained for a task does that one alone, on the same pictures. In latents the
 known pixels are pasted back.

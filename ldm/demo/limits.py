@@ -77,7 +77,7 @@ class Asked:
 
 
 def number(name: str, value: Any, low: float, high: float) -> float:
-    """The number, or a Refusal that says what it may be."""
+    """The number, or a Refusal with its limits."""
     usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if not usable or not low <= value <= high:
         raise Refusal(f"{name}: {value!r:.40} is not a number from {low:g} to {high:g}")
@@ -85,7 +85,7 @@ def number(name: str, value: Any, low: float, high: float) -> float:
 
 
 def whole_number(name: str, value: Any, low: int, high: int) -> int:
-    """The whole number, or a Refusal that says what it may be."""
+    """The whole number, or a Refusal with its limits."""
     if (
         isinstance(value, bool)
         or not isinstance(value, int | float)

@@ -176,7 +176,7 @@ def load_data(config: AnyData, root: str | None, state: Mapping[str, Any]) -> Da
 
 
 def origin(judge: Judge) -> dict[str, Any]:
-    """What a record says of its features and of the real side."""
+    """Features and the real side, for the records."""
     network, real = judge.features, judge.truth
     kept = ("name", "hash", "dim", "resize")
     return {

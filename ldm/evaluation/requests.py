@@ -73,6 +73,6 @@ class Opened:
         return "autoencoder" if first else self.config.data.modality
 
     def record(self) -> dict[str, Any]:
-        """What a record says of it."""
+        """Its part of a record."""
         about = {"path": str(self.file), "hash": file_hash(self.file)}
         return about | {"stage": self.meta["stage"], "step": self.step}

@@ -38,7 +38,7 @@ class JetSamples(Samples):
     """Each jet's number of constituents and features (N, 4), and the file and type they are from.
 
     Features are pt, eta, mass in GeV and a number that is not used; None: not asked, or the file
-    does not say. `pairs` are those of `--jet`, as they were written.
+    has none. `pairs` are those of `--jet`, as they were written.
     """
 
     modality: ClassVar[str] = "jets"
@@ -81,7 +81,7 @@ class JetSamples(Samples):
             return super().labels(model, words, count)
         if self.type in model.classes:
             return [model.classes.index(self.type)] * count
-        why = f"is of {self.type} jets" if self.type else "does not say of which type its jets are"
+        why = f"is of {self.type} jets" if self.type else "does not name the type of its jets"
         raise Refusal(
             f"--constituents: {self.source} {why}; this checkpoint makes "
             f"{', '.join(model.classes)}: name one with --label"

@@ -33,11 +33,11 @@ class Samples(ABC):
     @classmethod
     @abstractmethod
     def parse(cls, words: Mapping[str, Any], count: int | None) -> "Samples":
-        """What a command line or arguments ask for; `count` samples, None where it does not say."""
+        """What a command line or arguments ask for; `count` samples, None where it is not given."""
 
     @property
     def count(self) -> int | None:
-        """How many samples what is asked for makes, None where it does not say."""
+        """How many samples this asks for, None where it is not given."""
         return None
 
     @property

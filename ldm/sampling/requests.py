@@ -78,7 +78,7 @@ class Source:
         return restore(self.checkpoint, self.weights, own)
 
     def record(self, model: Model) -> dict[str, Any]:
-        """What settings.json says of the model."""
+        """The model's part of settings.json."""
         file = str(find_checkpoint(self.checkpoint))
         return {"checkpoint": file, "step": model.step, "weights": self.weights}
 

@@ -21,7 +21,7 @@ from ldm.tasks.output import write_results
 from ldm.tasks.prior import Prior
 
 USUAL = 4  # samples of an input
-# what settings.json says of every task, whichever is asked
+# the keys of settings.json for every task
 RECORDED = {"factor": 4, "noise_std": None, "strength": 0.6, "resamples": 4}
 
 

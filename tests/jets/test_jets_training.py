@@ -340,7 +340,7 @@ def test_what_is_asked_of_jets_and_cannot_be(two_types, jets_run, pixel_run, tmp
         (
             run,
             dict(constituents=str(tmp_path / "jets.hdf5")),
-            r"does not say of which type .* gluon, light quark: .*--label",
+            r"does not name the type .* gluon, light quark: .*--label",
         ),
         (
             run,

@@ -102,7 +102,7 @@ def test_the_hole_and_what_is_around_it_reach_the_network_and_what_is_inside_doe
     assert (
         model(x_t, t, label=label, **extras_of(Inpaint(), picture, other)) - out
     ).abs().max() > 1e-3
-    grey = torch.zeros(2, 1, 8, 8)  # the hole is told apart from a grey picture
+    grey = torch.zeros(2, 1, 8, 8)  # the hole is distinct from a grey picture
     extras = lambda known: model(x_t, t, label=label, **extras_of(Inpaint(), grey, known))
     assert (extras(known) - extras(torch.ones_like(known))).abs().max() > 1e-3
 

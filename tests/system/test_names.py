@@ -1,4 +1,4 @@
-"""Words of others never lead out of a folder, are never obeyed by a terminal, and are told apart."""
+"""Words of others never lead out of a folder, are never obeyed by a terminal, and are kept apart."""
 
 import os
 import subprocess
