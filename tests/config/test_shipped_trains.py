@@ -45,9 +45,9 @@ def test_every_shipped_config_trains_two_steps(path, tmp_path):
         run.sample.count, run.sample.steps, run.sample.batch_size = 2, 2, 2
     if hasattr(run.data, "root"):
         run.data.root, run.data.workers = str(tmp_path), min(1, run.data.workers)
-    if isinstance(run.data, config.ImageFolder):
+    if hasattr(run.data, "hold"):
         run.data.hold, run.data.skip = [], {}
-    if isinstance(getattr(run, "space", None), config.Latents):
+    if hasattr(getattr(run, "space", None), "autoencoder"):
         # a stage 1 that is good enough to be accepted in two steps does not exist: build it, and
         # skip the check alone
         from ldm.sampling.model import load_autoencoder
