@@ -221,7 +221,7 @@ class Task:
         """A sample of every picture at every seed: (pictures, seeds, C, H, W) in [-1, 1], CPU.
 
         images: (N, C, H, W) in [-1, 1], or uint8. mask: where to paint, (H, W), (1, H, W) or
-        (N, 1, H, W), for a task that takes one. condition: a row a seed, by default the null
+        (N, 1, H, W), for a task that takes one. condition: one row per seed, by default the null
         condition. settings: by default the checkpoint's, with the task's own solver. Refusal if
         the model cannot do it.
         """

@@ -56,7 +56,7 @@ class Result:
 
 
 def panel(results: list[Result], side: int = 84) -> Image.Image:
-    """A row an input, a column a thing, the headings above."""
+    """One row per input, one column per picture of it, headings above."""
     rows = [result.columns() for result in results]
     headings = list(rows[0])
     height, width = max((picture.shape[-2:] for picture in rows[0].values()), key=max)

@@ -1,6 +1,6 @@
 """A diffusion model as the prior p(x) of a task: between a space's encoder and its decoder.
 
-Pictures are (B, C, H, W) in [-1, 1], a row a sample, whose noise comes from its own seed.
+Pictures are (B, C, H, W) in [-1, 1], one row per sample, whose noise comes from its own seed.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,7 +27,7 @@ Make = Callable[["Prior", Case], Tensor]
 
 @dataclass
 class Prior:
-    """A model and its settings, with a row a sample: its seed and its condition.
+    """A model and its settings, with one row per sample: its seed and condition.
 
     `watch(step, x_s, x0_hat)` sees every step.
     """

@@ -26,7 +26,7 @@ PAIRS = 12  # held-out pictures that are reconstructed
 
 
 class SamplePanel(EverySteps[DiffusionModule]):
-    """A grid of samples of the averaged weights, a column a class.
+    """A grid of samples of the averaged weights, one column per class.
 
     The seeds are 0, 1, 2, ...: comparable over time.
     """
