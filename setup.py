@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot say: every package that is found, and configs/ as one more inside the wheel, ldm/configs."""
+"""What pyproject.toml cannot say: all packages found, and configs/ as ldm/configs in the wheel."""
 
 from setuptools import find_namespace_packages, setup
 

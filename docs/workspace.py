@@ -1,7 +1,7 @@
 """A workspace for W&B: a run's panels in sections, in the order in which one looks at them, with
 the training step as axis.
 
-python docs/workspace.py ENTITY/PROJECT        # once a project; needs a W&B key and pip install 'ldm[workspace]'
+python docs/workspace.py ENTITY/PROJECT   # once per project, with a W&B key and ldm[workspace]
 
 What is not named here (evaluate/..., discriminator/..., figures of jets) W&B puts into sections by
 its prefix.

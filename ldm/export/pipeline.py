@@ -54,8 +54,8 @@ class LDMPipeline(DiffusionPipeline):
         """num_images_per_prompt pictures of each prompt, or of each class number.
 
         Steps and guidance are by default the model's; guidance_scale 1 is the plain conditional
-        model. The noise: `latents` (standard normal, one row per picture), a `generator` or a list of
-        one for each picture, or `seeds`, by default 0, 1, ...; with more seeds than prompts or
+        model. The noise: `latents` (standard normal, one row per picture), a `generator` or one
+        per picture, or `seeds`, by default 0, 1, ...; with more seeds than prompts or
         labels, these are taken in turn, and with none, seed modulo classes is the label. The older
         names prompts, labels, steps and guidance mean prompt, class_labels, num_inference_steps
         and guidance_scale. ValueError for what the model does not support.

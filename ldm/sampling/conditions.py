@@ -17,7 +17,7 @@ KEPT = ("mask", "concat")  # of what a denoiser is given, what guidance never le
 
 @dataclass(frozen=True)
 class Condition:
-    """What each sample is conditioned on, one row each: class and caption; None is the null condition.
+    """What each sample is conditioned on, a row each: class, caption; None: the null condition.
 
     `extras`: what space or task add: a mask, a jet's features, channels beside x_t.
     """
