@@ -120,11 +120,8 @@ def test_the_wheel_holds_every_module_config_and_weight(wheel):
     code = {str(p.relative_to(ROOT)) for p in ROOT.glob("ldm/**/*.py")}
     configs = {f"ldm/{p.relative_to(ROOT)}" for p in ROOT.glob("configs/**/*.yaml")}
     weights = {str(p.relative_to(ROOT)) for p in ROOT.glob("ldm/**/*.safetensors")}
-    assert (
-        configs
-        and weights
-        and code | configs | weights == {name for name in names if ".dist-info/" not in name}
-    )
+    inside = {name for name in names if ".dist-info/" not in name}
+    assert configs and weights and code | configs | weights | {"ldm/py.typed"} == inside
 
 
 @pytest.mark.slow

@@ -347,6 +347,7 @@ def test_wandb_killed_in_the_middle_of_both_stages(tmp_path):
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}",
     }
+    env.pop("WANDB_SERVICE", None)  # of an earlier test's run: the child starts its own
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     said = [line for line in done.stdout.splitlines() if "warning:" in line]
