@@ -128,6 +128,7 @@ def test_the_whitened_autoencoder_goes_both_ways(latent_run):
     )
 
 
+@pytest.mark.slow
 def test_the_command_and_what_it_refuses(pixel_run, tmp_path):
     command = [
         sys.executable,

@@ -63,6 +63,7 @@ def test_a_packed_stage_1_serves_stage_2(stage1, tmp_path):
     assert all(np.allclose(found[key], before[key], rtol=1e-3, atol=1e-4) for key in found)
 
 
+@pytest.mark.slow
 def test_jets_too_and_what_names_this_machine_is_left_out(tmp_path):
     run = train_run(run_config("jets", tmp_path, "evaluate.features=/home/alice/features.pt"))
     file = pack(run, tmp_path / "box")

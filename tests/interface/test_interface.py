@@ -103,6 +103,7 @@ def test_tasks(name, request):
 
 
 # -- likelihood -----------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_likelihood_of_pixels_latents_and_jets(pixel, latent, jets):
     images, loose = torch.randint(0, 256, (2, 1, 8, 8), dtype=torch.uint8), ldm.Estimate()
     exact, bound = pixel.log_likelihood(images, label=[3, 4]), latent.log_likelihood(images)

@@ -124,6 +124,7 @@ def test_a_checkpoint_of_given_pictures_samples_without_them(given_run):
     assert samples.abs().max() <= 1
 
 
+@pytest.mark.slow
 def test_its_config_is_refused_as_a_command(given_run, tmp_path):
     run, folder = given_run
     config.save_config(run, tmp_path / "given.yaml")
