@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -127,8 +126,3 @@ def reconstruct(folder: Path, step: int, now: dict[float, Weights], width: float
                 part = w.double() * shares[at, kept_width]
                 total[name] = total[name] + part if name in total else part
     return {name: w.float() for name, w in total.items()}
-
-
-def device_of(weights: Weights) -> torch.device:
-    """Where a set of weights lies."""
-    return next(iter(weights.values())).device

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ldm.checkpoints.averaging import device_of, exponential_share, power_share
+from ldm.checkpoints.averaging import exponential_share, power_share
 from ldm.checkpoints.weights import Weights
 
 
@@ -25,11 +25,13 @@ class EMA:
 
     def __init__(self, net: nn.Module, decays: Sequence[float], widths: Sequence[float] = ()):
         self.net, self.updates = net, 0
-        copy = lambda: {name: p.detach().float().clone() for name, p in self._live()}  # noqa: E731
+        self.live = self._listed()
+        copy = lambda: {name: p.detach().float().clone() for name, p in self.live}  # noqa: E731
         self.decays: dict[float, Weights] = {decay: copy() for decay in decays}
         self.powers: dict[float, Weights] = {width: copy() for width in widths}
+        self.placed = False
 
-    def _live(self) -> list[tuple[str, Tensor]]:
+    def _listed(self) -> list[tuple[str, Tensor]]:
         found = self.net.state_dict(keep_vars=True).items()
         return [(name, tensor) for name, tensor in found if tensor.is_floating_point()]
 
@@ -39,26 +41,39 @@ class EMA:
         return next(iter(self.decays.values()))
 
     @torch.no_grad()
+    def place(self) -> None:
+        """Once the network lies where it trains: list its tensors, and lay the shadows as they lie.
+
+        A step then walks through no modules. One shadow of other strides (`channels_last`) or on
+        another device, and `_foreach_lerp_` would go through all of them one by one.
+        """
+        self.live, self.placed = self._listed(), True
+        for shadow in (*self.decays.values(), *self.powers.values()):
+            shadow.update({name: laid_as(shadow[name], p) for name, p in self.live})
+
+    def _ready(self) -> None:
+        """`place` at the first use, and after the network has moved."""
+        first, p = self.live[0]
+        if not self.placed or self.shadow[first].device != p.device:
+            self.place()
+
+    @torch.no_grad()
     def update(self) -> None:
         """Call once after each optimiser step."""
-        live = [p.detach().float() for _, p in self._live()]
+        self._ready()
+        live = [p.float() for _, p in self.live]
         for decay, shadow in self.decays.items():
-            self._move(shadow, live, exponential_share(decay, self.updates))
+            share = exponential_share(decay, self.updates)
+            torch._foreach_lerp_(list(shadow.values()), live, share)
         for width, shadow in self.powers.items():
-            self._move(shadow, live, power_share(width, self.updates))
+            torch._foreach_lerp_(list(shadow.values()), live, power_share(width, self.updates))
         self.updates += 1
-
-    @staticmethod
-    def _move(shadow: Weights, live: list[Tensor], share: float) -> None:
-        if device_of(shadow) != live[0].device:
-            shadow.update({name: s.to(live[0].device) for name, s in shadow.items()})
-        torch._foreach_lerp_(list(shadow.values()), live, share)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Inside, the network has the averaged weights; the raw ones come back whatever happens."""
-        live = self._live()
-        raw = [p.data for _, p in live]
+        self._ready()
+        live, raw = self.live, [p.data for _, p in self.live]
         try:
             for (name, p), old in zip(live, raw, strict=True):
                 p.data = self.shadow[name].to(old)
@@ -82,3 +97,12 @@ class EMA:
             for profile, shadow in kept.items():
                 for name in shadow:
                     shadow[name].copy_(found[profile][name])
+
+
+def laid_as(shadow: Tensor, live: Tensor) -> Tensor:
+    """The shadow on the device and with the strides of the tensor that it is the average of."""
+    if shadow.device == live.device and shadow.stride() == live.stride():
+        return shadow
+    return torch.empty_strided(
+        live.size(), live.stride(), dtype=shadow.dtype, device=live.device
+    ).copy_(shadow)

@@ -45,6 +45,36 @@ def test_average_against_its_closed_form():
     assert torch.equal(net.weight, raw)
 
 
+class Listed(nn.Sequential):
+    """A network that counts how often its weights are listed."""
+
+    lists = 0
+
+    def state_dict(self, *args, **kwargs):
+        self.lists += 1
+        return super().state_dict(*args, **kwargs)
+
+
+def test_averages_lie_as_their_weights_do_and_these_are_listed_once():
+    net = Listed(nn.Conv2d(4, 8, 3), nn.Conv2d(8, 4, 1), nn.GroupNorm(2, 4))
+    ema = EMA(net, (0.9,), (0.05,))
+    net.to(memory_format=torch.channels_last)
+    before = net.lists
+    for _ in range(5):
+        with torch.no_grad():
+            net[0].weight.mul_(1.5)
+        ema.update()
+        with ema.applied():
+            assert torch.equal(net[0].weight, ema.shadow["0.weight"])
+    assert net.lists == before + 1
+    state = ema.state()
+    ema.restore(state | {"weights": {k: w.contiguous() for k, w in state["weights"].items()}})
+    for shadow in (ema.shadow, ema.powers[0.05]):
+        assert not shadow["0.weight"].is_contiguous()
+        for name, p in net.named_parameters():
+            assert shadow[name].stride() == p.stride(), name
+
+
 def test_learning_rate_is_a_function_of_the_step():
     optim = run_config("pixel", "x", "optim={lr: 1.0, warmup: 10, decay: cosine}").optim
     rates = [learning_rate(optim, step, 110) for step in (0, 4, 9, 60, 110)]
