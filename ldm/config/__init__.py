@@ -16,7 +16,6 @@ from ldm.config.sections import (
     Evaluate,
     LoggerConfig,
     Optim,
-    Perceptual,
     SampleConfig,
     TrainerConfig,
 )
@@ -35,7 +34,6 @@ __all__ = [
     "Evaluate",
     "LoggerConfig",
     "Optim",
-    "Perceptual",
     "RunConfig",
     "SampleConfig",
     "TrainerConfig",

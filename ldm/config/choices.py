@@ -8,6 +8,7 @@ from ldm.diffusion.solvers import ddpm, foreign, multistep, ode, sde
 from ldm.jets import data as jet_data
 from ldm.jets import network as jet_network
 from ldm.jets import space as jet_space
+from ldm.metrics import perceptual
 from ldm.networks import autoencoder, text, unet
 from ldm.pictures import folders, given, images, trained
 from ldm.pictures import space as picture_space
@@ -27,6 +28,8 @@ AnySpace = picture_space.Pixels | picture_space.Latents | jet_space.PointCloud
 AnyNetwork = unet.UNet | jet_network.SetTransformer
 
 AnyAutoencoder = autoencoder.AutoencoderKL | autoencoder.VQModel
+
+AnyPerceptual = perceptual.LPIPS | perceptual.EfficientNet
 
 AnyText = text.MiniLM | text.CLIPText
 

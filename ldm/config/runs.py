@@ -14,6 +14,7 @@ from ldm.config.choices import (
     AnyAutoencoder,
     AnyData,
     AnyNetwork,
+    AnyPerceptual,
     AnyPurpose,
     AnySchedule,
     AnySpace,
@@ -27,13 +28,13 @@ from ldm.config.sections import (
     Evaluate,
     LoggerConfig,
     Optim,
-    Perceptual,
     SampleConfig,
     TrainerConfig,
 )
 from ldm.diffusion.denoiser import Loss
 from ldm.diffusion.schedules import VP
 from ldm.errors import Refusal, one_of, require
+from ldm.metrics.perceptual import LPIPS
 from ldm.networks.autoencoder import AutoencoderKL
 from ldm.networks.text import MiniLM
 from ldm.networks.unet import UNet
@@ -78,7 +79,7 @@ class AutoencoderConfig(RunConfig):
 
     network: AnyAutoencoder = field(default_factory=AutoencoderKL)
     reconstruction: Literal["l1", "l2"] = "l2"
-    perceptual: Perceptual = field(default_factory=Perceptual)
+    perceptual: AnyPerceptual = field(default_factory=LPIPS)
     discriminator: Discriminator = field(default_factory=Discriminator)
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The sections of a config, from the optimiser to the perceptual loss."""
+"""The sections of a config, from the optimiser to the discriminator."""
 
 import math
 import re
@@ -219,11 +219,3 @@ class Discriminator:
             "lr above 0, channels a multiple of 8",
         )
         require(1 <= self.layers <= 5, f"layers must be 1 ... 5, got {self.layers}")
-
-
-@dataclass
-class Perceptual:
-    """LPIPS (Zhang et al. 2018); its backbone is a download of torchvision's."""
-
-    weight: float = 0.0  # 0: none
-    net: Literal["alex", "vgg", "squeeze"] = "squeeze"

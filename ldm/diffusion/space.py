@@ -83,6 +83,10 @@ class Space(nn.Module, ABC):
         """What the denoiser is given when sampling, a row for each seed."""
         return {}
 
+    def rows(self, count: int) -> Extras:
+        """The same for rows of the largest size: what the denoiser is tried with."""
+        return {}
+
     @property
     def first_stage(self) -> nn.Module | None:
         """The frozen autoencoder inside it, if there is one."""

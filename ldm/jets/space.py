@@ -108,6 +108,10 @@ class PointCloudSpace(Space):
         """Masks of so many constituents, the real ones first: (B, P)."""
         return {"mask": torch.arange(self.shape[0]) < torch.tensor(numbers)[:, None]}
 
+    def rows(self, count: int) -> Extras:
+        """Masks of full clouds."""
+        return self.full([self.shape[0]] * count)
+
     def finish(self, x: Tensor, extras: Extras) -> Tensor:
         """Finished samples as features (B, P, 3) on the CPU."""
         return self.decode(x, extras["mask"].to(x.device)).cpu()

@@ -18,6 +18,7 @@ STAGES = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
+LAST = (0, 2, 4, 10, 15)  # blocks before the next stride, and the last
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -71,6 +72,21 @@ class EfficientNetLite0(nn.Module):
         x = images.float().expand(-1, 3, -1, -1) / 255
         if x.shape[2:] != (self.size, self.size):
             x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True)
+        x = self._blocks(self._stem(x))
+        return F.relu6(self._bn1(self._conv_head(x))).mean((2, 3))
+
+    def _stem(self, x: Tensor) -> Tensor:
         mean, std = (torch.tensor(v, device=x.device)[:, None, None] for v in (MEAN, STD))
-        x = F.relu6(self._bn0(self._conv_stem((x - mean) / std)))
-        return F.relu6(self._bn1(self._conv_head(self._blocks(x)))).mean((2, 3))
+        return F.relu6(self._bn0(self._conv_stem((x - mean) / std)))
+
+    def maps(self, x: Tensor) -> list[Tensor]:
+        """Pictures (B, 3, H, W) in [0, 1], at their own size -> the last map of each resolution.
+
+        Strides 2, 4, 8, 16, 32; channels 16, 24, 40, 112, 320.
+        """
+        x, found = self._stem(x), list[Tensor]()
+        for i, block in enumerate(self._blocks):
+            x = block(x)
+            if i in LAST:
+                found.append(x)
+        return found

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from ldm.config import AutoencoderConfig, Discriminator, Perceptual
+from ldm.config import AutoencoderConfig, Discriminator
 from ldm.diffusion.space import Noise, Shape
-from ldm.errors import Refusal
 from ldm.metrics.images import psnr, ssim
 from ldm.networks.autoencoder import Autoencoder, Regularised
 from ldm.networks.discriminator import PatchGAN, hinge_loss
@@ -26,23 +25,8 @@ from ldm.training.ranks import announce
 from ldm.training.stage import Stage
 
 
-def build_perceptual(config: Perceptual) -> nn.Module:
-    """LPIPS (Zhang et al. 2018), frozen. Refusal where its backbone cannot be downloaded."""
-    import lpips
-
-    try:
-        net = lpips.LPIPS(net=config.net, verbose=False)
-    except (OSError, RuntimeError) as error:  # URLError is an OSError
-        raise Refusal(
-            f"perceptual: the weights of LPIPS' {config.net} cannot be had ({error}); put "
-            "torchvision's file into $TORCH_HOME/hub/checkpoints, or turn it off with "
-            "perceptual.weight=0"
-        ) from None
-    return net.eval().requires_grad_(False)
-
-
 def perceptual_distance(net: nn.Module, x: Tensor, x_hat: Tensor) -> Tensor:
-    """LPIPS of each pair, (B,); a grey picture is shown to all three channels."""
+    """Of each pair, (B,); a grey picture is shown to all three channels."""
     if x.shape[1] == 1:
         x, x_hat = x.expand(-1, 3, -1, -1), x_hat.expand(-1, 3, -1, -1)
     return net(x_hat.float(), x.float()).flatten()
@@ -72,21 +56,22 @@ class AutoencoderModule(Stage):
         judge = PatchGAN(self.shape[0], gan.channels, gan.layers) if gan.weight else None
         self.discriminator = judge
         # in a list: a frozen backbone is no part of the model, and must not be in its checkpoints
-        self.perceptual = [build_perceptual(config.perceptual)] if config.perceptual.weight else []
+        self.perceptual = [config.perceptual.build()] if config.perceptual.weight else []
         self.lost: Set[int] = set()  # channels that carried next to nothing at the last validation
         self.start_ema()
 
     def on_fit_start(self) -> None:
         self.perceptual = [net.to(self.device) for net in self.perceptual]
 
-    def once(self) -> Tensor:
+    def once(self) -> list[Tensor]:
         x = next(self.net.parameters()).new_zeros(self.few, *self.shape)
         x_hat = self.autoencoder.decode(self.autoencoder.encode(x).chunk(2, 1)[0])
-        if self.discriminator:
-            self.discriminator(x_hat)
-        for net in self.perceptual:
-            perceptual_distance(net, x, x_hat)
-        return x_hat
+        found = [x_hat] + ([self.discriminator(x_hat)] if self.discriminator else [])
+        return found + [perceptual_distance(net, x, x_hat) for net in self.perceptual]
+
+    @property
+    def beside(self) -> list[nn.Module]:
+        return self.perceptual
 
     def farewell(self) -> str:
         folder = self.config.folder
@@ -106,7 +91,7 @@ class AutoencoderModule(Stage):
         self.log("train/codes_restarted", float(moved))
 
     def reconstruction_loss(self, x: Tensor, x_hat: Tensor) -> Tensor:
-        """Mean L1 or L2 a value, plus weighted LPIPS, in float32."""
+        """Mean L1 or L2 a value, plus the weighted perceptual one, in float32."""
         loss = (F.l1_loss if self.config.reconstruction == "l1" else F.mse_loss)(x_hat.float(), x)
         for net in self.perceptual:
             loss = loss + self.config.perceptual.weight * perceptual_distance(net, x, x_hat).mean()

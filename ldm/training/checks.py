@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from ldm.errors import Refusal, printable
+from ldm.training.arithmetic import once_in_shapes
 from ldm.training.legs import Leg
 from ldm.training.machine import world_size
 from ldm.training.panels.registry import figures_of
@@ -29,11 +30,11 @@ def check_leg(leg: Leg) -> None:
     check_trainer(leg.run)
 
 
-@torch.no_grad()
 def _try_once(leg: Leg) -> None:
-    """The networks' answer to one picture: of a sketch, its shape."""
+    """The networks' answer to one picture, in shapes alone."""
     try:
-        leg.module.once()
+        with torch.no_grad():
+            once_in_shapes(leg.module)
     except (RuntimeError, ValueError) as error:
         why, shape = printable(str(error).splitlines()[0]), tuple(leg.images.shape)
         raise Refusal(f"network: {leg.run.name} does not take pictures of {shape}: {why}") from None

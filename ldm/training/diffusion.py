@@ -76,16 +76,16 @@ class DiffusionModule(Stage):
         rest = self.text, self.prompts, config.task
         return Model(self.denoiser, self.space, self.classes, config.sample, step, *rest)
 
-    def once(self) -> Tensor:
+    def once(self) -> list[Tensor]:
         x = next(self.net.parameters()).new_zeros(self.few, *self.space.shape)
-        cond: dict[str, Tensor] = {}
+        cond = {name: part.to(x.device) for name, part in self.space.rows(self.few).items()}
         if self.classes:
             cond["label"] = torch.zeros(self.few, dtype=torch.long, device=x.device)
         if self.text is not None:
             cond["text"] = x.new_zeros(self.few, self.text.length, self.text.dim)
         if channels := self.config.task.channels(len(x[0])):
             cond["concat"] = x.new_zeros(self.few, channels, *x.shape[2:])
-        return self.denoiser.run(x, x.new_zeros(()), x.new_ones(()), **cond)
+        return [self.denoiser.run(x, x.new_zeros(()), x.new_ones(()), **cond)]
 
     @property
     def panel(self) -> str:

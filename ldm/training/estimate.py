@@ -6,23 +6,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 
 from ldm.errors import say
-from ldm.training.stage import Stage
-
-TRAINED = 3  # a step over its forward pass: the backward pass is twice that
-
-
-@torch.no_grad()
-def work(module: Stage) -> float:
-    """Floating-point operations of a training step of one process; of a sketch's shapes too."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with FlopCounterMode(display=False) as counter:
-        module.once()
-    batch, accumulate = module.config.data.batch_size, module.config.trainer.accumulate
-    return TRAINED * counter.get_total_flops() / module.few * batch * accumulate
 
 
 class TimeLeft(pl.Callback):

@@ -12,9 +12,9 @@ import torch
 from ldm.config import AutoencoderConfig, Config, DiffusionConfig, stage1_of
 from ldm.errors import Refusal
 from ldm.system.data import DataSet
+from ldm.training.arithmetic import work
 from ldm.training.autoencoder import AutoencoderModule
 from ldm.training.diffusion import Captions, DiffusionModule, Stage1
-from ldm.training.estimate import work
 from ldm.training.given import captions_of, classes_of
 from ldm.training.resume import about_data, expect_same_data, keep_global_batch, resume_point
 from ldm.training.stage import Stage

