@@ -1,37 +1,34 @@
-"""The latent cache: posterior moments of a training set, computed once, in one mapped file.
+"""The latent cache: posterior moments of a training set, computed once, in mapped files.
 
 A folder is named by a fingerprint of autoencoder x data x orientations, so a stale one is never
-met, and gets its name when it is whole, so neither is half of one. The file is float16: its
-rounding is below a thousandth of a latent's spread. Each row has a checksum. Up to CHECKED bytes of
-rows, spread over the file, are compared when it is opened, and each row whenever it is read: a
-damaged file is computed again, and its numbers are never trained on.
+met, and gets its name when it is whole, so neither is half of one. Each process that writes it has
+files of its own (latent_writer.py), which hold consecutive rows. They are float16: its rounding is
+below a thousandth of a latent's spread. Each row has a checksum. Up to CHECKED bytes of rows a
+process, spread over the files, are compared when a cache is opened, and each row whenever it is
+read: a damaged cache is computed again, and its numbers are never trained on.
 """
 
 import contextlib
-import errno
 import hashlib
 import json
-import os
-import shutil
-import uuid
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ldm.errors import Refusal
+from ldm.errors import Refusal, say
 from ldm.system.batches import Batch, Columns, rows_of
 from ldm.system.rows import row_file
 
-VERSION = 1  # of the parts, in the folder's name
-PARTS = {"moments": np.float16, "label": np.int64, "index": np.int64, "sums": np.uint32}
+VERSION = 1  # of what a row holds, in the folder's name
+COLUMNS = {"moments": np.float16, "label": np.int64, "index": np.int64, "sums": np.uint32}
 CHECKED = 2 << 30  # bytes: 2 to 4 seconds of one core, if the disk keeps up
+CHUNK = 64 << 20  # bytes that are in this process' own memory at once
 
 Rows = Mapping[str, np.ndarray]
 
@@ -51,17 +48,55 @@ def checksums(rows: Rows) -> np.ndarray:
     )
 
 
+def column_file(folder: Path, name: str, part: int) -> Path:
+    """One column of one part: moments.npy of the first, moments.3.npy of the fourth."""
+    return folder / (f"{name}.{part}.npy" if part else f"{name}.npy")
+
+
+def header(part: np.ndarray) -> dict[str, Any]:
+    """What a file of numbers says of itself before the first of them."""
+    return {"dtype": part.dtype.str, "shape": list(part.shape), "fortran": bool(np.isfortran(part))}
+
+
+class Joined:
+    """Mapped files, one behind the other, as one array; `rows` are read from where they lie."""
+
+    def __init__(self, parts: Sequence[np.ndarray]):
+        self.parts, self.dtype = parts, parts[0].dtype
+        self.ends = np.cumsum([len(part) for part in parts])
+        self.shape = (int(self.ends[-1]), *parts[0].shape[1:])
+        self.nbytes = sum(part.nbytes for part in parts)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Sequence[int] | slice) -> np.ndarray:
+        """Copies of these rows, by number or by a slice."""
+        if len(self.parts) == 1:
+            return np.array(self.parts[0][rows])
+        wanted = np.arange(len(self))[rows]
+        found = np.empty((len(wanted), *self.shape[1:]), self.dtype)
+        which = np.searchsorted(self.ends, wanted, "right")
+        for part in np.unique(which):
+            here = which == part
+            found[here] = self.parts[part][wanted[here] - self.ends[part] + len(self.parts[part])]
+        return found
+
+
 class LatentCache(Dataset):
     """Moments (N, orientations, 2 z, h, w): mean and log-variance of q(z | picture).
 
     Orientation 1 is the mirror image. A batch has the keys moments (not without `read`), label and
     index. Further keys (`columns` of the data set, as captions) are not in the files: whoever opens
     them gives the data set's own. Pickled, for a worker that is not forked, it is the files' names.
+    All processes of a machine that map the files share one copy in its memory.
     """
 
     def __init__(self, folder: Path, read: bool = True, columns: Columns | None = None):
         self.folder, self.read, self.columns = folder, read, columns or {}
-        self.parts = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in PARTS}
+        count = len(json.loads((folder / "about.json").read_text()).get("more", [])) + 1
+        mapped = lambda name, i: np.load(column_file(folder, name, i), mmap_mode="r")  # noqa: E731
+        self.parts = {name: Joined([mapped(name, i) for i in range(count)]) for name in COLUMNS}
 
     def __reduce__(self) -> tuple[Any, ...]:
         self.columns = {
@@ -77,8 +112,8 @@ class LatentCache(Dataset):
         return self.__getitems__([i])
 
     def __getitems__(self, indices: list[int]) -> Batch:
-        names = [name for name in PARTS if self.read or name not in ("moments", "sums")]
-        rows = {name: np.ascontiguousarray(self.parts[name][indices]) for name in names}
+        names = [name for name in COLUMNS if self.read or name not in ("moments", "sums")]
+        rows = {name: self.parts[name][indices] for name in names}
         if self.read and not np.array_equal(checksums(rows), rows.pop("sums")):
             self.refuse()
         batch: Batch = {name: torch.from_numpy(part) for name, part in rows.items()}
@@ -92,13 +127,23 @@ class LatentCache(Dataset):
 
     def is_whole(self, rows: slice = slice(None)) -> bool:
         """Whether these rows are what was written."""
-        parts = {name: np.asarray(part[rows]) for name, part in self.parts.items()}
+        parts = {name: part[rows] for name, part in self.parts.items()}
         return np.array_equal(checksums(parts), parts["sums"])
 
-    def refuse(self) -> NoReturn:
-        """Discard the cache once a damaged row is in use: the next run computes a new one."""
+    def chunks(self, step: int = 1, first: int = 0) -> Iterator[slice]:
+        """Every `step`-th row from `first` on, in pieces of at most CHUNK bytes."""
+        length = max(1, CHUNK * len(self) // max(1, self.size)) * step
+        starts = range(first, len(self), length)
+        return (slice(start, min(start + length, len(self)), step) for start in starts)
+
+    def discard(self) -> None:
+        """Take away its mark of being whole: whoever opens it next computes a new one."""
         with contextlib.suppress(OSError):
             (self.folder / "about.json").unlink()
+
+    def refuse(self) -> NoReturn:
+        """Discard the cache once a damaged row is in use."""
+        self.discard()
         raise Refusal(
             f"latent cache: {self.folder} has changed since it was written (a bad disk, or another "
             "program); it is left "
@@ -106,161 +151,54 @@ class LatentCache(Dataset):
             "computed again"
         )
 
-    def table(self, device: torch.device) -> Tensor:
-        """All moments, on a device."""
-        if not self.is_whole():
-            self.refuse()
-        return torch.from_numpy(np.array(self.parts["moments"])).to(device)
+    def table(self, device: torch.device) -> Tensor | None:
+        """All moments, on a device, a chunk at a time; None, and discarded, if a row is damaged."""
+        found = torch.empty(self.parts["moments"].shape, dtype=torch.float16, device=device)
+        for rows in self.chunks():
+            parts = {name: part[rows] for name, part in self.parts.items()}
+            if not np.array_equal(checksums(parts), parts["sums"]):
+                self.discard()
+                return None
+            found[rows] = torch.from_numpy(parts["moments"]).to(device)
+        return found
+
+
+def examine(folder: Path, rank: int = 0, world: int = 1) -> LatentCache | str | None:
+    """The cache in a folder, what is wrong with it, or None where there is none.
+
+    `world` processes each look at other rows.
+    """
+    if not folder.is_dir():
+        return None
+    if not (folder / "about.json").exists():  # taken away by `discard`
+        return f"{folder} was found damaged; computed again"
+    try:
+        about = json.loads((folder / "about.json").read_text())
+        found = LatentCache(folder)
+        _expect_headers(about, found.parts)
+        step = max(1, -(-found.size // CHECKED // world)) * world
+        if not all(found.is_whole(rows) for rows in found.chunks(step, rank % max(1, step))):
+            raise ValueError("a row is not what was written")
+        return found
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, EOFError) as error:
+        return f"{folder} is damaged ({_first_line(error)}); computed again"
 
 
 def open_cache(folder: Path) -> LatentCache | None:
     """The cache in a folder; None where there is none, or where it is damaged."""
-    if not folder.is_dir():
+    found = examine(folder)
+    if isinstance(found, str):
+        say(f"latent cache: {found}")
         return None
-    try:
-        about = json.loads((folder / "about.json").read_text())
-        found = LatentCache(folder)
-        if {name: _header(part) for name, part in found.parts.items()} != about.get("parts"):
+    return found
+
+
+def _expect_headers(about: Mapping[str, Any], columns: Mapping[str, Joined]) -> None:
+    """ValueError where files are not those that about.json is of."""
+    for i, part in enumerate([about.get("parts"), *about.get("more", [])]):
+        if {name: header(column.parts[i]) for name, column in columns.items()} != part:
             raise ValueError("its parts are not those that were written")
-        if not found.is_whole(slice(None, None, max(1, -(-found.size // CHECKED)))):
-            raise ValueError("a row is not what was written")
-        return found
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, EOFError) as error:
-        print(
-            f"latent cache: {folder} is damaged ({_first_line(error)}); computed again", flush=True
-        )
-        return None
 
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def _header(part: np.ndarray) -> dict[str, Any]:
-    return {"dtype": part.dtype.str, "shape": list(part.shape), "fortran": bool(np.isfortran(part))}
-
-
-def _allocate(file: Any, size: int) -> None:
-    """Take room on the disk, so that it is known before the work to be there.
-
-    Where that cannot be had, compare and hope.
-    """
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(file.fileno(), file.tell(), size)
-        return
-    if shutil.disk_usage(Path(file.name).parent).free < size:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    file.truncate(file.tell() + size)
-
-
-def _lock(partial: Path) -> FileLock:
-    """Held while a folder is written; the system lets go of a dead process' locks."""
-    return FileLock(f"{partial}.lock", timeout=0)
-
-
-def sweep(root: Path) -> None:
-    """Take away what killed writers left: `*.partial` of which no process has the lock."""
-    for partial in root.glob("*.partial"):
-        lock = _lock(partial)
-        with (
-            contextlib.suppress(OSError, NotImplementedError),
-            lock,
-        ):  # a Timeout is an OSError: it is being written
-            shutil.rmtree(partial, ignore_errors=True)
-            Path(lock.lock_file).unlink(missing_ok=True)
-
-
-class Writer:
-    """A cache being written, in a folder beside its final one.
-
-    Every rank writes its rows; rank 0 begins and ends it.
-    """
-
-    def __init__(self, folder: Path, partial: Path):
-        self.folder, self.partial, self.lock = folder, partial, _lock(partial)
-
-    @staticmethod
-    def beside(folder: Path) -> str:
-        """A name to write under that nobody else has."""
-        return f"{folder}.{uuid.uuid4().hex[:8]}.partial"
-
-    def begin(self, count: int, shape: tuple[int, ...]) -> None:
-        """Take the room on the disk before the work; Refusal if it is not there."""
-        try:
-            self.folder.parent.mkdir(parents=True, exist_ok=True)
-            sweep(self.folder.parent)
-            with contextlib.suppress(
-                NotImplementedError, Timeout
-            ):  # nobody has it: a file system without locks
-                self.lock.acquire()
-            self.partial.mkdir()
-            for name, kind in PARTS.items():
-                sizes = (count, *shape) if name == "moments" else (count,)
-                with open(self.partial / f"{name}.npy", "wb") as file:
-                    header = {"descr": np.dtype(kind).str, "fortran_order": False, "shape": sizes}
-                    np.lib.format.write_array_header_1_0(file, header)
-                    _allocate(file, int(np.prod(sizes)) * np.dtype(kind).itemsize)
-        except OSError as error:
-            self.abandon()
-            size = 2 * count * int(np.prod(shape)) / 1e9
-            raise Refusal(
-                f"latent cache: {size:.1f} GB for {self.folder} cannot be had "
-                f"({error.strerror or error}); "
-                "free the room, set output, or space.cache=false"
-            ) from None
-
-    def open(self) -> None:
-        """On every rank, once it has begun."""
-        paths = {name: self.partial / f"{name}.npy" for name in PARTS}
-        self.starts = {name: np.load(path, mmap_mode="r").offset for name, path in paths.items()}
-        # written, not mapped: a full disk is an error then and no signal, and ranks share no pages
-        self.files = {name: open(path, "r+b") for name, path in paths.items()}  # noqa: SIM115
-
-    def put(self, rows: list[int], moments: Tensor, label: Tensor, index: Tensor) -> None:
-        """The posterior of pictures `rows`, (B, orientations, 2 z, h, w).
-
-        Refusal where it does not fit into 16 bits.
-        """
-        half = moments.half().cpu()
-        if not torch.isfinite(half.chunk(2, 2)[0]).all():
-            raise Refusal(
-                f"latent cache: the latents of pictures {rows[:8]} are not finite in 16 bits; "
-                "space.cache=false"
-            )
-        values = {"moments": half.numpy(), "label": label.numpy(), "index": index.numpy()}
-        # the bytes of the file: its own kind, and each row in one piece (convolutions may leave
-        # channels last)
-        values = {name: np.ascontiguousarray(value, PARTS[name]) for name, value in values.items()}
-        values["sums"] = checksums(values)
-        consecutive = rows == list(range(rows[0], rows[0] + len(rows)))  # as training's always are
-        for name, part in values.items():
-            for row, value in [(rows[0], part)] if consecutive else zip(rows, part, strict=True):
-                self.files[name].seek(self.starts[name] + row * part[0].nbytes)
-                self.files[name].write(value.tobytes())
-
-    def close(self) -> None:
-        """On every rank, before it ends."""
-        for file in self.files.values():
-            file.flush()
-            os.fsync(file.fileno())
-            file.close()
-
-    def end(self) -> None:
-        """Give the folder its name; one that another run has made since is as good."""
-        parts = {
-            name: _header(np.load(self.partial / f"{name}.npy", mmap_mode="r")) for name in PARTS
-        }
-        (self.partial / "about.json").write_text(
-            json.dumps({"version": VERSION, "parts": parts}) + "\n"
-        )
-        if self.folder.exists() and open_cache(self.folder) is None:
-            shutil.rmtree(self.folder)
-        with contextlib.suppress(OSError):  # it is there
-            os.replace(self.partial, self.folder)
-        self.abandon()
-
-    def abandon(self) -> None:
-        """Leave nothing under the name it was written under."""
-        shutil.rmtree(self.partial, ignore_errors=True)
-        self.lock.release()
-        Path(self.lock.lock_file).unlink(missing_ok=True)

@@ -1,6 +1,8 @@
 """Encode the training set once, all ranks together, and train on what was written."""
 
+import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +12,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ldm.errors import Refusal
-from ldm.pictures.latents import LatentCache, Writer, cache_folder, open_cache
+from ldm.pictures.latent_writer import Writer, part_of
+from ldm.pictures.latents import LatentCache, cache_folder, examine
 from ldm.pictures.space import LatentSpace
 from ldm.system import threads
 from ldm.system.batches import Shard, as_floats, loader
@@ -18,34 +21,85 @@ from ldm.training.data import data_of
 from ldm.training.ranks import announce
 
 ON_DEVICE = 0.25  # the share of a GPU's free memory that a cache may take
+UNSEEN = 90.0  # seconds that a new folder may be unseen on another machine
 
 
 def use_cache(trainer: pl.Trainer, space: LatentSpace, autoencoder: str) -> None:
     """Give the run's data the latents in place of the pictures, encoded first if missing.
 
-    `autoencoder`: the hash of its weights.
+    `autoencoder`: the hash of its weights. Refusal of what is damaged as soon as it is written.
     """
-    data, strategy, device = data_of(trainer), trainer.strategy, trainer.strategy.root_device
+    data = data_of(trainer)
     orientations = 1 + data.config.data.flip
     pictures = data.images.train
     output, fingerprint = Path(data.config.output), pictures.fingerprint()
     folder = cache_folder(output, autoencoder, fingerprint, orientations)
-    found = open_cache(folder)
-    here = torch.tensor(float(found is not None), device=device)
-    if not strategy.reduce(here, reduce_op="min"):
-        strategy.barrier()
-        fill(trainer, space, folder, orientations)
-        found = open_cache(folder)
-    if found is None:
+    for _ in range(2):
+        found = _found(trainer, folder) or _made(trainer, space, folder, orientations)
+        if _placed(trainer, space, found):
+            break
+    else:
         raise Refusal(
-            f"latent cache: process {trainer.global_rank} does not see {folder}; "
-            "put output on shared storage"
+            f"latent cache: {folder} is damaged as soon as it is written; set output to another "
+            "disk, or space.cache=false"
         )
     announce(f"latents: {folder}, {found.size / 1e9:.2f} GB for {len(found)} pictures")
-    if fits(found, device):
-        space.table, found.read = found.table(device), False
     found.columns = pictures.columns
     data.train = found
+
+
+def _found(trainer: pl.Trainer, folder: Path) -> LatentCache | None:
+    """The cache where all processes find it whole, each by other rows; a line where one fails."""
+    found = examine(folder, trainer.global_rank, trainer.world_size)
+    if wrong := _said(trainer, found if isinstance(found, str) else None):
+        announce(f"latent cache: {wrong}")
+    whole = _everywhere(trainer, isinstance(found, LatentCache))
+    return found if isinstance(found, LatentCache) and whole else None
+
+
+def _made(trainer: pl.Trainer, space: LatentSpace, folder: Path, orientations: int) -> LatentCache:
+    """A new cache."""
+    trainer.strategy.barrier()
+    fill(trainer, space, folder, orientations)
+    _wait_for(folder)
+    found = examine(folder, trainer.global_rank, trainer.world_size)
+    if isinstance(found, LatentCache):
+        return found
+    raise Refusal(
+        f"latent cache: process {trainer.global_rank} does not see {found or folder}; "
+        "put output on shared storage"
+    )
+
+
+def _wait_for(folder: Path) -> None:
+    """A machine may remember for a while that a folder on the network was not there."""
+    end = time.monotonic() + UNSEEN
+    while not (folder / "about.json").exists() and time.monotonic() < end:
+        os.listdir(folder.parent)  # asks again
+        time.sleep(0.2)
+
+
+def _placed(trainer: pl.Trainer, space: LatentSpace, found: LatentCache) -> bool:
+    """Put a cache that fits onto the device; False on every process if one finds it damaged."""
+    device = trainer.strategy.root_device
+    placing = fits(found, device)
+    space.table = found.table(device) if placing else None
+    found.read = space.table is None
+    return _everywhere(trainer, not placing or space.table is not None)
+
+
+def _everywhere(trainer: pl.Trainer, holds: bool) -> bool:
+    """Whether it holds on every process."""
+    here = torch.tensor(float(holds), device=trainer.strategy.root_device)
+    return bool(trainer.strategy.reduce(here, reduce_op="min"))
+
+
+def _said(trainer: pl.Trainer, text: str | None) -> str | None:
+    """What one of the processes has to say, on all of them; None where none has."""
+    strategy = trainer.strategy
+    here = torch.tensor(float(trainer.global_rank + 1 if text else 0), device=strategy.root_device)
+    who = int(strategy.reduce(here, reduce_op="max"))
+    return strategy.broadcast(text, src=who - 1) if who else None
 
 
 def fits(cache: LatentCache, device: torch.device) -> bool:
@@ -56,36 +110,46 @@ def fits(cache: LatentCache, device: torch.device) -> bool:
 @torch.no_grad()
 def fill(trainer: pl.Trainer, space: LatentSpace, folder: Path, orientations: int) -> None:
     """Encode every training picture, each rank its share, and write the posteriors' moments."""
-    strategy, count = trainer.strategy, len(data_of(trainer).images.train)
-    writer = Writer(folder, Path(strategy.broadcast(Writer.beside(folder))))
+    strategy, data = trainer.strategy, data_of(trainer)
+    # whole batches of consecutive rows, alike on any number of processes: so are the bits
+    blocks = [*Shard(len(data.images.train), data.config.data.batch_size, 0, 1)]
+    partial = Path(strategy.broadcast(Writer.beside(folder)))
+    writer = Writer(folder, partial, trainer.global_rank, min(trainer.world_size, len(blocks)))
+    mine = [blocks[i] for i in part_of(len(blocks), writer.part, writer.parts)]
     shape = (orientations, 2 * space.shape[0], *space.shape[1:])
     first = trainer.global_rank == 0
-    refused = _refusal(lambda: writer.begin(count, shape)) if first else None
-    if refused := strategy.broadcast(refused):
-        raise Refusal(refused)
     try:
-        _fill_share(trainer, space, writer, orientations)
+        _together(trainer, writer.begin if first else None)
+        _together(trainer, (lambda: writer.open(rows_in(mine), shape)) if mine else None)
+        if mine:
+            _fill_share(trainer, space, writer, mine, orientations)
+        strategy.barrier()
     except BaseException:  # refused, stopped or out of disk: nothing is left behind
         if first:
             writer.abandon()
         raise
-    strategy.barrier()
-    if first:
-        writer.end()
-    strategy.barrier()
+    _together(trainer, writer.end if first else None)
 
 
-def _fill_share(trainer: pl.Trainer, space: LatentSpace, writer: Writer, orientations: int) -> None:
+def rows_in(blocks: list[list[int]]) -> range:
+    """The rows of consecutive blocks."""
+    return range(blocks[0][0], blocks[-1][-1] + 1)
+
+
+def _fill_share(
+    trainer: pl.Trainer,
+    space: LatentSpace,
+    writer: Writer,
+    blocks: list[list[int]],
+    orientations: int,
+) -> None:
     """This rank's share of the training pictures, encoded."""
-    data, device, rank = data_of(trainer), trainer.strategy.root_device, trainer.global_rank
-    pictures, settings = data.images.train, data.config.data
-    writer.open()
-    # whole batches of consecutive rows, alike on any number of processes: so are the bits
-    blocks = [*Shard(len(pictures), settings.batch_size, 0, 1)][rank :: trainer.world_size]
-    batches = zip(blocks, loader(pictures, blocks, settings.workers, pin=False), strict=True)
-    pause = 0.1 if sys.stderr.isatty() else 10
+    data, device = data_of(trainer), trainer.strategy.root_device
+    pictures, workers = data.images.train, data.config.data.workers
+    batches = zip(blocks, loader(pictures, blocks, workers, pin=False), strict=True)
+    quiet, pause = trainer.global_rank > 0, 0.1 if sys.stderr.isatty() else 10
     for rows, batch in tqdm(
-        batches, "encoding", len(blocks), disable=rank > 0, unit="batch", mininterval=pause
+        batches, "encoding", len(blocks), disable=quiet, unit="batch", mininterval=pause
     ):
         threads.tick()
         x = as_floats(batch["image"].to(device))
@@ -100,6 +164,12 @@ def encode_orientations(
     """Moments (B, orientations, 2 z, h, w) of pictures (B, C, H, W) and their mirror images."""
     views = [image.flip(-1) if mirrored else image for mirrored in range(orientations)]
     return torch.stack([encoder(view) for view in views], 1)
+
+
+def _together(trainer: pl.Trainer, work: Callable[[], None] | None) -> None:
+    """Do a process' work; a Refusal of one is every process' own."""
+    if refused := _said(trainer, _refusal(work) if work else None):
+        raise Refusal(refused)
 
 
 def _refusal(work: Callable[[], None]) -> str | None:

@@ -167,11 +167,12 @@ def test_each_caption_is_encoded_once(clip):
 
 
 def test_the_latent_cache_keeps_captions_with_their_pictures(tmp_path):
-    from ldm.pictures.latents import Writer, open_cache
+    from ldm.pictures.latent_writer import Writer
+    from ldm.pictures.latents import open_cache
 
     writer = Writer(tmp_path / "cache", tmp_path / "partial")
-    writer.begin(3, (1, 2, 1, 1))
-    writer.open()
+    writer.begin()
+    writer.open(range(3), (1, 2, 1, 1))
     writer.put(
         [0, 1, 2], torch.zeros(3, 1, 2, 1, 1), torch.zeros(3), torch.tensor([0, 2, 2])
     )  # 1 could not be read
