@@ -88,7 +88,7 @@ class AutoencoderModule(Stage):
         step = self.global_step
         order = randomness.generator(self.config.seed, "codes", step)
         moved = self.autoencoder.restart_idle(self.gathered, order, every=step == 0)
-        self.log("train/codes_restarted", float(moved))
+        self.readings["train/codes_restarted"] = moved
 
     def reconstruction_loss(self, x: Tensor, x_hat: Tensor) -> Tensor:
         """Mean L1 or L2 a value, plus the weighted perceptual one, in float32."""
@@ -111,15 +111,19 @@ class AutoencoderModule(Stage):
         adversarial = -judge(x_hat).float().mean()
         balance = self.balance(reconstruction, adversarial)
         judge.requires_grad_(True)
-        self.log("discriminator/balance", balance)
+        self.readings["discriminator/balance"] = balance
         return generator_share(gan, self.global_step) * gan.weight * balance * adversarial
 
     def discriminator_loss(self, judge: PatchGAN, x: Tensor, x_hat: Tensor) -> Tensor:
         """Hinge loss on pictures cut from the generator's graph."""
         real, fake = judge(x), judge(x_hat)
         loss = hinge_loss(real, fake)
-        parts = {"logits_real": real.mean(), "logits_fake": fake.mean(), "loss": loss}
-        self.log_dict({f"discriminator/{key}": value.detach() for key, value in parts.items()})
+        logits_real, logits_fake = real.detach(), fake.detach()
+        self.readings |= {
+            "discriminator/logits_real": lambda: logits_real.mean(),
+            "discriminator/logits_fake": lambda: logits_fake.mean(),
+            "discriminator/loss": loss.detach(),
+        }
         return loss
 
     # -- steps ------------------------------------------------------------------------------------
@@ -135,8 +139,8 @@ class AutoencoderModule(Stage):
         if judge and generator_share(gan, self.global_step):
             loss = loss + self.adversarial_loss(judge, x_hat, reconstruction)
         self.note_loss({"reconstruction": reconstruction, "regulariser": regulariser}, batch)
-        self.log("train/loss", reconstruction.detach(), prog_bar=True)
-        self.log_dict({f"train/{key}": value.detach() for key, value in watched.items()})
+        self.readings["train/loss"] = reconstruction.detach()
+        self.readings |= {f"train/{key}": value.detach() for key, value in watched.items()}
         last = (batch_idx + 1) % self.config.trainer.accumulate == 0
         self.backward_part(loss, last)
         if judge and self.global_step >= gan.start:

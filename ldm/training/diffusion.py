@@ -157,17 +157,11 @@ class DiffusionModule(Stage):
         cond = extras | self.condition(batch, self.generator("drop", batch_idx))
         losses = self.denoiser.loss(x_0, t, eps, **cond)
         loss = losses.mean()
-        self.log_by_time(losses.detach(), u)
+        of_each, times = losses.detach(), u
+        self.readings["loss_by_time"] = lambda: by_time(of_each, times)
         self.note_loss({"loss": loss, "x_0": x_0}, batch)
-        self.log("train/loss", loss.detach(), prog_bar=True)
+        self.readings["train/loss"] = loss.detach()
         return loss
-
-    def log_by_time(self, losses: Tensor, u: Tensor) -> None:
-        """The loss in eight bins of time, 0 nearest the data: where a model is still learning."""
-        bins = (u * 8).long()
-        sums = losses.new_zeros(8).index_add(0, bins, losses)
-        counts = losses.new_zeros(8).index_add(0, bins, torch.ones_like(losses))
-        self.log_dict({f"loss_by_time/{i}": v for i, v in enumerate(sums / counts)})
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The averaged weights' loss, with noise and times that are the same every time."""
@@ -218,6 +212,14 @@ class DiffusionModule(Stage):
             here = f"the text encoder is {self.text.hash} here"
             raise Refusal(f"--resume: {here}, the run began with {before}")
         super().on_load_checkpoint(state)
+
+
+def by_time(losses: Tensor, u: Tensor) -> Tensor:
+    """The loss in eight bins of time, 0 nearest the data: where a model is still learning."""
+    bins = (u * 8).long()
+    sums = losses.new_zeros(8).index_add(0, bins, losses)
+    counts = losses.new_zeros(8).index_add(0, bins, torch.ones_like(losses))
+    return sums / counts
 
 
 def _hash(autoencoder: Autoencoder | None) -> str | None:

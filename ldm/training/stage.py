@@ -19,6 +19,7 @@ from ldm.pictures.space import ChannelStatistics
 from ldm.system import randomness, threads
 from ldm.system.batches import Batch
 from ldm.training.ema import EMA
+from ldm.training.readings import Readings, Row, write_row
 
 
 def learning_rate(optim: Optim, step: int, max_steps: int) -> float:
@@ -49,6 +50,7 @@ class Stage(pl.LightningModule):
         self.skipped = 0
         self.noted: list[tuple[dict[str, Tensor], Tensor]] = []
         self.posteriors: ChannelStatistics | None = None  # of a validation's pictures
+        self.readings, self.row = Readings(), Row()  # of the latest step; the last row written
 
     @property
     def net(self) -> nn.Module:
@@ -144,8 +146,20 @@ class Stage(pl.LightningModule):
         first = optimizers[0] if isinstance(optimizers, list) else optimizers
         for group in first.param_groups:
             group["lr"] = self.learning_rate_now
-        self.place_log(batch_idx)
-        self.log_dict({"train/lr": self.learning_rate_now, "step": float(self.global_step)})
+        self.readings["train/lr"] = self.learning_rate_now
+
+    def ends_step(self, batch_idx: int) -> bool:
+        """Whether a micro-batch is the last of its step."""
+        return (batch_idx + 1) % self.config.trainer.accumulate == 0
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Write the step's row if it is one of every n, or the last: after all callbacks."""
+        trainer = self.trainer
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it
+        written = trainer.should_stop or (every and self.global_step % every == 0)
+        if written and self.ends_step(batch_idx) and trainer.is_global_zero:
+            self.row = self.readings.row()
+            write_row(trainer.loggers, self.row, self.global_step - 1)
 
     def on_validation_batch_start(
         self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
@@ -187,7 +201,8 @@ class Stage(pl.LightningModule):
         """
         limit = self.config.optim.clip or float("inf")
         norm = nn.utils.clip_grad_norm_(net.parameters(), limit, foreach=True)
-        self.log_dict({f"train/{name}": norm, f"train/{name}_clipped": (norm > limit).float()})
+        self.readings[f"train/{name}"] = norm
+        self.readings[f"train/{name}_clipped"] = lambda: norm > limit
         if not torch.isfinite(norm):
             self.refuse_step(norm)
 
@@ -199,7 +214,7 @@ class Stage(pl.LightningModule):
         """Stop before the step, saying what was in it; on_nan=skip leaves it out and counts."""
         if self.config.trainer.on_nan == "skip":
             self.skipped += 1
-            self.log("train/skipped_steps", float(self.skipped))
+            self.readings["train/skipped_steps"] = self.skipped
             for parameter in self.parameters():
                 parameter.grad = None
             return
@@ -271,12 +286,3 @@ class Stage(pl.LightningModule):
         progress = state["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         for counters in (progress["current"], progress["total"]):
             counters.update(dict.fromkeys(("ready", "started", "processed", "completed"), micro))
-
-    def place_log(self, batch_idx: int) -> None:
-        """The step, or micro-batch, by which Lightning decides what row is logged and which it is.
-
-        Its own count is one ahead after a resume at a step that was validated: it goes through
-        the end of that step twice.
-        """
-        step = self.global_step if self.automatic_optimization else batch_idx
-        self.trainer.fit_loop.epoch_loop._batches_that_stepped = step

@@ -17,7 +17,7 @@ from ldm.training.panels.registry import figures_of, panel_of
 from ldm.training.partners import Partners
 from ldm.training.saving import AtomicIO, Checkpoints, RunFiles, Snapshots, StopSignals
 from ldm.training.stage import Stage
-from ldm.training.watching import DiscriminatorBalance, Throughput
+from ldm.training.watching import Bar, DiscriminatorBalance, Throughput
 
 
 def build_trainer(
@@ -37,7 +37,7 @@ def build_trainer(
     stopping = StopSignals(saving, stops or Stops())
     watching = [Partners(), *_extra(module, images), *more, RunFiles(module), panel]
     # a log file is no terminal: one line a hundred steps is enough there
-    bar = pl.callbacks.TQDMProgressBar(refresh_rate=10 if sys.stderr.isatty() else 100)
+    bar = Bar(refresh_rate=10 if sys.stderr.isatty() else 100)
     arguments = dict(
         accumulate_grad_batches=settings.accumulate if module.automatic_optimization else 1,
         default_root_dir=run.folder,

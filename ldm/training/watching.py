@@ -2,10 +2,11 @@
 
 import sys
 import time
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
+from torch import Tensor
 
 from ldm.training.boards.loggers import alert
 from ldm.training.stage import Stage
@@ -33,14 +34,22 @@ class DiscriminatorBalance(pl.Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.readings, self.said = state["readings"], state["said"]
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
-        value = trainer.callback_metrics.get("discriminator/loss")
-        if value is None or trainer.global_step % self.every:
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        stage = cast(Stage, module)
+        value = stage.readings.get("discriminator/loss")
+        if value is None or trainer.global_step % self.every or not stage.ends_step(batch_idx):
             return
-        self.readings = [*self.readings[1 - self.window :], float(value)]
+        self.readings = [*self.readings[1 - self.window :], float(cast(Tensor, value))]
         mean = sum(self.readings) / len(self.readings)
         saturated = len(self.readings) == self.window and not self.low < mean < self.high
-        module.log("discriminator/saturated", float(saturated))
+        stage.readings["discriminator/saturated"] = saturated
         if saturated and not self.said:
             self.said = True
             won = mean < self.low
@@ -72,12 +81,24 @@ class Throughput(pl.Callback):
         seen, span = self.stage.images_seen, now - self.since[1]
         if trainer.global_step % self.every or seen == self.since[0]:
             return
-        module.log("speed/images_per_second", (seen - self.since[0]) / span, prog_bar=True)
-        module.log("speed/images_seen", float(seen))
-        module.log("speed/waiting_share", self.waited / span)
+        self.stage.readings |= {
+            "speed/images_per_second": (seen - self.since[0]) / span,
+            "speed/images_seen": seen,
+            "speed/waiting_share": self.waited / span,
+        }
         self.since, self.waited = (seen, now), 0.0
         if (held := peak_memory(module.device)) is not None:
-            module.log("speed/memory_gb", held)
+            self.stage.readings["speed/memory_gb"] = held
+
+
+class Bar(pl.callbacks.TQDMProgressBar):
+    """Lightning's bar, with what the last row that was written says: nothing is read for it."""
+
+    shown = "train/loss", "speed/images_per_second"
+
+    def get_metrics(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
+        row = cast(Stage, module).row
+        return super().get_metrics(trainer, module) | {k: row[k] for k in self.shown if k in row}
 
 
 def peak_memory(device: torch.device) -> float | None:
