@@ -11,11 +11,11 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ldm.diffusion.space import Noise, Shape
 from ldm.errors import require
 from ldm.networks.padding import crop_to, pad_to_multiple
+from ldm.system.device import send
 
 
 @dataclass
@@ -169,8 +169,13 @@ class Autoencoder(nn.Module):
         """What training asks of `encode`'s moments; without `randn` their mean is decoded."""
         raise NotImplementedError
 
-    def restart_idle(self, gather: Gather, order: torch.Generator, every: bool) -> int:
-        """Once a step: move idle codes (with `every`, all) onto latents, and return how many."""
+    def restart_idle(
+        self, gather: Gather, order: torch.Generator, every: bool, bad: Tensor | None = None
+    ) -> Tensor | int:
+        """Once a step: move idle codes (with `every`, all) onto latents, and return how many.
+
+        None where `bad` is 1: the step is left out.
+        """
         return 0
 
     @property
@@ -230,36 +235,42 @@ class VQAutoencoder(Autoencoder):
     def regularised(self, moments: Tensor, randn: Noise | None) -> Regularised:
         z = moments.chunk(2, 1)[0]
         z_q, loss, indices = self.quantize(z)
-        used = F.one_hot(indices.flatten(), self.codes).float().mean(0)
+        codes = torch.arange(self.codes, device=indices.device)
+        used = (indices.reshape(-1, 1) == codes).float().mean(0)
         perplexity = (-(used * (used + 1e-10).log()).sum()).exp()
         if randn is not None:
             self.used, self.latest = self.used + used, z.detach()
         loss = self.codebook_weight * loss
         return Regularised(self.decode_codes(z_q), loss, {"perplexity": perplexity})
 
-    def restart_idle(self, gather: Gather, order: torch.Generator, every: bool) -> int:
+    def restart_idle(
+        self, gather: Gather, order: torch.Generator, every: bool, bad: Tensor | None = None
+    ) -> Tensor:
         """Idle codes go onto latents of the step's last slot, the same on every rank."""
         assert isinstance(self.used, Tensor) and self.latest is not None, "after a step"
         used = gather(self.used).sum(0)
         rows = self.latest.permute(0, 2, 3, 1).flatten(0, 2)
-        chosen = torch.randperm(len(rows), generator=order)[: self.codes].to(rows.device)
+        chosen = send(torch.randperm(len(rows), generator=order)[: self.codes], rows.device)
         rows = gather(rows[chosen])[-1]
         self.used = torch.zeros_like(self.used)
-        return self.restart(used * (not every), rows.to(used), 1 if every else self.patience)
+        patience = 1 if every else self.patience
+        return self.restart(used * (not every), rows.to(used), patience, bad)
 
     @torch.no_grad()
-    def restart(self, used: Tensor, z: Tensor, patience: int) -> int:
+    def restart(self, used: Tensor, z: Tensor, patience: int, bad: Tensor | None = None) -> Tensor:
         """Move codes that were idle for `patience` steps onto latents z (N, z); how many.
 
         Without it most codes are never the nearest and the codebook collapses (Dhariwal et al.
         2020, section 3.1).
         """
-        self.idle = torch.where(used > 0, torch.zeros_like(self.idle), self.idle + 1)
-        dead = (self.idle >= patience).nonzero().flatten()
-        rows = z[torch.arange(len(dead), device=z.device) % len(z)]
-        self.net.quantize.embedding.weight[dead] = rows.to(self.net.quantize.embedding.weight)
-        self.idle[dead] = 0
-        return len(dead)
+        good = torch.ones_like(used[0]) if bad is None else 1 - bad
+        idle, weight = torch.where(used > 0, 0, self.idle + 1), self.net.quantize.embedding.weight
+        dead = (idle >= patience) & (good > 0)
+        # the first that is dead takes the first latent, and so on: where they are nobody asks
+        rows = z[(dead.cumsum(0) - 1).clamp(min=0) % len(z)]
+        weight.copy_(torch.where(dead[:, None], rows.to(weight), weight))
+        self.idle = torch.where(good > 0, idle.masked_fill(dead, 0), self.idle)
+        return dead.sum()
 
     def decode(self, z: Tensor) -> Tensor:
         return self.decode_codes(self.quantize(z)[0])

@@ -83,11 +83,11 @@ class AutoencoderModule(Stage):
         """What the autoencoder makes of pictures; without `randn` of the posterior's mean."""
         return self.autoencoder.regularised(self.autoencoder.encode(x), randn)
 
-    def restart_codes(self) -> None:
-        """Once a step: idle codes go onto latents of it; in the first step all do."""
+    def restart_codes(self, bad: Tensor) -> None:
+        """Once a step: idle codes go onto latents of it; in the first all do, in a bad one none."""
         step = self.global_step
         order = randomness.generator(self.config.seed, "codes", step)
-        moved = self.autoencoder.restart_idle(self.gathered, order, every=step == 0)
+        moved = self.autoencoder.restart_idle(self.gathered, order, step == 0, bad)
         self.readings["train/codes_restarted"] = moved
 
     def reconstruction_loss(self, x: Tensor, x_hat: Tensor) -> Tensor:
@@ -162,17 +162,17 @@ class AutoencoderModule(Stage):
         optimizers = self.optimizers()
         generator, *others = optimizers if isinstance(optimizers, list) else [optimizers]
         learning = self.global_step >= self.config.discriminator.start
-        if self.autoencoder.codes:
-            self.restart_codes()
         self.clip(self.autoencoder, "grad_norm")
         if self.discriminator and learning:
             self.clip(self.discriminator, "grad_norm_discriminator")
+        bad = self.guard([optimizer.optimizer for optimizer in (generator, *others)])
+        if self.autoencoder.codes:
+            self.restart_codes(bad)
         for other in others if learning else []:
             other.optimizer.step()
         generator.step()
         for optimizer in (generator, *others):
             optimizer.zero_grad()
-        self.step_done()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """PSNR, SSIM, loss and latents' statistics of averaged weights and posterior means."""

@@ -193,6 +193,7 @@ class DiffusionModule(Stage):
 
     def configure_gradient_clipping(self, optimizer: Optimizer, *_: Any, **__: Any) -> None:
         self.clip(self.denoiser.net, "grad_norm")
+        self.guard([optimizer])
 
     # -- what is saved ----------------------------------------------------------------------------
     def about_autoencoder(self) -> dict[str, Any] | None:

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
@@ -13,6 +13,7 @@ from ldm.checkpoints.averaging import write_snapshot
 from ldm.checkpoints.checkpoint import write_checkpoint
 from ldm.config import RunConfig, save_config
 from ldm.errors import NotFinite
+from ldm.system.device import Later
 from ldm.system.files import atomic_write
 from ldm.system.stops import Stops
 from ldm.training.ema import EMA
@@ -39,7 +40,7 @@ class Checkpoints(pl.callbacks.Checkpoint):
 
     def __init__(self, module: Stage):
         settings, (self.monitor, mode) = module.config.trainer, module.monitor
-        self.folder, self.every = module.config.folder, settings.save
+        self.stage, self.folder, self.every = module, module.config.folder, settings.save
         self.accumulate = settings.accumulate
         self.sign = 1.0 if mode == "max" else -1.0
         self.best: float | None = None
@@ -53,10 +54,12 @@ class Checkpoints(pl.callbacks.Checkpoint):
 
     def save_best(self, trainer: pl.Trainer) -> None:
         if self.better:
+            self.stage.settle()
             self.better = False
             self._save(trainer, "best")
 
     def save_last(self, trainer: pl.Trainer) -> None:
+        self.stage.settle()
         self.save_best(trainer)
         if trainer.global_step != self.saved:
             self.saved = trainer.global_step
@@ -116,8 +119,7 @@ class Snapshots(pl.Callback):
     """
 
     def __init__(self, run: RunConfig, ema: EMA):
-        self.folder, self.every = run.folder / "snapshots", run.optim.posthoc
-        self.accumulate, self.ema = run.trainer.accumulate, ema
+        self.folder, self.every, self.ema = run.folder / "snapshots", run.optim.posthoc, ema
 
     def on_train_batch_end(
         self,
@@ -127,8 +129,11 @@ class Snapshots(pl.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        stepped = (batch_idx + 1) % self.accumulate == 0
-        if trainer.is_global_zero and stepped and trainer.global_step % self.every == 0:
+        stage = cast(Stage, module)
+        if trainer.global_step % self.every or not stage.ends_step(batch_idx):
+            return
+        stage.settle()
+        if trainer.is_global_zero:
             write_snapshot(self.folder, trainer.global_step, self.ema.powers)
 
 
@@ -137,14 +142,18 @@ class StopSignals(pl.Callback):
 
     The exit status is 128 + their number. Lightning's own handlers raise in the middle of a step,
     or broadcast inside the handler: ours take their place. Processes agree on the step by a
-    reduction every `every` steps; one process needs none.
+    reduction every `every` steps, which is read one step later; one process needs none.
     """
 
     def __init__(self, saving: Checkpoints, stops: Stops, every: int = 10):
         self.saving, self.stops, self.every = saving, stops, every
+        self.asked: Later | None = None
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.stops.install()
+        # Lightning's own agreement on SIGTERM: a broadcast and a wait for the device in each batch
+        loop = trainer.fit_loop.epoch_loop
+        loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int
@@ -152,16 +161,20 @@ class StopSignals(pl.Callback):
         self.stops.training = True
         if batch_idx % self.saving.accumulate:
             return
-        number = self.stops.received
-        if trainer.world_size > 1:
-            if trainer.global_step % self.every:
-                return
-            mine = torch.tensor(float(number), device=module.device)
-            number = int(trainer.strategy.reduce(mine, reduce_op="max"))
-        if number:
+        if number := self.received(trainer, module.device):
             self.saving.save_last(trainer)
             where = f"at step {trainer.global_step}"
             raise self.stops.stopped(where, "go on with --resume", number)
+
+    def received(self, trainer: pl.Trainer, device: torch.device) -> int:
+        """The signal that some process has had, the same on all of them; 0: none."""
+        if trainer.world_size == 1:
+            return self.stops.received
+        asked, self.asked = self.asked, None
+        if trainer.global_step % self.every == 0:
+            mine = torch.full((), float(self.stops.received), device=device)
+            self.asked = Later(trainer.strategy.reduce(mine, reduce_op="max"))
+        return int(asked.read()) if asked else 0
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         # before the last panels and figures, which may take longer than a job is left

@@ -1,25 +1,27 @@
 """What both LightningModules share: randomness, learning rate, clipping, averaging, saving."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from ldm.checkpoints import checkpoint
 from ldm.checkpoints.averaging import WIDTHS
 from ldm.checkpoints.safe import malformed
 from ldm.config import Optim, RunConfig, schema
 from ldm.diffusion.space import Shape, Space
-from ldm.errors import NotFinite
 from ldm.pictures.space import ChannelStatistics
 from ldm.system import randomness, threads
 from ldm.system.batches import Batch
+from ldm.system.device import Later
 from ldm.training.ema import EMA
 from ldm.training.readings import Readings, Row, write_row
+from ldm.training.unsettled import Noted, Unsettled, guard
 
 
 def learning_rate(optim: Optim, step: int, max_steps: int) -> float:
@@ -48,7 +50,9 @@ class Stage(pl.LightningModule):
         self.ema: EMA | None = None
         self.images_seen = 0
         self.skipped = 0
-        self.noted: list[tuple[dict[str, Tensor], Tensor]] = []
+        self.noted: list[Noted] = []
+        self.norms: list[Tensor] = []  # of this step's gradients
+        self.unsettled: Unsettled | None = None
         self.posteriors: ChannelStatistics | None = None  # of a validation's pictures
         self.readings, self.row = Readings(), Row()  # of the latest step; the last row written
 
@@ -93,6 +97,7 @@ class Stage(pl.LightningModule):
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """Inside, the network has its averaged weights (or its own, if none are kept)."""
+        self.settle()
         with self.ema.applied() if self.ema else nullcontext():
             yield
 
@@ -157,7 +162,10 @@ class Stage(pl.LightningModule):
         trainer = self.trainer
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it
         written = trainer.should_stop or (every and self.global_step % every == 0)
-        if written and self.ends_step(batch_idx) and trainer.is_global_zero:
+        if not (written and self.ends_step(batch_idx)):
+            return
+        self.settle()
+        if trainer.is_global_zero:
             self.row = self.readings.row()
             write_row(trainer.loggers, self.row, self.global_step - 1)
 
@@ -195,53 +203,57 @@ class Stage(pl.LightningModule):
         """What to say of the share (z,) of latents' variance that held-out pictures explain."""
 
     def clip(self, net: nn.Module, name: str) -> None:
-        """Clip the gradient's norm, log it as it was before, and check it.
+        """Clip the gradient's norm; its reading is as it was before.
 
         Processes have exchanged gradients by now: all see what is not finite in one of them.
         """
         limit = self.config.optim.clip or float("inf")
         norm = nn.utils.clip_grad_norm_(net.parameters(), limit, foreach=True)
+        self.norms.append(norm)
         self.readings[f"train/{name}"] = norm
         self.readings[f"train/{name}_clipped"] = lambda: norm > limit
-        if not torch.isfinite(norm):
-            self.refuse_step(norm)
 
     def note_loss(self, parts: dict[str, Tensor], batch: Batch) -> None:
         """Remember a micro-batch's losses and rows, to name them if the step is not finite."""
         self.noted.append(({k: v.detach() for k, v in parts.items()}, batch["index"]))
 
-    def refuse_step(self, norm: Tensor) -> None:
-        """Stop before the step, saying what was in it; on_nan=skip leaves it out and counts."""
+    def guard(self, optimizers: Sequence[Optimizer]) -> Tensor:
+        """Between clipping and the step, which is left out on the device if this is 1, not 0."""
+        norms, self.norms = torch.stack(self.norms), []
+        noted, self.noted = self.noted, []
+        self.settle()
+        self.unsettled = Unsettled(self.global_step, Later(norms), noted)
+        return guard(optimizers, norms)
+
+    def settle(self) -> None:
+        """Finish the last step, now that its gradient is known to be finite: count and average it.
+
+        Before the next step, and before whoever looks at the state, on all processes alike. If it
+        is not finite: NotFinite, with the state as before it, or on_nan=skip counts it.
+        """
+        step, self.unsettled = self.unsettled, None
+        if step is None:
+            return
+        if (norm := step.bad()) is not None:
+            self.refuse(step, norm)
+        slots = self.config.trainer.accumulate * self.trainer.world_size
+        self.images_seen += self.config.data.batch_size * slots
+        if self.ema:
+            self.ema.update()
+
+    def refuse(self, step: Unsettled, norm: float) -> None:
+        """Take Lightning's count back and stop; on_nan=skip counts the step as left out."""
         if self.config.trainer.on_nan == "skip":
             self.skipped += 1
             self.readings["train/skipped_steps"] = self.skipped
-            for parameter in self.parameters():
-                parameter.grad = None
             return
-        finite = lambda parts: all(torch.isfinite(v).all() for v in parts.values())  # noqa: E731
-        bad = [noted for noted in self.noted if not finite(noted[0])] or self.noted
-        said = "; ".join(
-            f"{', '.join(f'{k} {v.mean():.4g}' for k, v in parts.items())}, rows {i[:8].tolist()}"
-            for parts, i in bad
-        )
-        saved = "the state before this step is saved: " if self.global_step else ""
-        raise NotFinite(
-            f"the gradient is not finite ({norm:.4g}) at step {self.global_step}: {said}; "
-            f"{saved}lower optim.lr{' and --resume' if saved else ''}, or set trainer.on_nan=skip"
-        )
-
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Lightning's, then the average: at the batch's end callbacks have already saved."""
-        super().optimizer_step(*args, **kwargs)
-        self.step_done()
-
-    def step_done(self) -> None:
-        """After each optimiser step of either stage."""
-        slots = self.config.trainer.accumulate * self.trainer.world_size
-        self.images_seen += self.config.data.batch_size * slots
-        self.noted.clear()
-        if self.ema:
-            self.ema.update()
+        loop = self.trainer.fit_loop.epoch_loop
+        by_hand = loop.manual_optimization.optim_step_progress
+        by_itself = loop.automatic_optimization.optim_progress.optimizer.step
+        counted = by_itself if self.automatic_optimization else by_hand
+        for counters in (counted.current, counted.total):
+            counters.completed -= self.global_step - step.number
+        raise step.refusal(norm)
 
     # -- what is saved ----------------------------------------------------------------------------
     def about_autoencoder(self) -> dict[str, Any] | None:
@@ -249,6 +261,7 @@ class Stage(pl.LightningModule):
         return None
 
     def on_save_checkpoint(self, state: dict[str, Any]) -> None:
+        self.settle()
         state["ldm"] = {
             "version": checkpoint.VERSION,
             "stage": self.stage,

@@ -46,6 +46,7 @@ class DiscriminatorBalance(pl.Callback):
         value = stage.readings.get("discriminator/loss")
         if value is None or trainer.global_step % self.every or not stage.ends_step(batch_idx):
             return
+        stage.settle()
         self.readings = [*self.readings[1 - self.window :], float(cast(Tensor, value))]
         mean = sum(self.readings) / len(self.readings)
         saturated = len(self.readings) == self.window and not self.low < mean < self.high
@@ -61,7 +62,7 @@ class DiscriminatorBalance(pl.Callback):
 
 
 class Throughput(pl.Callback):
-    """Pictures a second, share of time waiting for data, memory; never waits for the device."""
+    """Pictures a second, share of time waiting for data, memory; waits at logging steps alone."""
 
     def __init__(self, stage: Stage):
         self.stage, self.every = stage, stage.config.trainer.log
@@ -76,11 +77,19 @@ class Throughput(pl.Callback):
     ) -> None:
         self.waited += time.perf_counter() - self.ended
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
         self.ended = now = time.perf_counter()
-        seen, span = self.stage.images_seen, now - self.since[1]
-        if trainer.global_step % self.every or seen == self.since[0]:
+        if trainer.global_step % self.every or not self.stage.ends_step(batch_idx):
             return
+        self.stage.settle()
+        seen, span = self.stage.images_seen, now - self.since[1]
         self.stage.readings |= {
             "speed/images_per_second": (seen - self.since[0]) / span,
             "speed/images_seen": seen,

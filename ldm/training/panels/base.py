@@ -55,6 +55,7 @@ class EverySteps(pl.Callback, ABC, Generic[AnyStage]):
 
     def _once(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if trainer.global_step != self.shown:
+            cast(Stage, module).settle()
             self.shown = trainer.global_step
             self.show(trainer, cast(AnyStage, module))
 
