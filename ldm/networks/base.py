@@ -1,8 +1,11 @@
 """The base of network configs: the modality, and which conditions are supported."""
 
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar
 
+import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from ldm.diffusion.space import Shape
 
@@ -29,3 +32,14 @@ class NetworkConfig:
         `concat`: K. Each is 0 where the model is not conditioned on it.
         """
         raise NotImplementedError
+
+
+def recompute(layer: Callable[..., Any], *inputs: Any, drawing: bool = False, **more: Any) -> Any:
+    """layer(*inputs, **more); its insides are not kept for the backward pass but computed again.
+
+    `drawing`: it has dropout, and must drop the same again. Without, the state of the generators is
+    not read: on a GPU that would wait for it.
+    """
+    if not torch.is_grad_enabled():
+        return layer(*inputs, **more)
+    return checkpoint(layer, *inputs, use_reentrant=False, preserve_rng_state=drawing, **more)

@@ -1,6 +1,7 @@
 """The denoising U-Net, in pixel or latent space: diffusers' UNet2D(Condition)Model."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from ldm.diffusion.space import Shape
 from ldm.errors import Refusal, require
-from ldm.networks.base import NetworkConfig
+from ldm.networks.base import NetworkConfig, recompute
 from ldm.networks.padding import crop_to, pad_to_multiple
 
 
@@ -18,7 +19,8 @@ class UNet(NetworkConfig):
 
     `attention` names resolutions (in pixels of x) or, below 0, levels counted from the last: -1 is
     the one of fewest pixels. Levels go with the data's size; a resolution that the network has not
-    is refused.
+    is refused. `checkpointing`: blocks are computed again in the backward pass instead of kept
+    (Chen et al. 2016): a third more arithmetic, less memory, the same numbers.
     """
 
     channels: tuple[int, ...] = (64, 128, 256)
@@ -27,6 +29,7 @@ class UNet(NetworkConfig):
     head_dim: int = 8
     norm_groups: int = 8
     dropout: float = 0.0
+    checkpointing: bool = False
     supports: ClassVar[frozenset[str]] = frozenset({"label", "text", "concat"})
 
     def __post_init__(self) -> None:
@@ -79,6 +82,10 @@ class UNet(NetworkConfig):
             num_class_embeds=classes + 1 if classes else None,
             **more,
         )
+        if self.checkpointing:
+            for block in (*net.down_blocks, net.mid_block, *net.up_blocks):
+                # diffusers' own keeps what skips are joined to, and all of attention
+                block.forward = partial(recompute, block.forward, drawing=self.dropout > 0)
         return PaddedUNet(net, factor, text)
 
     def attends(self, sides: list[int]) -> list[bool]:

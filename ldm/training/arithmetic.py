@@ -3,6 +3,7 @@
 docs/scale.md has the formula and what it leaves out.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -63,18 +64,25 @@ def hours_on_h100(step: float, steps: int) -> float:
 
 
 class Alive(TorchDispatchMode):
-    """The tensors that were made inside and are still there."""
+    """The tensors that were made inside and are still there, views of `others` not among them."""
 
-    def __init__(self) -> None:
+    def __init__(self, others: Iterable[Tensor] = ()):
         super().__init__()
         self.sizes = WeakIdKeyDictionary()
+        self.others = WeakIdKeyDictionary({other.untyped_storage(): None for other in others})
+
+    @property
+    def kept(self) -> int:
+        """Their bytes."""
+        return sum(self.sizes.values())
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         for part in torch.utils._pytree.tree_leaves(out):
             if isinstance(part, Tensor):
                 storage = part.untyped_storage()
-                self.sizes[storage] = storage.nbytes()
+                if storage not in self.others:
+                    self.sizes[storage] = storage.nbytes()
         return out
 
 
@@ -86,8 +94,8 @@ def activations(stage: Stage) -> float:
     """
     whole = Once(stage)
     shapes = shapes_of(whole)
-    with Alive() as alive:
+    with Alive(shapes.values()) as alive:
         answers = torch.func.functional_call(whole, shapes, ())
-    kept = sum(alive.sizes.values())
+    kept = alive.kept
     del answers  # and with them what they kept
     return kept * stage.config.data.batch_size / stage.few

@@ -9,12 +9,20 @@ from pathlib import Path
 
 import torch
 
+from ldm.config import Config, stage1_of
 from ldm.errors import Refusal, printable
 from ldm.training.arithmetic import once_in_shapes
 from ldm.training.legs import Leg
-from ldm.training.machine import world_size
+from ldm.training.machine import expect_whole_weights, world_size
 from ldm.training.panels.registry import figures_of
 from ldm.training.trainer import check_trainer
+
+
+def check_strategies(run: Config) -> None:
+    """Refusal of what either stage cannot be trained by; known before any data is read."""
+    stage1 = stage1_of(run)
+    for stage in (run, stage1) if stage1 else (run,):
+        expect_whole_weights(stage)
 
 
 def check_leg(leg: Leg) -> None:

@@ -1,12 +1,17 @@
 """What a run computes on: device, precision, processes, memory format."""
 
 import os
+import re
 from typing import Any
 
 import torch
 from torch import nn
 
 from ldm.config import RunConfig, TrainerConfig
+from ldm.errors import Refusal
+
+# strategies that cut weights into shards, by any of their names
+SHARDED = re.compile(r"fsdp|deepspeed|shard|parallel|zero", re.IGNORECASE)
 
 
 def on_gpu(settings: TrainerConfig) -> bool:
@@ -41,6 +46,21 @@ def strategy(run: RunConfig) -> str:
     several = several or torch.cuda.device_count() > 1
     unused = settings.strategy == "auto" and run.adversarial and several
     return "ddp_find_unused_parameters_true" if unused else settings.strategy
+
+
+def expect_whole_weights(run: RunConfig) -> None:
+    """Refusal of a strategy that cuts weights into shards.
+
+    The gradient's norm, the averages and the checkpoint are of whole tensors: of a rank's shards
+    they would be wrong, and say nothing.
+    """
+    name = run.trainer.strategy
+    if SHARDED.search(name):
+        raise Refusal(
+            f"trainer.strategy: {name} cuts weights into shards, of which gradient norm, averages "
+            "and checkpoints would be wrong; use ddp, with network.checkpointing=true and "
+            "trainer.accumulate=N where memory is short (docs/scale.md)"
+        )
 
 
 def world_size(settings: TrainerConfig) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ldm.config import Config
 from ldm.system.data import DataSet
-from ldm.training.checks import check_leg, check_output
+from ldm.training.checks import check_leg, check_output, check_strategies
 from ldm.training.legs import Leg, leg_of
 
 Hold = Callable[[Path], object]
@@ -23,6 +23,7 @@ def make_plan(
     Refusal for what is wrong with any. `hold` takes a folder before it is looked into. In a dry
     run a folder that holds a run is only mentioned. `images`: data in place of the config's.
     """
+    check_strategies(run)
     check_output(run.folder)
     hold(run.folder)
     last = leg_of(run, images or run.data.load())

@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.strategies import DDPStrategy
 
 from ldm.config import RunConfig, TrainerConfig
 from ldm.errors import Refusal
@@ -89,10 +90,14 @@ def _extra(module: Stage, images: DataSet) -> list[pl.Callback]:
 
 def _lightning(arguments: dict[str, Any]) -> pl.Trainer:
     try:
-        return pl.Trainer(**arguments)
+        trainer = pl.Trainer(**arguments)
     except Exception as error:  # Lightning and what it asks raise whatever they like
         why = " ".join(str(error).split())
         raise Refusal(f"trainer: Lightning refuses these settings: {why}") from None
+    if isinstance(trainer.strategy, DDPStrategy):
+        # what buffers there are is measured by all ranks together: none is sent in every step
+        trainer.strategy._ddp_kwargs.setdefault("broadcast_buffers", False)
+    return trainer
 
 
 def _plugins() -> list[Any]:

@@ -7,10 +7,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ldm import config
 from ldm.errors import Refusal
+from ldm.jets.network import SetTransformer
 from ldm.networks.autoencoder import AutoencoderKL, VQModel, kl_divergence, sample_posterior
 from ldm.networks.discriminator import PatchGAN
 from ldm.networks.unet import UNet
 from ldm.pictures.space import ChannelStatistics, Latents, LatentSpace, PixelSpace, against_flat
+from ldm.training.arithmetic import Alive
 
 torch.manual_seed(0)
 
@@ -209,3 +211,55 @@ def test_idle_codes_go_onto_latents_of_the_step():
         used.append(int((net.used > 0).sum()))
         moved = net.restart_idle(gather, order, every=False)
     assert moved == 16 - used[0] and not net.used.any()
+
+
+# -- checkpointing ---------------------------------------------------------------------------------
+def answers(net, *given, **cond):
+    """Output and gradients from one start, and the bytes that the forward pass keeps."""
+    torch.manual_seed(1)
+    net.zero_grad()
+    with Alive(net.parameters()) as alive:
+        out = net(*given, **cond)
+    kept = alive.kept
+    out.square().mean().backward()
+    return out.detach(), [p.grad.clone() for p in net.parameters()], kept
+
+
+@pytest.mark.parametrize("kind", ["plain", "dropout", "captions", "jets"])
+def test_checkpointing_gives_the_same_bits_in_less_memory(kind):
+    """Every layer of the U-Net, its dropout too, and the set transformer's blocks."""
+    x, t = torch.randn(2, 4, 16, 16), torch.tensor([10.0, 900.0])
+    sizes, cond, built = dict(channels=(8, 16, 16), layers=2, attention=(-2,)), {}, {}
+    if kind == "captions":
+        built, cond = {"text": 12}, {"text": torch.randn(2, 5, 12)}
+    if kind == "dropout":
+        sizes["dropout"] = 0.3
+    if kind == "jets":
+        x, cond = torch.randn(2, 30, 3), {"mask": torch.arange(30) < torch.tensor([[30], [11]])}
+        configs = [SetTransformer(layers=6, checkpointing=again) for again in (False, True)]
+    else:
+        configs = [UNet(**sizes, checkpointing=again) for again in (False, True)]
+    plain, again = (config.build(tuple(x.shape[1:]), **built) for config in configs)
+    for p in plain.parameters():  # what starts at 0 would hide what is before it
+        torch.nn.init.normal_(p, std=0.1)
+    again.load_state_dict(plain.state_dict())
+    (out, grads, kept), (out2, grads2, kept2) = (
+        answers(net.train(), x, t, **cond) for net in (plain, again)
+    )
+    assert torch.equal(out, out2) and all(map(torch.equal, grads, grads2))
+    assert kept2 < (0.6 if kind == "jets" else 0.4) * kept, (kept, kept2)
+
+
+def test_a_dry_run_counts_what_checkpointing_saves():
+    from helpers import run_config
+
+    from ldm.training.arithmetic import activations
+    from ldm.training.diffusion import DiffusionModule
+
+    small, large = (
+        activations(
+            DiffusionModule(run_config("pixel", "x", f"network.checkpointing={v}"), (1, 8, 8), ())
+        )
+        for v in ("true", "false")
+    )
+    assert 0 < small < 0.4 * large
