@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from PIL.Image import Image as Picture
 from tqdm import tqdm
 
 from ldm.config import SampleConfig
@@ -35,10 +36,12 @@ from ldm.evaluation.jets import (
 from ldm.jets.data import Jets, JetSet
 from ldm.jets.kinematics import jet_kinematics
 from ldm.jets.metrics import ALL, CHEAP, Cloud, Comparison, Sample
-from ldm.jets.plots import histograms, jet_images, picture
+from ldm.jets.plots import histograms, jet_images
 from ldm.metrics.records import Figure
+from ldm.metrics.words import for_axis
 from ldm.sampling.model import Model, restore
 from ldm.sampling.settings import Overrides
+from ldm.system.plots import floor_line, picture, plain_ticks, say, sheet, styled
 
 SCALES = {"w1m": 1e3, "w1p": 1e3, "w1efp": 1e5, "fpd": 1e3, "kpd": 1e6}
 BUDGETS = (10, 20, 50, 100, 200)
@@ -171,12 +174,8 @@ def solver_table(
     )
     text = solver_markdown(rows, floor, f"{len(few)} jets against {len(test)}")
     (args.output / "solvers.md").write_text(text + "\n")
-    draw(
-        rows,
-        floor,
-        args.output / "solvers.png",
-        f"{len(few)} generated against {len(test)} test jets",
-    )
+    title = f"Solvers of one checkpoint: {len(few):,} generated against {len(test):,} test jets"
+    draw(rows, floor, title).save(args.output / "solvers.png", optimize=True)
     print(text, f"\n{time.perf_counter() - began:.0f} s in all")
 
 
@@ -207,31 +206,23 @@ def solver_markdown(rows: list[dict], floor: dict[str, float], title: str) -> st
     return "\n".join([*lines, f"| truth vs. truth | | | | {numbers(floor)} |"])
 
 
-def draw(rows: list[dict], floor: dict[str, float], path: Path, title: str) -> None:
+@styled()
+def draw(rows: list[dict], floor: dict[str, float], title: str) -> Picture:
     """W1M and FPD over evaluations, and over milliseconds a jet, logarithmic."""
-    from matplotlib.figure import Figure as Drawing
-    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
-
-    drawing = Drawing(figsize=(10, 7.2), layout="constrained")
-    axes = drawing.subplots(2, 2, sharey="row")
-    mass, physics = (
-        next(name for name in floor if name.startswith(kind)) for kind in ("w1m", "fpd")
-    )
-    for line, name in zip(axes, (mass, physics), strict=True):
-        for ax, key, label in zip(
-            line, ("evaluations", "ms_per_jet"), ("evaluations", "ms a jet"), strict=True
-        ):
+    figure, axes = sheet(title, 2, 2, (9, 7.2), sharex="col", sharey="row")
+    names = [next(name for name in floor if name.startswith(kind)) for kind in ("w1m", "fpd")]
+    across = {"evaluations": "evaluations of the network", "ms_per_jet": "ms for a jet"}
+    for i, name in enumerate(names):
+        for j, (key, label) in enumerate(across.items()):
+            ax, words = axes[i, j], for_axis(name)
             for solver in dict.fromkeys(row["solver"] for row in rows):
                 points = sorted((row[key], row[name]) for row in rows if row["solver"] == solver)
-                ax.plot(*zip(*points, strict=True), "o-", label=solver, markersize=4)
-            ax.axhline(floor[name], color="0.4", linestyle=":", label="truth vs. truth")
-            ax.set(xscale="log", yscale="log", xlabel=label, ylabel=name)
-            ax.xaxis.set_minor_formatter(NullFormatter())
-            ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            ax.xaxis.set_major_formatter(ScalarFormatter())
-    axes[0][0].legend(frameon=False, fontsize=8)
-    drawing.suptitle(title)
-    picture(drawing).save(path)
+                ax.plot(*zip(*points, strict=True), "o-", label=solver)
+            floor_line(ax, floor[name])
+            say(ax, label if i else "", "" if j else words, xscale="log", yscale="log")
+            plain_ticks(ax.xaxis)
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return picture(figure)
 
 
 def main() -> None:

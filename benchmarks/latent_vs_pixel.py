@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from PIL.Image import Image as Picture
 
 from benchmarks import clock
 from ldm import config
@@ -28,8 +27,10 @@ from ldm.evaluation.pictures import Judge, evaluate
 from ldm.metrics.features import choose
 from ldm.metrics.records import thousands
 from ldm.metrics.reference import cached_reference
+from ldm.metrics.words import for_axis
 from ldm.pictures.images import Images
 from ldm.sampling.model import Model, load_autoencoder
+from ldm.system.plots import floor_line, picture, plain_ticks, say, sheet, styled
 from ldm.training.autoencoder import AutoencoderModule
 from ldm.training.data import RunData
 from ldm.training.diffusion import DiffusionModule, Stage1
@@ -175,34 +176,28 @@ class Side:
         print(f"{self.name}: {self.record['final']}", flush=True)
 
 
-def draw(sides: dict[str, dict[str, Any]], path: Path) -> None:
+@styled()
+def draw(sides: dict[str, dict[str, Any]]) -> Picture:
     """Quality over training time, left; over the time of a sample, right."""
-    figure = Figure(figsize=(9, 3.8), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(1, 2)
+    title = "Latent diffusion against pixels, in equal time"
+    figure, axes = sheet(title, 1, 2, (9, 4), sharey=True)
+    left, right = axes[0]
     for side, record in sides.items():
-        axes[0].plot(
-            [p["spent"] for p in record["curve"]],
-            [p["value"] for p in record["curve"]],
-            "o-",
-            label=side,
-        )
-        axes[1].plot(
-            [1000 * p["seconds"] / p["count"] for p in record["sampling"]],
-            [p["value"] for p in record["sampling"]],
-            "o-",
-        )
-        for p in record["sampling"]:
-            axes[1].annotate(
-                f" {p['steps']}", (1000 * p["seconds"] / p["count"], p["value"]), fontsize=8
-            )
-    metric = record["curve"][0]["metric"]
-    axes[0].set(xlabel="training seconds, stage 1 included", ylabel=metric, yscale="log")
-    axes[1].set(xlabel="ms for a sample (number: steps)", xscale="log", yscale="log")
-    for ax in axes:
-        ax.axhline(record["curve"][0]["floor"], color="grey", linestyle=":", label="truth-vs-truth")
-    axes[0].legend(fontsize=8)
-    figure.savefig(path, dpi=110)
+        curve, sampling = record["curve"], record["sampling"]
+        left.plot([p["spent"] / 60 for p in curve], [p["value"] for p in curve], "o-", label=side)
+        each = [1000 * p["seconds"] / p["count"] for p in sampling]
+        right.plot(each, [p["value"] for p in sampling], "o-")
+        for ms, p in zip(each, sampling, strict=True):
+            right.annotate(f" {p['steps']} steps", (ms, p["value"]), fontsize=9)
+    first = sides[next(iter(sides))]["curve"][0]
+    for ax in (left, right):
+        floor_line(ax, first["floor"])
+    metric = for_axis(first["metric"])
+    say(left, "minutes of training, stage 1 included", metric, yscale="log")
+    say(right, "ms for a sample", "", xscale="log", yscale="log")
+    plain_ticks(left.yaxis, right.xaxis)
+    left.legend()
+    return picture(figure)
 
 
 def table(sides: dict[str, dict[str, Any]]) -> str:
@@ -225,11 +220,11 @@ def table(sides: dict[str, dict[str, Any]]) -> str:
     )
 
 
-def log_to_wandb(sides: dict[str, dict[str, Any]], picture: Path, mode: str) -> None:
+def log_to_wandb(sides: dict[str, dict[str, Any]], file: Path, mode: str) -> None:
     """Both curves and the picture as one run."""
     import wandb
 
-    with wandb.init(project="ldm", name="latent-vs-pixel", dir=picture.parent, mode=mode) as run:
+    with wandb.init(project="ldm", name="latent-vs-pixel", dir=file.parent, mode=mode) as run:
         run.define_metric("*", step_metric="training_seconds")
         for side, record in sides.items():
             for point in record["curve"]:
@@ -239,7 +234,7 @@ def log_to_wandb(sides: dict[str, dict[str, Any]], picture: Path, mode: str) -> 
                         f"{side}/{point['metric']}": point["value"],
                     }
                 )
-        run.log({"latent-vs-pixel": wandb.Image(str(picture))})
+        run.log({"latent-vs-pixel": wandb.Image(str(file))})
 
 
 def main() -> None:
@@ -273,9 +268,10 @@ def main() -> None:
     files = {name: args.output / f"{name}.json" for name in SIDES}
     sides = {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}
     if all("final" in sides.get(name, {}) for name in SIDES):
-        draw(sides, picture := args.output / "latent_vs_pixel.png")
+        file = args.output / "latent_vs_pixel.png"
+        draw(sides).save(file, optimize=True)
         (args.output / "latent_vs_pixel.md").write_text(table(sides) + "\n")
-        log_to_wandb(sides, picture, args.wandb)
+        log_to_wandb(sides, file, args.wandb)
         print(table(sides))
 
 

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from PIL.Image import Image as Picture
 
 from ldm.checkpoints import checkpoint
 from ldm.config import SampleConfig, from_dict
@@ -37,7 +36,9 @@ from ldm.diffusion.solvers import (
 from ldm.evaluation.pictures import Judge, evaluate, load_data
 from ldm.metrics.features import choose
 from ldm.metrics.reference import cached_reference
+from ldm.metrics.words import for_axis
 from ldm.sampling.model import Model, restore
+from ldm.system.plots import floor_line, picture, plain_ticks, say, sheet, styled
 
 SOLVERS = {
     "DDIM": DDIM(),
@@ -108,28 +109,25 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     return "\n".join([*lines, f"| truth-vs-truth | - | {' | '.join(floors)} | |"])
 
 
-def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes, key = figure.subplots(), next(iter(rows[0]["figures"]))
+@styled()
+def draw(rows: list[dict[str, Any]]) -> Picture:
+    """The first figure over evaluations of the network, a line a solver, DDPM a star."""
+    key = next(iter(rows[0]["figures"]))
+    figure, axes = sheet("Quality over network evaluations: one checkpoint, several solvers")
+    ax = axes[0, 0]
     for name in dict.fromkeys(row["solver"] for row in rows):
         mine = [row for row in rows if row["solver"] == name]
-        points = (
-            [row["evaluations"] for row in mine],
-            [row["figures"][key]["value"] for row in mine],
-        )
-        axes.plot(
-            *points,
-            "k*" if name == "DDPM" else "o-",
-            label=name,
-            markersize=10 if name == "DDPM" else 5,
-        )
-    axes.axhline(
-        rows[0]["figures"][key]["floor"], color="grey", linestyle=":", label="truth-vs-truth"
-    )
-    axes.set(xscale="log", yscale="log", xlabel="evaluations of the network", ylabel=key)
-    axes.legend(fontsize=8)
-    figure.savefig(path, dpi=110)
+        across = [row["evaluations"] for row in mine]
+        values = [row["figures"][key]["value"] for row in mine]
+        style, size = ("k*", 10) if name == "DDPM" else ("o-", 5)
+        ax.plot(across, values, style, label=name, markersize=size)
+    if (floor := rows[0]["figures"][key]["floor"]) is not None:
+        floor_line(ax, floor)
+    words = for_axis(key)
+    say(ax, "evaluations of the network", words, xscale="log", yscale="log")
+    plain_ticks(ax.xaxis, ax.yaxis)
+    figure.legend(loc="outside right upper")
+    return picture(figure)
 
 
 def main() -> None:
@@ -176,7 +174,7 @@ def main() -> None:
         log.write_text(json.dumps(rows, indent=1) + "\n")
     text = markdown(rows)
     (args.output / "solver_quality.md").write_text(text + "\n")
-    draw(rows, args.output / "solver_quality.png")
+    draw(rows).save(args.output / "solver_quality.png", optimize=True)
     print(text)
 
 

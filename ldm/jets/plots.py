@@ -1,6 +1,6 @@
 """Pictures of jets: histograms with ratio panels, averaged jet images, and the reverse process.
 
-PIL images, made off screen.
+PIL images, made off screen, in the style of `ldm.system.plots`.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from PIL import Image
@@ -17,8 +16,11 @@ from torch import Tensor
 
 from ldm.jets.kinematics import jet_kinematics
 from ldm.jets.metrics import Cloud
+from ldm.system.plots import GENERATED, REAL, WIDTH, picture, say, sheet, styled
 
-REAL, GENERATED = "#4d4d4d", "#d1495b"
+ETA, PHI, PT = r"$\eta^{rel}$", r"$\phi^{rel}$", r"$p_T^{rel}$"
+ORDER = {1: "the hardest", 2: "the 2nd hardest", 5: "the 5th hardest"}
+COLUMNS = 3  # of histograms: at a page's width their words are still read
 
 
 @dataclass(frozen=True)
@@ -35,13 +37,13 @@ def quantities(constituents: int) -> dict[str, Quantity]:
     angles = np.linspace(-0.45, 0.45, 46)
     leading = {f"leading_{i}": (i, top) for i, top in ((1, 0.6), (2, 0.35), (5, 0.14))}
     return {
-        "mass": Quantity("relative jet mass", np.linspace(0, 0.22, 45)),
-        "pt": Quantity("$p_T^{rel}$ of constituents", np.geomspace(3e-4, 1, 45), True),
-        "eta": Quantity(r"$\eta^{rel}$ of constituents", angles),
-        "phi": Quantity(r"$\phi^{rel}$ of constituents", angles),
-        "multiplicity": Quantity("constituents in a jet", np.arange(constituents + 2) - 0.5),
+        "mass": Quantity("relative jet mass, $m / p_T$", np.linspace(0, 0.22, 45)),
+        "pt": Quantity(f"{PT} of particles", np.geomspace(3e-4, 1, 45), True),
+        "eta": Quantity(f"{ETA} of particles", angles),
+        "phi": Quantity(f"{PHI} of particles, radians", angles),
+        "multiplicity": Quantity("particles in a jet", np.arange(constituents + 2) - 0.5),
         **{
-            k: Quantity(f"$p_T^{{rel}}$ of constituent {i}", np.linspace(0, top, 41))
+            k: Quantity(f"{PT} of {ORDER[i]} particle", np.linspace(0, top, 41))
             for k, (i, top) in leading.items()
         },
     }
@@ -76,25 +78,40 @@ def ratio(
         )
 
 
+@styled()
 def histograms(
     real: Cloud, generated: Cloud, names: tuple[str, str] = ("real", "generated")
 ) -> Image.Image:
     """Each quantity's densities, overlaid, and below generated / real with statistical errors.
 
-    How many values of each sample lie outside the axis stands in its name.
+    How many values of each sample lie beyond an axis stands in its label.
     """
     shown = quantities(max(real.mask.shape[1], generated.mask.shape[1]))
     left, right = values(real), values(generated)
-    figure = Figure(figsize=(16, 8.4), layout="constrained")
-    rows = figure.subplots(4, 4, height_ratios=(3, 1, 3, 1))
-    for i, (key, quantity) in enumerate(shown.items()):
-        top, bottom = rows[2 * (i // 4)][i % 4], rows[2 * (i // 4) + 1][i % 4]
-        if key in left and key in right:
-            _overlay(top, left[key], right[key], quantity, names)
-            _ratio(bottom, left[key], right[key], quantity)
-    rows[0][0].legend(frameon=False)
-    figure.suptitle(f"{len(real.mask):,} {names[0]} and {len(generated.mask):,} {names[1]} jets")
+    both = {key: quantity for key, quantity in shown.items() if key in left and key in right}
+    title = f"{len(real.mask):,} {names[0]} and {len(generated.mask):,} {names[1]} jets"
+    rows = -(-(len(both) + 1) // COLUMNS)  # the legend has a place of its own
+    figure, axes = sheet(title, 2 * rows, COLUMNS, (9, 3.3 * rows), height_ratios=(3, 1) * rows)
+    for i, (key, quantity) in enumerate(both.items()):
+        top, bottom = (
+            axes[2 * (i // COLUMNS)][i % COLUMNS],
+            axes[2 * (i // COLUMNS) + 1][i % COLUMNS],
+        )
+        _overlay(top, left[key], right[key], quantity, names)
+        _ratio(bottom, left[key], right[key], quantity, names)
+    _legend(figure, axes, len(both), names)
     return picture(figure)
+
+
+def _legend(figure: Figure, axes: np.ndarray, after: int, names: tuple[str, str]) -> None:
+    """In the place after the last histogram; those after it stay empty."""
+    for i in range(after, axes.size // 2):
+        for ax in axes[2 * (i // COLUMNS) :, i % COLUMNS][:2]:
+            ax.set_axis_off()
+    found = [ax.get_legend_handles_labels() for ax in (axes[0][0], axes[1][0])]
+    handles, words = ([*above, *below] for above, below in zip(*found, strict=True))
+    place = axes[2 * (after // COLUMNS)][after % COLUMNS]
+    place.legend(handles, words, loc="upper left")
 
 
 def _overlay(
@@ -104,7 +121,7 @@ def _overlay(
         (real, names[0], {"color": REAL, "alpha": 0.35, "fill": True}),
         (generated, names[1], {"color": GENERATED, "linewidth": 1.5}),
     ):
-        _density(axes, numbers, quantity, label=name, **style)
+        _density(axes, numbers, quantity, label=f"{name} jets", **style)
     _scales(axes, quantity)
     axes.tick_params(labelbottom=False)
 
@@ -115,36 +132,34 @@ def _density(axes: Axes, numbers: np.ndarray, quantity: Quantity, **style: Any) 
 
 
 def _scales(axes: Axes, quantity: Quantity) -> None:
-    axes.set(
-        yscale="log",
-        xscale="log" if quantity.log_x else "linear",
-        xlim=quantity.edges[[0, -1]],
-        ylabel="density",
-    )
+    scale, ends = "log" if quantity.log_x else "linear", quantity.edges[[0, -1]]
+    say(axes, "", "density", yscale="log", xscale=scale, xlim=ends)
 
 
-def _ratio(axes: Axes, real: np.ndarray, generated: np.ndarray, quantity: Quantity) -> None:
+def _ratio(
+    axes: Axes, real: np.ndarray, generated: np.ndarray, quantity: Quantity, names: tuple[str, str]
+) -> None:
     quotient, error, band = ratio(real, generated, quantity.edges)
     middles = (quantity.edges[1:] + quantity.edges[:-1]) / 2
-    axes.stairs(1 + band, quantity.edges, baseline=1 - band, fill=True, color=REAL, alpha=0.25)
-    axes.errorbar(middles, quotient, error, fmt=".", color=GENERATED, markersize=4, linewidth=1)
-    # beyond the panel, not gone
-    for outside, edge, marker in (
-        (quotient > 1.5, 1.46, "^"),
-        (quotient < 0.5, 0.54, "v"),
-    ):
-        axes.plot(
-            middles[outside], np.full(outside.sum(), edge), marker, color=GENERATED, markersize=3
-        )
+    noise = {"label": f"statistical error of {names[0]}", "color": REAL, "alpha": 0.25}
+    axes.stairs(1 + band, quantity.edges, baseline=1 - band, fill=True, **noise)
+    dots = {"fmt": ".", "color": GENERATED, "markersize": 4, "linewidth": 1}
+    axes.errorbar(middles, quotient, error, label=f"{names[1]} / {names[0]}", **dots)
+    _beyond(axes, middles, quotient)
     axes.axhline(1, color=REAL, linewidth=0.8)
-    scale = "log" if quantity.log_x else "linear"
-    left, right = (
-        int(((n < quantity.edges[0]) | (n > quantity.edges[-1])).sum()) for n in (real, generated)
-    )
-    name = quantity.name + (f" ({left} and {right} outside)" if left or right else "")
-    axes.set(
-        xscale=scale, xlim=quantity.edges[[0, -1]], ylim=(0.5, 1.5), xlabel=name, ylabel="ratio"
-    )
+    scale, ends = "log" if quantity.log_x else "linear", quantity.edges[[0, -1]]
+    say(axes, quantity.name, "ratio", xscale=scale, xlim=ends, ylim=(0.5, 1.5))
+    outside = [int(((n < ends[0]) | (n > ends[1])).sum()) for n in (real, generated)]
+    if any(outside):
+        few = " and ".join(map(str, outside))
+        axes.set_xlabel(f"{quantity.name}\n({few} beyond the axis)")
+
+
+def _beyond(axes: Axes, middles: np.ndarray, quotient: np.ndarray) -> None:
+    """Triangles at the edge for the ratios that are beyond it."""
+    for outside, edge, marker in ((quotient > 1.5, 1.46, "^"), (quotient < 0.5, 0.54, "v")):
+        at = np.full(outside.sum(), edge)
+        axes.plot(middles[outside], at, marker, color=GENERATED, markersize=3)
 
 
 def mean_image(cloud: Cloud, side: int = 40, reach: float = 0.4) -> np.ndarray:
@@ -154,6 +169,7 @@ def mean_image(cloud: Cloud, side: int = 40, reach: float = 0.4) -> np.ndarray:
     return np.histogram2d(eta, phi, bins=side, range=span, weights=pt)[0] / len(cloud.mask)
 
 
+@styled()
 def jet_images(
     real: Cloud,
     generated: Cloud,
@@ -162,27 +178,24 @@ def jet_images(
 ) -> Image.Image:
     """Averaged jet images of both samples, logarithmic, and their difference over their mean."""
     a, b = mean_image(real, reach=reach), mean_image(generated, reach=reach)
-    figure = Figure(figsize=(14, 4.4), layout="constrained")
-    axes = figure.subplots(1, 3)
-    top = max(a.max(), b.max(), 1e-12)
-    scale, extent = LogNorm(top * 1e-6, top), (-reach, reach, -reach, reach)
-    for ax, image, name in zip(axes, (a, b), names, strict=False):
-        shown = ax.imshow(
-            image.T.clip(top * 1e-6), norm=scale, origin="lower", extent=extent, cmap="magma"
-        )
-        ax.set_title(f"{name}, {len(real.mask if name is names[0] else generated.mask):,} jets")
-    figure.colorbar(shown, ax=axes[:2], label="mean $p_T^{rel}$ a pixel")
-    total = np.where(a + b > 0, a + b, 1)
-    shown = axes[2].imshow(
-        (2 * (b - a) / total).T, origin="lower", extent=extent, cmap="RdBu_r", vmin=-1, vmax=1
-    )
-    axes[2].set_title(f"({names[1]} - {names[0]}) / mean")
-    figure.colorbar(shown, ax=axes[2])
-    for ax in axes:
-        ax.set(xlabel=r"$\eta^{rel}$", ylabel=r"$\phi^{rel}$")
+    counts = f"{len(real.mask):,} {names[0]} and {len(generated.mask):,} {names[1]} jets"
+    figure, rows = sheet(f"Mean image of {counts}", 1, 3, (10, 3.5), sharey=True)
+    axes, top = rows[0], max(a.max(), b.max(), 1e-12)
+    place = {"origin": "lower", "extent": (-reach, reach, -reach, reach)}
+    scale, total = LogNorm(top * 1e-6, top), np.where(a + b > 0, a + b, 1)
+    for ax, image in zip(axes, (a, b), strict=False):
+        shown = ax.imshow(image.T.clip(top * 1e-6), norm=scale, cmap="magma", **place)
+    figure.colorbar(shown, ax=axes[:2], label=f"mean {PT} in a pixel")
+    limits = {"cmap": "RdBu_r", "vmin": -1, "vmax": 1}
+    shown = axes[2].imshow((2 * (b - a) / total).T, **limits, **place)
+    figure.colorbar(shown, ax=axes[2], label="difference / mean")
+    for ax, name in zip(axes, (*names, f"{names[1]} - {names[0]}"), strict=True):
+        say(ax, ETA, PHI if ax is axes[0] else "", name)
+        ax.grid(False)
     return picture(figure)
 
 
+@styled()
 def reverse_process(
     steps: Sequence[Tensor], mask: Tensor, times: Sequence[float], jets: int = 4
 ) -> Image.Image:
@@ -191,32 +204,39 @@ def reverse_process(
     A row is a jet, time runs from noise on the left to data on the right, a disc's area is the
     constituent's pt_rel.
     """
-    jets = min(jets, len(mask))
-    figure = Figure(figsize=(2.3 * len(steps), 2.4 * jets + 0.3), layout="constrained")
-    axes = figure.subplots(jets, len(steps), squeeze=False, sharex=True, sharey=True)
+    jets, width = min(jets, len(mask)), max(WIDTH, 1.5 * len(steps))
+    title = "The reverse process: from noise (t = 1) to jets (t = 0)"
+    size = width, 0.96 * width / len(steps) * jets + 1
+    figure, axes = sheet(title, jets, len(steps), size, sharex=True, sharey=True)
     for row in range(jets):
         for ax, features, t in zip(axes[row], steps, times, strict=True):
             _constituents(ax, features[row][mask[row]])
             if row == 0:
                 ax.set_title(f"t = {t:.2f}")
-    figure.supxlabel(r"$\eta^{rel}$")
-    figure.supylabel(r"$\phi^{rel}$")
+    _angles(figure)
     return picture(figure)
 
 
+@styled()
 def jets(features: Tensor, mask: Tensor, names: Sequence[str], columns: int = 4) -> Image.Image:
     """Jets (B, P, 3), one each panel, as discs in (eta, phi), `names` above them."""
     columns, rows = min(columns, len(mask)), -(-len(mask) // columns)
-    figure = Figure(figsize=(2.5 * columns, 2.6 * rows + 0.3), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    size = max(4, 2.3 * columns + 0.4), 2.4 * rows + 0.8
+    figure, panels = sheet("Generated jets", rows, columns, size, sharex=True, sharey=True)
+    axes = panels.ravel()
     for ax, cloud, real, name in zip(axes, features, mask, names, strict=False):
         _constituents(ax, cloud[real])
-        ax.set_title(name, fontsize="medium")
+        ax.set_title(name)
     for ax in axes[len(mask) :]:
         ax.set_axis_off()
-    figure.supxlabel(r"$\eta^{rel}$")
-    figure.supylabel(r"$\phi^{rel}$")
+    _angles(figure)
     return picture(figure)
+
+
+def _angles(figure: Figure) -> None:
+    """The two axes of all panels, and what a disc is."""
+    figure.supxlabel(f"{ETA} (a disc is a particle, its area {PT})")
+    figure.supylabel(f"{PHI} in radians")
 
 
 def _constituents(axes: Axes, cloud: Tensor) -> None:
@@ -233,24 +253,20 @@ def _constituents(axes: Axes, cloud: Tensor) -> None:
         alpha=0.7,
         linewidths=0,
     )
-    axes.set(xlim=(-0.4, 0.4), ylim=(-0.4, 0.4), aspect="equal")
+    ends, ticks = (-0.4, 0.4), (-0.3, 0, 0.3)
+    axes.set(xlim=ends, ylim=ends, xticks=ticks, yticks=ticks, aspect="equal")
 
 
+@styled()
 def distributions(cloud: Cloud) -> Image.Image:
     """Each quantity of one sample as a density, with nothing beside it."""
-    shown, found = quantities(cloud.mask.shape[1]), values(cloud)
-    figure = Figure(figsize=(14, 6), layout="constrained")
-    for ax, (key, quantity) in zip(figure.subplots(2, 4).ravel(), shown.items(), strict=True):
-        if key in found:
-            _density(ax, found[key], quantity, color=GENERATED, alpha=0.6, fill=True)
+    found = values(cloud)
+    shown = {k: q for k, q in quantities(cloud.mask.shape[1]).items() if k in found}
+    figure, axes = sheet(f"{len(cloud.mask):,} generated jets", 2, 4, (11, 5.4))
+    for ax, (key, quantity) in zip(axes.ravel(), shown.items(), strict=False):
+        _density(ax, found[key], quantity, color=GENERATED, alpha=0.6, fill=True)
         _scales(ax, quantity)
         ax.set_xlabel(quantity.name)
-    figure.suptitle(f"{len(cloud.mask):,} generated jets")
+    for ax in axes.ravel()[len(shown) :]:
+        ax.set_axis_off()
     return picture(figure)
-
-
-def picture(figure: Figure) -> Image.Image:
-    """Draw a figure with Agg, whatever display there is: an RGB picture."""
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())

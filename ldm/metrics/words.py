@@ -49,6 +49,11 @@ def in_words(name: str) -> str:
     return WORDS[metric] + (f" ({', '.join(details)})" if details else "")
 
 
+def for_axis(name: str) -> str:
+    """The same on two lines, for the length of an axis."""
+    return in_words(name).replace(" (", "\n(", 1)
+
+
 def _detail(part: str) -> str:
     """ "1k" -> "1,000 samples"; "fashion" -> "Fashion features"."""
     if number := re.fullmatch(r"(\d+)(k?)", part):

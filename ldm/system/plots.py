@@ -33,6 +33,7 @@ COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#0
 STYLE: Any = {
     "font.size": 11,
     "figure.titlesize": 13,
+    "figure.labelsize": 11,
     "axes.titlesize": 11,
     "axes.labelsize": 11,
     "axes.grid": True,

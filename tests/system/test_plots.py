@@ -1,15 +1,107 @@
 """Every figure has a title and words on its axes; the helper that all of them are drawn with."""
 
+import ast
 import re
+from importlib import import_module
+from pathlib import Path
 
 import matplotlib
 import numpy as np
 import pytest
+import torch
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from ldm.jets.metrics import Cloud
 from ldm.metrics.words import in_words
 from ldm.system.plots import DPI, STYLE, WIDTH, floor_line, picture, plain_ticks, say, sheet, styled
+
+ROOT = Path(__file__).parents[2]
+
+
+def cloud(seed: int, beyond: float = 0.0) -> Cloud:
+    """20 jets of up to 6 particles, one of which may be beyond every axis."""
+    generator = torch.Generator().manual_seed(seed)
+    features = 0.1 * torch.rand(20, 6, 3, generator=generator)
+    features[0, 0] += beyond
+    return Cloud(features, torch.arange(6) < torch.randint(1, 7, (20, 1), generator=generator))
+
+
+def measured(solver: str, evaluations: int) -> dict:
+    figure = {"value": 30 / evaluations, "std": None, "floor": 0.5}
+    return {"solver": solver, "evaluations": evaluations, "figures": {"fd_fashion_1k": figure}}
+
+
+def of_jets(solver: str, evaluations: int) -> dict:
+    costs = {"evaluations": evaluations, "ms_per_jet": evaluations / 4}
+    return costs | {"solver": solver, "w1m_10k": 1 / evaluations, "fpd_50k": 2 / evaluations}
+
+
+def side(value: float) -> dict:
+    point = {"metric": "fd_fashion_2k", "value": value, "floor": 0.4, "steps": 5, "count": 10}
+    return {"curve": [point | {"spent": 60}], "sampling": [point | {"seconds": 2.0}]}
+
+
+MASK = cloud(0).mask
+DRAWN = {  # every function that draws a sheet, and what it is given
+    "ldm.jets.plots.histograms": (cloud(0), cloud(1, beyond=2.0), ("held-out", "generated")),
+    "ldm.jets.plots.jet_images": (cloud(0), cloud(1)),
+    "ldm.jets.plots.reverse_process": ([cloud(0).features] * 2, MASK, (1.0, 0.0)),
+    "ldm.jets.plots.jets": (cloud(0).features[:3], MASK[:3], ["seed 0", "seed 1", "seed 2"]),
+    "ldm.jets.plots.distributions": (cloud(0),),
+    "benchmarks.solver_quality.draw": (
+        [measured(s, n) for s in ("Heun", "DDPM") for n in (9, 50)],
+    ),
+    "benchmarks.latent_vs_pixel.draw": ({"latent": side(2.0), "pixel": side(3.0)},),
+    "benchmarks.judge_jets.draw": (
+        [of_jets(s, n) for s in ("Heun", "DPM++2M") for n in (10, 50)],
+        {"w1m_10k": 1e-3, "fpd_50k": 2e-3},
+        "Two solvers",
+    ),
+}
+
+
+def drawing() -> set[str]:
+    """Every function of the project that makes a sheet."""
+    found = set()
+    for file in [*ROOT.glob("ldm/**/*.py"), *ROOT.glob("benchmarks/**/*.py")]:
+        text = file.read_text()
+        if "sheet" not in text or (file.name == "plots.py" and file.parent.name == "system"):
+            continue
+        module = ".".join(file.relative_to(ROOT).with_suffix("").parts)
+        for node in ast.walk(ast.parse(text)):
+            called = [n.func for n in ast.walk(node) if isinstance(n, ast.Call)]
+            names = {f.id for f in called if isinstance(f, ast.Name)}
+            if isinstance(node, ast.FunctionDef) and "sheet" in names:
+                found.add(f"{module}.{node.name}")
+    return found
+
+
+def test_every_figure_is_known_here():
+    assert drawing() == set(DRAWN)
+
+
+def test_every_figure_is_a_sheet():
+    for file in [*ROOT.glob("ldm/**/*.py"), *ROOT.glob("benchmarks/**/*.py")]:
+        if file != ROOT / "ldm" / "system" / "plots.py":
+            own = re.search(r"pyplot|\bFigure\(figsize|FigureCanvas", file.read_text())
+            assert not own, f"{file}: draw it on a sheet of ldm.system.plots"
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_a_figure_says_what_it_shows(name, monkeypatch):
+    """Title, labels, units; no names of the code; nothing is cut off at the edge."""
+    figures, draw = [], FigureCanvasAgg.draw
+    monkeypatch.setattr(
+        FigureCanvasAgg, "draw", lambda canvas: (figures.append(canvas.figure), draw(canvas))
+    )
+    module, function = name.rsplit(".", 1)
+    image = getattr(import_module(module), function)(*DRAWN[name])
+    assert [wordless(figure) for figure in figures] == [[]]
+    edge = np.asarray(image.convert("L"))
+    for line in (edge[0], edge[-1], edge[:, 0], edge[:, -1]):
+        assert line.min() > 200, "something reaches the edge, and is cut off"
 
 
 def wordless(figure: Figure) -> list[str]:
@@ -34,7 +126,7 @@ def _legend(axes: Axes) -> list:
 def _named(figure: Figure, axes: Axes, name: str) -> bool:
     """An axis has a label of its own or the figure's, or no numbers that need one."""
     shown = getattr(axes, f"{name}axis").get_tick_params()
-    numbers = any(shown.get(f"label{side}", True) for side in ("left", "bottom"))
+    numbers = shown.get(f"label{'bottom' if name == 'x' else 'left'}", True)
     numbers = numbers and len(getattr(axes, f"get_{name}ticks")()) > 0
     own = getattr(axes, f"get_{name}label")()
     return bool(own or getattr(figure, f"get_sup{name}label")() or not numbers)
