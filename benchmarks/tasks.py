@@ -40,10 +40,15 @@ from ldm.tasks import Denoising, InPainting, SuperResolution
 from ldm.tasks.cases import Case
 from ldm.tasks.denoising import mean_picture
 from ldm.tasks.inpainting import paste
-from ldm.tasks.output import Result, panel
+from ldm.tasks.output import TRUTH, Result, panel
 from ldm.tasks.prior import Prior
 
-HOLE, FACTOR, NOISES, SHOWN = 16, 4, (0.25, 0.5), 8
+HOLE, FACTOR, NOISES, SHOWN = 16, 4, (0.25, 0.5), 5
+TITLES = {
+    "inpaint": f"In-painting of {HOLE} x {HOLE} pixels",
+    "super-resolve": f"Super-resolution, {FACTOR} x",
+    **{f"denoise-{std:g}": f"De-noising of Gaussian noise, std {std:g}" for std in NOISES},
+}
 
 
 def parse() -> argparse.Namespace:
@@ -132,7 +137,7 @@ class Bench:
         self, name: str, given: Tensor, plain: tuple[str, Tensor], made: dict[str, Tensor]
     ) -> None:
         if self.args.panels:
-            columns = {"truth": self.truth, "input": given, plain[0]: plain[1]} | made
+            columns = {"given": given, plain[0]: plain[1]} | made | {TRUTH: self.truth}
             results = [
                 Result("", {k: v[i] for k, v in columns.items()}, self.truth[:0], [])
                 for i in range(SHOWN)
@@ -140,7 +145,8 @@ class Bench:
             how = "trained" if self.model.purpose.use else self.model.space.kind
             file = Path(self.args.panels, f"task-{name}-{how}.png")
             file.parent.mkdir(parents=True, exist_ok=True)
-            panel(results, 56).save(file, optimize=True)
+            title = f"{TITLES[name]}: held-out pictures, model {self.args.checkpoint}"
+            panel(results, title).save(file, optimize=True)
 
 
 def inpainting(bench: Bench, model: Model) -> None:
@@ -209,14 +215,15 @@ def denoising(bench: Bench, model: Model, std: float) -> None:
         sum(samples) / len(samples),
         began,
     )
-    made = {"a sample": samples[0], "mean": sum(samples) / len(samples)}
+    made = {"a sample": samples[0]}
     if latent:
+        made[f"mean of {len(samples)} samples"] = sum(samples) / len(samples)
         bench.measure(name, f"{task.method}, a sample", samples[0], began)
     else:
         began = time.perf_counter()
-        made["mean"] = bench.batches(lambda prior, rows: mean_picture(prior, case(rows)))
-        bench.measure(name, "posterior mean, one call", made["mean"], began)
-    bench.show(f"denoise-{std:g}", noisy, ("NLM", plain), made)
+        made["posterior mean"] = bench.batches(lambda prior, rows: mean_picture(prior, case(rows)))
+        bench.measure(name, "posterior mean, one call", made["posterior mean"], began)
+    bench.show(f"denoise-{std:g}", noisy, ("non-local means", plain), made)
 
 
 @torch.no_grad()

@@ -161,7 +161,7 @@ def change(model: Model, limits: Limits, wanted: Wanted, numbers: Sequence[Any])
         made = task.result(prior, case, item.value[0])
         status = f"**Done** in {item.seconds:.1f} s: {how}, {settings.describe()}"
         status += task.said(case) + scaled_to(picture, case)
-        yield Shown(panel([made], side=140), status, samples=as_bytes(made.samples))
+        yield Shown(panel([made]), status, samples=as_bytes(made.samples))
 
 
 def scaled_to(picture: Tensor, case: Case) -> str:

@@ -141,9 +141,13 @@ def _ratio(
 ) -> None:
     quotient, error, band = ratio(real, generated, quantity.edges)
     middles = (quantity.edges[1:] + quantity.edges[:-1]) / 2
-    noise = {"label": f"statistical error of {names[0]}", "color": REAL, "alpha": 0.25}
+    noise: dict[str, Any] = {
+        "label": f"statistical error of {names[0]}",
+        "color": REAL,
+        "alpha": 0.25,
+    }
     axes.stairs(1 + band, quantity.edges, baseline=1 - band, fill=True, **noise)
-    dots = {"fmt": ".", "color": GENERATED, "markersize": 4, "linewidth": 1}
+    dots: dict[str, Any] = {"fmt": ".", "color": GENERATED, "markersize": 4, "linewidth": 1}
     axes.errorbar(middles, quotient, error, label=f"{names[1]} / {names[0]}", **dots)
     _beyond(axes, middles, quotient)
     axes.axhline(1, color=REAL, linewidth=0.8)
@@ -181,12 +185,12 @@ def jet_images(
     counts = f"{len(real.mask):,} {names[0]} and {len(generated.mask):,} {names[1]} jets"
     figure, rows = sheet(f"Mean image of {counts}", 1, 3, (10, 3.5), sharey=True)
     axes, top = rows[0], max(a.max(), b.max(), 1e-12)
-    place = {"origin": "lower", "extent": (-reach, reach, -reach, reach)}
+    place: dict[str, Any] = {"origin": "lower", "extent": (-reach, reach, -reach, reach)}
     scale, total = LogNorm(top * 1e-6, top), np.where(a + b > 0, a + b, 1)
     for ax, image in zip(axes, (a, b), strict=False):
         shown = ax.imshow(image.T.clip(top * 1e-6), norm=scale, cmap="magma", **place)
     figure.colorbar(shown, ax=axes[:2], label=f"mean {PT} in a pixel")
-    limits = {"cmap": "RdBu_r", "vmin": -1, "vmax": 1}
+    limits: dict[str, Any] = {"cmap": "RdBu_r", "vmin": -1, "vmax": 1}
     shown = axes[2].imshow((2 * (b - a) / total).T, **limits, **place)
     figure.colorbar(shown, ax=axes[2], label="difference / mean")
     for ax, name in zip(axes, (*names, f"{names[1]} - {names[0]}"), strict=True):

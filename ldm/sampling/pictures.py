@@ -15,7 +15,8 @@ from ldm.diffusion.likelihood import (
     dequantise,
     latent_bound,
 )
-from ldm.pictures.grid import save_picture, to_picture
+from ldm.pictures.grid import save_picture
+from ldm.pictures.labels import gallery
 from ldm.pictures.space import LatentSpace
 from ldm.sampling.conditions import Condition
 from ldm.sampling.density import Density, Estimate
@@ -25,6 +26,21 @@ from ldm.sampling.modality import Samples
 from ldm.sampling.model import Model
 from ldm.sampling.trajectory import Recorder
 from ldm.system.randomness import generator
+
+IN_GRID = 400  # samples in grid.png, at most
+
+
+def names_of(job: Job) -> list[str] | None:
+    """What each sample is of, class or caption; None of an unconditional model."""
+    given = [names for names in (job.names, job.condition.prompts) if names is not None]
+    return [", ".join(filter(None, names)) for names in zip(*given, strict=True)] or None
+
+
+def title_of(job: Job) -> str:
+    """What a grid of samples says above it."""
+    first, last = job.seeds[0], job.seeds[min(len(job.seeds), IN_GRID) - 1]
+    which = f"Samples at seeds {first} to {last}" if last > first else f"Sample at seed {first}"
+    return f"{which}, {job.settings.describe()}"
 
 
 @dataclass(frozen=True)
@@ -49,9 +65,7 @@ class PictureSamples(Samples):
             save_picture(image, folder / name, view.span if view else None)
             each = {key: of[i] for key, of in given.items() if of}
             lines.append({"file": name, "seed": seed} | each)
-        columns = len(set(prompts or []))  # prompts come in turn: a column each
-        columns = columns if 1 < columns <= 16 else 0
-        to_picture(samples[:400], columns).save(folder / "grid.png")
+        gallery(samples[:IN_GRID], names_of(job), title_of(job)).save(folder / "grid.png")
         write_lists(folder, lines, record)
         return f"{len(samples)} pictures, grid.png"
 

@@ -6,21 +6,22 @@ from pathlib import Path
 from typing import ClassVar, cast
 
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 from torch import Tensor
 
 from ldm.config import SampleConfig
 from ldm.diffusion import solvers
 from ldm.diffusion.schedules import Schedule
 from ldm.diffusion.simulate import noising
-from ldm.pictures.grid import to_picture
+from ldm.pictures.labels import Labels, labelled
 from ldm.pictures.space import PictureSpace
 from ldm.sampling.model import Model
 from ldm.system.batches import as_bytes
 from ldm.system.randomness import SampleNoise
 
 COLUMNS, FRAMES = 11, 40  # of the strip; of the GIF each way, at most
-HEADER = 26  # px above the strip, for the times
+TITLE = "The forward process, from data to noise, and the reverse process back to data"
+FORWARD, REVERSE, GUESS = "forward: x_t", "reverse: x_t", "reverse: x_0 as predicted"
 
 
 @dataclass
@@ -78,19 +79,25 @@ class Recorder:
         # the forward row reads from left to right, from data to noise; the reverse rows from noise
         # to data
         pictures = torch.stack([rows[0].flip(0), rows[1], rows[2]])  # (3, frames, N, C, H, W)
-        return _with_header(
-            to_picture(pictures.permute(2, 0, 1, 3, 4, 5).flatten(0, 2), len(times)), times.tolist()
+        said = [f"t = {t:.2f}" for t in times.tolist()]
+        samples = pictures.shape[2]
+        labels = Labels(
+            TITLE, [said[::-1], said, ()] * samples, [FORWARD, REVERSE, GUESS] * samples
         )
+        return labelled(pictures.permute(2, 0, 1, 3, 4, 5).flatten(0, 2), len(times), labels)
 
     def gif(self, path: Path) -> None:
-        """There and back again, x0_hat below x_t."""
-        rows, _ = self.rows(FRAMES)
-        data = rows[2][-1:].expand_as(rows[2])
-        frames = [*zip(rows[0].flip(0), data, strict=True), *zip(rows[1], rows[2], strict=True)]
-        drawn = [
-            to_picture(torch.cat(pair), self.count).convert("P", palette=Image.Palette.ADAPTIVE)
-            for pair in frames
+        """There and back again, x_0 below x_t."""
+        rows, times = self.rows(FRAMES)
+        data, said = rows[2][-1:].expand_as(rows[2]), times.tolist()
+        there = [("forward", "x_0", t) for t in said[::-1]]
+        back = [("reverse", "x_0 as predicted", t) for t in said]
+        pairs = [*zip(rows[0].flip(0), data, strict=True), *zip(rows[1], rows[2], strict=True)]
+        frames = [
+            labelled(torch.cat(pair), len(pair[0]), Labels(f"{way}: t = {t:.2f}", (), ("x_t", x_0)))
+            for pair, (way, x_0, t) in zip(pairs, there + back, strict=True)
         ]
+        drawn = [frame.convert("P", palette=Image.Palette.ADAPTIVE) for frame in same_size(frames)]
         lengths = [80] * len(drawn)
         lengths[0] = lengths[-1] = 1200
         drawn[0].save(path, save_all=True, append_images=drawn[1:], duration=lengths, loop=0)
@@ -110,13 +117,10 @@ def in_view(schedule: Schedule, x_t: Tensor, t: Tensor) -> Tensor:
     return x_t / (alpha.square() + sigma.square()).sqrt().to(x_t)
 
 
-def _with_header(grid: Image.Image, times: list[float]) -> Image.Image:
-    """Over each column its times: of the forward chain, and of the way back."""
-    whole = Image.new("RGB", (grid.width, grid.height + HEADER), "white")
-    whole.paste(grid, (0, HEADER))
-    for i, (there, back) in enumerate(zip(times[::-1], times, strict=True)):
-        text = f"to {there:.2f}\nback {back:.2f}"
-        ImageDraw.Draw(whole).multiline_text(
-            (4 + i * grid.width / len(times), 0), text, fill="black", spacing=1
-        )
-    return whole
+def same_size(frames: Sequence[Image.Image]) -> list[Image.Image]:
+    """White above and left of the smaller ones, so that pictures stay where they are."""
+    width, height = max(one.width for one in frames), max(one.height for one in frames)
+    wholes = [Image.new("RGB", (width, height), "white") for _ in frames]
+    for whole, one in zip(wholes, frames, strict=True):
+        whole.paste(one, (width - one.width, height - one.height))
+    return wholes

@@ -142,6 +142,10 @@ class Task:
         """How it is solved, in a few words."""
         return f"{type(settings.solver).__name__}, {settings.steps} steps"
 
+    def title(self, settings: SampleConfig) -> str:
+        """What a panel of its results says above them."""
+        return f"{self.name.capitalize()} (method {self.method}), {self.describe(settings)}"
+
     def record(self, settings: SampleConfig, seed: int) -> dict[str, Any]:
         """How it is solved, for settings.json."""
         how = settings.record()
@@ -187,7 +191,7 @@ class Task:
     def columns(self, case: Case) -> dict[str, Tensor]:
         """The panel's first columns by their headings: pictures (C, H, W)."""
         truth = {} if case.truth is None else {"truth": case.truth}
-        return truth | {"input": case.given}
+        return truth | {"given": case.given}
 
     def result(self, prior: Prior, case: Case, made: Tensor) -> Result:
         """A case and its samples (seeds, C, H, W), ready to be shown and written."""

@@ -61,8 +61,8 @@ class InPainting(Task):
     def columns(self, case: Case) -> dict[str, Tensor]:
         import torch
 
-        mask = {"mask": torch.where(case.known > 0, case.given, 1.0)}
-        # of the truth the mask shows what is used of it
+        mask = {"given, mask in white": torch.where(case.known > 0, case.given, 1.0)}
+        # of the truth, the mask shows what is used of it
         return (super().columns(case) if case.truth is None else {"truth": case.truth}) | mask
 
     def result(self, prior: Prior, case: Case, made: Tensor) -> Result:

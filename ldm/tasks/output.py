@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 from torch import Tensor
 
-from ldm.pictures.grid import save_picture, to_picture
+from ldm.pictures.grid import save_picture
+from ldm.pictures.labels import Labels, labelled
 from ldm.pictures.transforms import Range
 from ldm.sampling.folder import write_lists
 
 SHOWN = 4  # samples in a panel's row
 ROWS = 10  # inputs in panel.png
+TRUTH, MEAN, SPREAD = "truth", "mean of the results", "spread of the results"  # headings
 
 
 @dataclass
@@ -37,38 +39,35 @@ class Result:
     frames: bool = False
 
     def columns(self) -> dict[str, Tensor]:
-        """Headings and pictures of the panel's row.
+        """Headings and pictures of the panel's row: what is given, what is made, the truth.
 
         The spread's white is a standard deviation of 1, of the range -1 ... 1.
         """
-        if self.frames:
-            return self.before | {f"{i + 1}": frame for i, frame in enumerate(self.samples)}
-        shown = {
-            f"seed {seed}": sample
-            for seed, sample in zip(self.seeds[:SHOWN], self.samples, strict=False)
-        }
-        rest = {} if self.mean is None else {"mean": self.mean}
+        before = {key: value for key, value in self.before.items() if key != TRUTH}
+        truth = {TRUTH: self.before[TRUTH]} if TRUTH in self.before else {}
+        return before | (self._frames() if self.frames else self._made()) | truth
+
+    def _frames(self) -> dict[str, Tensor]:
+        return {f"frame {i + 1}": frame for i, frame in enumerate(self.samples)}
+
+    def _made(self) -> dict[str, Tensor]:
+        pairs = zip(self.seeds[:SHOWN], self.samples, strict=False)
+        shown = {f"result {i + 1}, seed {seed}": x for i, (seed, x) in enumerate(pairs)}
+        rest = {} if self.mean is None else {MEAN: self.mean}
         if self.raw is not None:
-            rest["unpasted"] = self.raw[0]
+            rest["result 1 before pasting"] = self.raw[0]
         if len(self.samples) > 1:
-            rest["spread"] = 2 * self.samples.std(0, correction=0) - 1
-        return self.before | shown | rest
+            rest[SPREAD] = 2 * self.samples.std(0, correction=0) - 1
+        return shown | rest
 
 
-def panel(results: list[Result], side: int = 84) -> Image.Image:
+def panel(results: list[Result], title: str = "") -> Image.Image:
     """One row per input, one column per picture of it, headings above."""
     rows = [result.columns() for result in results]
     headings = list(rows[0])
     height, width = max((picture.shape[-2:] for picture in rows[0].values()), key=max)
     cells = [fit(row[heading], height, width) for row in rows for heading in headings]
-    grid = to_picture(torch.stack(cells), len(headings), side).convert("RGB")
-    canvas = Image.new("RGB", (grid.width, grid.height + 14), "white")
-    canvas.paste(grid, (0, 14))
-    for i, heading in enumerate(headings):
-        ImageDraw.Draw(canvas).text(
-            (4 + i * (grid.width - 2) / len(headings), 1), heading, fill="black"
-        )
-    return canvas
+    return labelled(torch.stack(cells), len(headings), Labels(title, [headings]))
 
 
 def fit(picture: Tensor, height: int, width: int) -> Tensor:
@@ -77,7 +76,9 @@ def fit(picture: Tensor, height: int, width: int) -> Tensor:
     return picture.repeat_interleave(up, 1).repeat_interleave(across, 2)
 
 
-def write_results(folder: Path, results: list[Result], settings: dict[str, Any]) -> None:
+def write_results(
+    folder: Path, results: list[Result], settings: dict[str, Any], title: str = ""
+) -> None:
     """<input>-<seed>.png, -mean and -spread; panels; samples.jsonl, settings.json.
 
     -unpasted.png is a sample before known pixels were put back.
@@ -95,9 +96,9 @@ def write_results(folder: Path, results: list[Result], settings: dict[str, Any])
             if result.raw is not None:
                 save_picture(result.raw[i], folder / f"{name}-unpasted.png", result.span)
         columns = result.columns()
-        for key in ("mean", "spread"):
+        for key, name in ((MEAN, "mean"), (SPREAD, "spread")):
             if key in columns:
-                save_picture(columns[key], folder / f"{result.name}-{key}.png")
-        panel([result]).save(folder / f"{result.name}-panel.png")
-    panel(results[:ROWS]).save(folder / "panel.png")
+                save_picture(columns[key], folder / f"{result.name}-{name}.png")
+        panel([result], title).save(folder / f"{result.name}-panel.png")
+    panel(results[:ROWS], title).save(folder / "panel.png")
     write_lists(folder, lines, settings)

@@ -140,5 +140,5 @@ class TaskRequest:
             with tqdm(total=total, desc=task.name, unit="image") as bar:
                 made = task.samples(prior, cases, bar.update)
             results = [task.result(prior, *pair) for pair in zip(cases, made, strict=True)]
-            write_results(folder, results, self.record(task, prior))
+            write_results(folder, results, self.record(task, prior), task.title(prior.settings))
         say(f"wrote {made.shape[:2].numel()} results and panel.png to {folder}/")

@@ -9,6 +9,7 @@ from PIL import Image
 from ldm.diffusion.schedules import VE, VP, Cosine, Discrete, Linear, SubVP
 from ldm.diffusion.simulate import noising
 from ldm.diffusion.solvers import start
+from ldm.pictures.labels import GAP, side_of
 from ldm.sampling.generate import generate
 from ldm.sampling.model import restore
 from ldm.sampling.trajectory import Recorder
@@ -73,12 +74,24 @@ def test_sample_draws_it(pixel_run, tmp_path):
     with Image.open(tmp_path / "a" / "trajectory.gif") as gif:
         assert gif.n_frames == 10  # five times there, five back
         size = gif.size
-    sample = Image.open(tmp_path / "a" / "00000000.png").resize((64, 64), Image.Resampling.NEAREST)
     strip = Image.open(tmp_path / "a" / "trajectory.png")
     assert strip.height > size[1] and size[0] < strip.width
-    last = (strip.width - 66, 28 + 66, strip.width - 2, 28 + 66 + 64)  # x_t's last picture
-    corner, sample = (np.asarray(one, int) for one in (strip.crop(last).convert("L"), sample))
-    assert np.abs(corner - sample).max() <= 1
+    side = side_of(8, 5)
+    sample = Image.open(tmp_path / "a" / "00000001.png")
+    sample = sample.resize((side, side), Image.Resampling.NEAREST)
+    row = side + 2 * GAP  # the last: x_0 as predicted; above it x_t, each ending in the sample
+    for up in (0, row):
+        right, low = strip.width - GAP, strip.height - GAP - up
+        last = strip.crop((right - side, low - side, right, low)).convert("L")
+        assert np.abs(np.asarray(last, int) - np.asarray(sample, int)).max() <= 1
+    names = strip.crop((0, 0, strip.width - 5 * (side + GAP), strip.height)).convert("L")
+    dark = np.asarray(names)[40:] < 128  # what stands at the left of every row
+    rows = np.array_split(dark[-3 * row - 50 :], 3)
+    assert all(part.sum() > 30 for part in rows)
+    times = np.asarray(strip.convert("L"))[-row - side - GAP - 16 : -row - side - 2 * GAP]
+    assert all(
+        (part < 128).sum() > 20 for part in np.array_split(times[:, -5 * (side + GAP) :], 5, 1)
+    )
     done = here(
         "sample.py",
         "--checkpoint",

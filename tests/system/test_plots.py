@@ -54,6 +54,7 @@ DRAWN = {  # every function that draws a sheet, and what it is given
         [measured(s, n) for s in ("Heun", "DDPM") for n in (9, 50)],
     ),
     "benchmarks.latent_vs_pixel.draw": ({"latent": side(2.0), "pixel": side(3.0)},),
+    "benchmarks.gallery.mass": (cloud(0), cloud(1), (4, 3)),
     "benchmarks.judge_jets.draw": (
         [of_jets(s, n) for s in ("Heun", "DPM++2M") for n in (10, 50)],
         {"w1m_10k": 1e-3, "fpd_50k": 2e-3},

@@ -1,5 +1,6 @@
 """The panels of pictures: sample grids, reconstructions."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -9,9 +10,12 @@ from torch import Tensor
 
 from ldm.config import SampleConfig
 from ldm.pictures.grid import to_picture
-from ldm.sampling.generate import generate
+from ldm.pictures.labels import Labels, gallery, labelled
+from ldm.sampling.conditions import Condition, completed
+from ldm.sampling.generate import Job, generate
 from ldm.sampling.model import Model
-from ldm.sampling.trajectory import Recorder
+from ldm.sampling.pictures import IN_GRID, names_of, title_of
+from ldm.sampling.trajectory import TITLE, Recorder
 from ldm.system.batches import as_bytes, as_floats
 from ldm.system.data import DataSet
 from ldm.system.processes import Ranks
@@ -46,26 +50,17 @@ class SamplePanel(EverySteps[DiffusionModule]):
         if ways is not None:
             self.show_ways(trainer, ways)
         if trainer.is_global_zero:
-            columns, caption = layout(model, settings)
-            show_panel(trainer, self.folder, "samples", to_picture(images, columns), caption)
+            job = Job(model, settings, list(range(settings.count)), Condition())
+            job = replace(job, condition=completed(model, job.seeds, job.condition))
+            grid = gallery(images[:IN_GRID], names_of(job), title_of(job))
+            show_panel(trainer, self.folder, "samples", grid, f"{title_of(job)}, ema")
             log_table(trainer, "tables/samples", sample_rows(model, settings, images[:IN_TABLE]))
 
     def show_ways(self, trainer: pl.Trainer, ways: Recorder) -> None:
         """From data to noise and back, as a strip and a GIF."""
         strip, gif = ways.write(self.folder, f"trajectory-{trainer.global_step:07d}")
-        rows = "rows: forward chain, x_t on its way back, x0_hat"
-        log_picture(trainer, "pictures/trajectory", strip, rows)
-        log_animation(trainer, "pictures/trajectory-animation", gif, "x_t above x0_hat")
-
-
-def layout(model: Model, settings: SampleConfig) -> tuple[int, str]:
-    """The columns of a grid, 0 for as many as look well, and its caption."""
-    solver = f"{type(settings.solver).__name__}, {settings.steps} steps"
-    caption = f"seeds 0-{settings.count - 1}, {solver}, guidance {settings.guidance}, ema"
-    if model.prompts:
-        caption += f"; columns: {', '.join(model.prompts)}"
-    across = model.prompts or model.classes
-    return len(across) if 1 < len(across) <= 16 else 0, caption
+        log_picture(trainer, "pictures/trajectory", strip, TITLE)
+        log_animation(trainer, "pictures/trajectory-animation", gif, TITLE)
 
 
 def sample_rows(model: Model, settings: SampleConfig, images: Tensor) -> TableRows:
@@ -104,5 +99,6 @@ class ReconstructionPanel(EverySteps[AutoencoderModule]):
         with module.averaged():
             x_hat = module.reconstruct(x, None).x_hat
         pairs = torch.cat([as_bytes(self.images), as_bytes(x_hat).cpu()])
-        grid, caption = to_picture(pairs, len(self.images)), "above: held out; below: decoded"
-        show_panel(trainer, self.folder, "reconstructions", grid, caption)
+        labels = Labels("Held-out pictures and their reconstructions", rows=("held out", "decoded"))
+        grid = labelled(pairs, len(self.images), labels)
+        show_panel(trainer, self.folder, "reconstructions", grid, labels.title)

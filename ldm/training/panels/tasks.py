@@ -20,7 +20,7 @@ SHOWN = 8  # held-out pictures
 
 
 class TaskPanel(EverySteps[DiffusionModule]):
-    """A row a held-out picture: truth, what is left, samples at seeds 0 ... 2, mean and spread.
+    """A row a held-out picture: what is left, samples at seeds 0 ... 2, mean, spread, truth.
 
     A picture's hole is always the same. By the averaged weights and the null condition, as by
     sample.py without --label; every rank makes its share.
@@ -54,5 +54,6 @@ class TaskPanel(EverySteps[DiffusionModule]):
         if not trainer.is_global_zero:
             return
         results = [task.result(prior, *pair) for pair in zip(cases, made, strict=True)]
-        caption = f"held out, {task.describe(model.settings)}, class not given, ema"
-        show_panel(trainer, self.folder, task.name, output.panel(results), caption)
+        caption = f"{task.title(model.settings)}, class not given, ema"
+        grid = output.panel(results, f"Held-out pictures: {task.title(model.settings)}")
+        show_panel(trainer, self.folder, task.name, grid, caption)
