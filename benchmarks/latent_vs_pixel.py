@@ -188,7 +188,9 @@ def draw(sides: dict[str, dict[str, Any]]) -> Picture:
         each = [1000 * p["seconds"] / p["count"] for p in sampling]
         right.plot(each, [p["value"] for p in sampling], "o-")
         for ms, p in zip(each, sampling, strict=True):
-            right.annotate(f" {p['steps']} steps", (ms, p["value"]), fontsize=9)
+            how = {"xytext": (0, 7), "textcoords": "offset points", "ha": "center"}
+            right.annotate(f"{p['steps']} steps", (ms, p["value"]), fontsize=9, **how)
+    right.margins(x=0.15)
     first = sides[next(iter(sides))]["curve"][0]
     for ax in (left, right):
         floor_line(ax, first["floor"])

@@ -113,7 +113,9 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 def draw(rows: list[dict[str, Any]]) -> Picture:
     """The first figure over evaluations of the network, a line a solver, DDPM a star."""
     key = next(iter(rows[0]["figures"]))
-    figure, axes = sheet("Quality over network evaluations: one checkpoint, several solvers")
+    figure, axes = sheet(
+        "Quality over network evaluations: one checkpoint, several solvers", size=(8, 5)
+    )
     ax = axes[0, 0]
     for name in dict.fromkeys(row["solver"] for row in rows):
         mine = [row for row in rows if row["solver"] == name]
@@ -126,7 +128,7 @@ def draw(rows: list[dict[str, Any]]) -> Picture:
     words = for_axis(key)
     say(ax, "evaluations of the network", words, xscale="log", yscale="log")
     plain_ticks(ax.xaxis, ax.yaxis)
-    figure.legend(loc="outside right upper")
+    figure.legend(loc="outside lower center", ncols=4)
     return picture(figure)
 
 

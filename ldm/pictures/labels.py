@@ -15,9 +15,9 @@ from ldm.pictures.grid import to_picture
 WIDE = 960  # px that a grid aims at: what a page shows
 SMALLEST, LARGEST = 64, 128  # px that a small picture is enlarged to, about
 GAP = 2  # px of white between pictures
-TEXT, TITLE = 12, 15  # px of the letters
+TEXT, TITLE = 14, 17  # px of the letters
 LINES = 3  # of a text, then it is cut
-NAMES = 100  # px at most of the rows' names
+NAMES = 110  # px at most of the rows' names
 MOST = 16  # columns of one name each; of more, each picture has its own text
 LONGEST = 300  # characters of a text that are measured
 

@@ -11,6 +11,8 @@ from ldm.pictures.labels import (
     LARGEST,
     LINES,
     SMALLEST,
+    TEXT,
+    TITLE,
     Labels,
     font,
     gallery,
@@ -65,9 +67,9 @@ def test_captions_of_many_classes_stand_above_each_picture():
     names = [f"class {i}" for i in range(20)]
     picture = gallery(shades(20, 5, side=8), names)
     plain = gallery(shades(20, 5, side=8), None)
-    assert picture.width == plain.width and picture.height - plain.height == 5 * 17
+    assert picture.width == plain.width and picture.height - plain.height == 5 * (TEXT + 5)
     one = gallery(shades(9, 1, side=8), ["Bag"] * 9)
-    assert one.height - gallery(shades(9, 1, side=8), None).height == 20  # in the title
+    assert one.height - gallery(shades(9, 1, side=8), None).height == TITLE + 5  # in the title
 
 
 @pytest.mark.parametrize(

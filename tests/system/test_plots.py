@@ -100,6 +100,9 @@ def test_a_figure_says_what_it_shows(name, monkeypatch):
     module, function = name.rsplit(".", 1)
     image = getattr(import_module(module), function)(*DRAWN[name])
     assert [wordless(figure) for figure in figures] == [[]]
+    (title,) = [t for t in figures[0].texts if t.get_text() == figures[0].get_suptitle()]
+    for legend in figures[0].legends:
+        assert not title.get_window_extent().overlaps(legend.get_window_extent())
     edge = np.asarray(image.convert("L"))
     for line in (edge[0], edge[-1], edge[:, 0], edge[:, -1]):
         assert line.min() > 200, "something reaches the edge, and is cut off"
