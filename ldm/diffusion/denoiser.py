@@ -29,17 +29,22 @@ class Loss:
         if not self.std > 0:
             raise ValueError(f"std must be above 0, got {self.std}")
 
-    def coefficients(self, schedule: Schedule, t: Tensor) -> Coefficients:
-        """c_skip, c_out, c_in of what is predicted, of t's shape."""
+    def coefficients(
+        self, schedule: Schedule, t: Tensor, law: tuple[Tensor, Tensor] | None = None
+    ) -> Coefficients:
+        """c_skip, c_out, c_in of what is predicted, of t's shape; `law`: schedule(t), if known."""
         more = {"edm": lambda: (self.std,), "velocity": lambda: schedule.rates(t)}.get(
             self.predict, tuple
         )
-        return PREDICTIONS[self.predict](*schedule(t), *more())
+        return PREDICTIONS[self.predict](*(law or schedule(t)), *more())
 
-    def weigh(self, schedule: Schedule, t: Tensor) -> Tensor:
-        """Weight of the squared error in the network's output space: 1 is L_simple for eps."""
-        drawn, c_out = self.times.weight(schedule, t), self.coefficients(schedule, t)[1]
-        return self.weight.weigh(schedule, t, drawn, c_out)
+    def weigh(self, schedule: Schedule, t: Tensor, c_out: Tensor | None = None) -> Tensor:
+        """Weight of the squared error in the network's output space: 1 is L_simple for eps.
+
+        c_out: its coefficient at t, if known.
+        """
+        c_out = self.coefficients(schedule, t)[1] if c_out is None else c_out
+        return self.weight.weigh(schedule, t, self.times.weight(schedule, t), c_out)
 
 
 class Denoiser(nn.Module):
@@ -84,8 +89,8 @@ class Denoiser(nn.Module):
         given it as `mask=`, and x_t = 0 at the padding; the error is the mean over what is real, 0
         for a cloud of none.
         """
-        alpha, sigma = self.schedule(t)
-        c_skip, c_out, c_in = self.coefficients(t)
+        alpha, sigma = law = self.schedule(t)
+        c_skip, c_out, c_in = self.loss_config.coefficients(self.schedule, t, law)
         x_t = expand(alpha, x_0) * x_0 + expand(sigma, x_0) * eps
         of_x_0, of_eps = (1 - c_skip * alpha) / c_out, c_skip * sigma / c_out
         target = expand(of_x_0, x_0) * x_0 - expand(of_eps, x_0) * eps
@@ -93,7 +98,7 @@ class Denoiser(nn.Module):
             mask = mask.bool()
             x_t, cond = x_t.masked_fill(~mask[..., None], 0), cond | {"mask": mask}
         error = (self.run(x_t, t, c_in, **cond).to(target.dtype) - target).square()
-        return self.loss_config.weigh(self.schedule, t) * mean_error(error, mask)
+        return self.loss_config.weigh(self.schedule, t, c_out) * mean_error(error, mask)
 
 
 def mean_error(error: Tensor, mask: Tensor | None) -> Tensor:

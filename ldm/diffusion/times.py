@@ -1,6 +1,7 @@
 """Times that training draws: densities on [0, 1], each by its quantile function.
 
-t = quantile(schedule, u) of uniform u, so that stratified u give stratified t.
+t = quantile(schedule, u) of uniform u, so that stratified u give stratified t. What belongs to the
+law alone stays on the host, as numbers: nothing is copied to u's device.
 """
 
 from dataclasses import dataclass
@@ -12,11 +13,12 @@ from torch import Tensor
 from ldm.diffusion.schedules import Schedule
 
 
-def truncated_normal(u: Tensor, mean: float, std: float, low: Tensor, high: Tensor) -> Tensor:
+def truncated_normal(u: Tensor, mean: float, std: float, low: float, high: float) -> Tensor:
     """Quantiles of N(mean, std^2) restricted to [low, high]."""
-    below, above = (torch.special.ndtr((end.to(u) - mean) / std) for end in (low, high))
-    normal = torch.special.ndtri(below + u * (above - below))
-    return (mean + std * normal).clamp(low.to(u), high.to(u))
+    ends = (torch.tensor(end, dtype=u.dtype) for end in (low, high))
+    below, above = (torch.special.ndtr((end - mean) / std) for end in ends)
+    normal = torch.special.ndtri(below.item() + u * (above - below).item())
+    return (mean + std * normal).clamp(low, high)
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class LogitNormal(_Normal):
     """logit(t) ~ N(mean, std^2): more of the middle (Esser et al. 2024, eq. 19)."""
 
     def quantile(self, schedule: Schedule, u: Tensor) -> Tensor:
-        low, high = torch.tensor([schedule.t_min, 1.0], dtype=torch.float64).logit()
+        low, high = torch.tensor([schedule.t_min, 1.0], dtype=torch.float64).logit().tolist()
         return schedule.admit(truncated_normal(u, self.mean, self.std, low, high).sigmoid())
 
 
@@ -66,7 +68,7 @@ class LogNormal(_Normal):
     std: float = 1.2
 
     def quantile(self, schedule: Schedule, u: Tensor) -> Tensor:
-        low, high = -schedule.log_snr(schedule.ends())
+        low, high = (-schedule.log_snr(schedule.ends())).tolist()
         log_ratio = truncated_normal(u, self.mean, self.std, low, high)
         return schedule.admit(schedule.inverse_log_snr(-log_ratio))
 
@@ -85,8 +87,8 @@ class Importance(Uniform):
     def quantile(self, schedule: Schedule, u: Tensor) -> Tensor:
         if not schedule.continuous:
             raise ValueError("importance times need a schedule of continuous time, not a table")
-        high, low = schedule.log_snr(schedule.ends()).to(u)
-        return schedule.admit(schedule.inverse_log_snr(high + u * (low - high)))
+        high, low = schedule.log_snr(schedule.ends()).to(u.dtype)
+        return schedule.admit(schedule.inverse_log_snr(high.item() + u * (low - high).item()))
 
     def weight(self, schedule: Schedule, t: Tensor) -> Tensor:
         """Density of uniform times over ours: (lam range) / ((t_max - t_min) (-dlam / dt))."""

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ldm.errors import Refusal, require
+from ldm.system.device import send
 
 # what a tokenizer makes of this goes into the encoder's hash
 PROBE = "A red heart, naïve & 3-D: it's ☃!"
@@ -145,7 +146,7 @@ class TextEncoder:
         mask = torch.zeros(len(states), self.length, dtype=torch.bool)
         for i, state in enumerate(states):
             text[i, : len(state)], mask[i, : len(state)] = state, True
-        return {"text": text.to(device), "text_mask": mask.to(device)}
+        return {"text": send(text, device), "text_mask": send(mask, device)}
 
     def states(self, caption: str, device: torch.device | str = "cpu") -> Tensor:
         """A caption's token states (tokens, dim), on the CPU."""

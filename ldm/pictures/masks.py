@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ldm.system.device import send
 from ldm.system.randomness import generator
 
 Key = tuple[int | str, ...]
@@ -26,7 +27,7 @@ def draw(
     2.3).
     """
     rows = [torch.rand(4 + 2 * POINTS, generator=generator(*key)) for key in keys]
-    u = torch.stack(rows).to(device)
+    u = send(torch.stack(rows), device)
     share = area[0] + (area[1] - area[0]) * u[:, 0]
     hole = torch.where(
         (u[:, 1] < rectangles)[:, None, None],
@@ -58,7 +59,8 @@ def stroke(share: Tensor, u: Tensor, size: tuple[int, int]) -> Tensor:
     """The pixels nearest to a chain of lines, a share (B,) of the picture: (B, H, W)."""
     height, width = size
     last = 1 + (u[:, 0] * (POINTS - 1)).long()
-    points = u[:, 1:].unflatten(1, (POINTS, 2)) * torch.tensor(size, device=u.device)
+    along, across = u[:, 1:].unflatten(1, (POINTS, 2)).unbind(-1)
+    points = torch.stack([along * height, across * width], -1)
     # the last point is repeated
     order = torch.arange(POINTS, device=u.device).minimum(last[:, None])
     points = points.gather(1, order[..., None].expand(-1, -1, 2))

@@ -162,9 +162,9 @@ class AutoencoderModule(Stage):
         optimizers = self.optimizers()
         generator, *others = optimizers if isinstance(optimizers, list) else [optimizers]
         learning = self.global_step >= self.config.discriminator.start
-        self.clip(self.autoencoder, "grad_norm")
-        if self.discriminator and learning:
-            self.clip(self.discriminator, "grad_norm_discriminator")
+        self.clip(generator.optimizer, "grad_norm")
+        for other in others if learning else []:
+            self.clip(other.optimizer, "grad_norm_discriminator")
         bad = self.guard([optimizer.optimizer for optimizer in (generator, *others)])
         if self.autoencoder.codes:
             self.restart_codes(bad)

@@ -22,6 +22,7 @@ from ldm.sampling.conditions import without
 from ldm.sampling.model import Model, build_denoiser
 from ldm.system import randomness
 from ldm.system.batches import Batch, stream_places
+from ldm.system.device import send
 from ldm.training.data import data_of
 from ldm.training.latents import use_cache
 from ldm.training.ranks import announce
@@ -151,7 +152,7 @@ class DiffusionModule(Stage):
         extras |= self.left(data, [(self.config.seed, "hole", place) for place in rows])
         # times are one stratified set over all micro-batches and ranks of the step
         key = (self.config.seed, "times", self.global_step)
-        u = randomness.stratified(len(x_0), *self.slot(batch_idx), *key).to(self.device)
+        u = send(randomness.stratified(len(x_0), *self.slot(batch_idx), *key), self.device)
         t = self.denoiser.times(u)
         eps = self.randn("noise", batch_idx)(x_0.shape)
         cond = extras | self.condition(batch, self.generator("drop", batch_idx))
@@ -167,12 +168,12 @@ class DiffusionModule(Stage):
         """The averaged weights' loss, with noise and times that are the same every time."""
         seed, rank = self.config.seed, self.global_rank
         generator = randomness.generator(seed, "validation", batch_idx, rank)
-        draw = lambda shape: torch.randn(shape, generator=generator).to(self.device)  # noqa: E731
+        draw = lambda shape: send(torch.randn(shape, generator=generator), self.device)  # noqa: E731
         extras, data = self.space.extras(batch), self.space.read(batch)
         x_0 = self.space.encode(self.watch_posterior(data), draw, **extras)
         extras |= self.left(data, [(seed, "held-out hole", i) for i in batch["index"].tolist()])
         u = randomness.stratified(len(x_0), 0, 1, seed, "validation times", batch_idx)
-        t = self.denoiser.times(u.to(self.device))
+        t = self.denoiser.times(send(u, self.device))
         with self.averaged():
             cond = extras | self.condition(batch)
             loss = self.denoiser.loss(x_0, t, draw(x_0.shape), **cond)
@@ -192,7 +193,7 @@ class DiffusionModule(Stage):
         return self.adamw(self.denoiser.net, self.config.optim.lr)
 
     def configure_gradient_clipping(self, optimizer: Optimizer, *_: Any, **__: Any) -> None:
-        self.clip(self.denoiser.net, "grad_norm")
+        self.clip(optimizer, "grad_norm")
         self.guard([optimizer])
 
     # -- what is saved ----------------------------------------------------------------------------

@@ -149,9 +149,9 @@ class Stage(pl.LightningModule):
         optimizers = self.optimizers(use_pl_optimizer=False)
         # a discriminator has a rate of its own
         first = optimizers[0] if isinstance(optimizers, list) else optimizers
+        self.readings["train/lr"] = rate = self.learning_rate_now
         for group in first.param_groups:
-            group["lr"] = self.learning_rate_now
-        self.readings["train/lr"] = self.learning_rate_now
+            group["lr"] = rate
 
     def ends_step(self, batch_idx: int) -> bool:
         """Whether a micro-batch is the last of its step."""
@@ -202,13 +202,14 @@ class Stage(pl.LightningModule):
     def report_explained(self, explained: Tensor) -> None:
         """What to say of the share (z,) of latents' variance that held-out pictures explain."""
 
-    def clip(self, net: nn.Module, name: str) -> None:
-        """Clip the gradient's norm; its reading is as it was before.
+    def clip(self, optimizer: Optimizer, name: str) -> None:
+        """Clip the norm of what an optimiser is to apply; its reading is as it was before.
 
         Processes have exchanged gradients by now: all see what is not finite in one of them.
         """
         limit = self.config.optim.clip or float("inf")
-        norm = nn.utils.clip_grad_norm_(net.parameters(), limit, foreach=True)
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        norm = nn.utils.clip_grad_norm_(parameters, limit, foreach=True)
         self.norms.append(norm)
         self.readings[f"train/{name}"] = norm
         self.readings[f"train/{name}_clipped"] = lambda: norm > limit

@@ -60,8 +60,15 @@ class Discrete(VariancePreserving):
             alpha = (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])
         return torch.cat([alpha.new_ones(1), alpha])
 
+    @cached_property
+    def tables(self) -> dict[torch.device, Tensor]:
+        """`alphas` on each device that has asked: copied once."""
+        return {}
+
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        table = self.alphas.to(t.device)
+        if t.device not in self.tables:
+            self.tables[t.device] = self.alphas.to(t.device)
+        table = self.tables[t.device]
         position = t.double() * self.steps
         index = position.detach().floor().clamp(0, self.steps - 1).long()
         alpha = table[index] + (position - index) * (table[index + 1] - table[index])
