@@ -145,7 +145,7 @@ class DiffusionModel:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one sample: (C, H, W) of pictures, (constituents, 3) of jets."""
+        """Of one sample: (C, H, W) of pictures, (constituents, 3) of jets, (columns,) of points."""
         return self.model.space.data_shape
 
     def sample(
@@ -154,8 +154,9 @@ class DiffusionModel:
         """`count` samples on the CPU, one for each of the seeds `seed`, `seed + 1`, ...
 
         Pictures: uint8 (count, C, H, W), floats in [-1, 1] with `floats=True`, or where the data
-        are floats. Jets: `features` (count, P, 3) and `mask` (count, P). Without a label the class
-        is seed modulo classes, without a prompt the caption is one of the checkpoint's.
+        are floats. Jets: `features` (count, P, 3) and `mask` (count, P). Points: (count, D).
+        Without a label the class is seed modulo classes, without a prompt the caption is one of
+        the checkpoint's.
         """
         with in_python():
             self._expect(how, HowSampled)
@@ -210,12 +211,13 @@ class DiffusionModel:
     ) -> Density:
         """log p of each x, in nats, of bytes also in bits a dimension: `nats`, `bits_per_dim`.
 
-        x: pictures (N, C, H, W), or jets (features, mask). A label or a prompt for each, or one for
-        all; without any it is the unconditional density. In latents `nats` is a lower bound
-        (`bound`). Jets: the density of eta_rel, phi_rel, pt_rel given their number.
+        x: pictures (N, C, H, W), jets (features, mask), or points (N, D). A label or a prompt for
+        each, or one for all; without any it is the unconditional density. In latents `nats` is a
+        lower bound (`bound`). Jets: the density of eta_rel, phi_rel, pt_rel given their number.
         """
         with in_python():
-            whole = x if isinstance(x, tuple) else self._pictures(x)
+            points = len(self.shape) == 1
+            whole = x if isinstance(x, tuple) else self._points(x) if points else self._pictures(x)
             count = len(whole[0] if isinstance(x, tuple) else whole)
             words = Words(label, prompt)
             prompts = words.prompts(self.model, range(count), own=False)
@@ -253,6 +255,13 @@ class DiffusionModel:
                 f"images: (N, {channels}, H, W) or ({channels}, H, W), got {tuple(x.shape)}"
             )
         return x
+
+    def _points(self, x: Any) -> Tensor:
+        """As (N, D). Refusal if they are no points of the model's columns."""
+        points = torch.as_tensor(x).float()
+        if points.dim() != 2 or points.shape[1:] != self.shape or not len(points):
+            raise Refusal(f"x: (N, {self.shape[0]}), got {tuple(points.shape)}")
+        return points
 
     def _solved(
         self,

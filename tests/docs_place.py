@@ -23,6 +23,7 @@ from ldm.config import AutoencoderConfig
 from ldm.jets.network import SetTransformer
 from ldm.networks.text import CLIPText
 from ldm.pictures.images import FashionMNIST
+from ldm.points.network import MLP
 
 DATA = {"emoji": "emoji", "fashion": "fashion", "folder": "pictures", "jets": "jets.hdf5"}
 CKPT = "fashion-pixel"
@@ -80,6 +81,8 @@ def write_inputs(folder):
     mask = np.zeros((28, 28), np.uint8)
     mask[8:20, 8:20] = 255
     Image.fromarray(mask).save(folder / "M.png")
+    rows = (f"{i % 7}.5,{i},{'ab'[i % 2]}" for i in range(100))
+    (folder / "POINTS.csv").write_text("\n".join(["width,height,kind", *rows]))
     (folder / "FOLDER").mkdir()
     whole[5].save(folder / "FOLDER" / "a.png")
 
@@ -97,6 +100,9 @@ def shrink(run, clip, kind):
     run.logger.mode = "disabled"
     if isinstance(run.network, SetTransformer):
         run.network.__dict__ |= dict(dim=16, layers=1, heads=2)
+    elif isinstance(run.network, MLP):
+        run.network.__dict__ |= dict(dim=16, layers=1)
+        run.data.__dict__ |= dict(count=100, held_out=40)
     else:
         channels = (8,) * len(run.network.channels)
         run.network.__dict__ |= dict(channels=channels, layers=1, norm_groups=8)

@@ -1,17 +1,28 @@
 """Exact answers that solvers are held against: denoisers in closed form, orders of convergence,
-laws without Monte Carlo (`ldm.diffusion.exact`)."""
+laws without Monte Carlo (`ldm.diffusion.exact`, `ldm.points.exact`)."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from ldm.diffusion.exact import Gaussian, law
+from ldm.diffusion.exact import (
+    Gaussian,
+    Grid,
+    even_log_snr,
+    flow,
+    flow_errors,
+    law,
+    no_noise,
+    slopes,
+)
 from ldm.diffusion.schedules import Schedule
-from ldm.diffusion.solvers import AdaptiveODE, Solver, sample
+from ldm.diffusion.solvers import Solver
+from ldm.points import exact, metrics
+
+__all__ = ["Gaussian", "even_log_snr", "flow_errors", "law", "no_noise", "slopes"]
 
 
 @dataclass(frozen=True)
@@ -37,41 +48,28 @@ class Straight(Schedule):
 
 
 class Mixture:
-    """The exact denoiser of a mixture of equal Gaussians around `means` (K, 2)."""
+    """The exact denoiser of a mixture of three equal Gaussians (`ldm.points.exact`)."""
 
     def __init__(self, schedule: Schedule, std: float = 0.25):
         self.schedule, self.std = schedule, std
-        self.means = torch.tensor([[-1.0, 0.3], [0.8, 0.8], [0.5, -0.9]], dtype=torch.float64)
+        self.law = exact.Mixture.round([[-1.0, 0.3], [0.8, 0.8], [0.5, -0.9]], [std] * 3)
+        self.means = self.law.means
 
     def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
-        alpha, sigma = self.schedule(t)
-        means, variance = self.means.to(x_t), alpha**2 * self.std**2 + sigma**2
-        apart = x_t[:, None] - alpha * means  # (B, K, 2)
-        share = (-apart.square().sum(-1) / (2 * variance)).softmax(1)[..., None]
-        return (share * (means + (alpha * self.std**2 / variance) * apart)).sum(1)
+        return self.law.denoised(x_t, *self.schedule(t))
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """Samples of the data."""
-        pick = torch.randint(len(self.means), (count,), generator=generator)
-        return self.means[pick] + self.std * torch.randn(
-            count, 2, generator=generator, dtype=torch.float64
-        )
+        return self.law.draw(count, generator)
 
     def flow(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """The probability flow from t to s, within 1e-12."""
-        return sample(AdaptiveODE(1e-12, 1e-12, "dopri8"), self, x, torch.stack([t, s]), no_noise)
+        return flow(self, x, t, s)
 
 
-def no_noise() -> Tensor:
-    raise AssertionError("a deterministic solver asked for noise")
-
-
-def even_log_snr(schedule: Schedule, steps: int, first: float = 0.95, last: float = 0.05) -> Tensor:
-    """Times even in log-SNR between two times off the ends: an order is a statement about equal
-    steps of a smooth law.
-    """
-    ends = schedule.log_snr(torch.tensor([first, last], dtype=torch.float64)).tolist()
-    return schedule.inverse_log_snr(torch.linspace(*ends, steps + 1, dtype=torch.float64))
+def energy_distance(x: Tensor, y: Tensor) -> float:
+    """Without bias: 0 in the mean if the laws are equal."""
+    return metrics.energy_distance(x, y, unbiased=True)
 
 
 def even_time(schedule: Schedule, steps: int) -> Tensor:
@@ -88,37 +86,6 @@ def even_ratio(schedule: Schedule, steps: int, first: float = 0.2) -> Tensor:
     return torch.cat([inner, inner.new_zeros(1)])
 
 
-def slopes(errors: Sequence[float]) -> list[float]:
-    """Orders of convergence from errors at doubled numbers of steps."""
-    return [math.log2(coarse / fine) for coarse, fine in pairwise(errors)]
-
-
-Grid = Callable[[Schedule, int], Tensor]
-
-
-def flow_errors(
-    solver: Solver,
-    denoise: Gaussian | Mixture,
-    counts: Sequence[int],
-    grid: Grid = even_log_snr,
-    end: bool = False,
-) -> list[float]:
-    """Largest error over a few points of the flow for each number of steps."""
-    generator, errors = torch.Generator().manual_seed(0), []
-    noise = torch.randn(16, 2, generator=generator, dtype=torch.float64)
-    for count in counts:
-        times = grid(denoise.schedule, count)
-        alpha, sigma = denoise.schedule(times[0])
-        x = alpha * 0.3 + sigma * noise
-        errors.append(
-            (sample(solver, denoise, x, times, no_noise) - denoise.flow(x, times[0], times[-1]))
-            .abs()
-            .max()
-            .item()
-        )
-    return errors
-
-
 def law_errors(
     solver: Solver, denoise: Gaussian, counts: Sequence[int], grid: Grid = even_log_snr
 ) -> list[tuple[float, float]]:
@@ -129,11 +96,3 @@ def law_errors(
         (mean, variance), (wanted, std) = law(solver, denoise, times), denoise.marginal(times[-1])
         errors.append((abs(mean - wanted.item()), abs(variance - std.item() ** 2)))
     return errors
-
-
-def energy_distance(x: Tensor, y: Tensor) -> float:
-    """2 E|x - y| - E|x - x'| - E|y - y'| without bias: 0 in the mean if the laws are equal (Szekely
-    & Rizzo 2013).
-    """
-    within = lambda a: torch.cdist(a, a).sum() / (len(a) * (len(a) - 1))
-    return (2 * torch.cdist(x, y).mean() - within(x) - within(y)).item()

@@ -12,6 +12,9 @@ from ldm.metrics import perceptual
 from ldm.networks import autoencoder, text, unet
 from ldm.pictures import folders, given, images, trained
 from ldm.pictures import space as picture_space
+from ldm.points import data as point_data
+from ldm.points import network as point_network
+from ldm.points import space as point_space
 
 AnyData = (
     images.Digits
@@ -21,11 +24,12 @@ AnyData = (
     | folders.ImageFolder
     | given.Given
     | jet_data.JetNet
+    | point_data.Points
 )
 
-AnySpace = picture_space.Pixels | picture_space.Latents | jet_space.PointCloud
+AnySpace = picture_space.Pixels | picture_space.Latents | jet_space.PointCloud | point_space.Plain
 
-AnyNetwork = unet.UNet | jet_network.SetTransformer
+AnyNetwork = unet.UNet | jet_network.SetTransformer | point_network.MLP
 
 AnyAutoencoder = autoencoder.AutoencoderKL | autoencoder.VQModel
 

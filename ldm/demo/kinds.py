@@ -2,6 +2,7 @@
 
 from ldm.demo.base import Kind
 from ldm.demo.jets import JetKind
+from ldm.demo.points import PointKind
 from ldm.demo.samples import PictureKind
 
-KINDS: dict[str, Kind] = {kind.modality: kind for kind in (PictureKind(), JetKind())}
+KINDS: dict[str, Kind] = {kind.modality: kind for kind in (PictureKind(), JetKind(), PointKind())}

@@ -9,6 +9,7 @@ from ldm.evaluation.autoencoder import AutoencoderEvaluation
 from ldm.evaluation.base import Evaluation
 from ldm.evaluation.jets import JetEvaluation
 from ldm.evaluation.pictures import PictureEvaluation
+from ldm.evaluation.points import PointEvaluation
 from ldm.evaluation.requests import EvaluationRequest, Opened
 from ldm.metrics.records import Figure, append, figure_table, open_log, records
 
@@ -16,6 +17,7 @@ KINDS: dict[str, type[Evaluation]] = {
     "pictures": PictureEvaluation,
     "autoencoder": AutoencoderEvaluation,
     "jets": JetEvaluation,
+    "points": PointEvaluation,
 }
 
 

@@ -76,7 +76,7 @@ def expect_exportable(model: Model) -> None:
     predict, law, use = model.denoiser.loss_config.predict, model.schedule, model.purpose.use
     codes, known = getattr(model.space.first_stage, "codes", 0), ", ".join(PREDICTIONS)
     wrong = {
-        "clouds have no pipeline in diffusers": model.space.modality == "jets",
+        "clouds and points have no pipeline in diffusers": model.space.modality != "pictures",
         "its network has no pipeline in diffusers": not getattr(model.denoiser.net, "unet", None),
         f"a model trained for {use} is not exported yet": use is not None,
         "a VQ autoencoder is not exported yet": codes > 0,

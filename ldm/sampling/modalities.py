@@ -3,7 +3,8 @@
 from ldm.sampling.jets import JetSamples
 from ldm.sampling.modality import Samples
 from ldm.sampling.pictures import PictureSamples
+from ldm.sampling.points import PointSamples
 
 MODALITIES: dict[str, type[Samples]] = {
-    kind.modality: kind for kind in (PictureSamples, JetSamples)
+    kind.modality: kind for kind in (PictureSamples, JetSamples, PointSamples)
 }

@@ -17,6 +17,7 @@ PANELS = {  # by Stage.panel
     "reconstructions": "pictures.ReconstructionPanel",
     "pictures": "pictures.SamplePanel",
     "jets": "jets.JetPanels",
+    "points": "points.PointPanels",
     "task": "tasks.TaskPanel",
 }
 FIGURES = {  # by Stage.stage
