@@ -1,0 +1,20 @@
+"""The figures in the lecture's order: a line each, and a file of the name each."""
+
+from ldm.lecture.base import Topic
+
+TOPICS = (
+    Topic(1, "forward", "The chain step by step is the jump to t", "the chain forgets to shrink"),
+    Topic(2, "schedules", "Schedules: what is left of the data", "an end that is not noise"),
+    Topic(3, "score", "The score of a mixture, from noise to data", "eps taken for the score"),
+    Topic(4, "learnt", "The learnt field and the exact one", "training never sees t below 0.5"),
+    Topic(5, "predictions", "One model, four losses", "x0's loss with eps' weight"),
+    Topic(6, "ddpm", "Algorithm 2, step by step", "the noise z is left out"),
+    Topic(7, "sde-ode", "Reverse SDE and probability flow", "the SDE with the ODE's drift"),
+    Topic(8, "ddim", "DDIM: eta and few steps", "noise is added, and none taken out for it"),
+    Topic(9, "orders", "The order of every solver", "x0_hat is clipped"),
+    Topic(10, "matching", "Denoising score matching is the same loss", "another eps than x_t's"),
+    Topic(11, "likelihood", "Likelihood: exact, and by Hutchinson", "without the divergence"),
+    Topic(12, "guidance", "Guidance: sharper, and less varied", "a scale of 12"),
+    Topic(15, "posteriors", "De-noising and in-painting against the posterior", "by the ODE"),
+    Topic(16, "memory", "From memory to generalisation", "the exact optimum, no network"),
+)

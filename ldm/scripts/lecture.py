@@ -1,0 +1,40 @@
+"""The figures of the lecture: a picture, what to see in it, and the numbers behind it.
+
+python -m ldm.lecture
+python -m ldm.lecture 3
+python -m ldm.lecture orders --break
+python -m ldm.lecture all --output lecture
+"""
+
+import argparse
+from pathlib import Path
+
+from ldm.errors import guard, say
+from ldm.lecture.base import chosen
+from ldm.lecture.topics import TOPICS
+from ldm.scripts.flags import Parser, home
+
+
+def parse() -> argparse.Namespace:
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    text = "a number, a name, or all (default: list them)"
+    parser.add_argument("figure", nargs="?", metavar="FIGURE", help=text)
+    text = "draw it with its mistake: what goes wrong teaches"
+    parser.add_argument("--break", dest="broken", action="store_true", help=text)
+    text = "a folder, in which figures of the same names are replaced (default: lecture)"
+    parser.add_argument("--output", type=home, default="lecture", metavar="DIR", help=text)
+    return parser.parse_args()
+
+
+def main() -> None:
+    words = parse()
+    if words.figure is None:
+        rows = (f"{t.number:3}  {t.name:12} {t.title}; --break: {t.mistake}" for t in TOPICS)
+        return say("\n".join(rows))
+    for topic in chosen(TOPICS, words.figure):
+        made = topic.write(Path(words.output), broken=words.broken)
+        say(f"{topic.number}. {topic.title}\n{made.caption}\nwrote {words.output}/{topic.stem}*\n")
+
+
+def entry() -> None:
+    guard(main)
