@@ -75,3 +75,22 @@ def test_latent_cache_holds_the_whole_set_and_spares_the_encoder(stage1, tmp_pat
     assert min(map(len, found["seconds_an_image"].values())) == 3
     assert found["ratios"]["cached over encoding, images/s"]["median"] > 0.9
     assert found["large"]["bytes_an_image"] == 2 * 2 * 2 * 4 * 8 * 8
+
+
+@pytest.mark.slow
+def test_the_first_hour_of_a_gpu_rehearses_on_the_cpu(tmp_path):
+    """Every job of the three parts at toy size; none fails, and the table has a row of each."""
+    command = [sys.executable, "-m", "benchmarks.gpu", "rehearse", "--output", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    sections = {row["section"] for row in rows}
+    assert {"eager", "compiled", "GPU against CPU", "waiting", "resumed", "training"} <= sections
+    assert {"sampling", "encoding", "latent cache", "jets", "profile", "networks"} <= sections
+    values = {(row["section"], row["what"]): row["values"] for row in rows}
+    assert values["resumed", "pixel"] == {"largest difference of a weight": 0}
+    assert values["compiled", "pixel"]["graphs"] > 0
+    ratio = values["training", "rehearsal, batch 4, 32-true: bare"]["ours over bare"]
+    assert 0.05 < ratio < 2 and not any("FAILED" in row["values"] for row in rows)
+    table = (tmp_path / "scale.md").read_text()
+    assert all(f"| {row['what']} |" in table for row in rows) and "| jobs |" in table
