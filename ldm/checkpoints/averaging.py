@@ -63,7 +63,7 @@ def write_snapshot(folder: Path, step: int, averages: dict[float, Weights]) -> P
     beside = path.with_suffix(".partial")
     folder.mkdir(parents=True, exist_ok=True)
     flat = {
-        f"{width}/{name}": w.contiguous()
+        f"{width}/{name}": w.cpu().contiguous()
         for width, weights in averages.items()
         for name, w in weights.items()
     }

@@ -276,7 +276,8 @@ class VQAutoencoder(Autoencoder):
         return self.decode_codes(self.quantize(z)[0])
 
     def decode_codes(self, z_q: Tensor) -> Tensor:
-        return self.crop(self.net.decode(z_q, force_not_quantize=True).sample)
+        # net.decode, less a zero that it copies to the device
+        return self.crop(self.net.decoder(self.net.post_quant_conv(z_q)))
 
 
 def sample_posterior(moments: Tensor, noise: Tensor) -> Tensor:
