@@ -36,7 +36,7 @@ from ldm.system.batches import as_bytes, as_floats
 from ldm.system.plots import DPI, GENERATED, REAL, picture, say, sheet, styled
 
 PICTURES, BOX = ROOT / "docs" / "pictures", ROOT / "checkpoints"
-PROMPTS = ["red heart", "blue heart", "full moon", "flag: Japan"]
+PROMPTS = ["red heart", "blue heart", "tomato", "flag: Japan"]
 TITLE = "Clothes to noise and back, by latent diffusion (noise as its decoder shows it)"
 FRAMES, GAP = 10, 14  # columns of the strip; px between the parts
 CLASSES, EACH = 10, 6  # rows of the grid of real pictures
@@ -126,7 +126,7 @@ def reconstructions(args: argparse.Namespace) -> Image.Image:
         restore(BOX / "fashion-latent"),
         FashionMNIST(root=args.fashion).load().shown(10),
     )
-    autoencoder: Any = model.space.first_stage()
+    autoencoder: Any = model.space.autoencoder
     mean = autoencoder.encode(as_floats(images)).chunk(2, 1)[0]
     pairs = torch.cat([as_bytes(images), as_bytes(autoencoder.decode(mean))])
     title = "Held-out pictures and what is decoded from their latents, 4 x 8 x 8"

@@ -15,7 +15,7 @@ from ldm.pictures.grid import to_picture
 WIDE = 960  # px that a grid aims at: what a page shows
 SMALLEST, LARGEST = 64, 128  # px that a small picture is enlarged to, about
 GAP = 2  # px of white between pictures
-TEXT, TITLE = 14, 17  # px of the letters
+TEXT, TITLE, SMALL = 14, 17, 11  # px of the letters; of headings with words that are too wide
 LINES = 3  # of a text, then it is cut
 NAMES = 110  # px at most of the rows' names
 MOST = 16  # columns of one name each; of more, each picture has its own text
@@ -51,8 +51,9 @@ def labelled(images: Tensor, columns: int, labels: Labels) -> Image.Image:
     strips = [_texts(grid.width + left, [(4, title)], TITLE)]
     for row in range(rows):
         texts = labels.captions[row] if row < len(labels.captions) else ()
-        places = [(left + GAP + i * step, wrapped(t, step - 6)) for i, t in enumerate(texts)]
-        strips.append(_texts(grid.width + left, places))
+        size = whole_words([word for text in texts for word in text.split()], step - 6)
+        places = [(left + GAP + i * step, wrapped(t, step - 6, size)) for i, t in enumerate(texts)]
+        strips.append(_texts(grid.width + left, places, size))
         piece = grid.crop((0, row * height, grid.width, (row + 1) * height + GAP))
         strips.append(_pictures(piece, names[row], left))
     return _stacked(strips)
@@ -93,6 +94,12 @@ def font(size: int = TEXT) -> ImageFont.FreeTypeFont:
     (folder,) = getattr(find_spec("matplotlib"), "submodule_search_locations", None) or [""]
     # found, and not imported, which is slow
     return ImageFont.truetype(str(Path(folder, "mpl-data/fonts/ttf/DejaVuSans.ttf")), size)
+
+
+def whole_words(words: Sequence[str], width: int) -> int:
+    """px of letters, TEXT or a little smaller, with which no word has to be broken."""
+    fits = lambda size: all(font(size).getlength(word[:LONGEST]) <= width for word in words)  # noqa: E731
+    return next((size for size in range(TEXT, SMALL, -1) if fits(size)), SMALL)
 
 
 def wrapped(text: str, width: int, size: int = TEXT, most: int = LINES) -> list[str]:

@@ -10,6 +10,7 @@ from ldm.pictures.labels import (
     GAP,
     LARGEST,
     LINES,
+    SMALL,
     SMALLEST,
     TEXT,
     TITLE,
@@ -19,6 +20,7 @@ from ldm.pictures.labels import (
     labelled,
     period,
     side_of,
+    whole_words,
     wrapped,
 )
 
@@ -109,6 +111,12 @@ def test_text_stays_in_its_place(text, width):
     if width == 200 and len(text) < 12 and text.isascii() and text.isprintable():
         assert " ".join(lines) == text
     labelled(shades(2, 2), 2, Labels(text, [[text, "b"]], [text]))
+
+
+def test_words_of_narrow_columns_are_not_broken():
+    assert whole_words(["a", "heart"], 60) == TEXT > whole_words(["mushroom"], 60) >= SMALL
+    assert whole_words(["x" * 1000], 60) == SMALL
+    assert wrapped("mushroom", 60, whole_words(["mushroom"], 60)) == ["mushroom"]
 
 
 def test_letters_have_accents():
