@@ -3,8 +3,9 @@
 Nothing is imported by a string, so a config from a stranger can choose what stands here alone.
 """
 
+from ldm.diffusion import consistency, denoiser
 from ldm.diffusion.schedules import continuous, discrete
-from ldm.diffusion.solvers import ddpm, foreign, multistep, ode, sde
+from ldm.diffusion.solvers import ddpm, few, foreign, multistep, ode, sde
 from ldm.jets import data as jet_data
 from ldm.jets import network as jet_network
 from ldm.jets import space as jet_space
@@ -49,6 +50,8 @@ AnySchedule = (
     | discrete.Discrete
 )
 
+AnyLoss = denoiser.Loss | consistency.Consistency
+
 AnySolver = (
     ddpm.DDPM
     | ddpm.DDIM
@@ -61,5 +64,6 @@ AnySolver = (
     | multistep.DPMpp2MSDE
     | multistep.DPMpp3M
     | ode.AdaptiveODE
+    | few.Consistency
     | foreign.Diffusers
 )

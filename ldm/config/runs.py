@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar, get_args
 from ldm.config.choices import (
     AnyAutoencoder,
     AnyData,
+    AnyLoss,
     AnyNetwork,
     AnyPerceptual,
     AnyPurpose,
@@ -102,7 +103,10 @@ class DiffusionConfig(RunConfig):
     task: AnyPurpose = field(default_factory=Generate)
     network: AnyNetwork = field(default_factory=UNet)
     schedule: AnySchedule = field(default_factory=VP)
-    loss: Loss = field(default_factory=Loss)
+    loss: AnyLoss = field(default_factory=Loss)
+    # a run or checkpoint of the same network, schedule and space: its averaged weights, statistics
+    # and stage 1 are where this run starts; the teacher of loss Consistency
+    init: str | None = None
     # auto: the label, where the data has classes; text: the captions; both: the two of them
     condition: Literal["auto", "label", "text", "both", "none"] = "auto"
     text: AnyText = field(default_factory=MiniLM)  # what reads captions
@@ -117,11 +121,12 @@ class DiffusionConfig(RunConfig):
         self._expect_one_modality()
         self._expect_supported()
         self._expect_times()
+        self._expect_few()
 
     @property
     def autoencoder(self) -> str | None:
-        """What `space.autoencoder` names; None where the space has none."""
-        return self.space.first_stage
+        """What `space.autoencoder` names; None where the space has none, or `init` brings it."""
+        return None if self.init else self.space.first_stage
 
     def _expect_one_modality(self) -> None:
         """Data, space and network are of one modality, and the task and the figures too."""
@@ -167,6 +172,25 @@ class DiffusionConfig(RunConfig):
             self.schedule.grid(self.sample.steps, "uniform")
         except ValueError as error:
             raise ValueError(f"sample.steps: {error}") from None
+
+    def _expect_few(self) -> None:
+        """Models of a few steps have their own solver, and their guidance inside."""
+        loss, solver = type(self.loss).__name__, type(self.sample.solver).__name__
+        what = f"sample.solver {solver} and loss {loss} do not fit: solver Consistency samples"
+        fits = self.sample.solver.few == self.loss.few
+        require(fits, f"{what} models trained by loss Consistency, and nothing else does")
+        if not self.loss.few:
+            return
+        taught = self.loss.teachers_guidance is not None
+        require(not taught or self.init is not None, "loss Consistency with guidance needs init: its teacher")
+        law, why = type(self.schedule).__name__, "the loss Consistency needs continuous time"
+        require(self.schedule.continuous, f"{why}, not schedule {law}")
+        undefined = f"loss.predict={self.loss.predict} is undefined at t = 0 of schedule {law}"
+        require(self.loss.bounded(self.schedule), f"{undefined}: loss.predict=v")
+        why = "a model of a few steps has its guidance inside, loss.guidance"
+        require(self.sample.guidance == 1, f"sample.guidance must be 1: {why}")
+        why = "the loss Consistency is for models that generate"
+        require(self.task.use is None, f"{why}, not for task {type(self.task).__name__}")
 
 
 def _supporting(what: str) -> str:

@@ -92,11 +92,11 @@ def missing(path: Path, more: Iterable[str] = (), besides: str = "") -> str:
 
 
 def _anchor(raw: dict[str, Any], folder: Path) -> None:
-    """A stage 1 named beside the file that names it is found from anywhere."""
-    space = raw.get("space")
-    if isinstance(space, dict) and isinstance(space.get("autoencoder"), str):
-        beside = folder / os.path.expanduser(space["autoencoder"])
-        space["autoencoder"] = str(beside) if beside.exists() else space["autoencoder"]
+    """A stage 1, or a run to start from, named beside the file that names it, from anywhere."""
+    for node, key in ((raw.get("space"), "autoencoder"), (raw, "init")):
+        if isinstance(node, dict) and isinstance(node.get(key), str):
+            beside = folder / os.path.expanduser(node[key])
+            node[key] = str(beside) if beside.exists() else node[key]
 
 
 def merge(base: Any, new: Any, top: bool = False) -> Any:

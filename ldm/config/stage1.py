@@ -42,7 +42,7 @@ def stage1_of(run: Config) -> AutoencoderConfig | None:
 
 def named_by_config(run: DiffusionConfig) -> bool:
     """Whether the run names its stage 1 by a config, not by a checkpoint or a folder."""
-    return str(run.space.first_stage or "").endswith((".yaml", ".yml"))
+    return str(run.autoencoder or "").endswith((".yaml", ".yml"))
 
 
 def stage1_file(run: DiffusionConfig) -> dict[str, Any]:

@@ -5,8 +5,10 @@ x0_hat = c_skip x_t + c_out net(c_in x_t, c_noise) (Karras et al. 2022, eq. 7). 
 never ask which it was.
 """
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal, Protocol
 
 from torch import Tensor, nn
 
@@ -14,6 +16,24 @@ from ldm.diffusion.predictions import PREDICTIONS, Coefficients
 from ldm.diffusion.schedules import Schedule, expand
 from ldm.diffusion.times import Importance, LogitNormal, LogNormal, Uniform
 from ldm.diffusion.weights import EDM, MaximumLikelihood, MinSNR, One
+
+
+class Teacher(Protocol):
+    """A frozen denoiser bound to the condition of a micro-batch: x_t (B, ...), t (B,) -> x0_hat."""
+
+    def __call__(self, x_t: Tensor, t: Tensor, /) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What a loss is taken of: x_0 and eps (B, ...), uniform u (B,), the share of training done."""
+
+    x_0: Tensor
+    u: Tensor
+    eps: Tensor
+    progress: float = 0.0
+    teacher: Teacher | None = None
+    averaged: Callable[[], AbstractContextManager[None]] = nullcontext  # inside: averaged weights
 
 
 @dataclass(frozen=True)
@@ -24,6 +44,7 @@ class Loss:
     weight: One | MinSNR | EDM | MaximumLikelihood = field(default_factory=One)
     times: Uniform | LogitNormal | LogNormal | Importance = field(default_factory=Uniform)
     std: float = 0.5  # of the data, for predict = edm; 1 for whitened latents
+    few: ClassVar[bool] = False  # whether it makes a model of a few steps, for solver Consistency
 
     def __post_init__(self) -> None:
         if not self.std > 0:
@@ -45,6 +66,19 @@ class Loss:
         """
         c_out = self.coefficients(schedule, t)[1] if c_out is None else c_out
         return self.weight.weigh(schedule, t, self.times.weight(schedule, t), c_out)
+
+    @property
+    def teachers_guidance(self) -> float | None:
+        """Of the teacher that it needs; None where it needs none."""
+        return None
+
+    def bounded(self, schedule: Schedule) -> bool:
+        """Whether the denoiser is as exact at t = 0 as the loss needs."""
+        return True
+
+    def measure(self, denoiser: "Denoiser", draw: Draw, **cond: Tensor) -> Tensor:
+        """The loss of a micro-batch, one value a sample: (B,)."""
+        return denoiser.loss(draw.x_0, denoiser.times(draw.u), draw.eps, **cond)
 
 
 class Denoiser(nn.Module):
@@ -96,9 +130,14 @@ class Denoiser(nn.Module):
         target = expand(of_x_0, x_0) * x_0 - expand(of_eps, x_0) * eps
         if mask is not None:
             mask = mask.bool()
-            x_t, cond = x_t.masked_fill(~mask[..., None], 0), cond | {"mask": mask}
+            x_t, cond = padded(x_t, mask), cond | {"mask": mask}
         error = (self.run(x_t, t, c_in, **cond).to(target.dtype) - target).square()
         return self.loss_config.weigh(self.schedule, t, c_out) * mean_error(error, mask)
+
+
+def padded(x: Tensor, mask: Tensor | None) -> Tensor:
+    """x with 0 where the mask (B, N) of clouds (B, N, F) is false."""
+    return x if mask is None else x.masked_fill(~mask.bool()[..., None], 0)
 
 
 def mean_error(error: Tensor, mask: Tensor | None) -> Tensor:
@@ -106,7 +145,7 @@ def mean_error(error: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None:
         return error.flatten(1).mean(1)
     # filled, not multiplied: padding may be anything
-    real = error.masked_fill(~mask[..., None], 0).flatten(1).sum(1)
+    real = padded(error, mask).flatten(1).sum(1)
     return real / (mask.sum(1) * error.shape[-1]).clamp(min=1)
 
 

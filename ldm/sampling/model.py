@@ -109,10 +109,11 @@ def restore(path: str | Path, weights: str = "ema", device: str = "cpu") -> Mode
     state = checkpoint.read_checkpoint(file)
     checkpoint.expect_stage(state, "diffusion", file)
     with malformed(file):
-        return _restored(state, file, weights, device)
+        return restored(state, file, weights, device)
 
 
-def _restored(state: dict[str, Any], file: Path, weights: str, device: str) -> Model:
+def restored(state: dict[str, Any], file: Path, weights: str = "ema", device: str = "cpu") -> Model:
+    """The same of a checkpoint that was read."""
     meta, where = state["ldm"], str(file)
     config, classes = of_stage(DiffusionConfig, meta["config"], where), class_names(meta, file)
     shape = data_shape(meta, config.data, file)

@@ -53,9 +53,10 @@ class Overrides:
             if schedule is not None
             else {}
         )
-        whole = from_dict(
-            {"name": "sample", "sample": plain, "loss": {"predict": "v"}} | law, "sample.py"
+        loss = (
+            {"name": "Consistency", "guidance": None} if defaults.solver.few else {"predict": "v"}
         )
+        whole = from_dict({"name": "sample", "sample": plain, "loss": loss} | law, "sample.py")
         assert isinstance(whole, DiffusionConfig)
         return whole.sample
 

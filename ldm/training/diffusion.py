@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -10,15 +10,17 @@ from torch import Tensor
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from ldm.checkpoints.weights import hash_of_weights
+from ldm.checkpoints.weights import hash_of_weights, load_strict
 from ldm.config import AutoencoderConfig, DiffusionConfig, schema
+from ldm.diffusion.denoiser import Draw, Teacher
 from ldm.diffusion.space import Shape
+from ldm.diffusion.tasks import cfg
 from ldm.errors import Refusal, command
 from ldm.networks.autoencoder import Autoencoder
 from ldm.networks.text import TextEncoder
 from ldm.pictures.masks import Key
 from ldm.pictures.space import LatentSpace, PictureSpace
-from ldm.sampling.conditions import without
+from ldm.sampling.conditions import KEPT, without
 from ldm.sampling.model import Model, build_denoiser
 from ldm.system import randomness
 from ldm.system.batches import Batch, stream_places
@@ -45,6 +47,14 @@ class Captions:
     prompts: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Origin:
+    """The model that a run starts from (`init`), and the hash of its network's weights."""
+
+    model: Model
+    hash: str
+
+
 class DiffusionModule(Stage):
     """Algorithm 1 (Ho et al. 2020): x_t = alpha_t x_0 + sigma_t eps, and the loss on it."""
 
@@ -59,6 +69,7 @@ class DiffusionModule(Stage):
         classes: tuple[str, ...],
         stage1: Stage1 | None = None,
         captions: Captions | None = None,
+        origin: Origin | None = None,
     ):
         super().__init__(config, shape, classes)
         config.task.check(self.shape)
@@ -69,6 +80,10 @@ class DiffusionModule(Stage):
         self.denoiser = build_denoiser(config, self.space.shape, len(classes), self.text)
         self.autoencoder_config = stage1.config if stage1 else None
         self.autoencoder_hash = _hash(autoencoder)
+        self.origin = origin
+        if origin:
+            self.space.load_state_dict(origin.model.space.state_dict())
+            load_strict(self.net, origin.model.denoiser.net.state_dict(), "init")
         self.start_ema()
 
     def model(self) -> Model:
@@ -110,8 +125,11 @@ class DiffusionModule(Stage):
         # a trained task needs the pictures
         if self.config.space.cached and self.config.task.use is None:
             use_cache(self.trainer, cast(LatentSpace, self.space), str(self.autoencoder_hash))
+        if self.origin is not None:
+            self.origin.model.denoiser.to(self.device)
         if self.space.measured and self.trainer.ckpt_path is None:
-            self.measure()
+            if self.origin is None:  # else the statistics are those that its network knows
+                self.measure()
             self.verify(batch)
 
     def measure(self) -> None:
@@ -153,16 +171,31 @@ class DiffusionModule(Stage):
         # times are one stratified set over all micro-batches and ranks of the step
         key = (self.config.seed, "times", self.global_step)
         u = send(randomness.stratified(len(x_0), *self.slot(batch_idx), *key), self.device)
-        t = self.denoiser.times(u)
         eps = self.randn("noise", batch_idx)(x_0.shape)
         cond = extras | self.condition(batch, self.generator("drop", batch_idx))
-        losses = self.denoiser.loss(x_0, t, eps, **cond)
+        done = self.global_step / self.config.trainer.max_steps
+        losses = self.losses(Draw(x_0, u, eps, done), cond)
         loss = losses.mean()
         of_each, times = losses.detach(), u
         self.readings["loss_by_time"] = lambda: by_time(of_each, times)
         self.note_loss({"loss": loss, "x_0": x_0}, batch)
         self.readings["train/loss"] = loss.detach()
         return loss
+
+    def losses(self, draw: Draw, cond: dict[str, Tensor]) -> Tensor:
+        """The loss of each sample, (B,)."""
+        teacher = self.teacher(cond, len(draw.x_0))
+        draw = replace(draw, teacher=teacher, averaged=self.averaged)
+        return self.config.loss.measure(self.denoiser, draw, **cond)
+
+    def teacher(self, cond: dict[str, Tensor], count: int) -> Teacher | None:
+        """The guided model of `init`, bound to the condition, where the loss asks for it."""
+        guidance = self.config.loss.teachers_guidance
+        if guidance is None or self.origin is None:
+            return None
+        rows = torch.ones(count, dtype=torch.bool, device=self.device)
+        null = without(cond, rows, len(self.classes)) if cond.keys() - KEPT else None
+        return cfg(self.origin.model.denoiser, cond, null, guidance)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The averaged weights' loss, with noise and times that are the same every time."""
@@ -173,10 +206,10 @@ class DiffusionModule(Stage):
         x_0 = self.space.encode(self.watch_posterior(data), draw, **extras)
         extras |= self.left(data, [(seed, "held-out hole", i) for i in batch["index"].tolist()])
         u = randomness.stratified(len(x_0), 0, 1, seed, "validation times", batch_idx)
-        t = self.denoiser.times(send(u, self.device))
+        u = send(u, self.device)
         with self.averaged():
             cond = extras | self.condition(batch)
-            loss = self.denoiser.loss(x_0, t, draw(x_0.shape), **cond)
+            loss = self.losses(Draw(x_0, u, draw(x_0.shape), 1.0), cond)
         self.log("val/loss", loss.mean(), sync_dist=True, batch_size=len(x_0))
         for name, value in self.space.statistics(x_0).items():
             self.log(f"val/{name}", value, sync_dist=True, batch_size=len(x_0))
@@ -207,6 +240,7 @@ class DiffusionModule(Stage):
         super().on_save_checkpoint(state)
         about = {"hash": self.text.hash, "prompts": list(self.prompts)} if self.text else None
         state["ldm"]["text"] = about
+        state["ldm"]["init"] = self.origin.hash if self.origin else None
 
     def on_load_checkpoint(self, state: dict[str, Any]) -> None:
         before = (state["ldm"].get("text") or {}).get("hash")

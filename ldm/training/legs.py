@@ -14,8 +14,9 @@ from ldm.errors import Refusal
 from ldm.system.data import DataSet
 from ldm.training.arithmetic import work
 from ldm.training.autoencoder import AutoencoderModule
-from ldm.training.diffusion import Captions, DiffusionModule, Stage1
+from ldm.training.diffusion import Captions, DiffusionModule, Origin, Stage1
 from ldm.training.given import captions_of, classes_of
+from ldm.training.origin import expect_same_origin, find_origin
 from ldm.training.resume import about_data, expect_same_data, keep_global_batch, resume_point
 from ldm.training.stage import Stage
 from ldm.training.stage1 import find_stage1, is_finished, shared_stage1, stage1_inside
@@ -125,11 +126,22 @@ class DiffusionLeg(Leg):
         return self.stage1 if self.stage1 and not is_finished(self.stage1) else None
 
     def make(self) -> DiffusionModule:
+        origin, inside = self._origin()
         if self.start:  # a module to load a checkpoint into
             inside = stage1_inside(self.state, self.start, self.images.shape)
-            if inside is not None:
-                return self._module(inside)
-        return self._module(find_stage1(self.run, self.images, self.stage1))
+        if inside is None:
+            inside = find_stage1(self.run, self.images, self.stage1)
+        return self._module(inside, origin)
+
+    def _origin(self) -> tuple[Origin | None, Stage1 | None]:
+        """The model of `init` and its stage 1; on a resume only where it is a teacher."""
+        taught = self.run.loss.teachers_guidance is not None
+        if self.start is not None and not taught:
+            return None, None
+        found = find_origin(self.run, self.images.shape, self.classes) or (None, None)
+        if self.start is not None and found[0] is not None:
+            expect_same_origin(self.run, found[0], self.state)
+        return found
 
     def sketch(self) -> DiffusionModule:
         assert self.stage1 is not None, "what is not sketched is built"
@@ -146,13 +158,16 @@ class DiffusionLeg(Leg):
             raise Refusal(f"sample: {error}") from None
 
     def notes(self) -> list[str]:
+        guidance, init = self.run.loss.teachers_guidance, self.run.init
+        taught = "" if guidance is None else f", the teacher at guidance {guidance:g}"
+        said = [f"init       {init}{taught}"] if init else []
         if self.stage1 is None or not is_finished(self.stage1):
-            return []
-        return [f"stage 1    {self.stage1.folder}/, finished"]
+            return said
+        return [*said, f"stage 1    {self.stage1.folder}/, finished"]
 
-    def _module(self, stage1: Stage1 | None) -> DiffusionModule:
-        shape = self.images.shape
-        made = DiffusionModule(self.run, shape, self.classes, stage1, self.captions)
+    def _module(self, stage1: Stage1 | None, origin: Origin | None = None) -> DiffusionModule:
+        rest = stage1, self.captions, origin
+        made = DiffusionModule(self.run, self.images.shape, self.classes, *rest)
         made.space.note(self.images.about())
         return made
 

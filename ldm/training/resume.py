@@ -19,7 +19,7 @@ MOST_NAMES = 20  # of a long list that are shown
 _FREE = (
     *("trainer", "sample", "evaluate", "logger", "output", "optim.lr", "optim.clip"),
     *("data.root", "data.workers", "data.download"),
-    *("space.chunk", "space.cache", "space.autoencoder", "network.checkpointing"),
+    *("space.chunk", "space.cache", "space.autoencoder", "network.checkpointing", "init"),
 )
 FREE = (*_FREE, *(f"stage1.{key}" for key in _FREE))
 

@@ -6,7 +6,7 @@ are exact, x keeps its own dtype, and a GPU is never waited for.
 """
 
 from itertools import pairwise
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from torch import Tensor
 
@@ -39,6 +39,8 @@ class Watch(Protocol):
 
 class Solver:
     """A sampling method for any law alpha_t, sigma_t: a frozen dataclass of its settings."""
+
+    few: ClassVar[bool] = False  # whether it is for models of a few steps, and for them alone
 
     def bind(self, schedule: Schedule, times: Tensor) -> "Solver":
         """What takes the steps along `times`: the solver itself, unless it must know them all."""

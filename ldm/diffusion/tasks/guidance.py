@@ -44,7 +44,8 @@ class Guided:
         if self.null is None or self.scale == 1 or self.outside(t):
             return self.denoiser(x_t, t, **cond)
         both = {key: torch.cat([value, self.null[key]]) for key, value in cond.items()}
-        x0_cond, x0_null = self.denoiser(torch.cat([x_t, x_t]), t, **both).chunk(2)
+        times = torch.cat([t, t]) if t.dim() else t
+        x0_cond, x0_null = self.denoiser(torch.cat([x_t, x_t]), times, **both).chunk(2)
         x0_hat = torch.lerp(x0_null, x0_cond, self.scale)
         return rescaled(x0_hat, x0_cond, self.rescale, self.mask) if self.rescale else x0_hat
 
