@@ -182,7 +182,10 @@ class DiffusionConfig(RunConfig):
         if not self.loss.few:
             return
         taught = self.loss.teachers_guidance is not None
-        require(not taught or self.init is not None, "loss Consistency with guidance needs init: its teacher")
+        require(
+            not taught or self.init is not None,
+            "loss Consistency with guidance needs init: its teacher",
+        )
         law, why = type(self.schedule).__name__, "the loss Consistency needs continuous time"
         require(self.schedule.continuous, f"{why}, not schedule {law}")
         undefined = f"loss.predict={self.loss.predict} is undefined at t = 0 of schedule {law}"
