@@ -24,6 +24,7 @@ from ldm.metrics.distances import Moments
 from ldm.metrics.features import Features
 from ldm.system.batches import Shard, as_bytes, loader
 from ldm.system.data import Rows
+from ldm.system.files import default_cache
 from ldm.system.names import file_name
 from ldm.system.randomness import permutation
 
@@ -46,11 +47,6 @@ class Reference:
         n = min(n, self.moments.n // 2, len(self.rows) // 2)
         taken, left = self.rows[:n], self.rows[n:]
         return taken, Reference(self.moments - Moments.of(taken), left, self.hash, self.what)
-
-
-def default_cache() -> Path:
-    """$XDG_CACHE_HOME/ldm, else ~/.cache/ldm."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ldm"
 
 
 def reference_key(dataset: Rows, features: Features) -> str:

@@ -1,19 +1,26 @@
 """`ImageFolder`: your own pictures, any size, mode and nesting, read as they are needed."""
 
 import os
-import zlib
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from ldm.errors import Refusal, nearest, one_of, require
-from ldm.pictures.folder_set import FolderSet, Picture
+from ldm.pictures.chosen import SETS, Chosen, read_chosen
+from ldm.pictures.filelist import DEEP, FRAMES, GREY, SPANS, Files
+from ldm.pictures.folder_set import FolderSet
 from ldm.pictures.images import ImageData, Images
-from ldm.pictures.listing import Listing, Notes, announce_data, listing
+from ldm.pictures.index import Trust, files_of
+from ldm.pictures.listing import OTHER, PICTURE, Notes, announce_data, kinds, recorded
 from ldm.pictures.metadata import Metadata, captions_beside, read_metadata
-from ldm.pictures.opening import Head, View, extensions
-from ldm.pictures.survey import heads_of, measured_range
+from ldm.pictures.opening import View, extensions
+from ldm.pictures.survey import measured_range, readable
 from ldm.pictures.transforms import Fit, Range, is_range
+from ldm.system.identity import hash_of
 
 PLACES = ("folder", "path", "top")  # labels that are of where a picture lies
 TYPO = 0.75  # likeness of a wrong name to a right one that makes it a slip of the pen
@@ -46,6 +53,8 @@ class ImageFolder(ImageData):
     holdout: int = 10
     hold: list[str] = field(default_factory=list)
     skip: dict[str, list[str]] = field(default_factory=dict)
+    # what says that a folder of many is as it was: all files, their folders alone, or nothing
+    trust: Trust = "auto"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -62,30 +71,55 @@ class ImageFolder(ImageData):
         root = Path(self.root)
         if not root.is_dir():
             raise Refusal(f"data.root: '{root}' is not a folder")
-        notes = Notes(root)
-        found = listing(root, notes)
-        if not found.pictures:
-            tried = f"tried {' '.join(extensions()[:12])} ..., also in folders inside"
-            raise Refusal(
-                f"data.root: '{root}' holds no pictures "
-                f"({tried}{f'; there: {found.kinds()}' * bool(found.others)})"
-            )
-        rows = read_metadata(root, found.tables, found.pictures, notes)
-        paths = self._chosen(root, found.pictures, rows)
-        heads = heads_of(root, paths)
-        paths = [*heads]
-        texts = self._captions(root, paths, found, rows, notes)
-        names, labels = self._labels(root, paths, rows, notes)
-        pictures = [Picture(*fields) for fields in zip(paths, labels, texts, strict=True)]
-        shape = self._channels(heads), self.size, self.size
-        view = View(shape, self.fit, self.range, self._found_range(heads))
-        sets = self._split(root, pictures, names, view)
-        if found.others:
-            announce_data(f"not read: {found.kinds()}, first: {notes.name(found.others[0])}")
-        notes.say()
-        return Images(*sets, names, view.shape, view)
+        files = files_of(root, self.trust)
+        for line in files.about.get("said", []):
+            announce_data(line)
+        key = hash_of(repr((str(root), str(root.absolute()), self._settings(), files.about["id"])))
+        place = files.place and files.place.with_name("chosen") / key
+        chosen = read_chosen(place) if place else None
+        if chosen is None:
+            chosen = self._choose(root, files)
+            chosen = chosen.keep(place) if place else chosen
+        else:
+            for line in chosen.before:
+                announce_data(line)
+        chosen.view = replace(chosen.view, range=self.range)  # its text is part of what is hashed
+        sets = _checked(chosen, files)
+        for line in chosen.after:
+            announce_data(line)
+        return Images(*sets, chosen.classes, chosen.view.shape, chosen.view)
 
-    def _chosen(self, root: Path, paths: list[Path], rows: Metadata) -> list[Path]:
+    def _settings(self) -> list[tuple[str, Any]]:
+        """Those on which the two sets depend."""
+        other = ("root", "batch_size", "workers", "flip", "trust")
+        return [
+            (each.name, getattr(self, each.name)) for each in fields(self) if each.name not in other
+        ]
+
+    def _choose(self, root: Path, files: Files) -> Chosen:
+        """Both sets, of all files."""
+        notes, others = files.notes(), [files.path(i) for i in files.on(OTHER).tolist()]
+        pictures = files.on(PICTURE)
+        if not len(pictures):
+            tried = f"tried {' '.join(extensions()[:12])} ..., also in folders inside"
+            there = f"; there: {kinds(others)}" * bool(others)
+            raise Refusal(f"data.root: '{root}' holds no pictures ({tried}{there})")
+        with recorded() as before:
+            rows = read_metadata(files, notes)
+            pictures = readable(files, self._chosen(root, pictures, rows))
+            texts, alone = self._captions(files, pictures, rows, notes)
+            classes, labels = self._labels(files, pictures, rows, notes)
+            shape = self._channels(files, pictures), self.size, self.size
+            found = self._found_range(files, pictures)
+            chosen = Chosen(View(shape, self.fit, self.range, found), classes)
+            self._split(files, pictures, labels, texts, chosen)
+        chosen.before = before
+        if others := others + alone:
+            chosen.after = [f"not read: {kinds(others)}, first: {notes.name(others[0])}"]
+        chosen.after += notes.lines()
+        return chosen
+
+    def _chosen(self, root: Path, pictures: np.ndarray, rows: Metadata) -> np.ndarray:
         for column in self.skip:
             if column not in rows.columns and nearest(column, rows.columns, TYPO):
                 rows.expect(column, "data.skip", root)
@@ -94,39 +128,49 @@ class ImageFolder(ImageData):
                     f"no column '{column}' in the metadata of '{root}': data.skip leaves nothing "
                     "out by it"
                 )
-        chosen = [
-            p
-            for p in paths
-            if not any(str(rows.of(p).word(key)) in out for key, out in self.skip.items())
+        if not self.skip:
+            return pictures
+        out = [
+            any(str(rows.of(i).word(key)) in words for key, words in self.skip.items())
+            for i in pictures.tolist()
         ]
-        if not chosen:
-            raise Refusal(f"data.skip leaves none of the {len(paths)} pictures in '{root}'")
-        if len(chosen) < len(paths):
+        chosen = pictures[~np.array(out)]
+        if not len(chosen):
+            raise Refusal(f"data.skip leaves none of the {len(pictures)} pictures in '{root}'")
+        if len(chosen) < len(pictures):
             announce_data(
-                f"{len(paths) - len(chosen)} of {len(paths)} pictures are left out by data.skip"
+                f"{len(pictures) - len(chosen)} of {len(pictures)} pictures are left out by "
+                "data.skip"
             )
         return chosen
 
     # -- what is known of each picture
     def _captions(
-        self, root: Path, paths: list[Path], found: Listing, rows: Metadata, notes: Notes
-    ) -> list[str]:
-        """Of every picture, empty where there is none; from the metadata first."""
+        self, files: Files, pictures: np.ndarray, rows: Metadata, notes: Notes
+    ) -> tuple[list[str], list[Path]]:
+        """Of every picture, empty where there is none; from the metadata first.
+
+        And the files NAME.txt that are beside no picture.
+        """
         if self.caption:
-            rows.expect(self.caption, "data.caption", root)
-        beside, alone = captions_beside(found.pictures, found.texts, notes)
-        found.others += alone
-        texts = [rows.of(p).caption(self.caption) or beside.get(p, "") for p in paths]
-        for path, text in zip(paths, texts, strict=True):
-            if rows.columns and path not in rows.rows:
+            rows.expect(self.caption, "data.caption", files.root)
+        beside, alone = captions_beside(files, notes)
+        if not rows.columns and not beside:
+            self._expect_held({""}, files.root)
+            return [], alone
+        numbers = pictures.tolist()
+        texts = [rows.of(i).caption(self.caption) or beside.get(i, "") for i in numbers]
+        some = any(texts)
+        for i, text in zip(numbers, texts, strict=True):
+            if rows.columns and i not in rows.rows:
                 notes.add(
                     ("picture has no row in the metadata", "pictures have no row in the metadata"),
-                    path,
+                    files.path(i),
                 )
-            elif any(texts) and not text:
-                notes.add(("picture has no caption", "pictures have no caption"), path)
-        self._expect_held({*texts}, root)
-        return texts
+            elif some and not text:
+                notes.add(("picture has no caption", "pictures have no caption"), files.path(i))
+        self._expect_held({*texts}, files.root)
+        return texts, alone
 
     def _expect_held(self, texts: set[str], root: Path) -> None:
         """Refusal unless captions of `hold` are there.
@@ -145,142 +189,154 @@ class ImageFolder(ImageData):
             )
 
     def _labels(
-        self, root: Path, paths: list[Path], rows: Metadata, notes: Notes
-    ) -> tuple[tuple[str, ...], list[int]]:
+        self, files: Files, pictures: np.ndarray, rows: Metadata, notes: Notes
+    ) -> tuple[tuple[str, ...], np.ndarray]:
         """The classes' names, sorted, none where there are not two, and each picture's index."""
+        root, folder = files.root, files["folder"][pictures]
         if self.label in PLACES:
-            classes = [_place(path.relative_to(root), self.label) for path in paths]
+            used = np.unique(folder).tolist()
+            named = {i: _place(Path(files.folders[i]), self.label) for i in used}
+            classes: Iterable[str] = (named[i] for i in folder.tolist())
         else:
-            words = [rows.of(path).word(self.label) for path in paths]
-            if lacking := [path for path, word in zip(paths, words, strict=True) if word is None]:
+            words = [rows.of(i).word(self.label) for i in pictures.tolist()]
+            lacking = [i for i, word in zip(pictures, words, strict=True) if word is None]
+            if lacking:
                 there = ", ".join(sorted(rows.columns)) or "no metadata at all"
                 more = f" and {len(lacking) - 1} more" * (len(lacking) > 1)
                 where = f"in {root}/metadata.* (there: {there}; or label={'|'.join(PLACES)})"
-                raise Refusal(
-                    f"data.label: no column '{self.label}' for {lacking[0]}{more} {where}"
-                )
-            classes = list(map(str, words))
+                first = files.path(lacking[0])
+                raise Refusal(f"data.label: no column '{self.label}' for {first}{more} {where}")
+            named = {i: str(word) for i, word in enumerate(words)}
+            classes = named.values()
         if self.label == "folder":
-            _merged(root, paths, notes)
-        names = tuple(sorted(set(classes)))
-        names = names if len(names) > 1 else ()
-        place = {name: i for i, name in enumerate(names)}
-        return names, [place.get(name, 0) for name in classes]
+            _merged(root, [root / files.folders[i] for i in np.unique(folder).tolist()], notes)
+        names = tuple(sorted(set(named.values())))
+        place = {name: i for i, name in enumerate(names)} if len(names) > 1 else {}
+        labels = (place.get(name, 0) for name in classes)
+        return tuple(place), np.fromiter(labels, np.int32, len(pictures))
 
     # -- what the files say
-    def _channels(self, heads: dict[Path, Head]) -> int:
-        colour = [path for path, head in heads.items() if not head.grey]
-        if self.channels == 1 and colour:
+    def _channels(self, files: Files, pictures: np.ndarray) -> int:
+        colour = pictures[(files["flags"][pictures] & GREY) == 0]
+        first = files.path(colour[0]) if len(colour) else ""
+        if self.channels == 1 and len(colour):
             announce_data(
-                f"{len(colour)} pictures in colour are made grey (data.channels=1), first: "
-                f"{colour[0]}"
+                f"{len(colour)} pictures in colour are made grey (data.channels=1), first: {first}"
             )
-        elif colour and len(colour) < len(heads) and not self.channels:
-            which = f"{len(colour)} of {len(heads)} pictures are in colour, first: {colour[0]}"
+        elif 0 < len(colour) < len(pictures) and not self.channels:
+            which = f"{len(colour)} of {len(pictures)} pictures are in colour, first: {first}"
             announce_data(
                 f"{which}; grey ones get three equal channels (data.channels=1 makes all grey)"
             )
-        return self.channels or (3 if colour else 1)
+        return self.channels or (3 if len(colour) else 1)
 
-    def _found_range(self, heads: dict[Path, Head]) -> Range | None:
+    def _found_range(self, files: Files, pictures: np.ndarray) -> Range | None:
         """The common range of pictures whose type has none, unless it is stated; prints a line."""
-        deep = [path for path, head in heads.items() if head.deep]
-        if small := [path for path, head in heads.items() if head.shorter < self.size]:
+        flags, span = files["flags"][pictures], files["span"][pictures]
+        deep, small = (flags & DEEP) != 0, files["side"][pictures] < self.size
+        first = lambda which: files.path(pictures[which.argmax()])  # noqa: E731
+        if small.any():
             announce_data(
-                f"{len(small)} of {len(heads)} pictures are smaller than {self.size} pixels and "
-                f"enlarged, first: {small[0]}"
+                f"{small.sum()} of {len(pictures)} pictures are smaller than {self.size} pixels "
+                f"and enlarged, first: {first(small)}"
             )
-        if several := [path for path, head in heads.items() if head.frames]:
+        if (several := (flags & FRAMES) != 0).any():
             announce_data(
-                f"{len(several)} pictures are animated or stacks: the first frame of each, first: "
-                f"{several[0]}"
+                f"{several.sum()} pictures are animated or stacks: the first frame of each, first: "
+                f"{first(several)}"
             )
         if self.range is not None:
-            unused = "" if deep else "; no picture has more, so it is not used"
+            unused = "" if deep.any() else "; no picture has more, so it is not used"
             announce_data(
-                f"data.range={list(self.range)} is that of {len(deep)} pictures of more than 8 "
+                f"data.range={list(self.range)} is that of {deep.sum()} pictures of more than 8 "
                 f"bits{unused}"
             )
             return None
-        ranges = [span for path in deep if (span := heads[path].range) is not None]
+        ranges = [known for i in span[deep].tolist() if (known := SPANS[i]) is not None]
         for (low, high), n in Counter(ranges).items():
             announce_data(
                 f"{n} pictures of 16 bits are read from {low:g} to {high:g}; "
                 "data.range=[BLACK,WHITE] states another range"
             )
-        return measured_range([path for path in deep if heads[path].range is None])
+        return measured_range([files.path(i) for i in pictures[deep & (span == 0)]])
 
     # -- what is held out
     def _split(
-        self, root: Path, pictures: list[Picture], names: tuple[str, ...], view: View
-    ) -> tuple["FolderSet", "FolderSet"]:
-        out = self._held_out(root, pictures)
-        kept = [picture for picture, held in zip(pictures, out, strict=True) if not held]
-        held = [picture for picture, held in zip(pictures, out, strict=True) if held]
-        counts = Counter(picture.label for picture in pictures)
-        if names:
+        self,
+        files: Files,
+        pictures: np.ndarray,
+        labels: np.ndarray,
+        texts: list[str],
+        chosen: Chosen,
+    ) -> None:
+        out = self._held_out(files["mark"][pictures], labels, texts)
+        if names := chosen.classes:
+            counts = np.bincount(labels, minlength=len(names)).tolist()
             listed = [f"{name or 'no folder'} {counts[i]}" for i, name in enumerate(names[:LISTED])]
             more = f", and {len(names) - LISTED} more" * (len(names) > LISTED)
             announce_data(f"{len(names)} classes: {', '.join(listed)}{more}")
-            trained = {picture.label for picture in kept}
-            lost = [name for i, name in enumerate(names) if i not in trained]
+            trained = np.bincount(labels[~out], minlength=len(names))
+            lost = [name for name, count in zip(names, trained, strict=True) if not count]
             if lost and self.hold:
                 announce_data(
                     f"{len(lost)} classes are held out whole by data.hold, first: {lost[0]}"
                 )
-        if not kept:
+        if out.all():
             raise Refusal(
-                f"data.hold takes all of the {len(pictures)} pictures in '{root}'; none is left to "
-                "train on"
+                f"data.hold takes all of the {len(pictures)} pictures in '{files.root}'; none is "
+                "left to train on"
             )
-        train, test = FolderSet(kept, view), FolderSet(held or kept, view)
-        train.check()
-        if held and not test.readable():
-            announce_data(f"none of the {len(held)} held-out pictures can be read")
-            held = []
-        if not held:
-            announce_data(
-                "no picture is held out of so few: what is measured is measured on those that are "
-                "trained on"
-            )
-            return train, train
-        return train, test
+        for name, mask in zip(SETS, (~out, out), strict=True):
+            own = [text for text, here in zip(texts, mask, strict=False) if here]
+            chosen.add(name, pictures[mask], labels[mask], own)
 
-    def _held_out(self, root: Path, pictures: list[Picture]) -> list[bool]:
+    def _held_out(self, marks: np.ndarray, labels: np.ndarray, texts: list[str]) -> np.ndarray:
         """By the hash of a file's name, so that more pictures move none.
 
         Never all of a class, and at least one of a large one.
         """
-        marks = [
-            zlib.crc32(os.fsencode(picture.path.relative_to(root).as_posix()))
-            for picture in pictures
-        ]
-        asked = [picture.text in self.hold for picture in pictures]
-        out = [hold or mark % self.holdout == 0 for hold, mark in zip(asked, marks, strict=True)]
-        members: dict[int, list[int]] = {}
-        for i, picture in enumerate(pictures):
-            if not asked[i]:
-                members.setdefault(picture.label, []).append(i)
-        for rows in members.values():
-            taken = sum(out[i] for i in rows)
-            if taken == len(rows):
-                out[max(rows, key=lambda i: marks[i])] = False
+        asked = np.full(len(marks), "" in self.hold)
+        if texts:
+            asked[:] = [text in self.hold for text in texts]
+        out = asked | (marks % self.holdout == 0)
+        free = np.flatnonzero(~asked)
+        order = free[np.argsort(labels[free], kind="stable")]
+        edges = np.flatnonzero(np.diff(labels[order])) + 1
+        for rows in np.split(order, edges):
+            taken = out[rows].sum()
+            if len(rows) and taken == len(rows):
+                out[rows[marks[rows].argmax()]] = False
             elif not taken and len(rows) >= self.holdout:
-                out[min(rows, key=lambda i: marks[i])] = True
+                out[rows[marks[rows].argmin()]] = True
         return out
 
 
-def _place(path: Path, label: str) -> str:
+def _checked(chosen: Chosen, files: Files) -> tuple[FolderSet, FolderSet]:
+    """Both sets, of which pictures can be read; one twice where none can be held out."""
+    train, test = (chosen.set(name, files) for name in SETS)
+    train.check()
+    if len(test) and test.readable():
+        return train, test
+    if len(test):
+        announce_data(f"none of the {len(test)} held-out pictures can be read")
+    announce_data(
+        "no picture is held out of so few: what is measured is measured on those that are "
+        "trained on"
+    )
+    return train, train
+
+
+def _place(folder: Path, label: str) -> str:
     """The class that a picture's folder names; letters that are not UTF-8 are written out."""
-    parts = path.parts[:-1]
+    parts = folder.parts
     chosen = parts if label == "path" else parts[:1] if label == "top" else parts[-1:]
     return os.fsencode("/".join(chosen)).decode("utf-8", "backslashreplace")
 
 
-def _merged(root: Path, paths: list[Path], notes: Notes) -> None:
+def _merged(root: Path, places: list[Path], notes: Notes) -> None:
     """Say which folders of one name are one class."""
     folders: dict[str, list[str]] = {}
-    for folder in sorted({path.parent for path in paths} - {root}):
+    for folder in sorted({*places} - {root}):
         folders.setdefault(folder.name, []).append(notes.name(folder))
     for name, several in folders.items():
         if len(several) > 1:

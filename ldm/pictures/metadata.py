@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from ldm.errors import Refusal, one_of
-from ldm.pictures.listing import Notes, announce_data
+from ldm.pictures.filelist import Files
+from ldm.pictures.listing import PICTURE, TABLE, TEXT, Notes, announce_data
 
 FILES = ("file_name", "filename", "file", "image", "path")
 CAPTIONS = ("text", "caption")
@@ -55,15 +56,18 @@ class Row:
         return next((self.word(written[key]) for key in CAPTIONS if key in written), None)
 
 
+NONE = Row("", {})
+
+
 @dataclass
 class Metadata:
-    """The rows of all tables under a folder, by picture."""
+    """The rows of all tables under a folder, by the number of their picture."""
 
-    rows: dict[Path, Row] = field(default_factory=dict)
+    rows: dict[int, Row] = field(default_factory=dict)
     columns: set[str] = field(default_factory=set)
 
-    def of(self, path: Path) -> Row:
-        return self.rows.get(path, Row("", {}))
+    def of(self, picture: int) -> Row:
+        return self.rows.get(picture, NONE)
 
     def expect(self, column: str, option: str, root: Path) -> None:
         """Refusal where no table has a column."""
@@ -76,34 +80,33 @@ class Metadata:
             raise Refusal(f"{root}/metadata.*: " + one_of(option, column, sorted(self.columns)))
 
 
-def read_metadata(root: Path, tables: list[Path], pictures: list[Path], notes: Notes) -> Metadata:
+def read_metadata(files: Files, notes: Notes) -> Metadata:
     """The rows that name one of the pictures; Refusal, with the line, of what is malformed."""
-    known = {_key(root, path): path for path in pictures}
-    found = Metadata()
-    for table in tables:
+    found, root, tables = Metadata(), files.root, files.on(TABLE).tolist()
+    known = {_key(files.relative(i)): i for i in files.on(PICTURE).tolist()} if tables else {}
+    for number in tables:
+        table, folder = files.path(number), files.folders[files["folder"][number]]
         rows = _json_rows(table) if table.suffix.lower() == ".jsonl" else _csv_rows(table)
         for row in rows:
             found.columns |= row.values.keys()
             name = _file_of(row)
-            path = next(
-                (known[key] for key in _keys(root, table.parent, name) if key in known), None
-            )
-            if path is None:
+            picture = next((known[key] for key in _keys(root, folder, name) if key in known), None)
+            if picture is None:
                 kind = (
                     f"row of {table.name} names no picture",
                     f"rows of {table.name} name no picture",
                 )
                 notes.add(kind, f"{name} ({row.where.removeprefix(f'{table} ')})")
                 continue
-            if path in found.rows:
+            if picture in found.rows:
                 notes.add(
                     (
                         "picture has a second row, which counts",
                         "pictures have a second row, which counts",
                     ),
-                    path,
+                    files.path(picture),
                 )
-            found.rows[path] = row
+            found.rows[picture] = row
     return found
 
 
@@ -122,17 +125,22 @@ def _file_of(row: Row) -> str:
     return name.strip()
 
 
-def _key(root: Path, path: Path | str) -> str:
+def _key(path: str) -> str:
     """A path from the root, as one text: a Mac's letters with accents are those of others."""
-    return unicodedata.normalize("NFC", os.path.normpath(os.path.relpath(path, root)))
+    return unicodedata.normalize("NFC", path)
 
 
-def _keys(root: Path, folder: Path, name: str) -> Iterator[str]:
+def _keys(root: Path, folder: str, name: str) -> Iterator[str]:
+    """What a row's name may be, from its table's folder."""
     for written in dict.fromkeys((name, name.replace("\\", "/"))):
-        if "\0" not in written:
-            yield _key(root, folder / written)
-            if os.path.isabs(written):
-                yield _key(root.resolve(), written)
+        if "\0" in written:
+            continue
+        if ".." not in written and not os.path.isabs(written):
+            yield _key(os.path.normpath(os.path.join(folder, written)))
+            continue
+        yield _key(os.path.relpath(os.path.join(root, folder, written), root))
+        if os.path.isabs(written):
+            yield _key(os.path.relpath(written, root.resolve()))
 
 
 # -- tables
@@ -225,16 +233,19 @@ def _separator(text: str) -> str:
 
 
 # -- NAME.txt
-def captions_beside(
-    pictures: list[Path], texts: list[Path], notes: Notes
-) -> tuple[dict[Path, str], list[Path]]:
+def captions_beside(files: Files, notes: Notes) -> tuple[dict[int, str], list[Path]]:
     """The captions in NAME.txt beside NAME.png, on one line, and the texts beside no picture."""
-    found, beside = {}, {text.with_suffix(""): text for text in texts}
-    for path in pictures:
-        if text := beside.get(path.with_suffix("")):
+    texts = files.on(TEXT).tolist()
+    beside = {os.path.splitext(files.relative(i))[0]: i for i in texts}
+    found: dict[int, str] = {}
+    used: set[str] = set()
+    for picture in files.on(PICTURE).tolist() if texts else []:
+        stem = os.path.splitext(files.relative(picture))[0]
+        if stem in beside:
+            used.add(stem)
+            path = files.path(beside[stem])
             try:
-                found[path] = " ".join(decoded(text)[0].split())
+                found[picture] = " ".join(decoded(path)[0].split())
             except Refusal:
-                notes.add(("caption's file cannot be read", "captions' files cannot be read"), text)
-    used = {path.with_suffix("") for path in pictures}
-    return found, [text for name, text in beside.items() if name not in used]
+                notes.add(("caption's file cannot be read", "captions' files cannot be read"), path)
+    return found, [files.path(i) for stem, i in beside.items() if stem not in used]

@@ -1,54 +1,33 @@
-"""The headers of a folder's files, before they are read."""
+"""Which pictures of a folder can be read, and the range of those whose type has none."""
 
-from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from ldm.errors import Refusal
+from ldm.pictures.filelist import BAD, Files
 from ldm.pictures.folder_set import skipped
 from ldm.pictures.listing import announce_data
-from ldm.pictures.opening import Head, Unreadable, finite_range
+from ldm.pictures.opening import Unreadable, finite_range
 from ldm.pictures.transforms import Range
 
 NAMED = 20  # unreadable pictures that are named at the start, beside their number
-BLOCK = 4096  # files that are asked for at once
 
 
-def heads_of(root: Path, paths: list[Path]) -> dict[Path, Head]:
-    """The header of each file; those that cannot be opened are named and left out."""
-    heads: dict[Path, Head] = {}
-    bad: list[tuple[Path, str]] = []
-    with ThreadPoolExecutor(8) as threads:  # a network's disk answers many as fast as one
-        found = chain.from_iterable(
-            threads.map(_head, paths[i : i + BLOCK]) for i in range(0, len(paths), BLOCK)
-        )
-        bar = tqdm(
-            found, total=len(paths), desc="data: looking at", unit="picture", delay=3, leave=False
-        )
-        for path, head in zip(paths, bar, strict=True):
-            if isinstance(head, str):
-                bad.append((path, head))
-            else:
-                heads[path] = head
-    if not heads:
+def readable(files: Files, pictures: np.ndarray) -> np.ndarray:
+    """The pictures that can be opened; the others are named and left out."""
+    bad = pictures[(files["flags"][pictures] & BAD) != 0].tolist()
+    if len(bad) == len(pictures):
         raise Refusal(
-            f"data.root: none of the {len(paths)} pictures in '{root}' can be read; first: "
-            f"{bad[0][0]} ({bad[0][1]})"
+            f"data.root: none of the {len(pictures)} pictures in '{files.root}' can be read; "
+            f"first: {files.path(bad[0])} ({files.why(bad[0])})"
         )
-    for path, why in bad[:NAMED]:
-        announce_data(skipped(path, why))
+    for i in bad[:NAMED]:
+        announce_data(skipped(files.path(i), files.why(i)))
     if bad:
-        announce_data(f"{len(bad)} of {len(paths)} pictures cannot be read and are left out")
-    return heads
-
-
-def _head(path: Path) -> Head | str:
-    try:
-        return Head.of(path)
-    except Unreadable as why:
-        return str(why)
+        announce_data(f"{len(bad)} of {len(pictures)} pictures cannot be read and are left out")
+    return pictures[(files["flags"][pictures] & BAD) == 0]
 
 
 def measured_range(paths: list[Path]) -> Range | None:

@@ -23,3 +23,8 @@ def atomic_write(path: Path, mode: str = "w", **options: Any) -> Iterator[IO]:
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+
+
+def default_cache() -> Path:
+    """$XDG_CACHE_HOME/ldm, else ~/.cache/ldm."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ldm"

@@ -18,7 +18,7 @@ MOST_NAMES = 20  # of a long list that are shown
 # what may change between a stop and --resume, and between the training of a stage 1 and its use
 _FREE = (
     *("trainer", "sample", "evaluate", "logger", "output", "optim.lr", "optim.clip"),
-    *("data.root", "data.workers", "data.download"),
+    *("data.root", "data.workers", "data.download", "data.trust"),
     *("space.chunk", "space.cache", "space.autoencoder", "network.checkpointing", "init"),
 )
 FREE = (*_FREE, *(f"stage1.{key}" for key in _FREE))
