@@ -48,6 +48,8 @@ def test_every_shipped_config_trains_two_steps(path, tmp_path):
         run.sample.count, run.sample.steps, run.sample.batch_size = 2, 2, 2
     if hasattr(run.data, "root"):
         run.data.root, run.data.workers = str(tmp_path), min(1, run.data.workers)
+    if hasattr(run.data, "held_out"):
+        run.data.count, run.data.held_out = 100, 20
     if hasattr(run.data, "hold"):
         run.data.hold, run.data.skip = [], {}
     if hasattr(getattr(run, "space", None), "autoencoder"):
