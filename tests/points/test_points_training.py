@@ -177,7 +177,9 @@ def test_the_mixture_is_learnt(mixture):
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="of four draws 0.81 and 1.22 of the floor were seen; it is 0.98 over all eight")
+@pytest.mark.xfail(
+    reason="of four draws 0.81 and 1.22 of the floor were seen; it is 0.98 over all eight"
+)
 def test_samples_of_the_mixture_are_as_near_as_data(mixture):
     """The energy distance of 10,000 samples within 1.2 of its floor, means of several draws."""
     model, data = mixture
