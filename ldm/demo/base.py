@@ -2,8 +2,9 @@
 
 import shlex
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from PIL import Image
@@ -13,12 +14,14 @@ from ldm.config import SampleConfig
 from ldm.demo.limits import Asked, Limits
 from ldm.demo.live import Done, live
 from ldm.diffusion.solvers import Watch
+from ldm.errors import Refusal
 from ldm.sampling.generate import Job
 from ldm.sampling.model import Model
 from ldm.sampling.requests import Words
 from ldm.sampling.trajectory import in_view
 
 GUESS, STATE = "x̂₀, the model's guess", "x_t, what is still noisy"
+Captioned = tuple[Image.Image, str]
 
 
 @dataclass
@@ -27,22 +30,42 @@ class Shown:
 
     picture: Image.Image
     status: str
-    more: Image.Image | None = None  # how it came about, or histograms
+    step: tuple[int, int] | None = None  # of how many, on the way
+    gallery: Sequence[Captioned] | None = None  # each sample, when they are finished
+    small: Image.Image | None = None  # for the history, if not the picture
+    more: Any = None  # how they came about, or histograms
     samples: Tensor | None = None  # uint8, when they are finished
     command: str | None = None
+
+
+@dataclass(frozen=True)
+class Site:
+    """What the page is of: a model, how sample.py finds it, and what its samples are held against.
+
+    `path` is its checkpoint as a command in the folder of the page's own process names it.
+    """
+
+    model: Model
+    limits: Limits
+    path: str = "PATH"
+    weights: str = "ema"
+    script: str = "python sample.py"
+    real: Any = None
 
 
 @dataclass(frozen=True)
 class Click:
     """The choices when Sample was pressed: class, the modality's control, numbers, view."""
 
-    model: Model
-    limits: Limits
+    site: Site
     asked: Asked
     label: str | None = None
     control: Any = None
     shown: str = GUESS
-    name: str = "NAME"
+
+    @property
+    def model(self) -> Model:
+        return self.site.model
 
     @property
     def settings(self) -> SampleConfig:
@@ -55,11 +78,13 @@ class Click:
         return Words(None if self.label is None else str(self.label))
 
     def command(self, **given: Any) -> str:
-        """The same by sample.py."""
-        asked = self.asked
-        words: list[Any] = ["python", "sample.py", "--checkpoint", self.name]
+        """The same by sample.py: it runs as it stands where the page was started."""
+        asked, site = self.asked, self.site
+        words: list[Any] = [*site.script.split(), "--checkpoint", site.path]
+        words += ["--output", f"samples/{Path(site.path).name}-{asked.seed}"]
         words += ["--solver", asked.solver, "--steps", asked.steps]
         words += ["--guidance", f"{asked.guidance:g}", "--seed", asked.seed, "--count", asked.count]
+        words += [] if site.weights == "ema" else ["--weights", site.weights]
         for key, value in ({"label": self.label} | given).items():
             words += [] if value is None else [f"--{key}", value]
         return shlex.join(map(str, words))
@@ -78,10 +103,19 @@ class Session(ABC):
 
     def draw(self, step: int, x_s: Tensor, x0_hat: Tensor) -> Shown:
         """A moment on the way."""
-        t = self.times[step + 1]
+        t, steps = self.times[step + 1], len(self.times) - 1
         x = in_view(self.job.model.schedule, x_s, t) if self.click.shown == STATE else x0_hat
         how = f"t = {t:.2f}, by {self.job.settings.describe()}"
-        return Shown(self.picture(x), f"step **{step + 1}** of {len(self.times) - 1}, {how}")
+        status = f"step **{step + 1}** of {steps}, {how}"
+        return Shown(self.picture(x), status, (step + 1, steps))
+
+    def captions(self) -> list[str]:
+        """Of each sample: its class or prompt, and its seed."""
+        job, count = self.job, len(self.job.seeds)
+        names = job.names or self.click.words.labels(job.model, count) or [""] * count
+        what = [f"“{p}”" if p else "" for p in job.condition.prompts or ()] or names
+        pairs = zip(what, job.seeds, strict=True)
+        return [f"{name}, seed {seed}" if name else f"seed {seed}" for name, seed in pairs]
 
     @abstractmethod
     def picture(self, x: Tensor) -> Image.Image:
@@ -98,9 +132,8 @@ class Kind(ABC):
     modality: ClassVar[str]
     most: ClassVar[int]  # samples at once by default
     first: ClassVar[int]  # samples, before anything is chosen
+    key: ClassVar[str]  # of the control, as a flag of sample.py and in a link
     heading: ClassVar[str]
-    legend: ClassVar[str]
-    height: ClassVar[int | None] = None  # px of the picture
     edited: ClassVar[bool] = False  # whether there is a tab to change one
 
     @abstractmethod
@@ -112,13 +145,34 @@ class Kind(ABC):
         """Gradio's component for what can be asked beside the class."""
 
     @abstractmethod
+    def checked(self, site: Site, text: str) -> Any:
+        """The control's value that a link writes so. Refusal where it cannot be."""
+
+    @abstractmethod
+    def details(self) -> Any:
+        """Gradio's component for how samples came about, or what all of them are like."""
+
+    @abstractmethod
+    def legend(self, site: Site) -> str:
+        """What `details` shows."""
+
+    def real(self, file: Path, root: str | None) -> Any:
+        """Real data to hold the samples against, if there is any at hand. Refusal of a bad one."""
+        if root is not None:
+            raise Refusal(f"--data-root: {self.modality} are shown beside no real ones")
+
+    def examples(self, model: Model) -> list[str]:
+        """Values of the control that are worth a click."""
+        return []
+
+    @abstractmethod
     def session(self, click: Click) -> Session:
         """The work of a click. Refusal, one line, if anything of it cannot be."""
 
     def made(self, click: Click) -> Iterator[Shown]:
         """What there is to see of a click, as it comes."""
         session = self.session(click)
-        for item in live(session.work, session.draw, click.limits.seconds):
+        for item in live(session.work, session.draw, click.site.limits.seconds):
             if isinstance(item, Done):
                 yield from session.finished(item)
             else:

@@ -1,15 +1,29 @@
 """The tab on which a picture is changed: taken or uploaded, drawn on, given to a task."""
 
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Iterator
 from typing import Any
 
 import gradio as gr
 import numpy as np
 import torch
 
+from ldm.demo.base import Site
 from ldm.demo.edits import CANVAS, Wanted, change, enlarged, on_page, upload
+from ldm.demo.fields import (
+    NOT_DONE,
+    PICTURE,
+    QUICK,
+    WAITING,
+    asked,
+    buttons,
+    ended,
+    number_fields,
+    refusing,
+)
 from ldm.demo.guarded import bounded
-from ldm.demo.limits import Limits, apart, whole_number
+from ldm.demo.limits import apart, whole_number
+from ldm.demo.samples import prompt_box
 from ldm.diffusion.solvers import DPMpp2MSDE
 from ldm.errors import Refusal
 from ldm.sampling.model import Model
@@ -17,6 +31,7 @@ from ldm.tasks.base import Task
 from ldm.tasks.options import Control
 
 NO_CLASS = "without a class"
+KEPT = "The unfinished result stays in view until the next run; the picture and the strokes stay."
 FIRST = "Take a sample or upload a picture, draw on it, press **Change it**."
 
 
@@ -37,27 +52,20 @@ def component(kind: type[Task], control: Control, model: Model) -> gr.components
 class Editor:
     """The tab's parts, and what its buttons do."""
 
-    def __init__(self, model: Model, limits: Limits, numbers: Callable[..., Any]):
-        self.model, self.limits, self.tasks = model, limits, on_page()
-        self.none = apart(NO_CLASS, model.classes)
+    def __init__(self, site: Site):
+        self.site, self.model, self.limits = site, site.model, site.limits
+        self.tasks, self.way = on_page(), gr.State(None)
+        self.none = apart(NO_CLASS, site.model.classes)
         with gr.Row():
-            with gr.Column(scale=2, min_width=300):
+            with gr.Column(scale=2, min_width=280):
                 self.inputs()
                 self.choices(next(iter(self.tasks)))
-                self.asked = numbers(solver=DPMpp2MSDE.__name__, count=4, opened=False)
-                with gr.Row():
-                    self.go = gr.Button("Change it", variant="primary", elem_id="change")
-                    self.stop = gr.Button("Stop")
-            with gr.Column(scale=3, min_width=320):
+                self.go, self.stop = buttons("Change it", "change")
+                self.numbers = number_fields(site, DPMpp2MSDE.__name__, 4, opened=False)
+            with gr.Column(scale=3, min_width=280):
                 self.drawn = self.canvas()
                 self.status = gr.Markdown(FIRST, elem_id="changed")
-        self.result = gr.Image(
-            show_label=False,
-            elem_id="result",
-            format="png",
-            interactive=False,
-            buttons=["download", "fullscreen"],
-        )
+                self.result = gr.Image(show_label=False, elem_id="result", **PICTURE)
 
     def inputs(self) -> None:
         """Where the picture comes from."""
@@ -81,6 +89,7 @@ class Editor:
         self.label = gr.Dropdown(
             [self.none, *classes], value=self.none, label="Class", visible=bool(classes)
         )
+        self.prompt = prompt_box(self.model, self.limits, "what to show; may be empty", "words")
 
     def methods(self, task: str) -> dict[str, Any]:
         """The methods of a task, its default chosen."""
@@ -124,9 +133,9 @@ class Editor:
 
     def run(
         self, picture: np.ndarray | None, drawn: Any, task: str, method: str, *rest: Any
-    ) -> Iterator[tuple[Any, ...]]:
-        """rest: the class, the options of all tasks, and the numbers."""
-        label, values = rest[0], rest[1 : 1 + len(self.options)]
+    ) -> Iterator[dict[Any, Any]]:
+        """rest: the class, the prompt, the options of all tasks, and the numbers."""
+        (label, prompt), values = rest[:2], rest[2 : 2 + len(self.options)]
         of = zip(self.options, values, strict=True)
         wanted = Wanted(
             None if picture is None else torch.from_numpy(picture),
@@ -135,30 +144,35 @@ class Editor:
             method,
             None if label == self.none else label,
             {key: value for (name, key), value in of if name == task},
+            prompt,
         )
-        for at in change(self.model, self.limits, wanted, rest[1 + len(self.options) :]):
-            yield at.picture, at.status
+        try:
+            numbers = asked(self.site, rest[2 + len(self.options) :])
+            yield {self.numbers.seed: numbers.seed, self.way: (0, numbers.steps)}
+            for at in change(self.model, self.limits, wanted, numbers):
+                yield {self.result: at.picture, self.status: at.status, self.way: at.step}
+        except Refusal:
+            yield {self.status: NOT_DONE, self.way: None}
+            raise
 
 
-def tab(
-    model: Model,
-    limits: Limits,
-    made: gr.State,
-    numbers: Callable[..., Any],
-    refusing: Callable[..., Any],
-) -> None:
-    """All of it; `made` holds the other tab's samples, `numbers` makes the controls of both."""
-    of = Editor(model, limits, numbers)
+def tab(site: Site, made: gr.State) -> None:
+    """All of it; `made` holds the other tab's samples."""
+    of = Editor(site)
     shown, options = [of.picture, of.drawn], list(of.options.values())
     of.take.click(refusing(of.take_sample), [made, of.nth], shown, api_name="take")
     of.file.upload(refusing(of.take_file), [of.file], shown, api_name="upload_picture")
     of.task.change(of.choose, [of.task], [of.method, *options], api_visibility="private")
-    event = of.go.click(
+    pressed = [of.go.click, of.prompt.submit, of.numbers.seed.submit]
+    gr.on(pressed, fn=None, js=f"() => {WAITING!r}", outputs=[of.status], **QUICK)
+    event = gr.on(
+        pressed,
         refusing(of.run),
-        [*shown, of.task, of.method, of.label, *options, *of.asked],
-        [of.result, of.status],
+        [*shown, of.task, of.method, of.label, of.prompt, *options, *of.numbers.inputs],
+        [of.result, of.status, of.numbers.seed, of.way],
         concurrency_id="model",
         show_progress="hidden",
         api_name="change",
     )
-    of.stop.click(None, cancels=[event], api_visibility="private")
+    stopped = functools.partial(ended, kept=KEPT)
+    of.stop.click(stopped, [of.way], [of.status, of.way], cancels=[event], **QUICK)

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from ldm.demo.base import Shown
-from ldm.demo.limits import Asked, Limits, class_of, number, whole_number
+from ldm.demo.limits import Asked, Limits, class_of, number, prompt_of, whole_number
 from ldm.demo.live import Done, live
 from ldm.demo.samples import grid
 from ldm.diffusion.solvers import Watch
@@ -112,6 +112,7 @@ class Wanted:
     method: str | None = None
     label: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)  # by the names of the task's options
+    prompt: Any = None
 
     def chosen(self, model: Model) -> tuple[Task, Tensor]:
         """The task, checked against the model, and the picture. Refusal if they cannot be."""
@@ -133,18 +134,21 @@ class Wanted:
             case = replace(case, known=drawn(self.layers, task.view(model).size))
         return task.ready(model, case, seed, "the picture")
 
+    def condition(self, model: Model, limits: Limits, count: int) -> Condition:
+        """The class and the prompt, the same for every sample. Refusal of a prompt too long."""
+        kind, prompt = class_of(model, self.label), prompt_of(limits, self.prompt)
+        return Condition(
+            None if kind is None else [kind] * count,
+            None if prompt is None or model.text is None else [prompt] * count,
+        )
 
-def change(model: Model, limits: Limits, wanted: Wanted, numbers: Sequence[Any]) -> Iterator[Shown]:
-    """The task live, then its panel. Refusal, one line, if it cannot be.
 
-    numbers: solver, steps, guidance, seed, count.
-    """
-    asked = Asked.of(limits, *numbers)
+def change(model: Model, limits: Limits, wanted: Wanted, asked: Asked) -> Iterator[Shown]:
+    """The task live, then its panel. Refusal, one line, if it cannot be."""
     task, picture = wanted.chosen(model)
-    settings, kind = task.settings(model, asked.overrides), class_of(model, wanted.label)
+    settings = task.settings(model, asked.overrides)
     case = wanted.case(model, task, picture, asked.seed)
-    condition = Condition(None if kind is None else [kind] * asked.count)
-    prior = Prior(model, settings, asked.seeds, condition)
+    prior = Prior(model, settings, asked.seeds, wanted.condition(model, limits, asked.count))
     how = f"{task.name} by {task.method}"
 
     def work(watch: Watch) -> Tensor:
@@ -152,7 +156,8 @@ def change(model: Model, limits: Limits, wanted: Wanted, numbers: Sequence[Any])
 
     def draw(step: int, x_s: Tensor, x0_hat: Tensor) -> Shown:
         images = as_bytes(prior.space.decode(x0_hat.detach())).cpu()
-        return Shown(grid(images), f"{how}: step **{step + 1}** of {settings.steps}")
+        status = f"{how}: step **{step + 1}** of {settings.steps}"
+        return Shown(grid(images), status, (step + 1, settings.steps))
 
     for item in live(work, draw, limits.seconds):
         if not isinstance(item, Done):

@@ -1,6 +1,7 @@
 """What a visitor may ask for, checked on the server: requests need not come from the page."""
 
 import math
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from ldm.sampling.settings import Overrides
 
 PICTURES, JETS = 16, 500  # samples at once by default
 LARGEST_SEED = 2**53 - 1  # of the whole numbers that a browser knows
+NEW_SEEDS = 1_000_000  # new ones are below: short enough to be read out
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,11 @@ class Asked:
         )
 
 
+def new_seed() -> int:
+    """One that nobody chose."""
+    return secrets.randbelow(NEW_SEEDS)
+
+
 def number(name: str, value: Any, low: float, high: float) -> float:
     """The number, or a Refusal with its limits."""
     usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
@@ -94,6 +101,15 @@ def whole_number(name: str, value: Any, low: int, high: int) -> int:
     ):
         raise Refusal(f"{name}: {value!r:.40} is not a whole number from {low} to {high}")
     return int(value)
+
+
+def typed(text: str) -> int | float | str:
+    """The number that a text is, whole if it can be; else the text, for a refusal to name."""
+    try:
+        value = float(text) if len(text) <= 24 else math.nan
+    except ValueError:
+        return text
+    return int(value) if value.is_integer() else value
 
 
 def apart(word: str, classes: Sequence[str]) -> str:

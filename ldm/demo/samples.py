@@ -1,4 +1,4 @@
-"""Samples of pictures on the page: live on the way, then the grid and its settings."""
+"""Samples of pictures on the page: live on the way, then each with its caption."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,12 +7,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ldm.demo.base import Click, Kind, Session, Shown
+from ldm.demo.base import Click, Kind, Session, Shown, Site
 from ldm.demo.limits import PICTURES, Limits, prompt_of
 from ldm.demo.live import Done
 from ldm.diffusion.solvers import Watch
+from ldm.errors import Refusal
 from ldm.pictures.grid import to_picture
-from ldm.sampling.conditions import Condition
+from ldm.sampling.conditions import Condition, completed
 from ldm.sampling.generate import Job
 from ldm.sampling.model import Model
 from ldm.sampling.prompts import prompts_from
@@ -20,6 +21,7 @@ from ldm.sampling.trajectory import Recorder
 
 STRIP = 2  # samples whose way is drawn at the end
 SIDE = 448  # px of a whole grid, about
+EXAMPLES = 6  # prompts to click on
 
 
 def grid(images: Tensor) -> Image.Image:
@@ -28,15 +30,23 @@ def grid(images: Tensor) -> Image.Image:
     return to_picture(images, columns, max(images.shape[-1], SIDE // columns))
 
 
+def alone(image: Tensor) -> Image.Image:
+    """One uint8 picture (C, H, W) at its own size: the browser enlarges it pixel by pixel."""
+    if len(image) not in (1, 3):
+        return to_picture(image[None], 1, 1)
+    return Image.fromarray(image[0].numpy() if len(image) == 1 else image.permute(1, 2, 0).numpy())
+
+
 class PictureSession(Session):
     """A click on a model of pictures."""
 
     def __init__(self, click: Click):
         model, seeds, settings = click.model, click.asked.seeds, click.settings
-        self.prompt = prompt_of(click.limits, click.control)
+        self.prompt = prompt_of(click.site.limits, click.control)
         labels = click.words.labels(model, len(seeds))
         prompts = prompts_from(model, self.prompt, None, seeds)
-        super().__init__(click, Job(model, settings, seeds, Condition(labels, prompts)))
+        condition = completed(model, seeds, Condition(labels, prompts))
+        super().__init__(click, Job(model, settings, seeds, condition))
         self.recorder = Recorder(model, settings, seeds, min(STRIP, len(seeds)))
 
     def work(self, watch: Watch) -> Tensor:
@@ -51,7 +61,9 @@ class PictureSession(Session):
 
     def finished(self, done: Done) -> Iterator[Shown]:
         command = self.click.command(prompt=self.prompt)
-        made = Shown(grid(done.value), self.status(done), samples=done.value, command=command)
+        each = list(zip(map(alone, done.value), self.captions(), strict=True))
+        made = Shown(grid(done.value), self.status(done), gallery=each, samples=done.value)
+        made.command = command
         yield made
         with torch.inference_mode():
             made.more = self.recorder.strip()
@@ -59,14 +71,13 @@ class PictureSession(Session):
 
     def status(self, done: Done) -> str:
         """What was asked for, and how long it took."""
-        seeds, text, prompts = self.job.seeds, self.job.model.text, self.job.condition.prompts
-        which = f"seeds {seeds[0]} to {seeds[-1]}, row by row"
-        which = f"seed {seeds[0]}" if len(seeds) == 1 else which
+        seeds, text = self.job.seeds, self.job.model.text
+        which = f"seeds {seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"seed {seeds[0]}"
         status = f"**Done** in {done.seconds:.1f} s: {which}, by {self.job.settings.describe()}"
         if cut := text.cut(self.prompt) if text and self.prompt else "":
             status += f". The prompt is too long for the text encoder; left out: {cut}"
-        if prompts is not None and len(set(prompts)) > 1:
-            status += ". The checkpoint's own prompts: " + "; ".join(dict.fromkeys(prompts))
+        if text is not None and self.prompt is None:
+            status += ". Without a prompt each picture gets a caption of the data"
         return status
 
 
@@ -75,13 +86,8 @@ class PictureKind(Kind):
 
     modality = "pictures"
     most, first = PICTURES, 9
+    key = "prompt"
     heading = "How they came about"
-    legend = (
-        "The first two samples over time, three rows each. *First row*: from the finished picture "
-        "to noise, as in training. *Second*: the way back, x_t, from noise to the picture. "
-        "*Third*: x̂₀, what the model took x_t for at that moment."
-    )
-    height = 470
     edited = True
 
     def about(self, model: Model) -> str:
@@ -92,16 +98,47 @@ class PictureKind(Kind):
             where = f"in latents of {' x '.join(map(str, model.space.shape))}"
         return f"{colour} pictures of {width} x {height} pixels, {where}"
 
-    def control(self, model: Model, limits: Limits) -> Any:
+    def legend(self, site: Site) -> str:
+        return (
+            "The first two samples over time, three rows each. *First row*: noise is added to the "
+            "finished picture, as in training. *Second*: the reverse process x_t, from noise to "
+            "the picture. *Third*: x̂₀, the model's estimate of the picture at that moment."
+        )
+
+    def details(self) -> Any:
         import gradio as gr
 
-        return gr.Textbox(
-            label="Prompt",
-            lines=2,
-            placeholder="what to show; empty: some captions of the data",
-            max_length=limits.prompt,
-            visible=model.text is not None,
+        buttons: Any = ["download", "fullscreen"]
+        return gr.Image(
+            show_label=False, elem_id="more", format="png", interactive=False, buttons=buttons
         )
+
+    def control(self, model: Model, limits: Limits) -> Any:
+        return prompt_box(model, limits, "what to show; empty: captions of the data")
+
+    def checked(self, site: Site, text: str) -> str:
+        if site.model.text is None:
+            raise Refusal("prompt: this model takes no prompt")
+        return prompt_of(site.limits, text) or ""
+
+    def examples(self, model: Model) -> list[str]:
+        own = [one for one in dict.fromkeys(model.prompts) if 0 < len(one) <= 40]
+        return own[:EXAMPLES] if model.text is not None else []
 
     def session(self, click: Click) -> PictureSession:
         return PictureSession(click)
+
+
+def prompt_box(model: Model, limits: Limits, hint: str, name: str = "prompt") -> Any:
+    """A line for a prompt, seen where the model takes one. Enter submits it."""
+    import gradio as gr
+
+    return gr.Textbox(
+        label="Prompt",
+        lines=1,
+        max_lines=3,  # with one line to begin with Enter submits; of two it would begin another
+        placeholder=hint,
+        max_length=limits.prompt,
+        visible=model.text is not None,
+        elem_id=name,
+    )

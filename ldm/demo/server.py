@@ -15,11 +15,15 @@ from typing import Any
 from PIL import Image
 
 from ldm.checkpoints.checkpoint import find_checkpoint
+from ldm.demo.base import Site
+from ldm.demo.fence import LOCAL
 from ldm.demo.kinds import KINDS
 from ldm.demo.limits import Limits
 from ldm.errors import Refusal, say
 from ldm.sampling.model import Model
 from ldm.sampling.requests import Source, taken
+
+SESSIONS = 100  # visitors whose samples and history are kept, below 1 MB each
 
 
 def prepare(folder: str, limits: Limits) -> None:
@@ -46,6 +50,7 @@ class DemoRequest:
     host: str = "127.0.0.1"
     port: int | None = None
     count: int | None = None  # samples at once, None: as is usual for what is made
+    data_root: str | None = None  # real data to show beside the samples
 
     def __post_init__(self) -> None:
         if self.port is not None and not 1 <= self.port <= 65535:
@@ -56,15 +61,36 @@ class DemoRequest:
         """From the words of a command line. Refusal for what cannot be, whatever the model."""
         most = {key: words[f"max_{key}"] for key in ("steps", "seconds", "upload")}
         limits = Limits(**most | {"upload": most["upload"] * 1_000_000})
-        return cls(taken(Source, words), limits, words["host"], words["port"], words["max_count"])
+        place = {key: words[key] for key in ("host", "port", "data_root")}
+        return cls(taken(Source, words), limits, count=words["max_count"], **place)
 
-    def of(self, model: Model) -> Limits:
-        """The limits for a model. Refusal where so many samples cannot be."""
-        usual = KINDS[model.space.modality].most
-        return replace(self.limits, count=usual if self.count is None else self.count)
+    def of(self, model: Model, file: Path) -> Site:
+        """What the page is of. Refusal where so many samples, or such real data, cannot be."""
+        kind = KINDS[model.space.modality]
+        limits = replace(self.limits, count=kind.most if self.count is None else self.count)
+        path, script = self.path, sample_script()
+        return Site(
+            model, limits, path, self.source.weights, script, kind.real(file, self.data_root)
+        )
+
+    @property
+    def path(self) -> str:
+        """The checkpoint as sample.py finds it from the folder in which the page was started.
+
+        Where others can reach the page they are not told of folders beyond that one.
+        """
+        whole, here = Path(self.source.checkpoint).absolute(), Path.cwd()
+        if whole.is_relative_to(here):
+            return str(whole.relative_to(here))
+        return str(whole) if self.host in LOCAL else whole.name
 
 
-def serve(model: Model, file: Path, limits: Limits, where: DemoRequest) -> Any:
+def sample_script() -> str:
+    """How sample.py is called in this folder: itself in a checkout, else as it was installed."""
+    return "python sample.py" if Path("sample.py").is_file() else "ldm-sample"
+
+
+def serve(site: Site, file: Path, where: DemoRequest) -> Any:
     """Start the page in threads of its own: Gradio's Blocks, with `local_url` and `close()`.
 
     Refusal if the port is taken.
@@ -75,7 +101,7 @@ def serve(model: Model, file: Path, limits: Limits, where: DemoRequest) -> Any:
     from ldm.demo.page import THEME, build
 
     host, port = where.host, where.port
-    page = build(model, file.resolve().parent.name, limits)
+    page, limits = build(site), site.limits
     page.queue(default_concurrency_limit=1, max_size=32, api_open=False)
     try:
         page.launch(
@@ -95,6 +121,7 @@ def serve(model: Model, file: Path, limits: Limits, where: DemoRequest) -> Any:
             mcp_server=False,
             pwa=False,
             run_history=False,
+            state_session_capacity=SESSIONS,
             footer_links=[],
             **THEME,
         )
@@ -108,12 +135,12 @@ def serve(model: Model, file: Path, limits: Limits, where: DemoRequest) -> Any:
 def serve_page(request: DemoRequest) -> None:
     """python -m ldm.demo: until Ctrl-C."""
     model = request.source.restore()
-    limits = request.of(model)
+    file = find_checkpoint(request.source.checkpoint)
+    site = request.of(model, file)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory(prefix="ldm-demo-") as folder:
-        prepare(folder, limits)
-        file = find_checkpoint(request.source.checkpoint)
-        page = serve(model, file, limits, request)
+        prepare(folder, site.limits)
+        page = serve(site, file, request)
         say(f"{request.source.describe(model)}\npage: {page.local_url} (Ctrl-C ends it)")
         try:
             threading.Event().wait()

@@ -9,7 +9,7 @@ It is served to this machine alone; --host 0.0.0.0 serves it to everyone who can
 import argparse
 
 from ldm.errors import guard
-from ldm.scripts.flags import Parser, checkpoint
+from ldm.scripts.flags import Parser, checkpoint, home
 
 
 def parse() -> argparse.Namespace:
@@ -30,6 +30,13 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument(
         "--port", type=int, metavar="N", help="default: the first free one from 7860"
+    )
+    parser.add_argument(
+        "--data-root",
+        type=home,
+        metavar="PATH",
+        help="jets: real ones to show behind the generated ones "
+        "(default: spectra.json beside the checkpoint)",
     )
     limits = parser.add_argument_group("what a visitor may ask for")
     limits.add_argument(

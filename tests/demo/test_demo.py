@@ -3,6 +3,7 @@ and never overdue.
 """
 
 import os
+import shlex
 import subprocess
 import sys
 import threading
@@ -15,7 +16,7 @@ import torch
 from helpers import ROOT
 from PIL import Image
 
-from ldm.demo.base import GUESS, STATE, Click
+from ldm.demo.base import GUESS, STATE, Click, Site
 from ldm.demo.edits import Wanted, change, drawn, enlarged, upload
 from ldm.demo.limits import Asked, Limits, apart, prompt_of
 from ldm.demo.live import Done, live
@@ -168,22 +169,22 @@ def test_a_slow_viewer_misses_steps_and_gets_the_end():
 def test_the_last_picture_is_the_samples_and_the_command_makes_them(
     model, pixel_run, tmp_path, monkeypatch, shown
 ):
-    """Frames differ on the way; the samples are sample.py's within a grey level."""
-    frames = list(
-        PictureKind().made(Click(model, Limits(), Asked("DDIM", 30, 1.5, 5, 3), "3", shown=shown))
-    )
+    """Frames differ on the way; the command, run as it stands, makes the samples within a grey
+    level.
+    """
+    site = Site(model, Limits(), str(pixel_run))
+    frames = list(PictureKind().made(Click(site, Asked("DDIM", 30, 1.5, 5, 3), "3", shown=shown)))
     assert len({frame.picture.tobytes() for frame in frames}) > 2 and frames[-1].more is not None
-    line = frames[-1].command.split()
-    assert line[:4] == ["python", "sample.py", "--checkpoint", "NAME"]
-    monkeypatch.setattr(
-        sys,
-        "argv",
-        ["sample.py", "--checkpoint", str(pixel_run), *line[4:], "--output", str(tmp_path / "o")],
-    )
+    assert [caption for _, caption in frames[-1].gallery] == ["3, seed 5", "3, seed 6", "3, seed 7"]
+    line = shlex.split(frames[-1].command)
+    assert line[:2] == ["python", "sample.py"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", line[1:])
     sample.main()
-    for i in range(3):
-        file = np.asarray(Image.open(tmp_path / "o" / f"{5 + i:08d}.png")).astype(int)
-        assert np.abs(file - frames[-1].samples[i, 0].numpy()).max() <= 1
+    made = tmp_path / line[line.index("--output") + 1]
+    for i, (picture, _) in enumerate(frames[-1].gallery):
+        file = np.asarray(Image.open(made / f"{5 + i:08d}.png")).astype(int)
+        assert np.abs(file - np.asarray(picture)).max() <= 1
 
 
 @pytest.mark.parametrize("task", ["inpaint", "super-resolve", "denoise", "edit"])
@@ -195,7 +196,7 @@ def test_tasks(run_of, task, request):
     layer = np.zeros((8, 8, 4), np.uint8)
     layer[2:6, 2:6] = 255
     wanted = Wanted(picture, [layer], task, None, "3", OPTIONS)
-    shown = list(change(model, Limits(), wanted, ("DPMpp2MSDE", 12, 1.0, 0, 2)))
+    shown = list(change(model, Limits(), wanted, Asked("DPMpp2MSDE", 12, 1.0, 0, 2)))
     assert len(shown) > 1 and "step" in shown[0].status and "Done" in shown[-1].status
     assert shown[-1].samples.shape == (2, 1, 8, 8) and not torch.equal(*shown[-1].samples)
     if task == "inpaint":
@@ -224,14 +225,14 @@ def test_what_a_task_cannot_do_is_one_line(model):
     ):
         with pytest.raises(Refusal, match=message) as error:
             wanted = Wanted(pixels, [], task, options=OPTIONS | options)
-            list(change(model, Limits(), wanted, NUMBERS))
+            list(change(model, Limits(), wanted, Asked(*NUMBERS)))
         assert "\n" not in str(error.value)
     assert enlarged(picture).size == (448, 448)
     large = Wanted(small, [], "super-resolve", options=OPTIONS)
-    made = list(change(model, Limits(), large, NUMBERS))[-1]
+    made = list(change(model, Limits(), large, Asked(*NUMBERS)))[-1]
     assert made.samples.shape == (2, 1, 8, 8)
     edited = Wanted(small, [], "edit", options=OPTIONS)
-    made = list(change(model, Limits(), edited, NUMBERS))[-1]
+    made = list(change(model, Limits(), edited, Asked(*NUMBERS)))[-1]
     assert made.samples.shape == (2, 1, 8, 8) and "scaled from 4 x 4 to 8 x 8" in made.status
 
 

@@ -76,7 +76,7 @@ def page(checkpoint, *more):
 
 @pytest.fixture(scope="module")
 def address(pixel_run):
-    with page(pixel_run, "--max-upload", "1", "--max-steps", "60") as found:
+    with page(pixel_run, "--max-upload", "1", "--max-steps", "2000") as found:
         yield found
 
 
@@ -127,11 +127,17 @@ def test_a_click_streams_pictures_and_ends_with_those_of_sample_py(address, pixe
     job = Client(address, verbose=False).submit(
         "each class in turn", "", GUESS, *NUMBERS, api_name="/sample"
     )
-    picture, status, more, line = job.result(timeout=120)
+    gallery, status, more, line, link, seed, *_ = job.result(timeout=120)
     assert "**Done**" in status and "seeds 5 to 8" in status and grey(more).std() > 10
-    assert len({Image.open(made[0]).tobytes() for made in job.outputs()}) > 2
-    expected = by_sample_py(pixel_run, tmp_path / "o", *line.split()[4:])
-    assert len(expected) == 4 and largest(cells(grey(picture), 8, 2), expected) <= 1
+    assert seed == 5 and "seed=5" in link
+    history = [made[7] for made in job.outputs() if isinstance(made[7], list)]
+    assert [run["caption"][:6] for run in history[-1]] == ["seed 5"]
+    frames = [made[6].get("value") for made in job.outputs() if isinstance(made[6], dict)]
+    assert len({Image.open(frame).tobytes() for frame in frames if frame}) > 1
+    expected = by_sample_py(pixel_run, tmp_path / "o", *line.split()[6:])
+    made = [grey(one["image"]) for one in gallery["value"]]
+    assert len(expected) == 4 and largest(made, expected) <= 1
+    assert [one["caption"] for one in gallery["value"]] == [f"{i}, seed {i}" for i in range(5, 9)]
 
 
 def test_a_sample_is_drawn_on_and_filled_in(address, tmp_path):
@@ -148,8 +154,8 @@ def test_a_sample_is_drawn_on_and_filled_in(address, tmp_path):
         "layers": [handle_file(tmp_path / "layer.png")],
         "composite": None,
     }
-    given = "inpaint", "project", "3", *EDIT, "DDIM", 12, 1.0, 0, 2
-    panel, status = client.predict(value, *given, api_name="/change")
+    given = "inpaint", "project", "3", *EDIT, "DDIM", 12, 1.0, 0, 2, False
+    panel, status, _ = client.predict(value, *given, api_name="/change")
     assert "inpaint by project" in status
     panel = grey(panel)[14:]
     given, mask, first, second = (
@@ -163,7 +169,18 @@ def test_a_sample_is_drawn_on_and_filled_in(address, tmp_path):
     value["layers"] = []
     with pytest.raises(AppError, match="nothing is drawn"):
         client.predict(
-            value, "inpaint", "project", "3", *EDIT, "DDIM", 12, 1.0, 0, 2, api_name="/change"
+            value,
+            "inpaint",
+            "project",
+            "3",
+            *EDIT,
+            "DDIM",
+            12,
+            1.0,
+            0,
+            2,
+            False,
+            api_name="/change",
         )
 
 
@@ -171,7 +188,7 @@ def test_a_sample_is_drawn_on_and_filled_in(address, tmp_path):
     "place, bad, message",
     [
         (3, "Nonsense", "Nonsense"),
-        (4, 999, "maximum value"),
+        (4, 9999, "maximum value"),
         (6, -1, "seed: -1 is not a whole number"),
         (7, 99, "maximum value"),
         (0, "<b>", "&lt;b&gt;|choices"),
@@ -261,12 +278,14 @@ def own_address():
 def test_a_page_of_jets(jets_run):
     with page(jets_run, "--max-count", "30") as found:
         job = Client(found, verbose=False).submit(
-            "each class in turn", 12, GUESS, "Heun", 10, 1.0, 0, 30, api_name="/sample"
+            "each class in turn", 12, GUESS, "Heun", 10, 1.0, 0, 30, False, api_name="/sample"
         )
-        picture, status, more, line = job.result(timeout=120)
+        gallery, status, more, line, *_ = job.result(timeout=120)
     assert "30 jets of 12.0 constituents" in status and line.endswith("--constituents 12")
-    assert len(np.unique(np.asarray(Image.open(picture)).reshape(-1, 3), axis=0)) > 50
-    assert "histograms" not in status and grey(more).std() > 10
+    assert "No real jets are at hand: start the page with --data-root FILE" in status
+    jets = gallery["value"]
+    assert len(jets) == 8 and len(more) == 8
+    assert all(grey(one["image"]).std() > 10 for one in [*jets, *more])
 
 
 # -- in a browser ----------------------------------------------------------------------------------
@@ -283,16 +302,18 @@ def browser():
         started.close()
 
 
-def opened(browser, address):
+def opened(browser, address, width=1200, height=1250):
     """A tab with the page, which may load nothing from elsewhere; it keeps what it asked for, and
     what went wrong.
     """
-    tab = browser.new_page(viewport={"width": 1200, "height": 1250})
+    tab = browser.new_page(viewport={"width": width, "height": height})
     tab.foreign, tab.wrong = [], []
     tab.on(
         "request",
         lambda r: (
-            None if r.url.startswith((address, "data:", "blob:")) else tab.foreign.append(r.url)
+            None
+            if r.url.startswith((address.partition("?")[0], "data:", "blob:"))
+            else tab.foreign.append(r.url)
         ),
     )
     tab.on("pageerror", lambda error: tab.wrong.append(str(error)))
@@ -304,6 +325,32 @@ def opened(browser, address):
 def shown(tab, where):
     """The bytes of the picture in an element."""
     return tab.request.get(tab.get_attribute(f"{where} img", "src")).body()
+
+
+def says(tab, text, where="#status"):
+    """Wait until an element says so; all that it says."""
+    script = "([where, text]) => document.querySelector(where).innerText.includes(text)"
+    tab.wait_for_function(script, arg=[where, text], timeout=WAIT)
+    return tab.inner_text(where)
+
+
+def first_samples(tab):
+    """Those that the page shows when it is opened, to the last picture."""
+    for where in ("#samples", "#history", "#more"):
+        tab.wait_for_selector(f"{where} img", timeout=WAIT, state="attached")
+
+
+def captions(tab, where="#samples"):
+    return [one.inner_text() for one in tab.query_selector_all(f"{where} .caption-label")]
+
+
+def field(tab, label):
+    return tab.get_by_label(label, exact=True).first
+
+
+def steps(tab, count):
+    tab.get_by_label("number input for Steps").first.fill(str(count))
+    tab.keyboard.press("Tab")
 
 
 @pytest.mark.slow
@@ -318,49 +365,163 @@ def test_in_a_browser_samples_appear(browser, address, pixel_run, tmp_path):
 
 def clicked(browser, address, checkpoint, folder, side):
     tab, frames = opened(browser, address), set()
+    first_samples(tab)
     if side == 8:  # or the tiny model is done before anyone looks
-        tab.get_by_label("number input for Steps").first.fill("60")
+        steps(tab, 60)
     tab.click("#sample")
+    says(tab, "Waiting")
     deadline = time.monotonic() + 120
-    while not tab.query_selector("#more img") and time.monotonic() < deadline:
-        image = tab.query_selector("#samples img")
+    while "Done" not in tab.inner_text("#status") and time.monotonic() < deadline:
+        image = tab.query_selector("#live img")
         frames |= {image.get_attribute("src")} if image else set()
         time.sleep(0.02)
-    tab.wait_for_function(
-        "[...document.querySelectorAll('#samples img, #more img')].every(i => i.complete)",
-        timeout=WAIT,
-    )
-    assert (
-        "Done" in tab.inner_text("#status")
-        and len(frames) > 1
-        and not tab.foreign
-        and not tab.wrong
-    )
-    picture = grey(io.BytesIO(shown(tab, "#samples")))
+    says(tab, "Done")
+    tab.wait_for_selector("#samples img")
+    pictures = [grey(io.BytesIO(tab.request.get(src).body())) for src in sources(tab)]
+    assert len(frames) > 1 and not tab.foreign and not tab.wrong
     line = tab.input_value("#command textarea").split()
-    expected = by_sample_py(checkpoint, folder, *line[4:])
-    assert (
-        picture.std() > 10
-        and len(expected) == 9
-        and largest(cells(picture, side, 3), expected) <= 1
-    )
+    expected = by_sample_py(checkpoint, folder, *line[6:])
+    assert np.std(pictures) > 10 and len(expected) == 9 and largest(pictures, expected) <= 1
+    seed = int(field(tab, "Seed").input_value())
+    assert [one.split(", ")[1] for one in captions(tab)] == [f"seed {seed + i}" for i in range(9)]
     if path := os.environ.get("LDM_DEMO_SCREENSHOT"):
+        says(tab, "seed", "#history")
+        time.sleep(2)
         whole = Image.open(io.BytesIO(tab.screenshot(full_page=True))).convert("RGB")
-        whole.quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
+        whole.quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
     tab.close()
+
+
+def sources(tab, where="#samples"):
+    return [one.get_attribute("src") for one in tab.query_selector_all(f"{where} img")]
+
+
+@pytest.mark.slow
+def test_in_a_browser_a_run_takes_a_new_seed_unless_it_is_off(browser, address):
+    tab, seeds = opened(browser, address), []
+    first_samples(tab)
+    assert field(tab, "New seed").is_checked() and len(captions(tab, "#history")) == 1
+    for runs in (2, 3, 4):
+        if runs == 4:
+            field(tab, "New seed").uncheck()
+        field(tab, "Seed").press("Enter")
+        tab.wait_for_function(
+            "n => document.querySelectorAll('#history img').length === n", arg=runs, timeout=WAIT
+        )
+        seeds.append(field(tab, "Seed").input_value())
+        assert f"seed {seeds[-1]}" in captions(tab)[0]
+    assert seeds[0] != seeds[1] == seeds[2]
+    tab.close()
+
+
+@pytest.mark.slow
+def test_in_a_browser_stop_says_stopped_and_what_is_kept(browser, address):
+    tab = opened(browser, address)
+    first_samples(tab)
+    steps(tab, 2000)
+    tab.click("#sample")
+    says(tab, "step")
+    tab.click("#stop-sample")
+    said = says(tab, "Stopped at step")
+    assert "of 2000" in said and "unfinished samples stay in view" in said
+    time.sleep(2)
+    assert "Stopped at step" in tab.inner_text("#status") and tab.query_selector("#live img")
+    assert len(captions(tab, "#history")) == 1
+    tab.click("#stop-sample")
+    says(tab, "Nothing is being made")
+    tab.close()
+
+
+@pytest.mark.slow
+def test_in_a_browser_history_and_links_restore_settings(browser, address):
+    """And make nothing of them: a link is a stranger's."""
+    tab = opened(browser, f"{address}?label=3&steps=7&count=2&seed=11&foo=1&guidance=<b>9")
+    assert "Settings of the link" in says(tab, "Settings")
+    notice = tab.inner_text("#notice")
+    assert "foo is not a setting; known are" in notice and "guidance: '?b?9' is not" in notice
+    assert not tab.query_selector("#samples img")
+    tab.click("#sample")
+    first_samples(tab)
+    assert captions(tab) == ["3, seed 11", "3, seed 12"]
+    assert not field(tab, "New seed").is_checked()
+    href = tab.get_attribute("#link", "href")
+    steps(tab, 9)
+    field(tab, "Seed").fill("5")
+    tab.click("#history button.thumbnail-item")
+    says(tab, "Settings of seed 11")
+    for restored in (tab, opened(browser, address + href)):
+        says(restored, "Settings of")
+        assert field(restored, "Seed").input_value() == "11"
+        assert restored.get_by_label("number input for Steps").first.input_value() == "7"
+        assert field(restored, "Class").input_value() == "3"
+        assert not restored.wrong and not restored.foreign
+        restored.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width, height", [(1280, 900), (390, 844)])
+def test_in_a_browser_the_button_is_in_sight_and_nothing_is_wider(browser, address, width, height):
+    tab = opened(browser, address, width, height)
+    for button, name in (("#sample", "Sample"), ("#change", "Change a picture")):
+        tab.get_by_role("tab", name=name).click()
+        first_samples(tab) if button == "#sample" else tab.wait_for_selector("#editor canvas")
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        box = tab.query_selector(button).bounding_box()
+        if button == "#sample":
+            tab.locator("#more").scroll_into_view_if_needed()
+            tab.wait_for_selector("#more img", timeout=WAIT)  # lazily
+            assert box["y"] + box["height"] < height / 2 and box["x"] + box["width"] < width
+    tab.close()
+
+
+@pytest.mark.slow
+def test_in_a_browser_prompts_are_typed_or_clicked(browser, text_run):
+    """Enter submits; a task takes a prompt too, and it makes a difference."""
+    with page(text_run) as found:
+        tab = opened(browser, found)
+        first_samples(tab)
+        tab.fill("#prompt textarea", "red")
+        tab.press("#prompt textarea", "Enter")
+        says(tab, "red", "#history")
+        seed = int(field(tab, "Seed").input_value())
+        assert captions(tab)[0] == f"“red”, seed {seed}"
+        example = tab.query_selector("#examples button")
+        words = example.inner_text()
+        example.click()
+        script = "words => document.querySelector('#samples').innerText.startsWith(words)"
+        tab.wait_for_function(script, arg=f"“{words}”", timeout=WAIT)
+        assert tab.input_value("#prompt textarea") == words
+        tab.wait_for_function("document.querySelectorAll('#history img').length === 3")
+        tab.get_by_role("tab", name="Change a picture").click()
+        tab.click("#take")
+        tab.get_by_label("edit", exact=False).first.check()
+        made = []
+        for words in ("red", "blue"):
+            tab.fill("#words textarea", words)
+            tab.press("#words textarea", "Enter")
+            says(tab, "Waiting", "#changed")
+            says(tab, "Done", "#changed")
+            time.sleep(1)
+            made.append(np.asarray(Image.open(io.BytesIO(shown(tab, "#result")))))
+            tab.get_by_label("New seed").last.uncheck()
+        assert not tab.wrong and not tab.foreign and not np.array_equal(*made)
+        tab.close()
 
 
 @pytest.mark.slow
 def test_in_a_browser_a_bad_setting_is_one_line(browser, address):
     tab = opened(browser, address)
-    tab.get_by_label("Seed").first.fill("-1")
+    first_samples(tab)
+    field(tab, "New seed").uncheck()
+    field(tab, "Seed").fill("-1")
     tab.click("#sample")
     tab.wait_for_selector(".toast-body", timeout=WAIT)
     lines = tab.inner_text(".toast-body").splitlines()
     assert [line for line in lines if "seed: -1 is not a whole number from 0 to" in line] and len(
         lines
     ) <= 4
-    assert "Traceback" not in tab.inner_text("body") and not tab.query_selector("#samples img")
+    assert "Traceback" not in tab.inner_text("body") and len(captions(tab, "#history")) == 1
+    assert "Not done" in says(tab, "Not done")
     tab.close()
 
 
@@ -370,8 +531,7 @@ def test_in_a_browser_a_mask_is_drawn(browser, address):
     picture as it was.
     """
     tab = opened(browser, address)
-    tab.click("#sample")
-    tab.wait_for_selector("#more img", timeout=WAIT)
+    first_samples(tab)
     tab.get_by_role("tab", name="Change a picture").click()
     tab.click("#take")
     tab.wait_for_selector("#editor canvas")
@@ -403,22 +563,18 @@ def test_in_a_browser_a_mask_is_drawn(browser, address):
 
 
 @pytest.mark.slow
-def test_in_a_browser_jets_are_plotted(browser, jets_run):
-    with page(jets_run, "--max-count", "30") as found:
-        tab = opened(browser, found)
-        tab.click("#sample")
-        tab.wait_for_selector("#more img", timeout=WAIT)
+def test_in_a_browser_jets_are_plotted_over_real_ones(browser, jets_run):
+    data = ROOT / "tests/fixtures/gluon30_400.hdf5"
+    with page(jets_run, "--max-count", "30", "--data-root", str(data)) as found:
+        tab = opened(browser, found, 390, 844)
+        first_samples(tab)
         for where in ("#samples", "#more"):
-            assert (
-                len(
-                    np.unique(
-                        np.asarray(
-                            Image.open(io.BytesIO(shown(tab, where))).convert("RGB")
-                        ).reshape(-1, 3),
-                        axis=0,
-                    )
-                )
-                > 50
-            )
-        assert "30 jets" in tab.inner_text("#status") and not tab.foreign and not tab.wrong
+            assert len(sources(tab, where)) == 8
+            for src in sources(tab, where):
+                picture = Image.open(io.BytesIO(tab.request.get(src).body())).convert("RGB")
+                assert len(np.unique(np.asarray(picture).reshape(-1, 3), axis=0)) > 50
+        said = says(tab, "Real:")
+        assert "30 jets" in said and "Real: 60 jets that were held out of training" in said
+        assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+        assert not tab.foreign and not tab.wrong
         tab.close()

@@ -26,7 +26,7 @@ import httpx
 from ldm.demo.fence import CLOSED, Uploads, own_names
 
 SAMPLE = ["each class in turn", "", GUESS, *NUMBERS]
-CHANGE = [None, None, "inpaint", "project", "3", *EDIT, "DDIM", 3, 1.0, 0, 1]
+CHANGE = [None, None, "inpaint", "project", "3", *EDIT, "DDIM", 3, 1.0, 0, 1, False]
 
 
 class Server:
@@ -307,7 +307,7 @@ WRONG = [
 @pytest.mark.parametrize("place", range(len(SAMPLE)))
 def test_wrong_types_get_a_message(place, server):
     for wrong in WRONG:
-        data = [*SAMPLE[:4], 2, *SAMPLE[5:7], 1]
+        data = [*SAMPLE[:4], 2, *SAMPLE[5:7], 1, False]
         data[place] = wrong
         answer = server.call("sample", data)
         assert len(answer) < 20_000 and "Traceback" not in answer
