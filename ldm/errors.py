@@ -86,8 +86,13 @@ def command(script: str) -> str:
 
 
 def say(text: str) -> None:
-    """A line, or several, for the person who watches; nothing in it is obeyed by a terminal."""
-    print(printable(text, keep="\n"), flush=True)
+    """A line, or several, for the person who watches; nothing in it is obeyed by a terminal.
+
+    Above a progress bar, where one is open.
+    """
+    bars = sys.modules.get("tqdm.std")
+    (bars.tqdm.write if bars else print)(printable(text, keep="\n"))
+    sys.stdout.flush()
 
 
 def require(holds: bool, message: str) -> None:
@@ -128,7 +133,7 @@ def guard(main: Callable[[], None]) -> None:
         # a name that the terminal has no letters for
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        main()
+        _with_bars(main)
     except (Refusal, Stopped, KeyboardInterrupt, OSError, MemoryError, RuntimeError) as error:
         status, line = ending(error)
         if status == 1:
@@ -150,18 +155,20 @@ def _own_words(text: str) -> str:
     )
 
 
-def _end_bars() -> None:
-    """End the line of every progress bar that is still open, so that no message is glued to it."""
-    if bars := sys.modules.get("tqdm.std"):
-        for bar in list(bars.tqdm._instances):
-            bar.close()
+def _with_bars(main: Callable[[], None]) -> None:
+    """Run it, and end the line of every progress bar still open: no message is glued to one."""
+    try:
+        main()
+    finally:
+        if bars := sys.modules.get("tqdm.std"):
+            for bar in list(bars.tqdm._instances):
+                bar.close()
 
 
 def _leave(message: str, status: int, word: str, orphan: bool) -> None:
     rank = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))
     # once, not once a rank; where the first is the one that was lost, by the next
     if rank == "0" or (orphan and rank == "1" and os.getppid() != PARENT):
-        _end_bars()
         line = printable(" ".join(message.split()))
         print(
             f"{word}: {line[:LONGEST]}{'...' if len(line) > LONGEST else ''}",

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
-from tqdm import tqdm
 
 from ldm.errors import say
 from ldm.evaluation.pictures import AgainstPictures, Judge
@@ -19,6 +18,7 @@ from ldm.sampling.model import load_autoencoder
 from ldm.sampling.requests import Place
 from ldm.system.batches import RowSet, as_bytes, as_images
 from ldm.system.processes import ALONE, Ranks
+from ldm.system.progress import Bar
 from ldm.system.randomness import permutation
 
 LPIPS_SIDE = 32  # AlexNet's pooling leaves nothing of smaller pictures
@@ -56,15 +56,8 @@ def evaluate_autoencoder(
     mine, shape, first = ranks.share(made.rows), made.autoencoder.shape, ranks.rank == 0
     wanted = "lpips" in judge.metrics
     lpips = load_lpips(shape, str(made.device), aloud=first) if wanted else None
-    bar = tqdm(
-        total=len(mine),
-        desc="reconstructing",
-        unit="image",
-        disable=quiet or not first,
-        mininterval=1,
-    )
     parts = []
-    with bar:
+    with Bar("reconstructing", len(mine), "images", disable=quiet or not first) as bar:
         for i in range(0, len(mine), made.batch_size):
             x, x_hat = made.pair(mine[i : i + made.batch_size])
             likeness = _likeness(x, x_hat, lpips)

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from tqdm import tqdm
-
 from ldm.config import SampleConfig
 from ldm.diffusion.space import Extras
 from ldm.errors import Refusal, say
@@ -27,7 +25,6 @@ from ldm.jets.metrics import (
     check_jet_metrics,
     said_of_clipping,
 )
-from ldm.metrics.progress import shown
 from ldm.metrics.records import Figure, thousands
 from ldm.sampling.conditions import Condition
 from ldm.sampling.generate import generate
@@ -35,6 +32,7 @@ from ldm.sampling.jets import space_of
 from ldm.sampling.model import Model, recorded_data
 from ldm.sampling.requests import Place
 from ldm.system.processes import ALONE, Ranks
+from ldm.system.progress import Bar, shown
 
 
 def load_jets(path: str | Path, root: str | None = None) -> Jets:
@@ -108,7 +106,7 @@ def generate_like(
     settings: SampleConfig,
     jets: JetSet,
     seed: int = 0,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[float], object] | None = None,
     ranks: Ranks = ALONE,
 ) -> tuple[Cloud, float]:
     """A generated jet for each real one, and the seconds that it took; every rank makes its share.
@@ -235,7 +233,7 @@ class JetEvaluation(Evaluation):
 
     def make(self, place: Place) -> None:
         few, seed, off = self.few, self.request.seeds.seed, place.ranks.rank > 0
-        with tqdm(total=len(few), desc="sampling", unit="jet", disable=off, mininterval=1) as bar:
+        with Bar("sampling", len(few), "jets", disable=off) as bar:
             made = generate_like(self.model, self.settings, few, seed, bar.update, place.ranks)
         features, self.seconds = made
         self.generated = JetSet(*features, few.jet, few.types)

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ldm.config import AnyData, SampleConfig
 from ldm.errors import Refusal
@@ -30,6 +29,7 @@ from ldm.sampling.requests import Place
 from ldm.system.batches import as_bytes
 from ldm.system.data import DataSet
 from ldm.system.processes import ALONE, Ranks
+from ldm.system.progress import Bar
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,11 @@ def sample_features(
 ) -> Tensor:
     """Features of one sample for each seed, (N, d); the pictures themselves are not kept."""
     parts = []
-    with tqdm(total=len(seeds), desc="sampling", unit="image", disable=quiet, mininterval=1) as bar:
+    with Bar("sampling", len(seeds), "images", disable=quiet) as bar:
         for i in range(0, len(seeds), settings.batch_size):
-            images = generate(model, settings, seeds[i : i + settings.batch_size])
+            part = seeds[i : i + settings.batch_size]
+            images = generate(model, settings, part, progress=bar.update)
             parts.append(features(as_bytes(images)))
-            bar.update(len(images))
     return torch.cat(parts)
 
 

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 from torch import Tensor
-from tqdm import tqdm
 
 from ldm.config import SampleConfig
 from ldm.errors import Refusal
@@ -20,6 +19,7 @@ from ldm.sampling.model import Model, recorded_data
 from ldm.sampling.points import log_density, space_of
 from ldm.sampling.requests import Place
 from ldm.system.processes import ALONE, Ranks
+from ldm.system.progress import Bar
 from ldm.system.randomness import generator
 
 METRICS = ("energy", "nats", "denoiser")
@@ -31,7 +31,7 @@ def generate_like(
     settings: SampleConfig,
     points: PointSet,
     seed: int = 0,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[float], None] | None = None,
     ranks: Ranks = ALONE,
 ) -> Tensor:
     """A generated point for each real one, of its class; every rank makes its share: (N, D)."""
@@ -97,7 +97,7 @@ class PointEvaluation(Evaluation):
 
     def make(self, place: Place) -> None:
         n, off = len(self.real), place.ranks.rank > 0
-        with tqdm(total=n, desc="sampling", unit="point", disable=off, mininterval=1) as bar:
+        with Bar("sampling", n, "points", disable=off) as bar:
             seed = self.request.seeds.seed
             made = generate_like(
                 self.model, self.settings, self.real, seed, bar.update, place.ranks

@@ -5,7 +5,7 @@ from scipy.linalg import eigh
 from scipy.optimize import curve_fit
 from scipy.stats import iqr
 
-from ldm.metrics.progress import shown
+from ldm.system.progress import shown
 
 
 def frechet(mean1: np.ndarray, cov1: np.ndarray, mean2: np.ndarray, cov2: np.ndarray) -> float:

@@ -6,9 +6,8 @@ import os
 from pathlib import Path
 from urllib.request import urlopen
 
-from tqdm import tqdm
-
 from ldm.errors import Refusal, say
+from ldm.system.progress import Bar
 
 
 def download(path: Path, record: int) -> Path:
@@ -45,7 +44,7 @@ def _fetch(url: str, part: Path, size: int | None) -> str:
     with (
         urlopen(url, timeout=60) as answer,
         open(part, "wb") as file,
-        tqdm(total=size, unit="B", unit_scale=True) as bar,
+        Bar("downloading", size, "B", unit_scale=True) as bar,
     ):
         while block := answer.read(1 << 20):
             file.write(block)

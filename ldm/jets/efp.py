@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ldm.metrics.progress import shown
+from ldm.system.progress import shown
 
 Graph = tuple[tuple[int, int], ...]  # edges, repeated where they are double
 
@@ -85,7 +85,7 @@ def efps(
 ) -> np.ndarray:
     """EFPs of jets: features (N, P, 3) = eta, phi, pt, mask (N, P) -> (N, len(graphs)), float64."""
     rows, parts = [], zip(features.split(chunk), mask.split(chunk), strict=True)
-    for part, real in shown(parts, what, quiet, total=-(-len(mask) // chunk)):
+    for part, real in shown(parts, what, quiet, "batches", -(-len(mask) // chunk)):
         eta, phi, pt = part.double().unbind(-1)
         theta = torch.hypot(eta[:, :, None] - eta[:, None], phi[:, :, None] - phi[:, None])
         powers = [theta**k for k in range(5)]

@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 
 from ldm.errors import Refusal
-from ldm.metrics.progress import shown
+from ldm.system.progress import shown
 
 
 def energy_movers_distance(a: np.ndarray, b: np.ndarray) -> float:

@@ -37,8 +37,8 @@ from ldm.jets.efp import GRAPHS, efps, four_by_four, with_products
 from ldm.jets.emd import cov_mmd
 from ldm.jets.kinematics import jet_kinematics
 from ldm.jets.particlenet import fpnd
-from ldm.metrics.progress import shown
 from ldm.metrics.records import thousands
+from ldm.system.progress import shown
 
 Value = tuple[float, float]  # and its error
 COLUMNS = ("eta", "phi", "pt")

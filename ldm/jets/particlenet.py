@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ldm.errors import Refusal
 from ldm.jets.distances import frechet, mean_and_cov
-from ldm.metrics.progress import shown
+from ldm.system.progress import shown
 
 # of the real eta, phi, pt: the weights' own scale
 LARGEST = (

@@ -17,7 +17,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from tqdm import tqdm
 
 from ldm.errors import say
 from ldm.metrics.distances import Moments
@@ -26,6 +25,7 @@ from ldm.system.batches import Shard, as_bytes, loader
 from ldm.system.data import Rows
 from ldm.system.files import default_cache
 from ldm.system.names import file_name
+from ldm.system.progress import Bar
 from ldm.system.randomness import permutation
 
 VERSION = 2  # of what a file holds and how it was computed
@@ -86,9 +86,7 @@ def _compute(
     parts: list[Moments] = []
     rows: list[Tensor] = []
     places: list[Tensor] = []
-    with tqdm(
-        total=len(dataset), desc=f"features of {what}", unit="image", disable=quiet, mininterval=1
-    ) as bar:
+    with Bar(f"features of {what}", len(dataset), "images", disable=quiet) as bar:
         for wanted, batch in zip(shard, loader(dataset, shard, workers, pin=False), strict=True):
             # where a file cannot be read, the next is handed out: it is not counted twice
             own = batch["index"] == torch.tensor(wanted)

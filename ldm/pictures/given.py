@@ -11,13 +11,13 @@ from typing import Any, ClassVar, NoReturn
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ldm.errors import Refusal, printable, say
 from ldm.pictures.images import ImageData, Images, ImageTensor
 from ldm.pictures.items import parted, rows, tensor_of
 from ldm.pictures.opening import View
 from ldm.pictures.transforms import Range, is_range
+from ldm.system.progress import shown
 from ldm.system.randomness import permutation
 
 HOLDOUT = 10  # one in so many is held out where no test set is given
@@ -107,7 +107,7 @@ class _Read:
         """
         found = cls(name)
         count = len(dataset) if isinstance(dataset, Sized) else None
-        items = tqdm(rows(dataset, name), f"data: {name}", count, unit="picture", delay=3)
+        items = shown(rows(dataset, name), f"data: {name}", unit="pictures", total=count)
         for i, item in enumerate(items):
             where = f"{name}[{i}]"
             picture, said = parted(item, where)

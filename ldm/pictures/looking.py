@@ -10,12 +10,12 @@ from itertools import islice
 from types import TracebackType
 
 import numpy as np
-from tqdm import tqdm
 
 from ldm.pictures import headers
 from ldm.pictures.filelist import GREY, Files
 from ldm.pictures.listing import PICTURE
 from ldm.pictures.opening import Head, Unreadable
+from ldm.system.progress import Bar
 
 MANY = 20_000  # files for which processes are started
 HELPERS = 8  # at most; a network's disk answers many as fast as one
@@ -123,8 +123,8 @@ def _head(files: Files, i: int) -> Head | str:
         return str(why)
 
 
-def _bar(count: int, what: str) -> "tqdm[None]":
-    return tqdm(total=count, desc=f"data: {what}", unit="picture", delay=3, leave=False)
+def _bar(count: int, what: str) -> Bar:
+    return Bar(f"data: {what}", count, "pictures", delay=3)
 
 
 def changed(files: Files) -> str | None:

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from ldm.errors import Refusal
 from ldm.pictures.filelist import BAD, Files
@@ -11,6 +10,7 @@ from ldm.pictures.folder_set import skipped
 from ldm.pictures.listing import announce_data
 from ldm.pictures.opening import Unreadable, finite_range
 from ldm.pictures.transforms import Range
+from ldm.system.progress import shown
 
 NAMED = 20  # unreadable pictures that are named at the start, beside their number
 
@@ -33,7 +33,7 @@ def readable(files: Files, pictures: np.ndarray) -> np.ndarray:
 def measured_range(paths: list[Path]) -> Range | None:
     """From the smallest to the largest finite value of all pictures whose type has no range."""
     found: list[Range | None] = []
-    for path in tqdm(paths, desc="data: range of", unit="picture", delay=3, leave=False):
+    for path in shown(paths, "data: range of", unit="pictures"):
         try:
             found.append(finite_range(path))
         except Unreadable:

@@ -38,24 +38,26 @@ def generate(
     settings: SampleConfig,
     seeds: Sequence[int],
     condition: Condition = Condition(),
-    progress: Callable[[int], object] | None = None,
+    progress: Callable[[float], object] | None = None,
     watch: Watch | None = None,
 ) -> Tensor:
     """Samples on the CPU, one for each seed: uint8 (N, C, H, W), or features (N, P, 3) of clouds.
 
     What the condition leaves open is filled in by seed (`completed`). `progress(n)` is called after
-    every batch, `watch` after every step of the first. Every batch is filled up to
-    settings.batch_size. Refusal if a sample is not finite, or the model is trained for a task,
-    which needs pictures.
+    every step, with its share of the samples, `watch` after every step of the first batch. Every
+    batch is filled up to settings.batch_size. Refusal if a sample is not finite, or the model is
+    trained for a task, which needs pictures.
     """
     expect_plain(model.purpose, "sampling")
     whole = completed(model, seeds, condition)
     size, done = settings.batch_size, []
+    steps = len(times_of(model, settings)) - 1
     for i in range(0, len(seeds), size):
         part = list(range(i, min(i + size, len(seeds))))
         rows = (part * size)[:size]  # filled up by repeats, dropped again below
         these = whole.rows(rows)
-        x = _batch(model, settings, [seeds[r] for r in rows], these, watch)
+        seen = _seen(progress, len(part) / steps, watch)
+        x = _batch(model, settings, [seeds[r] for r in rows], these, seen)
         watch = None
         if not torch.isfinite(x[: len(part)]).all():
             raise Refusal(
@@ -63,9 +65,22 @@ def generate(
                 "another solver"
             )
         done.append(model.space.finish(x, these.extras)[: len(part)])
-        if progress is not None:
-            progress(len(part))
     return torch.cat(done)
+
+
+def _seen(
+    progress: Callable[[float], object] | None, share: float, watch: Watch | None
+) -> Watch | None:
+    """What sees every step of a batch."""
+    if progress is None:
+        return watch
+
+    def see(step: int, x_s: Tensor, x0_hat: Tensor) -> None:
+        progress(share)
+        if watch is not None:
+            watch(step, x_s, x0_hat)
+
+    return see
 
 
 @dataclass(frozen=True)
@@ -89,7 +104,7 @@ class Job:
         return replace(self, seeds=seeds, condition=self.condition.rows(rows))
 
     def run(
-        self, progress: Callable[[int], object] | None = None, watch: Watch | None = None
+        self, progress: Callable[[float], object] | None = None, watch: Watch | None = None
     ) -> Tensor:
         """The samples, as `generate` has them."""
         return generate(self.model, self.settings, self.seeds, self.condition, progress, watch)

@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tqdm import tqdm
-
 from ldm.errors import Refusal, say
 from ldm.pictures.trained import expect_plain
 from ldm.sampling.folder import new_folder
@@ -15,6 +13,7 @@ from ldm.sampling.modality import Samples
 from ldm.sampling.model import Model
 from ldm.sampling.requests import Seeds, Source, Words, taken
 from ldm.sampling.settings import Overrides
+from ldm.system.progress import Bar
 
 USUAL = 64  # samples, where no one says how many
 
@@ -89,8 +88,7 @@ def sample_to_folder(request: SampleRequest) -> None:
                 say(f"warning: {warning}")
         here = job.rows(ranks.share(range(len(job.seeds))))
         way = asked.way(job, here, request.trajectory) if request.trajectory else None
-        bar = tqdm(total=len(here.seeds), desc="sampling", unit="sample", disable=not first)
-        with bar:
+        with Bar("sampling", len(here.seeds), "samples", disable=not first) as bar:
             samples = ranks.collect(here.run(bar.update, way), len(job.seeds))
         if first:
             written = asked.write(folder, job, samples, request.record(job))

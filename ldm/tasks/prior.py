@@ -73,7 +73,7 @@ class Prior:
 
         A sample depends on its case, its seed and the seed's condition alone: rows of one noise
         level share a batch, and the last one is filled up by repeats. `progress(n)` is called
-        after every batch, `watch` after every step of the first.
+        after every batch, and with 0 after every step; `watch` after every step of the first.
         """
         level = lambda row: cases[row[0]].noise_std  # noqa: E731
         rows = [(i, k) for i in range(len(cases)) for k in range(len(self.seeds))]
@@ -84,7 +84,8 @@ class Prior:
             for start in range(0, len(members), size):
                 part = members[start : start + size]
                 filled = (part * size)[:size]
-                prior = self.rows([k for _, k in filled], None if done else self.watch)
+                seen = _seen(progress, None if done else self.watch)
+                prior = self.rows([k for _, k in filled], seen)
                 made = make(prior, stacked([cases[i] for i, _ in filled], self.device)).cpu()
                 done |= dict(zip(part, made, strict=False))
                 progress(len(part))
@@ -139,3 +140,14 @@ class Prior:
         """Pictures by a model that was trained to complete them."""
         extras = self.model.purpose.extras(self.space, case.given, case.known)
         return self.sample(self.denoise(**extras))
+
+
+def _seen(progress: Callable[[int], object], watch: solvers.Watch | None) -> solvers.Watch:
+    """What sees every step of a batch: how many there are, only the task knows."""
+
+    def see(step: int, x_s: Tensor, x0_hat: Tensor) -> None:
+        progress(0)
+        if watch is not None:
+            watch(step, x_s, x0_hat)
+
+    return see

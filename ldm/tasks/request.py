@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
-from tqdm import tqdm
-
 from ldm.errors import Refusal, say
 from ldm.sampling.conditions import Condition
 from ldm.sampling.folder import new_folder
@@ -13,6 +11,7 @@ from ldm.sampling.model import Model
 from ldm.sampling.requests import Seeds, Source, Words, taken
 from ldm.sampling.settings import Overrides
 from ldm.system.names import file_names
+from ldm.system.progress import Bar
 from ldm.tasks import every_flag, task_named
 from ldm.tasks.base import Task
 from ldm.tasks.cases import Case
@@ -137,7 +136,7 @@ class TaskRequest:
         say(self.describe(task, prior))
         with new_folder(self.output) as folder:
             total = len(cases) * len(prior.seeds)
-            with tqdm(total=total, desc=task.name, unit="image") as bar:
+            with Bar(task.name, total, "images") as bar:
                 made = task.samples(prior, cases, bar.update)
             results = [task.result(prior, *pair) for pair in zip(cases, made, strict=True)]
             write_results(folder, results, self.record(task, prior), task.title(prior.settings))

@@ -1,6 +1,5 @@
 """LightningModule 2: the denoiser, in latent space (stage 2) or on pixels (the baseline)."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -8,7 +7,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
-from tqdm import tqdm
 
 from ldm.checkpoints.weights import hash_of_weights, load_strict
 from ldm.config import AutoencoderConfig, DiffusionConfig, schema
@@ -25,6 +23,7 @@ from ldm.sampling.model import Model, build_denoiser
 from ldm.system import randomness
 from ldm.system.batches import Batch, stream_places
 from ldm.system.device import send
+from ldm.system.progress import shown
 from ldm.training.data import data_of
 from ldm.training.latents import use_cache
 from ldm.training.ranks import announce
@@ -135,8 +134,8 @@ class DiffusionModule(Stage):
     def measure(self) -> None:
         """Measure the space's statistics over the training set, every rank its share."""
         batches = data_of(self.trainer).whole_training_set()
-        quiet, pause = not self.trainer.is_global_zero, 0.1 if sys.stderr.isatty() else 10
-        bar = tqdm(batches, "measuring the data", disable=quiet, leave=False, mininterval=pause)
+        quiet = not self.trainer.is_global_zero
+        bar = shown(batches, "measuring the data", quiet, "batches")
         announce(self.space.measure(bar, self.summed, self.device))
 
     def verify(self, batch: Batch) -> None:

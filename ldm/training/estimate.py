@@ -7,7 +7,8 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from ldm.errors import say
+from ldm.system.progress import span
+from ldm.training.ranks import announce
 
 
 class TimeLeft(pl.Callback):
@@ -36,14 +37,7 @@ class TimeLeft(pl.Callback):
             self.said = True
             pace = (time.perf_counter() - self.began[1]) / (done - self.began[0])
             left = trainer.max_steps - trainer.global_step
-            _show(trainer, describe_time(pace, left, self.later, datetime.now()))
-
-
-def _show(trainer: pl.Trainer, text: str) -> None:
-    """Once, and on a line of its own where a progress bar has the last one."""
-    bar = trainer.progress_bar_callback
-    if trainer.is_global_zero:
-        (bar.print if bar else say)(text)
+            announce(describe_time(pace, left, self.later, datetime.now()))
 
 
 def describe_time(pace: float, left: int, later: Mapping[str, float], now: datetime) -> str:
@@ -58,15 +52,3 @@ def describe_time(pace: float, left: int, later: Mapping[str, float], now: datet
         f"time       {pace:.3g} s a step: about {', '.join(parts)}{total}, "
         f"to {end:%a %d %b %H:%M} (without panels)"
     )
-
-
-def span(seconds: float) -> str:
-    """A time for a person: 40 s, 12 min, 3 h 20 min, 2 d 4 h."""
-    minutes = round(seconds / 60)
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if minutes < 90:
-        return f"{minutes} min"
-    if minutes < 48 * 60:
-        return f"{minutes // 60} h {minutes % 60} min"
-    return f"{minutes // 1440} d {minutes % 1440 // 60} h"

@@ -1,7 +1,6 @@
 """Encode the training set once, all ranks together, and train on what was written."""
 
 import os
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +8,6 @@ from pathlib import Path
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ldm.errors import Refusal
 from ldm.pictures.latent_writer import Writer, part_of
@@ -17,6 +15,7 @@ from ldm.pictures.latents import LatentCache, cache_folder, examine
 from ldm.pictures.space import LatentSpace
 from ldm.system import threads
 from ldm.system.batches import Shard, as_floats, loader
+from ldm.system.progress import Bar
 from ldm.training.data import data_of
 from ldm.training.ranks import announce
 
@@ -145,16 +144,16 @@ def _fill_share(
 ) -> None:
     """This rank's share of the training pictures, encoded."""
     data, device = data_of(trainer), trainer.strategy.root_device
-    pictures, workers = data.images.train, data.config.data.workers
-    batches = zip(blocks, loader(pictures, blocks, workers, pin=False), strict=True)
-    quiet, pause = trainer.global_rank > 0, 0.1 if sys.stderr.isatty() else 10
-    for rows, batch in tqdm(
-        batches, "encoding", len(blocks), disable=quiet, unit="batch", mininterval=pause
-    ):
-        threads.tick()
-        x = as_floats(batch["image"].to(device))
-        moments = encode_orientations(space.autoencoder.encode, x, orientations)
-        writer.put(rows, moments, batch["label"], batch["index"])
+    pictures, settings = data.images.train, data.config.data
+    batches = zip(blocks, loader(pictures, blocks, settings.workers, pin=False), strict=True)
+    each, quiet = settings.batch_size * trainer.world_size, trainer.global_rank > 0
+    with Bar("caching latents", len(blocks), "images", each=each, disable=quiet) as bar:
+        for rows, batch in batches:
+            threads.tick()
+            x = as_floats(batch["image"].to(device))
+            moments = encode_orientations(space.autoencoder.encode, x, orientations)
+            writer.put(rows, moments, batch["label"], batch["index"])
+            bar.update()
     writer.close()
 
 

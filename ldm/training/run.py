@@ -21,6 +21,7 @@ from ldm.training.legs import Leg
 from ldm.training.machine import on_gpu
 from ldm.training.partners import lost_partner, partner_lost
 from ldm.training.plan import make_plan
+from ldm.training.progress import Progress
 from ldm.training.ranks import announce, is_first
 from ldm.training.stage import Stage
 from ldm.training.trainer import build_trainer
@@ -60,23 +61,26 @@ def _train_legs(legs: list[Leg], stops: Stops) -> None:
     for number, leg in enumerate(legs, 1):
         if len(legs) > 1:
             stops.check("between the stages", RESUME)
-            announce(f"stage {number} of {len(legs)}: {leg.run.name}")
-        if not _train_leg(leg, legs[number:], stops):
+            announce(f"\nstage {number} of {len(legs)}: {leg.run.name}")
+        name = f"stage {number} of {len(legs)}" if len(legs) > 1 else "training"
+        if not _train_leg(leg, legs[number:], name, stops):
             break  # trainer.options.max_time
 
 
-def _train_leg(leg: Leg, later: Sequence[Leg], stops: Stops) -> bool:
+def _train_leg(leg: Leg, later: Sequence[Leg], name: str, stops: Stops) -> bool:
     """One stage, from its checkpoint if it has one; whether it came to its end."""
     run, images, state = leg.run, leg.images, leg.state
     module = leg.ready()
     module.run_id = wandb_id(run.folder, state["ldm"].get("wandb_id") if state else None)
-    estimate = TimeLeft(leg.worth(later))
-    trainer = build_trainer(module, images, state.get("global_step"), stops, [estimate])
+    worth, shown = leg.worth(later), run.trainer.options.get("enable_progress_bar", True)
+    watching = [*([Progress(name, sum(worth.values()))] if shown else []), TimeLeft(worth)]
+    trainer = build_trainer(module, images, state.get("global_step"), stops, watching)
     _fit(trainer, module, RunData(run, images), leg.start, stops)
     # trainer.options.max_time may have ended it before
     done = trainer.global_step >= run.trainer.max_steps
     stopped = f"stopped at step {trainer.global_step}; --resume goes on"
-    announce(module.farewell() if done else stopped)
+    finished = f"finished: {run.folder}/last.ckpt" if later else module.farewell()
+    announce(finished if done else stopped)
     del leg.module
     return done
 
@@ -137,5 +141,8 @@ def _quiet() -> None:
         "in eval mode",
         "LeafSpec",
         "logs directory",
+        "sync_dist",
     ):
         warnings.filterwarnings("ignore", f".*{text}.*")
+    for category in (FutureWarning, DeprecationWarning):  # of torch's, to Lightning
+        warnings.filterwarnings("ignore", category=category, module=r"lightning\.")

@@ -17,6 +17,7 @@ from ldm.system.device import Later
 from ldm.system.files import atomic_write
 from ldm.system.stops import Stops
 from ldm.training.ema import EMA
+from ldm.training.ranks import announce
 from ldm.training.stage import Stage
 
 
@@ -35,7 +36,7 @@ class Checkpoints(pl.callbacks.Checkpoint):
     Saved between steps, at the start of the next: what belongs to the step before (its log row, its
     validation) is done. best.ckpt first: last.ckpt remembers that it was written. Lightning's
     ModelCheckpoint counts both optimisers' steps under manual optimisation and does not save at
-    the end.
+    the end. The first save is announced, and every validation's figure.
     """
 
     def __init__(self, module: Stage):
@@ -44,13 +45,14 @@ class Checkpoints(pl.callbacks.Checkpoint):
         self.accumulate = settings.accumulate
         self.sign = 1.0 if mode == "max" else -1.0
         self.best: float | None = None
-        self.better, self.saved = False, -1
+        self.best_step: int | None = None
+        self.better, self.saved, self.said = False, -1, False
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best}
+        return {"best": self.best, "best_step": self.best_step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.best = state["best"]
+        self.best, self.best_step = state["best"], state.get("best_step")
 
     def save_best(self, trainer: pl.Trainer) -> None:
         if self.better:
@@ -64,6 +66,14 @@ class Checkpoints(pl.callbacks.Checkpoint):
         if trainer.global_step != self.saved:
             self.saved = trainer.global_step
             self._save(trainer, "last")
+            self._say_saved(trainer)
+
+    def _say_saved(self, trainer: pl.Trainer) -> None:
+        """Once: from here on a stop loses little."""
+        if not self.said and trainer.global_step < trainer.max_steps:
+            self.said = True
+            often = f"again every {self.every} steps"
+            announce(f"step {trainer.global_step}: saved {self.folder}/last.ckpt, {often}")
 
     def _save(self, trainer: pl.Trainer, name: str) -> None:
         for logger in trainer.loggers:
@@ -84,11 +94,17 @@ class Checkpoints(pl.callbacks.Checkpoint):
             self.save_last(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        value = trainer.callback_metrics.get(self.monitor)
-        if value is None:
+        found = trainer.callback_metrics.get(self.monitor)
+        if found is None:
             return
-        if self.best is None or self.sign * float(value) > self.sign * self.best:
-            self.best, self.better = float(value), True
+        step, value = trainer.global_step, float(found)
+        if self.best is None or self.sign * value > self.sign * self.best:
+            self.best, self.best_step, self.better = value, step, True
+            compared = "the best so far"
+        else:
+            when = "" if self.best_step is None else f" at step {self.best_step}"
+            compared = f"the best is {self.best:.4g}{when}"
+        announce(f"step {step}: {self.monitor} {value:.4g}, {compared}")
 
     def on_exception(
         self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException

@@ -1,6 +1,5 @@
 """The Trainer of a run: Lightning's, with our defaults, callbacks and loggers."""
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +17,7 @@ from ldm.training.panels.registry import figures_of, panel_of
 from ldm.training.partners import Partners
 from ldm.training.saving import AtomicIO, Checkpoints, RunFiles, Snapshots, StopSignals
 from ldm.training.stage import Stage
-from ldm.training.watching import Bar, DiscriminatorBalance, Throughput
+from ldm.training.watching import DiscriminatorBalance, Throughput
 
 
 def build_trainer(
@@ -36,17 +35,17 @@ def build_trainer(
     quicken(module.net, settings)
     saving, panel = Checkpoints(module), panel_of(module, images)
     stopping = StopSignals(saving, stops or Stops())
-    watching = [Partners(), *_extra(module, images), *more, RunFiles(module), panel]
-    # a log file is no terminal: one line a hundred steps is enough there
-    bar = Bar(refresh_rate=10 if sys.stderr.isatty() else 100)
+    watching = [Partners(), *_extra(module, images), RunFiles(module), panel, Throughput(module)]
     arguments = dict(
         accumulate_grad_batches=settings.accumulate if module.automatic_optimization else 1,
         default_root_dir=run.folder,
         logger=build_loggers(run, module.run_id, step),
-        callbacks=[saving, stopping, *watching, Throughput(module), bar],
+        callbacks=[saving, stopping, *more, *watching],
         plugins=_plugins(),
     )
-    return _lightning(machine_arguments(run) | arguments | _defaults(settings) | settings.options)
+    shown = dict(enable_progress_bar=any(isinstance(one, pl.callbacks.ProgressBar) for one in more))
+    defaults = _defaults(settings) | shown
+    return _lightning(machine_arguments(run) | arguments | defaults | settings.options)
 
 
 def check_trainer(run: RunConfig) -> None:

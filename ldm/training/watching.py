@@ -100,16 +100,6 @@ class Throughput(pl.Callback):
             self.stage.readings["speed/memory_gb"] = held
 
 
-class Bar(pl.callbacks.TQDMProgressBar):
-    """Lightning's bar, with what the last row that was written says: nothing is read for it."""
-
-    shown = "train/loss", "speed/images_per_second"
-
-    def get_metrics(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
-        row = cast(Stage, module).row
-        return super().get_metrics(trainer, module) | {k: row[k] for k in self.shown if k in row}
-
-
 def peak_memory(device: torch.device) -> float | None:
     """The most memory held so far, in GB, of the GPU or else this process; None on Windows."""
     if device.type == "cuda":

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from ldm.system.progress import span
 from ldm.training.arithmetic import SHARE, TRAINED, activations, hours_on_h100, work
 from ldm.training.boards.loggers import where_shown
-from ldm.training.estimate import span
 from ldm.training.legs import Leg
 from ldm.training.machine import precision, strategy, world_size
 from ldm.training.stage import Stage
@@ -44,7 +44,7 @@ def _size(module: Stage) -> str:
     count = sum(p.numel() for p in module.net.parameters())
     frozen = sum(p.numel() for p in module.parameters() if not p.requires_grad)
     held = count * 4 * (4 + bool(module.ema)) + 4 * frozen
-    memory = f"{held / 1e9:.2f} GB for weights, gradients, optimiser and average"
+    memory = f"{held / 1e9:.2f} GB for weights, gradients, optimiser, average"
     return f"{count / 1e6:.2f} M parameters; {memory}"
 
 

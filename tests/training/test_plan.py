@@ -15,8 +15,9 @@ from PIL import Image
 from ldm import config
 from ldm.errors import Refusal
 from ldm.pictures.space import LatentSpace
+from ldm.system.progress import span
 from ldm.training.arithmetic import activations, hours_on_h100, once_in_shapes, work
-from ldm.training.estimate import describe_time, span
+from ldm.training.estimate import describe_time
 from ldm.training.plan import make_plan
 from ldm.training.run import train_run
 

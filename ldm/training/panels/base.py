@@ -6,15 +6,17 @@ train, val, loss_by_time, discriminator, evaluate, speed, pictures, tables.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Generic, Self, TypeVar, cast
+from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 
 import lightning.pytorch as pl
 from PIL import Image
 
 from ldm.system.data import DataSet
 from ldm.training.boards.loggers import log_picture
+from ldm.training.progress import busy
+from ldm.training.ranks import announce
 from ldm.training.stage import Stage
 
 AnyStage = TypeVar("AnyStage", bound=Stage)
@@ -25,7 +27,9 @@ def show_panel(
 ) -> None:
     """Write samples/<name>-<step>.png, and log it."""
     folder.mkdir(parents=True, exist_ok=True)
-    picture.save(folder / f"{name}-{trainer.global_step:07d}.png")
+    path = folder / f"{name}-{trainer.global_step:07d}.png"
+    picture.save(path)
+    announce(f"step {trainer.global_step}: wrote {path}")
     log_picture(trainer, f"pictures/{name}", picture, caption)
 
 
@@ -41,8 +45,11 @@ class EverySteps(pl.Callback, ABC, Generic[AnyStage]):
     At step 0, so that running out of memory shows in the first minute.
     """
 
+    doing: ClassVar[str] = "sampling"  # as the bar says it
+
     def __init__(self, folder: Path, every: int):
         self.folder, self.every, self.shown = folder, every, -1
+        self.tick: Callable[..., None] = lambda *_: None  # inside `show` time passes in the bar
 
     @classmethod
     @abstractmethod
@@ -57,7 +64,8 @@ class EverySteps(pl.Callback, ABC, Generic[AnyStage]):
         if trainer.global_step != self.shown:
             cast(Stage, module).settle()
             self.shown = trainer.global_step
-            self.show(trainer, cast(AnyStage, module))
+            with busy(trainer, self.doing) as self.tick:
+                self.show(trainer, cast(AnyStage, module))
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if trainer.global_step == 0:

@@ -29,6 +29,7 @@ class RunFigures(EverySteps[AnyStage]):
     The networks live here and not in the module, whose checkpoint they would swell.
     """
 
+    doing = "evaluating"
     side: ClassVar[str]
     metrics: ClassVar[Collection[str]] = ALL
 

@@ -45,7 +45,7 @@ class SamplePanel(EverySteps[DiffusionModule]):
             seeds, model = ranks.share(range(settings.count)), module.model()
             few = min(settings.trajectory, settings.batch_size, len(seeds))
             ways = Recorder(model, settings, seeds, few) if few and ranks.rank == 0 else None
-            images = generate(model, settings, seeds, watch=ways)
+            images = generate(model, settings, seeds, progress=self.tick, watch=ways)
         images = ranks.collect(images, settings.count)
         if ways is not None:
             self.show_ways(trainer, ways)
