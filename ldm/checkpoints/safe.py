@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ldm.errors import Refusal
+from ldm.system.ranks import first_of_node
 
 # what a pickle of ours is made of: not all that PyTorch allows, some of which claims memory that no
 # file holds
@@ -36,16 +37,17 @@ def malformed(path: Path | str) -> Iterator[None]:
 
 
 def load_plain(path: Path, device: str = "cpu") -> Any:
-    """What PyTorch finds in a file with `weights_only=True`, every record of it checked.
+    """What PyTorch finds in a file with `weights_only=True`, mapped, every record of it checked.
 
-    Refusal of a file that is missing, damaged, or would run code.
+    The first process of a machine reads all of it for that; the others read what they use. Refusal
+    of a file that is missing, damaged, or would run code.
     """
     try:
         # anything but PyTorch's zip format is not opened at all
         if path.stat().st_size and not zipfile.is_zipfile(path):
             raise EOFError("not a whole zip file")
         expect_plain_zip(path)
-        if part := damaged_part(path):
+        if first_of_node() and (part := damaged_part(path)):
             raise EOFError(f"record {part} has changed since it was written")
         return torch.load(path, map_location=device, weights_only=True, mmap=True)
     except FileNotFoundError:

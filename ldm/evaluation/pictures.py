@@ -117,11 +117,12 @@ class AgainstPictures(Evaluation):
 
     def judge(self, place: Place) -> Judge:
         """The features at their place, and on rank 0 those of the real pictures."""
-        self.network, real = self.network.to(place.own), None
-        if place.ranks.rank == 0:
-            workers = min(self.opened.config.data.workers, os.cpu_count() or 1)
-            cache = Path(self.request.cache) if self.request.cache else None
-            real = cached_reference(self.dataset, self.network, self.what, cache, workers=workers)
+        self.network, ranks = self.network.to(place.own), place.ranks
+        workers = min(self.opened.config.data.workers, os.cpu_count() or 1)
+        cache = Path(self.request.cache) if self.request.cache else None
+        real = cached_reference(
+            self.dataset, self.network, self.what, cache, workers=workers, ranks=ranks
+        )
         self.judged = Judge(self.network, real, self.metrics)
         return self.judged
 

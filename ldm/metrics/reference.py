@@ -8,8 +8,6 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass
-from functools import reduce
-from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from ldm.system.batches import Shard, as_bytes, loader
 from ldm.system.data import Rows
 from ldm.system.files import default_cache
 from ldm.system.names import file_name
+from ldm.system.processes import ALONE, Ranks
 from ldm.system.progress import Bar
 from ldm.system.randomness import permutation
 
@@ -62,14 +61,30 @@ def cached_reference(
     cache: Path | None = None,
     workers: int = 0,
     quiet: bool = False,
-) -> Reference:
-    """The reference of a data set, from `cache` where it is there, else computed and put there."""
+    ranks: Ranks = ALONE,
+) -> Reference | None:
+    """The reference of a data set, from `cache` where it is there, else computed and put there.
+
+    Computed by all ranks together, each its share of the batches, which are the same for any number
+    of them. The first has it, and looks into the cache; the others have None.
+    """
     key = reference_key(dataset, features)
     path = (cache or default_cache()) / f"{file_name(features.name)}-{key}.safetensors"
-    found = _read(path, key, what)
-    if found is not None:
+    found = _read(path, key, what) if ranks.rank == 0 else None
+    if ranks.says(found is not None):
         return found
-    computed = _compute(dataset, features, key, what, workers, quiet)
+    quiet = quiet or ranks.rank > 0
+    moments, rows, places = _compute(dataset, features, what, workers, quiet, ranks)
+    if ranks.world > 1:
+        sums = (
+            ranks.summed(torch.tensor([moments.n])),
+            *map(ranks.summed, (moments.total, moments.outer)),
+        )
+        moments = Moments(int(sums[0]), *sums[1:])
+        rows, places = ranks.joined(rows), ranks.joined(places)
+    if ranks.rank > 0:
+        return None
+    computed = Reference(moments, rows[places.argsort()].contiguous(), key, what)
     try:
         _write(computed, path)
     except (OSError, SafetensorError) as error:
@@ -78,27 +93,26 @@ def cached_reference(
 
 
 def _compute(
-    dataset: Rows, features: Features, key: str, what: str, workers: int, quiet: bool
-) -> Reference:
-    shard = Shard(len(dataset), BATCH, 0, 1)
+    dataset: Rows, features: Features, what: str, workers: int, quiet: bool, ranks: Ranks
+) -> tuple[Moments, Tensor, Tensor]:
+    """This rank's share: moments, the rows that are kept, and their places among these."""
+    shard = [*Shard(len(dataset), BATCH, 0, 1)][ranks.rank :: ranks.world]
     kept = torch.full((len(dataset),), -1)
     kept[permutation(len(dataset), "reference")[:KEPT]] = torch.arange(min(KEPT, len(dataset)))
-    parts: list[Moments] = []
-    rows: list[Tensor] = []
-    places: list[Tensor] = []
-    with Bar(f"features of {what}", len(dataset), "images", disable=quiet) as bar:
+    parts = [Moments.of(torch.zeros(0, features.dim))]
+    rows: list[Tensor] = [torch.zeros(0, features.dim)]
+    places: list[Tensor] = [torch.zeros(0, dtype=torch.long)]
+    with Bar(f"features of {what}", sum(map(len, shard)), "images", disable=quiet) as bar:
         for wanted, batch in zip(shard, loader(dataset, shard, workers, pin=False), strict=True):
             # where a file cannot be read, the next is handed out: it is not counted twice
             own = batch["index"] == torch.tensor(wanted)
             found = features(as_bytes(batch["image"][own]))
-            parts.append(Moments.of(found))
+            parts = [parts[0] + Moments.of(found)]
             chosen = kept[batch["index"][own]]
             rows.append(found[chosen >= 0])
             places.append(chosen[chosen >= 0])
             bar.update(len(wanted))
-            parts = [reduce(add, parts)]
-    order = torch.cat(places).argsort()
-    return Reference(parts[0], torch.cat(rows)[order].contiguous(), key, what)
+    return parts[0], torch.cat(rows), torch.cat(places)
 
 
 def _write(found: Reference, path: Path) -> None:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ldm.errors import Refusal, require
+from ldm.networks.captions import CaptionStore, plain
 from ldm.system.device import send
 
 # what a tokenizer makes of this goes into the encoder's hash
@@ -106,10 +107,10 @@ def _ready() -> None:
 class TextEncoder:
     """Captions -> token states (B, length, dim) and which of them are real (B, length).
 
-    A caption is encoded alone, not in a batch, whose other rows could change its last bits: its
-    states are a function of the caption, and a resumed run sees the ones it saw before. They stay
-    in memory, the last gigabyte of them, so that a run encodes each caption once. An empty caption
-    is the null condition: zeros, none of them real.
+    A run's captions are encoded before its first step, in batches, and lie on the disk (`store`):
+    the other rows of a batch can change a caption's last bits, and so a resumed run reads the ones
+    it read before. What is not there is encoded alone. The last gigabyte stays in memory. An empty
+    caption is the null condition: zeros, none of them real.
 
     Not an nn.Module: whoever owns it would save it, average it, and hand it to DDP.
     """
@@ -121,6 +122,7 @@ class TextEncoder:
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(length)
         self.cache: OrderedDict[str, Tensor] = OrderedDict()
+        self.store: CaptionStore | None = None
         self.held, self.encoded = 0, 0  # bytes in the cache; captions that the network was run on
         self.hash = self._fingerprint()
 
@@ -150,20 +152,27 @@ class TextEncoder:
 
     def states(self, caption: str, device: torch.device | str = "cpu") -> Tensor:
         """A caption's token states (tokens, dim), on the CPU."""
-        caption = " ".join(caption.split())
+        caption = plain(caption)
         if not caption:
             return torch.zeros(0, self.dim)
         if caption not in self.cache:
-            self.cache[caption] = self._encode(caption, device)
+            found = self.store.get(caption) if self.store else None
+            self.cache[caption] = self.encode([caption], device)[0] if found is None else found
             self.held += self.cache[caption].nbytes
         self.cache.move_to_end(caption)
         while self.held > CACHE_BYTES and len(self.cache) > 1:
             self.held -= self.cache.popitem(last=False)[1].nbytes
         return self.cache[caption]
 
-    def _encode(self, caption: str, device: torch.device | str) -> Tensor:
-        device, ids = torch.device(device), self.tokenizer.encode(caption).ids
-        self.encoded += 1
+    def encode(self, captions: Sequence[str], device: torch.device | str) -> list[Tensor]:
+        """Each one's token states (tokens, dim), on the CPU, by one run of the network."""
+        device, rows = torch.device(device), [self.tokenizer.encode(c).ids for c in captions]
+        self.encoded += len(rows)
+        ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for i, row in enumerate(rows):
+            ids[i, : len(row)], mask[i, : len(row)] = torch.tensor(row), 1
+        given = {"attention_mask": mask.to(device)} if len(rows) > 1 else {}
         # what sampling caches training reads: no inference tensors; and no autocast, whose bits
         # depend on who asks first
         with (
@@ -171,9 +180,5 @@ class TextEncoder:
             torch.no_grad(),
             torch.autocast(device.type, enabled=False),
         ):
-            return (
-                self.model.to(device)(torch.tensor([ids], device=device))
-                .last_hidden_state[0]
-                .float()
-                .cpu()
-            )
+            found = self.model.to(device)(ids.to(device), **given).last_hidden_state.float().cpu()
+        return [found[i, : len(row)].clone() for i, row in enumerate(rows)]

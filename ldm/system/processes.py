@@ -45,6 +45,7 @@ class Ranks:
     world: int = 1
     # (n, ...) here -> (world, n, ...), or as it is where world = 1
     gather: Callable[[Tensor], Tensor] = lambda rows: rows
+    summed: Callable[[Tensor], Tensor] = lambda sums: sums  # over all processes, on the CPU
 
     @staticmethod
     def of(engine: Fabric) -> "Ranks":
@@ -55,7 +56,12 @@ class Ranks:
             assert isinstance(found, Tensor)  # as what went in
             return found.cpu()
 
-        return Ranks(engine.global_rank, engine.world_size, gather)
+        def summed(sums: Tensor) -> Tensor:
+            found = engine.all_reduce(sums.to(engine.device), reduce_op="sum")
+            assert isinstance(found, Tensor)  # as what went in
+            return found.cpu()
+
+        return Ranks(engine.global_rank, engine.world_size, gather, summed)
 
     @staticmethod
     def of_training(module: "LightningModule") -> "Ranks":
@@ -66,7 +72,11 @@ class Ranks:
             assert isinstance(found, Tensor)  # as what went in
             return found.cpu()
 
-        return Ranks(module.trainer.global_rank, module.trainer.world_size, gather)
+        def summed(sums: Tensor) -> Tensor:
+            strategy = module.trainer.strategy
+            return strategy.reduce(sums.to(module.device), reduce_op="sum").cpu()
+
+        return Ranks(module.trainer.global_rank, module.trainer.world_size, gather, summed)
 
     def share(self, items: Sequence[Any]) -> list[Any]:
         """This rank's items: rank, rank + world, ..., going round again where there are too few."""
@@ -79,6 +89,20 @@ class Ranks:
         """Every rank's share (n, ...) -> (count, ...) in the order of the items, on the CPU."""
         gathered = self.gather(rows).cpu()
         return interleave(gathered, count) if self.world > 1 else gathered[:count]
+
+    def joined(self, rows: Tensor) -> Tensor:
+        """Every rank's rows, however many each has, on the CPU: (n_0 + n_1 + ..., ...)."""
+        if self.world == 1:
+            return rows
+        counts = self.gather(torch.tensor([len(rows)])).flatten().tolist()
+        padded = rows.new_zeros(max(counts), *rows.shape[1:])
+        padded[: len(rows)] = rows
+        found = self.gather(padded).reshape(self.world, *padded.shape)
+        return torch.cat([part[:count] for part, count in zip(found, counts, strict=True)])
+
+    def says(self, holds: bool) -> bool:
+        """What the first rank says, on all."""
+        return bool(self.gather(torch.tensor([float(holds)])).flatten()[0])
 
 
 ALONE = Ranks()

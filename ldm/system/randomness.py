@@ -11,10 +11,15 @@ import torch
 from torch import Tensor
 
 
-def generator(*key: int | str, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator seeded by a hash of the key: (seed, "noise", step, slot), say."""
+def seed_of(*key: int | str) -> int:
+    """A hash of the key: (seed, "noise", step, slot), say."""
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
-    return torch.Generator(device).manual_seed(int.from_bytes(digest, "little") >> 1)
+    return int.from_bytes(digest, "little") >> 1
+
+
+def generator(*key: int | str, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator seeded by a hash of the key."""
+    return torch.Generator(device).manual_seed(seed_of(*key))
 
 
 def permutation(n: int, *key: int | str) -> Tensor:

@@ -24,6 +24,7 @@ from ldm.system import randomness
 from ldm.system.batches import Batch, stream_places
 from ldm.system.device import send
 from ldm.system.progress import shown
+from ldm.training.captions import store_captions
 from ldm.training.data import data_of
 from ldm.training.latents import use_cache
 from ldm.training.ranks import announce
@@ -119,6 +120,8 @@ class DiffusionModule(Stage):
     # -- hand-off ---------------------------------------------------------------------------------
     def on_fit_start(self) -> None:
         """Cache latents; measure the space and verify stage 1, unless a checkpoint has both."""
+        if self.text is not None:
+            store_captions(self.trainer, self.text)
         # of data, not of cached latents
         batch = next(iter(data_of(self.trainer).whole_training_set()))
         # a trained task needs the pictures

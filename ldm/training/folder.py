@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from ldm.errors import Refusal
+from ldm.training.ranks import is_first
 
 if sys.platform == "win32":
     import msvcrt
@@ -97,8 +98,13 @@ def _holder(file: IO[str]) -> str:
 
 
 def wandb_id(folder: Path, known: str | None) -> str:
-    """The W&B run's id, made once: run.json's, where that is damaged the checkpoint's, or new."""
+    """The W&B run's id, made once: run.json's, where that is damaged the checkpoint's, or new.
+
+    The first process alone looks into run.json, which it alone writes, and whose id counts.
+    """
     found = None
+    if not is_first():
+        return _plain(known) or uuid.uuid4().hex[:8]
     with suppress(OSError, ValueError, KeyError, TypeError):
         found = json.loads((folder / "run.json").read_text())["wandb_id"]
     return _plain(found) or _plain(known) or uuid.uuid4().hex[:8]

@@ -1,5 +1,7 @@
 """What may be resumed: never on other data or with other settings."""
 
+import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from ldm.system.data import DataSet
 from ldm.training.machine import world_size
 from ldm.training.ranks import announce, is_first
 
+CHOSEN = "LDM_GOES_ON_FROM"  # run folders and the checkpoints that the first process goes on from
 MOST_NAMES = 20  # of a long list that are shown
 
 # what may change between a stop and --resume, and between the training of a stage 1 and its use
@@ -95,6 +98,8 @@ def data_name(run: RunConfig) -> str:
 
 def resume_point(run: RunConfig, resume: bool) -> tuple[Path | None, dict[str, Any]]:
     """The checkpoint to resume from and its state; None for a new run, else Refusal."""
+    if not is_first() and (chosen := _chosen(run.folder)):
+        return chosen, checkpoint.read_checkpoint(chosen)
     newest, state, complaints = checkpoint.newest_whole(run.folder)
     if not is_first():  # rank 0 has looked already, and may have written since
         return (newest, state) if resume else (None, {})
@@ -115,7 +120,19 @@ def resume_point(run: RunConfig, resume: bool) -> tuple[Path | None, dict[str, A
         unfinished = f"{run.folder} holds an unfinished run ({step} of {goal} steps)"
         raise Refusal(f"{unfinished}; add --resume, or name=OTHER")
     _expect_same_config(run, newest, state)
+    _choose(run.folder, newest)
     return newest, state
+
+
+def _choose(folder: Path, start: Path) -> None:
+    """Tell the processes that this one will start: they do not read all of a file to check it."""
+    said = json.loads(os.environ.get(CHOSEN, "{}"))
+    os.environ[CHOSEN] = json.dumps(said | {str(folder): str(start)})
+
+
+def _chosen(folder: Path) -> Path | None:
+    said = json.loads(os.environ.get(CHOSEN, "{}")).get(str(folder))
+    return Path(said) if said else None
 
 
 def _expect_same_config(run: RunConfig, newest: Path, state: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from ldm.checkpoints.averaging import write_snapshot
 from ldm.checkpoints.checkpoint import write_checkpoint
 from ldm.config import RunConfig, save_config
-from ldm.errors import NotFinite
+from ldm.errors import NotFinite, Refusal
 from ldm.system.device import Later
 from ldm.system.files import atomic_write
 from ldm.system.stops import Stops
@@ -22,7 +22,13 @@ from ldm.training.stage import Stage
 
 
 class AtomicIO(TorchCheckpointIO):
-    """Lightning's checkpoints through `write_checkpoint`."""
+    """Lightning's checkpoints through `write_checkpoint`; read as mapped files.
+
+    The processes of a machine share the pages, where each would have read the whole into memory.
+    """
+
+    def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
@@ -83,6 +89,7 @@ class Checkpoints(pl.callbacks.Checkpoint):
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.saved = trainer.global_step  # what a run starts from need not be written again
+        expect_one_start(trainer)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int
@@ -112,6 +119,19 @@ class Checkpoints(pl.callbacks.Checkpoint):
         # raised on every rank before the step changed anything; no other error leaves a sound state
         if isinstance(exception, NotFinite) and trainer.global_step > 0:
             self.save_last(trainer)
+
+
+def expect_one_start(trainer: pl.Trainer) -> None:
+    """Refusal where processes go on from different steps: one has met a damaged checkpoint."""
+    mine = torch.tensor(float(trainer.global_step), device=trainer.strategy.root_device)
+    least, most = (
+        int(trainer.strategy.reduce(mine.clone(), reduce_op=kind)) for kind in ("min", "max")
+    )
+    if least != most:
+        raise Refusal(
+            f"--resume: one process goes on from step {least}, another from step {most}: a "
+            "checkpoint is damaged, or not the same on all machines; take it away and --resume"
+        )
 
 
 class RunFiles(pl.Callback):

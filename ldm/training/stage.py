@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import cached_property
 from typing import Any, cast
 
 import lightning.pytorch as pl
@@ -65,6 +66,12 @@ class Stage(pl.LightningModule):
     def beside(self) -> list[nn.Module]:
         """Frozen networks of the loss that are no part of the module."""
         return []
+
+    @cached_property
+    def drops(self) -> bool:
+        """Whether the network has dropout."""
+        layers = (layer for layer in self.net.modules() if isinstance(layer, nn.Dropout))
+        return any(layer.p > 0 for layer in layers)
 
     @property
     def few(self) -> int:
@@ -152,6 +159,9 @@ class Stage(pl.LightningModule):
         self.readings["train/lr"] = rate = self.learning_rate_now
         for group in first.param_groups:
             group["lr"] = rate
+        if self.drops:  # layers draw from PyTorch's own generators
+            place = self.global_step, self.slot(batch_idx)[0]
+            torch.manual_seed(randomness.seed_of(self.config.seed, "dropout", *place))
 
     def ends_step(self, batch_idx: int) -> bool:
         """Whether a micro-batch is the last of its step."""

@@ -1,11 +1,13 @@
 """The Trainer of a run: Lightning's, with our defaults, callbacks and loggers."""
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy
+from torch.nn.parallel import DistributedDataParallel
 
 from ldm.config import RunConfig, TrainerConfig
 from ldm.errors import Refusal
@@ -18,6 +20,10 @@ from ldm.training.partners import Partners
 from ldm.training.saving import AtomicIO, Checkpoints, RunFiles, Snapshots, StopSignals
 from ldm.training.stage import Stage
 from ldm.training.watching import DiscriminatorBalance, Throughput
+
+# DDP's switch for it, by its name in this PyTorch
+_KNOWN = inspect.signature(DistributedDataParallel).parameters
+_EACH_STEP = next(name for name in ("forward_sync_buffers", "broadcast_buffers") if name in _KNOWN)
 
 
 def build_trainer(
@@ -95,7 +101,7 @@ def _lightning(arguments: dict[str, Any]) -> pl.Trainer:
         raise Refusal(f"trainer: Lightning refuses these settings: {why}") from None
     if isinstance(trainer.strategy, DDPStrategy):
         # what buffers there are is measured by all ranks together: none is sent in every step
-        trainer.strategy._ddp_kwargs.setdefault("broadcast_buffers", False)
+        trainer.strategy._ddp_kwargs.setdefault(_EACH_STEP, False)
     return trainer
 
 

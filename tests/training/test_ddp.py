@@ -12,6 +12,8 @@ from processes import children, ended, port, start, wait_for
 
 pytestmark = pytest.mark.ddp
 VQ = "network={name: VQModel, channels: [8, 16], latent_channels: 2, codes: 16, patience: 3}"
+DROPOUT = "network={channels: [8, 16], layers: 1, dropout: 0.3, checkpointing: true}"
+FIGURES = "evaluate={every: 20, count: 40, features: digits}"
 GAN = "discriminator={weight: 0.5, warmup: 3, channels: 8, layers: 1}"
 
 
@@ -27,6 +29,7 @@ def trained(kind, output, *more):
     [
         pytest.param("pixel", ("trainer.max_steps=20", "sample.count=5"), id="pixel"),
         pytest.param("pixel", ("trainer.max_steps=20", "task=Inpaint"), id="inpaint"),
+        pytest.param("pixel", ("trainer.max_steps=20", DROPOUT, FIGURES), id="dropout"),
         pytest.param(
             "jets", ("trainer.max_steps=20", "sample.every=0", "sample.count=5"), id="jets"
         ),

@@ -46,12 +46,15 @@ class RunFigures(EverySteps[AnyStage]):
         warn_of_rank(self.count, self.judge.features.dim)
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """The real side, before the first step: what is missing is known in the first minute."""
+        """The real side, before the first step, by all ranks together.
+
+        So what is missing is known in the first minute, and no rank waits for one that computes.
+        """
         used, workers = self.judge.features, self.run.data.workers
         used.to(str(module.device))
-        if trainer.is_global_zero:
-            real = cached_reference(self.data, used, self.what, workers=workers)
-            self.judge = replace(self.judge, real=real)
+        ranks = Ranks.of_training(module)
+        real = cached_reference(self.data, used, self.what, workers=workers, ranks=ranks)
+        self.judge = replace(self.judge, real=real)
 
     def show(self, trainer: pl.Trainer, module: AnyStage) -> None:
         with module.evaluating():
