@@ -6,7 +6,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from ldm.demo.base import Click, Kind, Session, Shown
+from ldm.demo.base import Click, Kind, Session, Shown, Site
 from ldm.demo.limits import JETS, Limits
 from ldm.demo.live import Done
 from ldm.points.plots import paths, scatter
@@ -50,10 +50,7 @@ class PointKind(Kind):
     modality = "points"
     most, first = JETS, 400
     heading = "Their paths"
-    legend = (
-        "The ways of the first points from noise (hollow) to where they end (full), over all "
-        "points of the last click in grey."
-    )
+    key = "points"  # the control is hidden: there is nothing to ask beside the class
 
     def about(self, model: Model) -> str:
         return f"points of {model.space.shape[0]} columns"
@@ -62,6 +59,20 @@ class PointKind(Kind):
         import gradio as gr
 
         return gr.Textbox(visible=False)
+
+    def checked(self, site: Site, text: str) -> str:
+        return ""
+
+    def details(self) -> Any:
+        import gradio as gr
+
+        return gr.Image(show_label=False, interactive=False, format="png", elem_id="more")
+
+    def legend(self, site: Site) -> str:
+        return (
+            "The ways of the first points from noise (hollow) to where they end (full), over all "
+            "points of the last click in grey."
+        )
 
     def session(self, click: Click) -> PointSession:
         return PointSession(click)

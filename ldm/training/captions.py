@@ -1,18 +1,17 @@
 """Encode a run's captions once, all ranks together, and keep them on the disk."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ldm.errors import say
 from ldm.networks.captions import CaptionStore, blocks_of, write_block
 from ldm.networks.text import TextEncoder
 from ldm.system import threads
+from ldm.system.progress import Bar
 from ldm.training.data import data_of
 from ldm.training.ranks import announce
 
@@ -44,9 +43,9 @@ def _write(
     blocks: Sequence[Sequence[str]], folder: Path, text: TextEncoder, trainer: pl.Trainer
 ) -> None:
     """This rank's share; where the disk is full, captions are encoded as they come."""
-    pause, hidden = 0.1 if sys.stderr.isatty() else 10, trainer.global_rank > 0 or not blocks
+    hidden = trainer.global_rank > 0 or not blocks
     total = sum(map(len, blocks))
-    with tqdm(total=total, desc="captions", disable=hidden, mininterval=pause) as bar:
+    with Bar("captions", total, "captions", disable=hidden) as bar:
         for block in blocks:
             states = encoded(text, block, trainer.strategy.root_device, bar)
             try:
@@ -56,7 +55,7 @@ def _write(
 
 
 def encoded(
-    text: TextEncoder, captions: Sequence[str], device: torch.device, bar: tqdm
+    text: TextEncoder, captions: Sequence[str], device: torch.device, bar: Bar
 ) -> list[Tensor]:
     """Each caption's states; in batches of equal length, as near as can be."""
     order = sorted(range(len(captions)), key=lambda i: len(captions[i]))
