@@ -37,7 +37,9 @@ class PointSession(Session):
         how = self.job.settings.describe()
         status = f"**Done** in {done.seconds:.1f} s: {len(self.job.seeds)} points, by {how}"
         command = self.click.command()
-        made = Shown(self.drawn(done.value), status, samples=done.value, command=command)
+        drawn = self.drawn(done.value)
+        each = [(drawn, f"{len(done.value)} points")]
+        made = Shown(drawn, status, gallery=each, samples=done.value, command=command)
         yield made
         few = self.job.rows(range(min(FEW, len(self.job.seeds))))
         made.more = paths(ways(few), done.value, space_of(self.job.model).columns)
