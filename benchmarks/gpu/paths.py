@@ -82,7 +82,9 @@ def train_paths(place: Place, compiled: bool) -> None:
     stage1, how = stage1_of(place), "compiled" if compiled else "eager"
     counters = torch._dynamo.utils.counters
     for name, kind, more in paths(stage1):
-        if (compiled and name not in COMPILED) or (not place.gpu and name not in REHEARSED):
+        if (compiled and name not in COMPILED) or (
+            not place.gpu and name not in REHEARSED[compiled]
+        ):
             continue
         sampled = [] if kind == "autoencoder" else ["sample.every=3", "sample.count=4"]
         given = [*SHORT, *sampled, *more, f"trainer.compile={str(compiled).lower()}"]
