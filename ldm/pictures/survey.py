@@ -33,7 +33,7 @@ def readable(files: Files, pictures: np.ndarray) -> np.ndarray:
 def measured_range(paths: list[Path]) -> Range | None:
     """From the smallest to the largest finite value of all pictures whose type has no range."""
     found: list[Range | None] = []
-    for path in shown(paths, "data: range of", unit="pictures"):
+    for path in shown(paths, "data: range of values", unit="pictures"):
         try:
             found.append(finite_range(path))
         except Unreadable:
