@@ -259,18 +259,3 @@ def _constituents(axes: Axes, cloud: Tensor) -> None:
     )
     ends, ticks = (-0.4, 0.4), (-0.3, 0, 0.3)
     axes.set(xlim=ends, ylim=ends, xticks=ticks, yticks=ticks, aspect="equal")
-
-
-@styled()
-def distributions(cloud: Cloud) -> Image.Image:
-    """Each quantity of one sample as a density, with nothing beside it."""
-    found = values(cloud)
-    shown = {k: q for k, q in quantities(cloud.mask.shape[1]).items() if k in found}
-    figure, axes = sheet(f"{len(cloud.mask):,} generated jets", 2, 4, (11, 5.4))
-    for ax, (key, quantity) in zip(axes.ravel(), shown.items(), strict=False):
-        _density(ax, found[key], quantity, color=GENERATED, alpha=0.6, fill=True)
-        _scales(ax, quantity)
-        ax.set_xlabel(quantity.name)
-    for ax in axes.ravel()[len(shown) :]:
-        ax.set_axis_off()
-    return picture(figure)

@@ -134,16 +134,15 @@ def portrait(jet: Tensor, title: str) -> Image.Image:
     return picture(figure)
 
 
-@styled()
 def compared(generated: Spectra, real: Spectra | None) -> list[Image.Image]:
     """A histogram of each quantity: real jets in grey where there are any, generated ones over."""
     shown = quantities(generated.constituents)
-    return [
-        _histogram(key, shown[key], generated, real) for key in generated.counts if key in shown
-    ]
+    return [histogram(key, shown[key], generated, real) for key in generated.counts if key in shown]
 
 
-def _histogram(key: str, of: Quantity, generated: Spectra, real: Spectra | None) -> Image.Image:
+@styled()
+def histogram(key: str, of: Quantity, generated: Spectra, real: Spectra | None) -> Image.Image:
+    """One quantity, with generated / real below where there are real jets."""
     behind = real if real is not None and key in real.counts else None
     rows: dict[str, Any] = {"height_ratios": (3, 1)} if behind is not None else {}
     figure, axes = sheet(TITLES[key], 1 + len(rows), 1, (4.6, 3.8), sharex=True, **rows)

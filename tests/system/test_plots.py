@@ -14,6 +14,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ldm.jets.metrics import Cloud
+from ldm.jets.plots import quantities
+from ldm.jets.spectra import Spectra
 from ldm.metrics.words import in_words
 from ldm.system.plots import DPI, STYLE, WIDTH, floor_line, picture, plain_ticks, say, sheet, styled
 
@@ -53,7 +55,8 @@ DRAWN = {  # every function that draws a sheet, and what it is given
     "ldm.jets.plots.jet_images": (cloud(0), cloud(1)),
     "ldm.jets.plots.reverse_process": ([cloud(0).features] * 2, MASK, (1.0, 0.0)),
     "ldm.jets.plots.jets": (cloud(0).features[:3], MASK[:3], ["seed 0", "seed 1", "seed 2"]),
-    "ldm.jets.plots.distributions": (cloud(0),),
+    "ldm.jets.spectra.portrait": (cloud(0).features[0][MASK[0]], "gluon, seed 0"),
+    "ldm.jets.spectra.histogram": ("phi", quantities(6)["phi"], *[Spectra.of(cloud(0))] * 2),
     "ldm.points.plots.scatter": (PLANE, ("x", "y"), ["a", "b"] * 10),
     "ldm.points.plots.samples_over_data": (PLANE, PLANE + 0.01, ("x", "y")),
     "ldm.points.plots.fields": ((field, field), (0.1, 0.5), [PLANE, PLANE], "Two fields"),
