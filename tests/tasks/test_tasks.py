@@ -13,7 +13,7 @@ from PIL import Image
 
 import ldm.tasks
 from ldm.demo.edits import Wanted, change
-from ldm.demo.limits import Limits
+from ldm.demo.limits import Asked, Limits
 from ldm.diffusion.solvers import DDIM
 from ldm.errors import Refusal
 from ldm.pictures.images import Digits
@@ -109,7 +109,7 @@ def test_a_sixth_task_is_a_class_and_a_line(
     assert "| `mirror` | makes a picture its own mirror image |" in tasks_table()
     wanted = Wanted(pictures(1)[0], [], "mirror", options={"reach": 0.8})
     model = restore(request.getfixturevalue(run_of))
-    *_, last = change(model, Limits(), wanted, ("DDIM", 3, 1.0, 0, 2))
+    *_, last = change(model, Limits(), wanted, Asked("DDIM", 3, 1.0, 0, 2))
     assert "Done" in last.status and torch.equal(last.samples, last.samples.flip(-1))
 
 
