@@ -26,7 +26,8 @@ from ldm.training.run import train_run
 
 EVERY = [getattr(solvers, name) for name in solvers.__all__]
 EVERY = [kind for kind in EVERY if dataclasses.is_dataclass(kind) and hasattr(kind, "step")]
-OWN = [kind() for kind in EVERY if kind not in (Diffusers, solvers.AdaptiveODE, solvers.Counted)]
+OTHER = (Diffusers, solvers.AdaptiveODE, solvers.Counted, solvers.Consistency)  # the last: students
+OWN = [kind() for kind in EVERY if kind not in OTHER]
 FOREIGN = ("DEIS", "DPMSolverMultistep", "DPMSolverSinglestep", "Euler", "LMS", "UniPC")
 MORE = [
     solvers.DDIM(0.5),
