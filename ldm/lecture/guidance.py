@@ -69,7 +69,7 @@ def draw(*, broken: bool = False, size: float = 1.0) -> Made:
 def drawn(
     made: dict[float, Tensor], numbers: dict[str, dict[float, dict[str, float]]]
 ) -> Image.Image:
-    """Samples by scale, and what is told of them."""
+    """Samples by guidance scale, with the spread and the share of the class."""
     size = 2 * len(made)
     figure, axes = sheet("Guidance: sharper, and less varied", 2, len(made), (1.6 * size, 6.4))
     whole, classes = laws()
@@ -89,7 +89,7 @@ def drawn(
             found = numbers[part]
             label = name + (", above t = 0.5" if mark == "x--" else "")
             colour = "#0072b2" if key == "sure" else "#d55e00"
-            values = [told[key] for told in found.values()]
+            values = [each[key] for each in found.values()]
             below.plot([*found], values, mark, color=colour, label=label)
     say(below, "scale of guidance", "share; ratio", ylim=(0, None))
     below.legend(fontsize=8)

@@ -19,9 +19,8 @@ CAPTION = (
     "coincide. Dots: the lecture's loss of eps over sigma^2, less the same: the same loss before!"
 )
 BROKEN = (
-    "The target is another eps than the one inside x_t. Nothing of it can be predicted, so the "
-    "least loss is at factor 0, the score of nothing: training runs, the loss falls to its floor, "
-    "and the network learns to say 0."
+    "The target is new noise, not the eps inside x_t. It cannot be predicted, so the loss is least "
+    "at factor 0: training runs, the loss falls to its floor, and the network learns to answer 0."
 )
 
 

@@ -12,7 +12,12 @@ TOPICS = (
     Topic(7, "sde-ode", "Reverse SDE and probability flow", "the SDE with the ODE's drift"),
     Topic(8, "ddim", "DDIM: eta and few steps", "noise is added, and none taken out for it"),
     Topic(9, "orders", "The order of every solver", "x0_hat is clipped"),
-    Topic(10, "matching", "Denoising score matching is the same loss", "another eps than x_t's"),
+    Topic(
+        10,
+        "matching",
+        "Denoising score matching is the same loss",
+        "the target is new noise",
+    ),
     Topic(11, "likelihood", "Likelihood: exact, and by Hutchinson", "without the divergence"),
     Topic(12, "guidance", "Guidance: sharper, and less varied", "a scale of 12"),
     Topic(15, "posteriors", "De-noising and in-painting against the posterior", "by the ODE"),

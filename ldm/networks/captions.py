@@ -89,7 +89,7 @@ class CaptionStore:
         self.places = np.concatenate([np.zeros((0, 3), np.int64), *places])[order]
 
     def _of(self, path: Path) -> list[tuple[np.ndarray, np.ndarray]]:
-        """The keys (n, 16) and places (n, 3) of a file; none of a damaged one, which is told."""
+        """The keys (n, 16) and places (n, 3) of a file; of a damaged one none, and a warning."""
         try:
             file = safe_open(path, "pt").__enter__()  # open as long as this is
             keys, offsets = file.get_tensor("keys").numpy(), file.get_tensor("offsets").numpy()
