@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -19,6 +20,10 @@ if os.environ.get(
         sys.path.insert(0, elsewhere)
         sys.modules.pop("sitecustomize", None)
         import sitecustomize  # noqa: F401
+
+# A shell starts what it puts in the background with Ctrl-C ignored, and every process below inherits
+# that: scripts that tests interrupt would go on.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 os.environ.setdefault("WANDB_SILENT", "true")
 os.environ["WANDB_MODE"] = "offline"
