@@ -113,23 +113,24 @@ def main_table(model: Model, settings: SampleConfig, args: argparse.Namespace, j
 
 
 # -- solvers ---------------------------------------------------------------------------------------
-def plan(settings: SampleConfig) -> list[tuple[str, SampleConfig]]:
+def plan(settings: SampleConfig, args: argparse.Namespace) -> list[tuple[str, SampleConfig]]:
     """Each solver at each budget of evaluations; Heun takes two a step, the adaptive one what its
     tolerance needs.
     """
     rows = [
         ("adaptive ODE", replace(settings, solver=AdaptiveODE(rtol=e, atol=e), steps=1))
-        for e in TOLERANCES
+        for e in args.tolerances
     ]
-    for budget in BUDGETS:
-        for name, solver in FIXED.items():
+    for budget in args.budgets:
+        for name in args.only:
+            solver = FIXED[name]
             rows.append(
                 (
                     name,
                     replace(
                         settings,
                         solver=solver,
-                        steps=budget // 2 if isinstance(solver, Heun) else budget,
+                        steps=(budget + 1) // 2 if isinstance(solver, Heun) else budget,
                     ),
                 )
             )
@@ -145,7 +146,7 @@ def solver_table(
     floor, rows = measure(real, cloud(valid), args.clip), []
     settings, began = replace(settings, batch_size=args.batch_size or len(few)), time.perf_counter()
     exact = None  # the flow's own jets for these seeds: the first row's, of the tightest tolerance
-    for name, chosen in plan(settings):
+    for name, chosen in plan(settings, args):
         calls[0], start = 0, time.process_time()  # the processor's time: others share the machine
         generated, _ = generate_like(model, chosen, few, args.seed)
         seconds = time.process_time() - start
@@ -249,6 +250,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, default=Path("evaluations/jets"))
     parser.add_argument("--solvers", action="store_true", help="compare solvers")
+    text = "of --solvers: evaluations, tolerances of the adaptive solver (the tightest first: the "
+    parser.add_argument("--budgets", type=int, nargs="+", default=BUDGETS, help=text + "flow)")
+    parser.add_argument("--tolerances", type=float, nargs="+", default=TOLERANCES)
+    parser.add_argument("--only", nargs="+", choices=FIXED, default=[*FIXED])
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.output.mkdir(parents=True, exist_ok=True)

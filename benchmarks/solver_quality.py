@@ -4,8 +4,9 @@ plot, JSON.
 python -m benchmarks.solver_quality --checkpoint checkpoints/fashion-latent --data-root DIR --output runs/solvers
 
 Each solver takes as many steps as fit into 10, 20, 50 evaluations of the network (Heun needs two a
-step); DDPM takes 1000. Guidance 1, so that an evaluation is one call. What is done already is read
-back from the JSON and not done again.
+step); DDPM takes 1000. Guidance 1, so that an evaluation is one call; with --guidance W it is a
+pair, in one batch. What is done already is read back from the JSON and not done again; `seconds`
+are the processor's.
 """
 
 import argparse
@@ -43,11 +44,16 @@ from ldm.system.plots import floor_line, picture, plain_ticks, say, sheet, style
 SOLVERS = {
     "DDIM": DDIM(),
     "Heun": Heun(),
+    "Heun in the angle": Heun("angle"),
     "DPM++2M": DPMpp2M(),
     "DPM++3M": DPMpp3M(),
     "DPM++2M-SDE": DPMpp2MSDE(),
     "Euler-Maruyama": EulerMaruyama(),
 }
+
+
+SAME = ("solver", "steps", "count", "guidance", "seed")  # what makes two rows one
+METRICS = ("fd", "kd", "precision", "recall", "class_share")
 
 
 @dataclass
@@ -75,15 +81,16 @@ def steps_within(solver: Solver, model: Model, budget: int) -> int:
 
 
 def measure(
-    model: Model, name: str, solver: Solver, steps: int, count: int, batch: int, judge: Judge
+    model: Model, job: dict[str, Any], solver: Solver, batch: int, judge: Judge
 ) -> dict[str, Any]:
-    settings = SampleConfig(solver=solver, steps=steps, batch_size=batch)
-    began = time.perf_counter()
-    figures = evaluate(model, settings, range(count), judge)
-    seconds = time.perf_counter() - began
+    guidance = job.get("guidance", 1.0)
+    settings = SampleConfig(solver, job["steps"], guidance=guidance, batch_size=batch)
+    began, seed = time.process_time(), job.get("seed", 0)
+    figures = evaluate(model, settings, range(seed, seed + job["count"]), judge, quiet=True)
+    seconds = time.process_time() - began
     values = {key: {"value": f.value, "std": f.std, "floor": f.floor} for key, f in figures.items()}
-    row = {"solver": name, "steps": steps, "evaluations": evaluations(solver, model, steps)}
-    return row | {"count": count, "seconds": seconds, "figures": values}
+    row = job | {"evaluations": evaluations(solver, model, job["steps"])}
+    return row | {"seconds": seconds, "figures": values}
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
@@ -140,6 +147,9 @@ def main() -> None:
     parser.add_argument("--data-root")
     parser.add_argument("--features", default="auto")
     parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--guidance", type=float, default=1.0)
+    parser.add_argument("--seed", type=int, default=0, help="of the first sample")
+    parser.add_argument("--solvers", nargs="+", choices=SOLVERS, default=[*SOLVERS])
     parser.add_argument("--evaluations", type=int, nargs="+", default=[10, 20, 50])
     parser.add_argument("--ddpm", type=int, default=1000, metavar="STEPS", help="0: leave it out")
     parser.add_argument("--batch-size", type=int, default=250)
@@ -161,18 +171,19 @@ def main() -> None:
         (n, s, steps_within(s, model, budget))
         for budget in args.evaluations
         for n, s in SOLVERS.items()
+        if n in args.solvers
     ]
     jobs += [("DDPM", DDPM(), args.ddpm)] if args.ddpm else []
     rows = json.loads(log.read_text()) if log.exists() else []
+    more = {"guidance": args.guidance} if args.guidance != 1 else {}
+    more |= {"seed": args.seed} if args.seed else {}
     for name, solver, steps in jobs:
-        if any(
-            (row["solver"], row["steps"], row["count"]) == (name, steps, args.count) for row in rows
-        ):
+        job = {"solver": name, "steps": steps, "count": args.count} | more
+        if any({key: row[key] for key in SAME if key in row} == job for row in rows):
             continue
         print(f"{name}, {steps} steps", flush=True)
-        rows.append(
-            measure(model, name, solver, steps, args.count, args.batch_size, Judge(features, real))
-        )
+        judge = Judge(features, real, METRICS)
+        rows.append(measure(model, job, solver, args.batch_size, judge))
         log.write_text(json.dumps(rows, indent=1) + "\n")
     text = markdown(rows)
     (args.output / "solver_quality.md").write_text(text + "\n")

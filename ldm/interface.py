@@ -55,6 +55,7 @@ class How(TypedDict, total=False):
     guidance: float
     interval: Sequence[float]
     rescale: float
+    guide: str | Mapping[str, str]
     batch_size: int
 
 

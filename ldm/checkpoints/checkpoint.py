@@ -28,7 +28,7 @@ from ldm.errors import Refusal
 from ldm.system.files import atomic_write
 
 VERSION = 1
-# keys of a checkpoint's `ldm`; `text` besides, with captions
+# keys of a checkpoint's `ldm`; `text` besides, with captions, `guide` where it holds one
 META: dict[str, tuple[type, ...]] = {
     "version": (int,),
     "stage": (str,),

@@ -14,6 +14,7 @@ from ldm.config.runs import (
 from ldm.config.sections import (
     Discriminator,
     Evaluate,
+    Guide,
     LoggerConfig,
     Optim,
     SampleConfig,
@@ -32,6 +33,7 @@ __all__ = [
     "DiffusionConfig",
     "Discriminator",
     "Evaluate",
+    "Guide",
     "LoggerConfig",
     "Optim",
     "RunConfig",

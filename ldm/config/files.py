@@ -42,7 +42,10 @@ def _expect_pairs(overrides: Sequence[str]) -> None:
             )
 
 
-PATHS = ("output", "data.root", "space.autoencoder", "text.model", "evaluate.features")
+PATHS = (
+    *("output", "data.root", "space.autoencoder", "text.model", "evaluate.features"),
+    "sample.guide.run",
+)
 
 
 def _at_home(raw: dict[str, Any]) -> dict[str, Any]:

@@ -192,6 +192,7 @@ class DiffusionConfig(RunConfig):
         require(self.loss.bounded(self.schedule), f"{undefined}: loss.predict=v")
         why = "a model of a few steps has its guidance inside, loss.guidance"
         require(self.sample.guidance == 1, f"sample.guidance must be 1: {why}")
+        require(not self.sample.guide.chosen, f"sample.guide must be empty: {why}")
         why = "the loss Consistency is for models that generate"
         require(self.task.use is None, f"{why}, not for task {type(self.task).__name__}")
 

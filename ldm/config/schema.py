@@ -92,8 +92,10 @@ def missing(path: Path, more: Iterable[str] = (), besides: str = "") -> str:
 
 
 def _anchor(raw: dict[str, Any], folder: Path) -> None:
-    """A stage 1, or a run to start from, named beside the file that names it, from anywhere."""
-    for node, key in ((raw.get("space"), "autoencoder"), (raw, "init")):
+    """A stage 1, or another run, named beside the file that names it, from anywhere."""
+    sample = raw.get("sample")
+    guide = sample.get("guide") if isinstance(sample, dict) else None
+    for node, key in ((raw.get("space"), "autoencoder"), (raw, "init"), (guide, "run")):
         if isinstance(node, dict) and isinstance(node.get(key), str):
             beside = folder / os.path.expanduser(node[key])
             node[key] = str(beside) if beside.exists() else node[key]

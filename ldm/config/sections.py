@@ -135,6 +135,42 @@ class LoggerConfig:
     )
 
 
+OWN = re.compile(r"raw|ema(:[0-9.e-]+)?")  # weights of a run, where a guide is named in one word
+
+
+@dataclass(frozen=True)
+class Guide:
+    """What samples are guided away from in place of the null condition (Karras et al. 2024).
+
+    run: another run or checkpoint, of the same space and schedule, worse: smaller or trained for
+    less; "inside" is the one that a checkpoint holds of the run that its config named. weights:
+    ema, raw or ema:NUMBER, of that run, or without `run` of the model's own.
+    """
+
+    run: str | None = None
+    weights: str | None = None
+
+    def __post_init__(self) -> None:
+        known = self.weights is None or OWN.fullmatch(self.weights)
+        require(bool(known), f"weights '{self.weights}' is not ema, raw or ema:NUMBER")
+
+    @property
+    def chosen(self) -> bool:
+        """Whether there is one."""
+        return self.run is not None or self.weights is not None
+
+    @property
+    def decay(self) -> float:
+        """Of weights ema:DECAY; NaN of others."""
+        number = (self.weights or "").removeprefix("ema:")
+        return float(number) if re.fullmatch(r"[0-9.]*[0-9]", number) else math.nan
+
+    def describe(self) -> str:
+        """In a few words."""
+        own = f"its {self.weights} weights" if self.run is None else self.run
+        return f"{own} ({self.weights})" if self.run and self.weights else own
+
+
 @dataclass
 class SampleConfig:
     """How samples are made, in training and by default from the checkpoint."""
@@ -144,6 +180,7 @@ class SampleConfig:
     grid: Spacing = "auto"  # of the times: uniform, and trailing for Discrete
     guidance: float = 1.0  # 1: the plain conditional model
     interval: tuple[float, float] = (0.0, 1.0)  # of the times that are guided
+    guide: Guide = field(default_factory=Guide)  # {run: RUN} or {weights: ema:0.9}; none of both
     rescale: float = 0.0  # share of a guided x0_hat that gets the plain one's standard deviation
     every: int = 1000  # steps between grids in training
     count: int = 64
@@ -153,11 +190,13 @@ class SampleConfig:
     def record(self) -> dict[str, Any]:
         """How a sample was made, for the files and records that are kept of it."""
         keys = ("solver", "steps", "grid", "guidance", "interval", "rescale", "batch_size")
-        return {key: value for key, value in to_dict(self).items() if key in keys}
+        kept = (*keys, "guide") if self.guide.chosen else keys
+        return {key: value for key, value in to_dict(self).items() if key in kept}
 
     def describe(self) -> str:
         """The same in a few words."""
-        return f"{type(self.solver).__name__}, {self.steps} steps, guidance {self.guidance:g}"
+        said = f"{type(self.solver).__name__}, {self.steps} steps, guidance {self.guidance:g}"
+        return f"{said} by {self.guide.describe()}" if self.guide.chosen else said
 
     def __post_init__(self) -> None:
         require(self.trajectory >= 0, f"trajectory must be at least 0, got {self.trajectory}")

@@ -92,6 +92,11 @@ class Space(nn.Module, ABC):
         """The frozen autoencoder inside it, if there is one."""
         return None
 
+    @property
+    def units(self) -> tuple[Tensor, Tensor] | None:
+        """Where x = 0 lies in the data or latents, and what x = 1 is there, if that is measured."""
+        return None
+
     def note(self, about: Mapping[str, Any]) -> None:
         """The data's properties beside their shape (`DataSet.about`)."""
 

@@ -24,6 +24,7 @@ from ldm.metrics.reference import Reference, cached_reference
 from ldm.pictures.opening import View
 from ldm.pictures.trained import expect_plain
 from ldm.sampling.generate import generate
+from ldm.sampling.guides import guide_of
 from ldm.sampling.model import Model, recorded_data
 from ldm.sampling.requests import Place
 from ldm.system.batches import as_bytes
@@ -144,6 +145,7 @@ class PictureEvaluation(AgainstPictures):
         self.model = self.request.source.restore(place)
         expect_plain(self.model.purpose, "evaluate.py")
         self.settings = self.request.settings.over(self.model.settings, self.model.schedule)
+        guide_of(self.model, self.settings.guide)  # refused before real pictures are looked at
 
     def make(self, place: Place) -> None:
         seeds, judge = self.request.seeds.listed(self.count), self.judge(place)

@@ -141,7 +141,8 @@ def pipeline_settings(model: Model) -> dict[str, Any]:
         "factor": ours(model).factor,
         "picture": list(getattr(model.space, "autoencoder", model.space).shape),
         "steps": model.settings.steps,
-        "guidance": model.settings.guidance,
+        # a guide is another network, which no pipeline of diffusers has
+        "guidance": 1.0 if model.settings.guide.chosen else model.settings.guidance,
         "prompts": list(model.prompts),
         "length": model.text.length if model.text else 0,
     }

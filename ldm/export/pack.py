@@ -4,6 +4,7 @@ python -m ldm.pack --checkpoint checkpoints/fashion-latent-cpu --output checkpoi
 python sample.py --checkpoint checkpoints/fashion-latent
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +48,16 @@ def contents(
         f"{meta['trained']}.{key}": tensor
         for key, tensor in checkpoint.weights(state, which, source).items()
     }
-    kept |= {key: tensor for key, tensor in state["state_dict"].items() if key.startswith("space.")}
+    beside = ("space.", "guide.")
+    kept |= {key: tensor for key, tensor in state["state_dict"].items() if key.startswith(beside)}
     kept = {key: packed.halve(tensor) for key, tensor in kept.items()}
     found = {key: packed.in_full(tensor) for key, tensor in kept.items()}  # as it will be read
     if inside := meta["autoencoder"]:  # rounded it is another one, with another hash
         digest = hash_of_weights(under(found, "space.autoencoder.").items())
         meta["autoencoder"] = {"config": anonymous(inside["config"]), "hash": digest}
+    if guide := meta.get("guide"):
+        digest = hash_of_weights(under(found, "guide.").items())
+        meta["guide"] = guide | {"config": anonymous(guide["config"]), "hash": digest}
     meta |= {"config": anonymous(meta["config"]), "ema": None}
     meta.pop("wandb_id", None)
     about = {
@@ -75,6 +80,9 @@ def anonymous(config: dict[str, Any]) -> dict[str, Any]:
         Evaluate(),
         {},
     )
+    sample = getattr(run, "sample", None)
+    if sample is not None and sample.guide.run is not None:
+        sample.guide = replace(sample.guide, run="inside")
     if hasattr(run.data, "root"):
         run.data.root = type(run.data).root
     for part, key in (("space", "autoencoder"), ("text", "model")):

@@ -65,6 +65,10 @@ class PointCloudSpace(Space):
         numbers[:, -1] = 1  # until measured: full
         self.register_buffer("numbers", numbers)
 
+    @property
+    def units(self) -> tuple[Tensor, Tensor]:
+        return self.shift, self.scale
+
     def expect_measured(self, where: str) -> None:
         """Refusal if a checkpoint's statistics cannot have been measured."""
         positive = (self.scale > 0).all() and (self.jet_scale > 0).all()

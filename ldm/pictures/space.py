@@ -40,7 +40,8 @@ class Latents(SpaceConfig):
     """Diffuse the latents of a frozen autoencoder, whitened a channel at a time.
 
     `autoencoder`: stage 1's config (trained first when its checkpoint is missing), its run folder,
-    a checkpoint file, or the folder of a diffusers AutoencoderKL.
+    a checkpoint file, or the folder of a diffusers AutoencoderKL. A latent model's checkpoint
+    stands for the stage 1 inside it.
     """
 
     autoencoder: str
@@ -147,6 +148,10 @@ class LatentSpace(PictureSpace):
     @property
     def first_stage(self) -> Autoencoder:
         return self.autoencoder
+
+    @property
+    def units(self) -> tuple[Tensor, Tensor]:
+        return self.mean, self.std
 
     def expect_measured(self, where: str) -> None:
         if not (self.std > 0).all():

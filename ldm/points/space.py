@@ -50,6 +50,10 @@ class PlainSpace(Space):
         if isinstance(names, list) and len(names) == self.shape[0]:
             self.columns = [printable(name)[:60] for name in names]
 
+    @property
+    def units(self) -> tuple[Tensor, Tensor]:
+        return self.shift, self.scale
+
     def expect_measured(self, where: str) -> None:
         """Refusal if a checkpoint's statistics cannot have been measured."""
         if not (self.scale > 0).all() or not torch.cat([self.shift, self.scale]).isfinite().all():

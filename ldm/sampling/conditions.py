@@ -9,7 +9,8 @@ from torch import Tensor
 from ldm.config import SampleConfig
 from ldm.diffusion.schedules import expand
 from ldm.diffusion.space import Extras
-from ldm.diffusion.tasks import Guided, cfg
+from ldm.diffusion.tasks import Guided, autoguided, cfg
+from ldm.sampling.guides import guide_of
 from ldm.sampling.model import Model
 
 KEPT = ("mask", "concat")  # of what a denoiser is given, what guidance never leaves out
@@ -64,7 +65,10 @@ def completed(model: Model, seeds: Sequence[int], condition: Condition) -> Condi
 
 
 def bind(model: Model, settings: SampleConfig, condition: Condition, count: int) -> Guided:
-    """The denoiser of `count` samples, guided from the null condition to theirs."""
+    """The denoiser of `count` samples, guided from the null condition to theirs.
+
+    Or from the guide that the settings name, under as much of the condition as it takes.
+    """
     cond = condition.tensors(model, count)
     chosen = (bool(model.classes) and condition.labels is not None) or condition.prompts is not None
     rows = torch.ones(count, dtype=torch.bool, device=model.device)
@@ -74,7 +78,11 @@ def bind(model: Model, settings: SampleConfig, condition: Condition, count: int)
         else None
     )
     low, high = settings.interval
-    return cfg(model.denoiser, cond, null, settings.guidance, (low, high), settings.rescale)
+    free = cfg(model.denoiser, cond, null, settings.guidance, (low, high), settings.rescale)
+    if (guide := guide_of(model, settings.guide)) is None:
+        return free
+    taken = {key: value for key, value in cond.items() if key not in guide.lacks}
+    return autoguided(free, guide.denoiser, taken)
 
 
 def without(cond: dict[str, Tensor], rows: Tensor, classes: int) -> dict[str, Tensor]:

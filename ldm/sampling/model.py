@@ -15,7 +15,7 @@ from torch import nn
 from ldm.checkpoints import checkpoint
 from ldm.checkpoints.safe import malformed
 from ldm.checkpoints.weights import build_fitting, hash_of_weights, under
-from ldm.config import AnyData, AutoencoderConfig, DiffusionConfig, SampleConfig, of_stage
+from ldm.config import AnyData, AutoencoderConfig, DiffusionConfig, Guide, SampleConfig, of_stage
 from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.schedules import Schedule
 from ldm.diffusion.space import Shape, Space
@@ -24,6 +24,7 @@ from ldm.networks.autoencoder import Autoencoder
 from ldm.networks.text import TextEncoder
 from ldm.pictures.opening import View
 from ldm.pictures.trained import Generate, Purpose
+from ldm.sampling.worse import INSIDE, Worse, guides_inside
 from ldm.system import threads
 from ldm.system.data import DataConfig
 
@@ -43,6 +44,9 @@ class Model:
     prompts: tuple[str, ...] = ()  # captions of held-out pictures, for samples that are given none
     purpose: Purpose = field(default_factory=Generate)  # what it is trained for
     view: View | None = None  # how pictures are read, of a model of pictures
+    features: int = 0  # of each sample that its network is given, beside class and caption
+    file: Path | None = None  # the checkpoint that it is of
+    guides: dict[Guide, Worse] = field(default_factory=dict)  # those that are loaded
 
     @property
     def device(self) -> torch.device:
@@ -118,6 +122,7 @@ def restored(state: dict[str, Any], file: Path, weights: str = "ema", device: st
     config, classes = of_stage(DiffusionConfig, meta["config"], where), class_names(meta, file)
     shape = data_shape(meta, config.data, file)
     space = _restored_space(state, config, shape, len(classes), file)
+    guides = guides_inside(state, (space.shape, config.schedule), file, device)
     about = meta.get("text") or {}
     text = load_text(config, about.get("hash"), where, download=False)
     net = build_fitting(
@@ -126,16 +131,22 @@ def restored(state: dict[str, Any], file: Path, weights: str = "ema", device: st
         where,
     )
     denoiser = Denoiser(net, config.schedule, config.loss).eval().requires_grad_(False).to(device)
+    settings = config.sample
+    if settings.guide.run is not None:  # a name in a stranger's file is not looked for
+        settings = dataclasses.replace(settings, guide=INSIDE)
     return Model(
         denoiser,
         space.eval().to(device),
         classes,
-        config.sample,
+        settings,
         step=state["global_step"],
         text=text,
         prompts=tuple(map(str, about.get("prompts", ()))),
         purpose=config.task,
         view=View.of(shape, meta.get("view"), where) if space.modality == "pictures" else None,
+        features=config.network.features,
+        file=file,
+        guides=guides,
     )
 
 
@@ -154,10 +165,15 @@ def _restored_space(
     space = build_fitting(build, under(state["state_dict"], "space."), where)
     space.expect_measured(where)
     space.note(meta.get("view") or {})
-    if inside and (space.first_stage is None or fingerprint(space.first_stage) != inside["hash"]):
+    expect_hash(space.first_stage, inside, file)
+    return space
+
+
+def expect_hash(stage1: nn.Module | None, inside: dict[str, Any] | None, file: Path) -> None:
+    """Refusal unless the stage 1 inside a checkpoint is the one of the hash kept with it."""
+    if inside and (stage1 is None or fingerprint(stage1) != inside["hash"]):
         what = f"the autoencoder inside {file} is not the one it was trained with"
         raise Refusal(f"checkpoint: {what}; the file is damaged")
-    return space
 
 
 def fingerprint(module: nn.Module) -> str:
@@ -215,16 +231,22 @@ def load_text(
 def load_autoencoder(
     path: Path, which: str = "ema"
 ) -> tuple[Autoencoder, AutoencoderConfig, dict[str, Any]]:
-    """Stage 1 of a checkpoint, averaged weights where there are any, or `raw`; and its metadata."""
+    """Stage 1 of a checkpoint, averaged weights where there are any, or `raw`; and its metadata.
+
+    Of a latent model's checkpoint, the stage 1 inside it, checked against its hash.
+    """
     state = checkpoint.read_checkpoint(path)
-    checkpoint.expect_stage(state, "autoencoder", path)
+    if (inside := state["ldm"]["autoencoder"]) is None:
+        checkpoint.expect_stage(state, "autoencoder", path)
     with malformed(path):
         meta = state["ldm"]
-        config = of_stage(AutoencoderConfig, meta["config"], str(path))
+        config = of_stage(AutoencoderConfig, (inside or meta)["config"], str(path))
         shape = data_shape(meta, config.data, path)
-        found = checkpoint.weights(state, which, path)
+        within = under(state["state_dict"], "space.autoencoder.")
+        found = within if inside else checkpoint.weights(state, which, path)
         build = lambda: config.network.build(shape)  # noqa: E731
         autoencoder = build_fitting(build, found, str(path))
+        expect_hash(autoencoder, inside, path)
         class_names(meta, path)
         return autoencoder.eval(), config, meta
 

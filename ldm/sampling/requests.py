@@ -80,7 +80,9 @@ class Source:
     def record(self, model: Model) -> dict[str, Any]:
         """The model's part of settings.json."""
         file = str(find_checkpoint(self.checkpoint))
-        return {"checkpoint": file, "step": model.step, "weights": self.weights}
+        guides = {which.describe(): guide.hash for which, guide in model.guides.items()}
+        made = {"checkpoint": file, "step": model.step, "weights": self.weights}
+        return made | ({"guides": guides} if guides else {})
 
     def describe(self, model: Model) -> str:
         """The model in a few words."""

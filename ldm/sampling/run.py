@@ -8,6 +8,7 @@ from ldm.errors import Refusal, say
 from ldm.pictures.trained import expect_plain
 from ldm.sampling.folder import new_folder
 from ldm.sampling.generate import Job, job_settings
+from ldm.sampling.guides import guide_of
 from ldm.sampling.modalities import MODALITIES
 from ldm.sampling.modality import Samples
 from ldm.sampling.model import Model
@@ -66,6 +67,7 @@ class SampleRequest:
         settings = job_settings(
             self.settings.over(model.settings, model.schedule), len(self.listed)
         )
+        guide_of(model, settings.guide)  # refused before anything is said or written
         condition = self.of(model).condition(model, self.words, self.listed)
         return Job(model, settings, self.listed, condition)
 

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from ldm.config import DiffusionConfig, SampleConfig, from_dict
 from ldm.config.schema import to_dict
+from ldm.config.sections import OWN
 from ldm.diffusion.schedules import Schedule
 from ldm.diffusion.solvers import Solver
 from ldm.errors import Refusal
@@ -18,7 +19,8 @@ from ldm.errors import Refusal
 class Overrides:
     """What is asked for over a checkpoint's own settings; None leaves one as it is.
 
-    A solver is a name or one made in Python; its options are texts key=value or a mapping.
+    A solver is a name or one made in Python; its options are texts key=value or a mapping. A guide
+    is a run, weights of the model's own run (raw, ema, ema:0.9), none, or a mapping of its fields.
     """
 
     solver: str | Solver | None = None
@@ -29,6 +31,7 @@ class Overrides:
     guidance: float | None = None
     interval: Sequence[float] | None = None
     rescale: float | None = None
+    guide: str | Mapping[str, str] | None = None
     batch_size: int | None = None
 
     def over(self, defaults: SampleConfig, schedule: Schedule | None = None) -> SampleConfig:
@@ -40,6 +43,8 @@ class Overrides:
         for key in ("steps", "grid", "guidance", "interval", "rescale", "batch_size"):
             if (value := getattr(self, key)) is not None:
                 plain[key] = value
+        if self.guide is not None:
+            plain["guide"] = guide_named(self.guide)
         if isinstance(self.solver, str):
             if self.solver != plain["solver"]["name"]:
                 plain["solver"] = {"name": self.solver}
@@ -59,6 +64,16 @@ class Overrides:
         whole = from_dict({"name": "sample", "sample": plain, "loss": loss} | law, "sample.py")
         assert isinstance(whole, DiffusionConfig)
         return whole.sample
+
+
+def guide_named(guide: str | Mapping[str, str]) -> dict[str, Any]:
+    """The guide of the settings: {"run": RUN}, or {"weights": ema:0.9}; {} for none."""
+    if isinstance(guide, Mapping):
+        return dict(guide)
+    if not guide.strip():
+        raise Refusal("--guide: it is empty; a run, weights such as ema:0.9, or none")
+    own = {"weights": guide} if OWN.fullmatch(guide) else {"run": guide}
+    return {} if guide == "none" else own
 
 
 def solver_options(pairs: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:

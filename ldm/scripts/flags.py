@@ -53,6 +53,9 @@ def sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--guidance", type=float, metavar="W", help="1: the plain conditional model"
     )
+    text = "guide away from a worse model, not the null condition: a run's folder, or weights of "
+    text += "this run: ema:0.9, raw (none: as without)"
+    parser.add_argument("--guide", type=home, metavar="RUN|W", help=text)
     parser.add_argument(
         "--weights",
         metavar="W",

@@ -30,7 +30,13 @@ if TYPE_CHECKING:
     from ldm.tasks.prior import Prior
 
 TRAINED = "trained"  # the method of a model that was trained for the task
-GUIDED = ("guidance", "interval", "rescale", "batch_size")  # settings of every way to solve one
+GUIDED = (
+    "guidance",
+    "guide",
+    "interval",
+    "rescale",
+    "batch_size",
+)  # settings of every way to solve one
 
 
 @dataclass(frozen=True)
@@ -149,7 +155,8 @@ class Task:
     def record(self, settings: SampleConfig, seed: int) -> dict[str, Any]:
         """How it is solved, for settings.json."""
         how = settings.record()
-        return {"seed": seed} | {key: how[key] for key in (*GUIDED, "solver", "steps", "grid")}
+        kept = (*GUIDED, "solver", "steps", "grid")
+        return {"seed": seed} | {key: how[key] for key in kept if key in how}
 
     # -- inputs -----------------------------------------------------------------------------------
     def view(self, model: Model) -> View:

@@ -55,7 +55,7 @@ class Interpolation(Task):
     def record(self, settings: SampleConfig, seed: int) -> dict[str, Any]:
         how = settings.record()
         solver = {"name": "dopri5", "rtol": TOLERANCE, "atol": TOLERANCE}
-        return {"solver": solver} | {key: how[key] for key in GUIDED}
+        return {"solver": solver} | {key: how[key] for key in GUIDED if key in how}
 
     def joined(self, cases: list[Case]) -> list[Case]:
         import torch

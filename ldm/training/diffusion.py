@@ -1,5 +1,6 @@
 """LightningModule 2: the denoiser, in latent space (stage 2) or on pixels (the baseline)."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -8,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ldm.checkpoints.weights import hash_of_weights, load_strict
+from ldm.checkpoints.weights import hash_of_weights, load_strict, under
 from ldm.config import AutoencoderConfig, DiffusionConfig, schema
-from ldm.diffusion.denoiser import Draw, Teacher
+from ldm.diffusion.denoiser import Denoiser, Draw, Teacher
 from ldm.diffusion.space import Shape
 from ldm.diffusion.tasks import cfg
 from ldm.errors import Refusal, command
@@ -19,7 +20,9 @@ from ldm.networks.text import TextEncoder
 from ldm.pictures.masks import Key
 from ldm.pictures.space import LatentSpace, PictureSpace
 from ldm.sampling.conditions import KEPT, without
+from ldm.sampling.guides import guide_of
 from ldm.sampling.model import Model, build_denoiser
+from ldm.sampling.worse import Worse
 from ldm.system import randomness
 from ldm.system.batches import Batch, stream_places
 from ldm.system.device import send
@@ -81,6 +84,7 @@ class DiffusionModule(Stage):
         self.autoencoder_config = stage1.config if stage1 else None
         self.autoencoder_hash = _hash(autoencoder)
         self.origin = origin
+        self.guide: Worse | None = None  # what panels' samples are guided away from; see `lead`
         if origin:
             self.space.load_state_dict(origin.model.space.state_dict())
             load_strict(self.net, origin.model.denoiser.net.state_dict(), "init")
@@ -90,7 +94,21 @@ class DiffusionModule(Stage):
         """What sampling needs of this module, as it is now."""
         config, step = self.config, self.global_step
         rest = self.text, self.prompts, config.task
-        return Model(self.denoiser, self.space, self.classes, config.sample, step, *rest)
+        features, sample = config.network.features, config.sample
+        model = Model(self.denoiser, self.space, self.classes, sample, step, *rest)
+        guide = self.guide or self.averaged_guide()
+        guides = {} if guide is None else {sample.guide: guide}
+        return replace(model, features=features, guides=guides)
+
+    def averaged_guide(self) -> Worse | None:
+        """Another average of this run as it is now: `sample.guide.weights`, if it is one."""
+        which = self.config.sample.guide
+        if which.run is not None or which.weights is None or self.ema is None:
+            return None
+        net = copy.deepcopy(self.net)
+        net.load_state_dict(net.state_dict() | self.ema.decays[which.decay])
+        frozen = Denoiser(net, self.denoiser.schedule, self.denoiser.loss_config)
+        return Worse(frozen.eval().requires_grad_(False), "of this run")
 
     def once(self) -> list[Tensor]:
         x = next(self.net.parameters()).new_zeros(self.few, *self.space.shape)
@@ -133,6 +151,16 @@ class DiffusionModule(Stage):
             if self.origin is None:  # else the statistics are those that its network knows
                 self.measure()
             self.verify(batch)
+        self.lead()
+
+    def lead(self) -> None:
+        """Load the guide of panels' samples, once what its x means is known. Refusal if it is odd.
+
+        The checkpoint holds it from then on: it is sampled from without another file.
+        """
+        which = self.config.sample.guide
+        if which.run is not None:
+            self.guide = guide_of(replace(self.model(), guides={}), which)
 
     def measure(self) -> None:
         """Measure the space's statistics over the training set, every rank its share."""
@@ -243,12 +271,17 @@ class DiffusionModule(Stage):
         about = {"hash": self.text.hash, "prompts": list(self.prompts)} if self.text else None
         state["ldm"]["text"] = about
         state["ldm"]["init"] = self.origin.hash if self.origin else None
+        if self.guide is not None:
+            state["ldm"]["guide"] = self.guide.about
+            state["state_dict"] |= self.guide.state()
 
     def on_load_checkpoint(self, state: dict[str, Any]) -> None:
         before = (state["ldm"].get("text") or {}).get("hash")
         if self.text is not None and before != self.text.hash:
             here = f"the text encoder is {self.text.hash} here"
             raise Refusal(f"--resume: {here}, the run began with {before}")
+        for key in under(state["state_dict"], "guide."):  # no part of the module
+            del state["state_dict"][f"guide.{key}"]
         super().on_load_checkpoint(state)
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
+from ldm.checkpoints.checkpoint import find_checkpoint
 from ldm.config import AutoencoderConfig, Config, DiffusionConfig, stage1_of
-from ldm.errors import Refusal
+from ldm.errors import Refusal, one_of
 from ldm.system.data import DataSet
 from ldm.training.arithmetic import work
 from ldm.training.autoencoder import AutoencoderModule
@@ -156,6 +157,19 @@ class DiffusionLeg(Leg):
             sample.solver.bind(schedule, schedule.grid(sample.steps, sample.grid))
         except ValueError as error:
             raise Refusal(f"sample: {error}") from None
+        self._expect_guide()
+
+    def _expect_guide(self) -> None:
+        """The guide of panels' samples is there, or is an average that the run keeps."""
+        guide, optim = self.run.sample.guide, self.run.optim
+        if guide.run is not None:
+            find_checkpoint(guide.run)
+        elif guide.chosen:
+            kept = [f"ema:{decay:g}" for decay in optim.ema_more]
+            if not kept:
+                raise Refusal("sample.guide: this run keeps one average; optim.ema_more=[0.9], say")
+            if guide.decay not in optim.ema_more:
+                raise Refusal(f"sample.guide: {one_of('weights', str(guide.weights), kept)}")
 
     def notes(self) -> list[str]:
         guidance, init = self.run.loss.teachers_guidance, self.run.init

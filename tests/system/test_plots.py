@@ -49,6 +49,12 @@ def field(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     return -x * (1 + t)
 
 
+def led(guide: str, weight: float) -> dict:
+    """A row of benchmarks/guidance.py."""
+    figures = {"fd": [3.0 - weight, 0.4], "precision": [0.9, 0.9], "recall": [0.6, 0.9]}
+    return {"guide": guide, "guidance": weight, "count": 10, "steps": 5, "figures": figures}
+
+
 MASK, PLANE, ENDS = cloud(0).mask, cloud(0).features[:, 0, :2], [(0.0, 1.0), (0.0, 2.0)]
 DRAWN = {  # every function that draws a sheet, and what it is given
     "ldm.jets.plots.histograms": (cloud(0), cloud(1, beyond=2.0), ("held-out", "generated")),
@@ -66,6 +72,7 @@ DRAWN = {  # every function that draws a sheet, and what it is given
     "benchmarks.solver_quality.draw": (
         [measured(s, n) for s in ("Heun", "DDPM") for n in (9, 50)],
     ),
+    "benchmarks.guidance.draw": ([led("null condition", w) for w in (1, 2)] + [led("small", 2)],),
     "benchmarks.latent_vs_pixel.draw": ({"latent": side(2.0), "pixel": side(3.0)},),
     "benchmarks.gallery.mass": (cloud(0), cloud(1), (4, 3)),
     "benchmarks.judge_jets.draw": (

@@ -13,7 +13,7 @@ from helpers import (
 
 from ldm.errors import Refusal
 from ldm.sampling.generate import generate
-from ldm.sampling.model import restore
+from ldm.sampling.model import fingerprint, load_autoencoder, restore
 from ldm.training.run import train_run
 
 
@@ -28,6 +28,18 @@ def rewrite(source, target, change):
     change(state)
     torch.save(state, target)
     return target
+
+
+def test_a_latent_model_stands_for_the_stage_1_inside_it(latent_run, stage1, tmp_path):
+    """So another model, a guide say, is trained in the same latents."""
+    autoencoder, config, _ = load_autoencoder(latent_run / "last.ckpt")
+    own, trained_as, _ = load_autoencoder(stage1 / "best.ckpt")
+    assert fingerprint(autoencoder) == fingerprint(own) and config == trained_as
+    state = load(latent_run / "last.ckpt")
+    state["state_dict"]["space.autoencoder.net.encoder.conv_in.bias"] += 1
+    torch.save(state, tmp_path / "changed.ckpt")
+    with pytest.raises(Refusal, match="is not the one it was trained with"):
+        load_autoencoder(tmp_path / "changed.ckpt")
 
 
 def test_untrained_autoencoder_is_refused(stage1, tmp_path):

@@ -135,18 +135,22 @@ class AdaptiveODE(Solver):
         x0_hat = denoise(x_t, t)
         if phi_t <= phi_s:  # t is inside the last piece
             return alpha_s * x0_hat, x0_hat
-        x = self.turn(denoise, x_t / torch.hypot(alpha_t, sigma_t), phi_t, phi_s)
+        first = turning(x_t, x0_hat, alpha_t, sigma_t)
+        x = self.turn(denoise, x_t / torch.hypot(alpha_t, sigma_t), (phi_t, phi_s), first)
         if sigma_s > 0:
             return torch.hypot(alpha_s, sigma_s) * x, x0_hat
         u = time_of(schedule, phi_s)
         x0_hat = denoise(torch.hypot(*schedule(u)) * x, u)
         return alpha_s * x0_hat, x0_hat
 
-    def turn(self, denoise: Denoise, x: Tensor, phi_t: Tensor, phi_s: Tensor) -> Tensor:
-        """X = x / sqrt(alpha^2 + sigma^2) carried from the angle phi_t to phi_s."""
+    def turn(
+        self, denoise: Denoise, x: Tensor, ends: tuple[Tensor, Tensor], first: Tensor
+    ) -> Tensor:
+        """X = x / sqrt(alpha^2 + sigma^2) carried between two angles; `first`: dX/dphi there."""
+        known = [first]  # what the integrator asks for first: not asked of the network again
 
         def rate(t: Tensor, x: Tensor) -> Tensor:
-            return turning_at(denoise, x, t)
+            return known.pop() if known else turning_at(denoise, x, t)
 
         integrator = Integrator(self.rtol, self.atol, self.max_calls, self.method)
-        return integrator.integrate(denoise.schedule, rate, x, (phi_t, phi_s), largest_rms)
+        return integrator.integrate(denoise.schedule, rate, x, ends, largest_rms)

@@ -1,6 +1,6 @@
-"""Classifier-free guidance: a denoiser bound to its condition."""
+"""Guidance: a denoiser bound to its condition, led away from a worse estimate."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,11 +11,15 @@ from ldm.diffusion.schedules import Schedule
 
 @dataclass
 class Guided:
-    """A denoiser bound to its condition, with classifier-free guidance of scale w.
+    """A denoiser bound to its condition, with guidance of scale w.
 
-    x0_hat = x0_null + w (x0_cond - x0_null), on every channel (Ho & Salimans 2022, eq. 6, with
-    w = 1 + their w: 1 is the plain conditional model, 0 the unconditional one). Both come from one
-    call on a doubled batch.
+    Classifier-free: x0_hat = x0_null + w (x0_cond - x0_null), on every channel (Ho & Salimans 2022,
+    eq. 6, with w = 1 + their w: 1 is the plain conditional model, 0 the unconditional one). Both
+    come from one call on a doubled batch.
+
+    Autoguidance, where there is a `guide`, a worse model of the same data bound to a condition of
+    its own: x0_hat = D_guide + w (x0_cond - D_guide), and `null` is not used (Karras et al. 2024,
+    "Guiding a diffusion model with a bad version of itself", eq. 5). w = 1 does not ask the guide.
 
     interval: guided where low <= t <= high alone, elsewhere the plain conditional model, in one
     call (Kynkaanniemi et al. 2024, eq. 6, whose ends are in sigma). rescale: the share phi of
@@ -29,6 +33,7 @@ class Guided:
     scale: float = 1.0
     interval: tuple[float, float] = (0.0, 1.0)
     rescale: float = 0.0
+    guide: "Guided | None" = None
 
     @property
     def schedule(self) -> Schedule:
@@ -41,13 +46,22 @@ class Guided:
 
     def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
         cond = {key: usable(value) for key, value in self.cond.items()}
-        if self.null is None or self.scale == 1 or self.outside(t):
+        alone = self.null is None and self.guide is None
+        if alone or self.scale == 1 or self.outside(t):
             return self.denoiser(x_t, t, **cond)
+        x0_cond, x0_worse = self.pair(x_t, t, cond)
+        x0_hat = torch.lerp(x0_worse, x0_cond, self.scale)
+        return rescaled(x0_hat, x0_cond, self.rescale, self.mask) if self.rescale else x0_hat
+
+    def pair(self, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The estimate under the condition, and the one to be led away from."""
+        if self.guide is not None:
+            return self.denoiser(x_t, t, **cond), self.guide(x_t, t)
+        assert self.null is not None, "guided away from one of the two"
         both = {key: torch.cat([value, self.null[key]]) for key, value in cond.items()}
         times = torch.cat([t, t]) if t.dim() else t
         x0_cond, x0_null = self.denoiser(torch.cat([x_t, x_t]), times, **both).chunk(2)
-        x0_hat = torch.lerp(x0_null, x0_cond, self.scale)
-        return rescaled(x0_hat, x0_cond, self.rescale, self.mask) if self.rescale else x0_hat
+        return x0_cond, x0_null
 
     def outside(self, t: Tensor) -> bool:
         """Whether t, of a solver and so 0-dim, is out of the interval."""
@@ -65,6 +79,16 @@ def cfg(
 ) -> Guided:
     """Bind a condition, and guide away from `null` by `scale` (Ho & Salimans 2022)."""
     return Guided(denoiser, cond, null, scale, interval, rescale)
+
+
+def autoguided(guided: Guided, guide: Denoiser, cond: dict[str, Tensor]) -> Guided:
+    """The same, led away from `guide` under `cond` (Karras et al. 2024); schedules must be equal.
+
+    ValueError where they are not: x_t of another law means another picture.
+    """
+    if guide.schedule != guided.schedule:
+        raise ValueError(f"the guide is of schedule {guide.schedule}, not {guided.schedule}")
+    return replace(guided, null=None, guide=Guided(guide, cond))
 
 
 def usable(value: Tensor) -> Tensor:
