@@ -16,6 +16,8 @@ package imports only with pyarrow < 21 and numpy < 2. What to mind:
 - FPD's intercept and slope are fitted above 0, as jetnet fits them: an FPD of 0 is a limit that was
   met.
 - Coverage and MMD depend on the 100 jets compared; papers that took 1,000 have other numbers.
+- W1 of tau21, tau32 and D2 (`substructure`) is as W1M; the AUC of a classifier (`twosample`) sees
+  all that 22 features of a jet hold, and is 0.5 of real jets.
 - FPND compares with the real JetNet jets of the type `kind`, not with `real`; there are references
   of g, q and t.
 """
@@ -23,44 +25,26 @@ package imports only with pyarrow < 21 and numpy < 2. What to mind:
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from scipy.stats import wasserstein_distance
-from torch import Tensor
 
 from ldm.errors import Refusal, one_of, say
+from ldm.jets import twosample
 from ldm.jets.distances import fpd, kpd
-from ldm.jets.efp import GRAPHS, efps, four_by_four, with_products
 from ldm.jets.emd import cov_mmd
-from ldm.jets.kinematics import jet_kinematics
 from ldm.jets.particlenet import fpnd
+from ldm.jets.sample import Cloud, Sample
 from ldm.metrics.records import thousands
 from ldm.system.progress import shown
 
 Value = tuple[float, float]  # and its error
 COLUMNS = ("eta", "phi", "pt")
 CHEAP = ("w1m", "w1p")  # seconds; the others take minutes on 10,000s of jets
-ALL = (*CHEAP, "w1efp", "fpd", "kpd", "cov_mmd", "fpnd")
-
-
-class Cloud(NamedTuple):
-    """features (N, P, 3) = eta_rel, phi_rel, pt_rel and mask (N, P) of N jets."""
-
-    features: Tensor
-    mask: Tensor
-
-    def clipped(self, angle: float) -> "Cloud":
-        """|eta|, |phi| <= angle, 0 <= pt <= 1, and zeros at padding."""
-        eta, phi, pt = self.features.unbind(-1)
-        cut = torch.stack([eta.clamp(-angle, angle), phi.clamp(-angle, angle), pt.clamp(0, 1)], -1)
-        return Cloud(cut.masked_fill(~self.mask[..., None], 0), self.mask)
-
-    def moved(self, other: "Cloud") -> int:
-        """How many constituents are elsewhere in `other`."""
-        return int((self.mask & (self.features != other.features).any(-1)).sum())
+SUBSTRUCTURE = ("w1tau21", "w1tau32", "w1d2")
+ALL = (*CHEAP, "w1efp", *SUBSTRUCTURE, "fpd", "kpd", "cov_mmd", "auc", "fpnd")
 
 
 def w1(
@@ -100,45 +84,6 @@ def average(batches: np.ndarray) -> Value:
     """Mean over the columns; mean and standard deviation of that over the batches."""
     means = batches.mean(1)
     return float(means.mean()), float(means.std())
-
-
-class Sample:
-    """Jets to be compared, and what several metrics need of them, worked out once."""
-
-    def __init__(self, name: str, cloud: Cloud, clip: float | None = None, quiet: bool = True):
-        self.name, self.quiet = name, quiet
-        self.cloud = checked(name, cloud, clip)
-        self.clipped = checked(name, cloud).moved(self.cloud) if clip else 0
-
-    def __len__(self) -> int:
-        return len(self.cloud.mask)
-
-    @cached_property
-    def masses(self) -> np.ndarray:
-        """Jet masses (N, 1)."""
-        return jet_kinematics(*self.cloud)["mass"].numpy()[:, None]
-
-    @cached_property
-    def polynomials(self) -> np.ndarray:
-        """EFPs of every connected graph with at most 4 edges, (N, len(GRAPHS))."""
-        return efps(
-            *self.cloud, GRAPHS, what=f"polynomials of the {self.name} jets", quiet=self.quiet
-        )
-
-    @cached_property
-    def products(self) -> np.ndarray:
-        """The 36 EFPs of FPD and KPD."""
-        return with_products(self.polynomials)
-
-    @property
-    def squares(self) -> np.ndarray:
-        """The 5 EFPs of W1EFP."""
-        return self.polynomials[:, [GRAPHS.index(graph) for graph in four_by_four()]]
-
-    @cached_property
-    def jets(self) -> list[np.ndarray]:
-        """The constituents of each, (n, 3)."""
-        return [x[m].numpy() for x, m in zip(*self.cloud, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -186,6 +131,26 @@ class Comparison:
                 w1(*pair, self.draws, self.batches, self.rng("w1efp"))
             )
         }
+
+    def w1tau21(self) -> dict[str, Value]:
+        return self._w1_of("tau21")
+
+    def w1tau32(self) -> dict[str, Value]:
+        return self._w1_of("tau32")
+
+    def w1d2(self) -> dict[str, Value]:
+        return self._w1_of("d2")
+
+    def _w1_of(self, name: str) -> dict[str, Value]:
+        """W1 of one quantity of `substructure`."""
+        pair = [side.substructure[name].numpy()[:, None] for side in (self.real, self.generated)]
+        found = w1(pair[0], pair[1], self.draws, self.batches, self.rng(f"w1{name}"))
+        return {f"w1{name}_{thousands(self.draws)}": average(found)}
+
+    def auc(self) -> dict[str, Value]:
+        n = min(len(self.real), len(self.generated), twosample.MOST)
+        pair = self.real.features, self.generated.features
+        return {f"auc_{thousands(n)}": twosample.auc(*pair, seed=self.seed, quiet=self.quiet)}
 
     def fpd(self) -> dict[str, Value]:
         return {
@@ -239,13 +204,13 @@ def evaluate_jets(
 ) -> dict[str, Value]:
     """Every metric's value and error under a name that carries its sample size.
 
-    `settings` are `Comparison`'s. w1m, w1p (mean of w1p_eta, _phi, _pt), w1efp (mean of 5): mean
-    and standard deviation over `batches` draws of `draws` jets; fpd: intercept and its error; kpd:
-    median and half the 16-84 % range; cov, mmd: mean and deviation over batches of 100; fpnd: no
-    error (NaN), against the reference of type `kind`. For the truth-vs-truth floor put a second
-    real sample, as large as the generated, in `generated`'s place. What `clip` moves is counted and
-    said. Refusal: an unknown metric, an empty sample or jet, a value that is not finite, negative
-    pt.
+    `settings` are `Comparison`'s. w1m, w1p (mean of w1p_eta, _phi, _pt), w1efp (mean of 5),
+    w1tau21, w1tau32, w1d2: mean and standard deviation over `batches` draws of `draws` jets; fpd:
+    intercept and its error; kpd: median and half the 16-84 % range; cov, mmd: mean and deviation
+    over batches of 100; auc: over as many jets of both, and its error; fpnd: no error (NaN),
+    against the reference of type `kind`. For the truth-vs-truth floor put a second real sample, as
+    large as the generated, in `generated`'s place. What `clip` moves is counted and said. Refusal:
+    an unknown metric, an empty sample or jet, a value that is not finite, negative pt.
     """
     metrics = check_jet_metrics(metrics)
     quiet = not progress
@@ -265,18 +230,3 @@ def said_of_clipping(clip: float, *samples: Sample) -> str:
     ]
     moved = f"metrics: clipped at {clip:g}: {', '.join(parts)} moved"
     return f"{moved}; JetNet's figures are of jets as they are"
-
-
-def checked(name: str, cloud: Cloud, clip: float | None = None) -> Cloud:
-    """The sample on the CPU, padding zeroed, clipped if asked; Refusal if not measurable."""
-    features, mask = (tensor.detach().cpu() for tensor in cloud)
-    if not len(mask) or not mask.any(1).all():
-        raise Refusal(f"{name} jets: each needs a constituent, and there must be some")
-    bad = mask & ~(torch.isfinite(features).all(-1) & (features[..., 2] >= 0))
-    if bad.any():
-        raise Refusal(
-            f"{name} jets: constituent {tuple(bad.nonzero()[0].tolist())} is not finite or has "
-            "negative pt"
-        )
-    cloud = Cloud(features.float().masked_fill(~mask[..., None], 0), mask)
-    return cloud.clipped(clip) if clip else cloud

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ldm.jets.kinematics import jet_kinematics
 from ldm.jets.metrics import Cloud
+from ldm.jets.substructure import RATIOS, ratios
 from ldm.system.plots import GENERATED, REAL, WIDTH, picture, say, sheet, styled
 
 ETA, PHI, PT = r"$\eta^{rel}$", r"$\phi^{rel}$", r"$p_T^{rel}$"
@@ -46,6 +47,9 @@ def quantities(constituents: int) -> dict[str, Quantity]:
             k: Quantity(f"{PT} of {ORDER[i]} particle", np.linspace(0, top, 41))
             for k, (i, top) in leading.items()
         },
+        "tau21": Quantity(r"N-subjettiness $\tau_{21}$", np.linspace(0, 1, 41)),
+        "tau32": Quantity(r"N-subjettiness $\tau_{32}$", np.linspace(0, 1, 41)),
+        "d2": Quantity("energy correlation $D_2$", np.linspace(0, 12, 41)),
     }
 
 
@@ -55,11 +59,13 @@ def values(cloud: Cloud) -> dict[str, np.ndarray]:
     hardest = (cloud.features[..., 2] * cloud.mask).sort(1, descending=True).values
     ordered = {f"leading_{i}": hardest[:, i - 1] for i in (1, 2, 5) if i <= hardest.shape[1]}
     each = dict(zip(("eta", "phi", "pt"), particles.unbind(-1), strict=True))
+    inside = ratios(*cloud)
     numbers = {
         "mass": jet_kinematics(*cloud)["mass"],
         "multiplicity": cloud.mask.sum(1),
         **each,
         **ordered,
+        **{key: inside[key] for key in RATIOS},
     }
     return {name: tensor.numpy() for name, tensor in numbers.items()}
 

@@ -33,6 +33,9 @@ TITLES = {
     "leading_1": "Momentum of the hardest particle",
     "leading_2": "Momentum of the 2nd hardest particle",
     "leading_5": "Momentum of the 5th hardest particle",
+    "tau21": "Two prongs rather than one",
+    "tau32": "Three prongs rather than two",
+    "d2": "Two prongs, by energy correlations",
 }
 AXES = {
     "mass": "$m / p_T$ of the jet (no unit)",
@@ -40,6 +43,9 @@ AXES = {
     "eta": r"$\eta$ - jet $\eta$ (no unit)",
     "phi": r"$\phi$ - jet $\phi$ (radians)",
     "multiplicity": "particles in a jet",
+    "tau21": r"$\tau_{21}$, low with two prongs (no unit)",
+    "tau32": r"$\tau_{32}$, low with three prongs (no unit)",
+    "d2": "$D_2$, low with two prongs (no unit)",
 } | {f"leading_{i}": "particle $p_T$ / jet $p_T$ (no unit)" for i in (1, 2, 5)}
 
 UNITS = {"phi": "1 / radian", "multiplicity": "per number"}

@@ -279,7 +279,7 @@ def test_a_page_of_jets(jets_run):
     assert "30 jets of 12.0 constituents" in status and line.endswith("--constituents 12")
     assert "No real jets are at hand: start the page with --data-root FILE" in status
     jets = gallery["value"]
-    assert len(jets) == 8 and len(more) == 8
+    assert len(jets) == 8 and len(more) == 11
     assert all(grey(one["image"]).std() > 10 for one in [*jets, *more])
 
 
@@ -562,8 +562,8 @@ def test_in_a_browser_jets_are_plotted_over_real_ones(browser, jets_run):
     with page(jets_run, "--max-count", "30", "--data-root", str(data)) as found:
         tab = opened(browser, found, 390, 844)
         first_samples(tab)
-        for where in ("#samples", "#more"):
-            assert len(sources(tab, where)) == 8
+        for where, count in (("#samples", 8), ("#more", 11)):
+            assert len(sources(tab, where)) == count
             for src in sources(tab, where):
                 picture = Image.open(io.BytesIO(tab.request.get(src).body())).convert("RGB")
                 assert len(np.unique(np.asarray(picture).reshape(-1, 3), axis=0)) > 50

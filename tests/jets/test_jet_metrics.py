@@ -13,9 +13,10 @@ from ldm.jets import efp
 from ldm.jets.distances import fpd, frechet, kernel_mmd, kpd
 from ldm.jets.files import read_jets
 from ldm.jets.kinematics import jet_kinematics
-from ldm.jets.metrics import CHEAP, Cloud, checked, evaluate_jets
+from ldm.jets.metrics import CHEAP, Cloud, evaluate_jets
 from ldm.jets.particlenet import LARGEST, NEIGHBOURS, ParticleNet, activations, fpnd, resources
 from ldm.jets.plots import histograms, jet_images, mean_image, ratio, reverse_process
+from ldm.jets.sample import checked
 
 REAL = ROOT / "tests/fixtures/gluon30_400.hdf5"
 SMALL = {"draws": 500, "progress": False}

@@ -90,7 +90,7 @@ def test_real_jets_are_drawn_behind_the_generated_ones(gluons):
     few = Spectra.of(Cloud(gluons.features[:50], gluons.mask[:50]))
     with_real = compared(few, Reference.read(BOX).classes[""])
     alone = compared(few, None)
-    assert len(with_real) == len(alone) == 8
+    assert len(with_real) == len(alone) == 11
     for one, other in zip(with_real, alone, strict=True):
         assert filled(one) > 10_000 > 1000 > filled(other)
 
