@@ -225,10 +225,15 @@ class Evaluate:
     every: int = 0
     count: int = 2000  # samples; of stage 1, held-out pictures
     features: str = "auto"  # a name or a file, as evaluate.py's --features
+    copies: bool = False  # of stage 2: whether samples are copies, as evaluate.py's --copies
 
     def __post_init__(self) -> None:
         require(
             self.every >= 0 and self.count >= 1, "every must be at least 0 and count at least 1"
+        )
+        require(
+            self.every > 0 or not self.copies,
+            "copies: it is measured with the rest: set evaluate.every too",
         )
 
 

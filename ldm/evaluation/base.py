@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
+from ldm.errors import Refusal
 from ldm.evaluation.requests import EvaluationRequest, Opened
 from ldm.metrics.records import Figure
 from ldm.sampling.requests import Place
@@ -16,7 +17,13 @@ class Evaluation(ABC):
     `make` and, on the first rank, `figures`, in this order.
     """
 
+    copying = False  # whether samples can be held against what was trained on
+
     def __init__(self, request: EvaluationRequest, opened: Opened):
+        if request.copies and not self.copying:
+            raise Refusal(
+                f"--copies: it is of samples that are pictures; this checkpoint is of {opened.kind}"
+            )
         self.request, self.opened = request, opened
 
     @abstractmethod

@@ -4,7 +4,7 @@ Row i, a seed, is some rank's; its features are gathered, and rank 0 compares th
 """
 
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,22 +13,26 @@ import torch
 from torch import Tensor
 
 from ldm.config import AnyData, SampleConfig
-from ldm.errors import Refusal
+from ldm.errors import Refusal, say
 from ldm.evaluation.base import Evaluation
+from ldm.evaluation.copies import Copies, Views, pairs, said
 from ldm.evaluation.requests import EvaluationRequest, Opened
 from ldm.metrics import features as feature_networks
+from ldm.metrics.copies import Closeness
 from ldm.metrics.features import Features
 from ldm.metrics.figures import ALL, check_count, check_metrics, compare, warn_of_rank
 from ldm.metrics.records import Figure
 from ldm.metrics.reference import Reference, cached_reference
 from ldm.pictures.opening import View
 from ldm.pictures.trained import expect_plain
-from ldm.sampling.generate import generate
+from ldm.sampling.conditions import Condition, completed
+from ldm.sampling.generate import Job, generate
 from ldm.sampling.guides import guide_of
 from ldm.sampling.model import Model, recorded_data
 from ldm.sampling.requests import Place
 from ldm.system.batches import as_bytes
 from ldm.system.data import DataSet
+from ldm.system.names import file_name
 from ldm.system.processes import ALONE, Ranks
 from ldm.system.progress import Bar
 
@@ -53,7 +57,7 @@ def sample_features(
     model: Model,
     settings: SampleConfig,
     seeds: Sequence[int],
-    features: Features,
+    features: Callable[[Tensor], Tensor],
     *,
     quiet: bool = False,
 ) -> Tensor:
@@ -80,14 +84,43 @@ def evaluate(
 
     Every rank samples its share; rank 0 has the figures, and alone needs the reference.
     """
-    mine, quiet = ranks.share(seeds), quiet or ranks.rank > 0
-    fake = sample_features(model, settings, mine, judge.features, quiet=quiet)
-    fake = ranks.collect(fake, len(seeds))
+    return evaluate_all(Asked(model, settings, seeds), judge, None, ranks, quiet=quiet)[0]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Samples to be measured: of which model, by which settings, one a seed."""
+
+    model: Model
+    settings: SampleConfig
+    seeds: Sequence[int]
+
+    def job(self) -> Job:
+        """To make some of them again."""
+        condition = completed(self.model, self.seeds, Condition())
+        return Job(self.model, self.settings, self.seeds, condition)
+
+
+def evaluate_all(
+    asked: Asked, judge: Judge, copies: Copies | None, ranks: Ranks = ALONE, *, quiet: bool = False
+) -> tuple[dict[str, Figure], list[Closeness]]:
+    """The figures of `evaluate`, and how close samples are to training pictures if it is asked.
+
+    On rank 0; the others have nothing.
+    """
+    model, seeds, used = asked.model, asked.seeds, judge.features
+    describe, quiet = copies.views if copies else used, quiet or ranks.rank > 0
+    here = sample_features(model, asked.settings, ranks.share(seeds), describe, quiet=quiet)
+    table = ranks.collect(here, len(seeds))
+    found = copies.of(table, ranks, quiet=quiet) if copies else []
     if ranks.rank > 0:
-        return {}
-    known_classes = bool(model.classes) and judge.features.classes == model.classes
+        return {}, []
+    known_classes = bool(model.classes) and used.classes == model.classes
     labels = torch.tensor([s % len(model.classes) for s in seeds]) if known_classes else None
-    return compare(fake, judge.truth, judge.features, labels, judge.metrics)
+    figures = compare(table[:, : used.dim], judge.truth, used, labels, judge.metrics)
+    for one in found:
+        figures |= one.figures()
+    return figures, found
 
 
 class AgainstPictures(Evaluation):
@@ -103,6 +136,7 @@ class AgainstPictures(Evaluation):
         names = request.metrics
         self.metrics = self.choices if names is None else check_metrics(names, self.choices)
         images = load_data(opened.config.data, request.data_root, opened.meta)
+        self.images = images
         split = request.split or self.usual_split
         self.dataset = images.train if split == "train" else images.test
         self.count, data = self.counted(len(self.dataset)), type(opened.config.data).__name__
@@ -141,6 +175,16 @@ class AgainstPictures(Evaluation):
 class PictureEvaluation(AgainstPictures):
     """Samples of stage 2 or of the pixel baseline."""
 
+    copying = True
+
+    def __init__(self, request: EvaluationRequest, opened: Opened):
+        super().__init__(request, opened)
+        data: Any = opened.config.data
+        workers = min(data.workers, os.cpu_count() or 1)
+        views = Views(self.network)
+        asked = request.copies
+        self.copies = Copies(self.images, views, data.flip, workers) if asked else None
+
     def restore(self, place: Place) -> None:
         self.model = self.request.source.restore(place)
         expect_plain(self.model.purpose, "evaluate.py")
@@ -149,7 +193,19 @@ class PictureEvaluation(AgainstPictures):
 
     def make(self, place: Place) -> None:
         seeds, judge = self.request.seeds.listed(self.count), self.judge(place)
-        self.found = evaluate(self.model, self.settings, seeds, judge, place.ranks)
+        asked = Asked(self.model, self.settings, seeds)
+        self.found, found = evaluate_all(asked, judge, self.copies, place.ranks)
+        if self.copies and found:
+            self.draw(asked, self.copies, found)
+
+    def draw(self, asked: Asked, copies: Copies, found: Sequence[Closeness]) -> None:
+        """copies-NAME-STEP.png in the output: the closest pairs."""
+        title = said(found, f"{self.opened.config.name}, step {self.opened.step}")
+        name = f"copies-{file_name(self.opened.config.name)}-{self.opened.step}.png"
+        path = Path(self.request.output) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pairs(asked.job(), copies, found, title).save(path)
+        say(f"{title}; pairs: {path}")
 
     def record(self) -> dict[str, Any]:
         model, seeds = self.model, {"first": self.request.seeds.seed, "count": self.count}

@@ -28,6 +28,7 @@ class EvaluationRequest:
     data_root: str | None = None
     cache: str | None = None
     output: str = "evaluations"
+    copies: bool = False  # pictures: how close samples are to what was trained on
     clip: float | None = None  # jets: |eta| and |phi| are cut to it
 
     def __post_init__(self) -> None:

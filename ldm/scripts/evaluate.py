@@ -33,6 +33,11 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--metrics", metavar="A,B", help=text)
     text = (
+        "pictures: also whether samples are copies: nearer to training pictures than held-out "
+        "pictures are; a panel of the closest pairs"
+    )
+    parser.add_argument("--copies", action="store_true", help=text)
+    text = (
         "jets: cut |eta| and |phi| to it before they are compared, and say how many were "
         "(default: as they are, as JetNet)"
     )

@@ -1,7 +1,7 @@
 """evaluate.py's figures during training: by all ranks with the averaged weights, kept by rank 0."""
 
 from abc import abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Self
 
@@ -10,8 +10,10 @@ import lightning.pytorch as pl
 from ldm.config import RunConfig
 from ldm.config.schema import to_dict
 from ldm.evaluation.autoencoder import Reconstructions, evaluate_autoencoder
-from ldm.evaluation.pictures import Judge, evaluate, origin
+from ldm.evaluation.copies import Copies, Views, pairs, said
+from ldm.evaluation.pictures import Asked, Judge, evaluate_all, origin
 from ldm.metrics import features
+from ldm.metrics.copies import Closeness
 from ldm.metrics.figures import ALL, STAGE1, check_count, warn_of_rank
 from ldm.metrics.records import Figure, append, open_log, records
 from ldm.metrics.reference import cached_reference
@@ -20,7 +22,7 @@ from ldm.system.processes import Ranks
 from ldm.system.randomness import permutation
 from ldm.training.autoencoder import AutoencoderModule
 from ldm.training.diffusion import DiffusionModule
-from ldm.training.panels.base import AnyStage, EverySteps, log_figures
+from ldm.training.panels.base import AnyStage, EverySteps, log_figures, show_panel
 
 
 class RunFigures(EverySteps[AnyStage]):
@@ -90,14 +92,34 @@ class SampleFigures(RunFigures[DiffusionModule]):
     """Stage 2 and the baseline against the training set."""
 
     side = "train"
+    copies: Copies | None = None
+    found: Sequence[Closeness] = ()
 
     @classmethod
     def of(cls, module: DiffusionModule, images: DataSet) -> Self:
-        return cls(module.config, images.train, module.config.evaluate.count)
+        run = module.config
+        found = cls(run, images.train, run.evaluate.count)
+        if run.evaluate.copies:
+            views = Views(found.judge.features)
+            found.copies = Copies(images, views, run.data.flip, run.data.workers)
+        return found
+
+    def show(self, trainer: pl.Trainer, module: DiffusionModule) -> None:
+        super().show(trainer, module)
+        if self.copies and self.found:
+            title = said(self.found, f"{self.run.name}, step {module.global_step}")
+            with module.evaluating():
+                picture = pairs(self.asked(module).job(), self.copies, self.found, title)
+            show_panel(trainer, self.folder / "samples", "copies", picture, title)
+
+    def asked(self, module: DiffusionModule) -> Asked:
+        """The samples that are measured, of the module as it is."""
+        return Asked(module.model(), module.config.sample, range(self.count))
 
     def figures(self, module: DiffusionModule, ranks: Ranks) -> dict[str, Figure]:
-        settings, seeds = module.config.sample, range(self.count)
-        return evaluate(module.model(), settings, seeds, self.judge, ranks, quiet=True)
+        found = evaluate_all(self.asked(module), self.judge, self.copies, ranks, quiet=True)
+        self.found = found[1]
+        return found[0]
 
     def made(self, module: DiffusionModule) -> dict[str, Any]:
         sample = to_dict(module.config.sample)
