@@ -140,6 +140,8 @@ def small(text):
     less = LESS.get(program, ())
     if program == "evaluate.py" and "autoencoder" in text:
         less = less[:2]  # stage 1 has no steps
+    if "--samples" in words:
+        less = ()  # they are as they are
     return [*words, *less, *(["trainer.max_steps=4"] if "--resume" in words else [])]
 
 
@@ -205,6 +207,7 @@ class Place:
             if name == CKPT:
                 (folder / "CKPT").symlink_to(target)
         kind = next((data for name, data in DATA.items() if f"/{name}" in command), "fashion")
+        kind = "pictures" if "--samples DIR" in command else kind
         (folder / "DIR").symlink_to(self.folder / kind)
         lines = "--prompt-file" in command
         (folder / "FILE").symlink_to(self.folder / ("lines.txt" if lines else "jets.hdf5"))

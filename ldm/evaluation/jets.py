@@ -126,17 +126,20 @@ def generate_like(
 class Trial:
     """Real jets, generated ones, and other real ones in their place for the truth-vs-truth floor.
 
-    `kinds`: the letter of each type, by which FPND has its references.
+    `kinds`: the letter of each type, by which FPND has its references. `rest`: what the others are
+    held against, where they are some of `real`.
     """
 
     real: JetSet
     generated: JetSet
     others: JetSet
     kinds: Sequence[str] = ("g",)
+    rest: JetSet | None = None
 
     def samples(self, clip: float | None, *, quiet: bool) -> list[Sample | None]:
         """As the metrics take them, cut to `clip`; None where there are no jets."""
         parts = {"real": self.real, "generated": self.generated, "other real": self.others}
+        parts |= {} if self.rest is None else {"remaining real": self.rest}
         return [
             Sample(name, cloud(part), clip, quiet) if len(part) else None
             for name, part in parts.items()
@@ -153,8 +156,9 @@ def judged(
     samples = trial.samples(clip, quiet=quiet)
     if clip:
         say(said_of_clipping(clip, *filter(None, samples)))
-    real, *rest = samples
-    pair, floor = [Comparison(real, one, quiet=quiet) if real and one else None for one in rest]
+    real, made, others, *rest = samples
+    sides = (real, made), (rest[0] if rest else real, others)
+    pair, floor = [Comparison(a, b, quiet=quiet) if a and b else None for a, b in sides]
     for metric in shown(metrics, "measuring jets", quiet):
         if metric == "fpnd":
             values, floors = (

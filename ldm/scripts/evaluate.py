@@ -4,6 +4,9 @@ python evaluate.py --checkpoint checkpoints/digits-latent
 python evaluate.py --checkpoint checkpoints/fashion-latent --count 10000 --data-root DIR
 python evaluate.py --checkpoint checkpoints/fashion-latent --features efficientnet-lite0
 python evaluate.py --checkpoint checkpoints/fashion-autoencoder
+python evaluate.py --checkpoint checkpoints/fashion-latent --data-root DIR --copies
+python evaluate.py --samples MINE.hdf5 --reference THEIRS.hdf5
+python evaluate.py --samples DIR --reference DIR --features inception
 
 Stage 2 and the pixel baseline: Fréchet and kernel distance (FID and KID with Inception's features),
 precision, recall, density, coverage, and the share of samples that a classifier takes for their
@@ -19,13 +22,10 @@ from ldm.scripts.flags import Parser, checkpoint, home, sampling
 def parse() -> argparse.Namespace:
     about = __doc__.replace("python evaluate.py", command("evaluate"))
     parser = Parser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    checkpoint(parser)
-    parser.add_argument(
-        "--count",
-        type=int,
-        metavar="N",
-        help="samples (default: 5000; stage 1: every picture of the split)",
-    )
+    checkpoint(parser, required=False)
+    _files(parser)
+    text = "samples (default: 5000; stage 1: every picture of the split)"
+    parser.add_argument("--count", type=int, metavar="N", help=text)
     _real_side(parser)
     text = (
         "some of them, with commas between: fd,kd,precision,... of samples, psnr,ssim,lpips,fd of "
@@ -46,47 +46,41 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _files(parser: argparse.ArgumentParser) -> None:
+    """Samples that are there already."""
+    text = "instead of a checkpoint: a file of jets (JetNet's layout) or a folder of pictures"
+    parser.add_argument("--samples", type=home, metavar="FILE|DIR", help=text)
+    text = "what --samples are compared with: another such file, or folder"
+    parser.add_argument("--reference", type=home, metavar="FILE|DIR", help=text)
+    text = "px to which the pictures of both folders are brought (default: as they are)"
+    parser.add_argument("--size", type=int, metavar="N", help=text)
+
+
 def _real_side(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--features",
-        type=home,
-        default="auto",
-        metavar="NAME|FILE",
-        help="auto, fashion, digits, efficientnet-lite0, inception, or a file of weights "
-        "(default: the data's classifier)",
-    )
-    parser.add_argument(
-        "--split",
-        metavar="S",
-        help="the real pictures: train (default, as is usual) or test (stage 1's default)",
-    )
-    parser.add_argument(
-        "--data-root",
-        type=home,
-        metavar="DIR",
-        help="where the data lie (default: where they lay in training)",
-    )
-    parser.add_argument(
-        "--output",
-        type=home,
-        default="evaluations",
-        metavar="DIR",
-        help="records.jsonl there is appended to",
-    )
-    parser.add_argument(
-        "--cache",
-        type=home,
-        metavar="DIR",
-        help="of real pictures' features (default: ~/.cache/ldm)",
-    )
+    text = "auto, fashion, digits, efficientnet-lite0, inception, or a file of weights (default: "
+    text += "the data's classifier)"
+    parser.add_argument("--features", type=home, default="auto", metavar="NAME|FILE", help=text)
+    text = "the real pictures: train (default, as is usual) or test (stage 1's default)"
+    parser.add_argument("--split", metavar="S", help=text)
+    text = "where the data lie (default: where they lay in training)"
+    parser.add_argument("--data-root", type=home, metavar="DIR", help=text)
+    text = "records.jsonl there is appended to"
+    parser.add_argument("--output", type=home, default="evaluations", metavar="DIR", help=text)
+    text = "of real pictures' features (default: ~/.cache/ldm)"
+    parser.add_argument("--cache", type=home, metavar="DIR", help=text)
 
 
 def main() -> None:
     words = vars(parse())
+    from ldm.evaluation.which import asks_for_files
+
+    if asks_for_files(words):  # slow imports only once the arguments are right
+        from ldm.evaluation.files import FilesRequest, evaluate_files
+
+        evaluate_files(FilesRequest.parse(words))
+        return
     from ldm.evaluation.requests import EvaluationRequest
-    from ldm.evaluation.run import (
-        evaluate_checkpoint,  # slow imports only once the arguments are right
-    )
+    from ldm.evaluation.run import evaluate_checkpoint
 
     evaluate_checkpoint(EvaluationRequest.parse(words))
 

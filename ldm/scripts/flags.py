@@ -21,10 +21,10 @@ class Parser(argparse.ArgumentParser):
         self.exit(2)
 
 
-def checkpoint(parser: argparse.ArgumentParser) -> None:
+def checkpoint(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """Which model."""
     text = "a run's folder or a checkpoint file"
-    parser.add_argument("--checkpoint", type=home, required=True, metavar="PATH", help=text)
+    parser.add_argument("--checkpoint", type=home, required=required, metavar="PATH", help=text)
 
 
 def sampling(parser: argparse.ArgumentParser) -> None:
