@@ -33,7 +33,18 @@ from ldm.sampling.requests import pick_device
 from ldm.system.randomness import permutation
 
 FEWEST = 20  # jets of a file
-OURS = ("copies", "split", "data_root", "count", "steps", "solver", "guidance", "eta", "grid")
+OURS = (
+    "copies",
+    "split",
+    "data_root",
+    "count",
+    "steps",
+    "solver",
+    "guidance",
+    "guide",
+    "eta",
+    "grid",
+)
 
 
 @dataclass(frozen=True)
