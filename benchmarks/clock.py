@@ -112,12 +112,12 @@ def machine(device: str) -> dict[str, Any]:
         "load": os.getloadavg(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if device.startswith("cuda") else device,
-        "commit": _commit(),
+        "commit": commit(),
         "versions": {name: _version(name) for name in ("ldm", "torch", "lightning", "diffusers")},
     }
 
 
-def _commit() -> str:
+def commit() -> str:
     """Empty outside a git checkout."""
     command = ["git", "describe", "--always", "--dirty"]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
