@@ -61,13 +61,14 @@ def named(figures: dict[str, Any]) -> dict[str, Any]:
 
 def markdown(rows: list[dict[str, Any]]) -> str:
     lines = [
-        "| guided away from | weight | Fréchet distance | precision | recall | its class | CPU s |",
-        "|---" * 7 + "|",
+        "| guided away from | steps | weight | Fréchet distance | precision | recall | its class | CPU s |",
+        "|---" * 8 + "|",
     ]
     for row in rows:
         values = [row["figures"][key][0] for key in KEYS if key in row["figures"]]
         cells = [f"{value:.3g}" for value in values]
-        cells = [row["guide"], f"{row['guidance']:g}", *cells, f"{row['seconds']:.0f}"]
+        cells = [row["guide"], f"{row['steps']}", f"{row['guidance']:g}", *cells]
+        cells.append(f"{row['seconds']:.0f}" if row["seconds"] else "")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -75,17 +76,18 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 @styled()
 def draw(rows: list[dict[str, Any]]) -> Picture:
     """Precision against recall, a line for each guide; and the Fréchet distance over weights."""
-    count, steps = rows[0]["count"], rows[0]["steps"]
-    title = f"Guidance away from a worse estimate ({count} samples of {steps} steps)"
+    title = f"Guidance away from a worse estimate ({rows[0]['count']:,} samples a point)"
     figure, axes = sheet(title, 1, 2, size=(11, 5))
-    plain = [row for row in rows if row["guidance"] == 1]
-    for name in dict.fromkeys(row["guide"] for row in rows):
-        mine = plain + [row for row in rows if row["guide"] == name and row["guidance"] != 1]
+    for name, steps in dict.fromkeys((row["guide"], row["steps"]) for row in rows):
+        mine = [row for row in rows if row["steps"] == steps]  # weight 1 is the same for all guides
+        mine = [row for row in mine if row["guide"] == name or row["guidance"] == 1]
+        mine.sort(key=lambda row: row["guidance"])
         at = {
             key: [row["figures"][key][0] for row in mine] for key in ("fd", "precision", "recall")
         }
         weights = [row["guidance"] for row in mine]
-        label = "the null condition (classifier-free)" if name == FREE else f"guide {name}"
+        label = "the null condition (classifier-free)" if name == FREE else f"guide: {name}"
+        label += f", {steps} steps"
         axes[0, 0].plot(at["recall"], at["precision"], "o-", label=label)
         for x, y, weight in zip(at["recall"], at["precision"], weights, strict=True):
             axes[0, 0].annotate(f"{weight:g}", (x, y), xytext=(4, 4), textcoords="offset points")
@@ -127,8 +129,7 @@ def main() -> None:
         rows.append(measure(model, job | {"batch_size": args.batch_size}, judge))
         log.write_text(json.dumps(rows, indent=1) + "\n")
         print(markdown(rows[-1:]).splitlines()[-1], flush=True)
-    shown = [row for row in rows if (row["steps"], row["count"]) == (args.steps, args.count)]
-    shown = [row for row in shown if row["seed"] == args.seed]
+    shown = [row for row in rows if (row["seed"], row["count"]) == (args.seed, args.count)]
     (args.output / "guidance.md").write_text(markdown(shown) + "\n")
     draw(shown).save(args.output / "guidance.png", optimize=True)
     print(markdown(shown))
