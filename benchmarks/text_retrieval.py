@@ -29,7 +29,7 @@ from ldm.config import from_dict
 from ldm.errors import Refusal, guard
 from ldm.evaluation.pictures import load_data
 from ldm.metrics.features import Features, choose
-from ldm.pictures.folders import FolderSet, Picture
+from ldm.pictures.folder_set import FolderSet, Picture
 from ldm.sampling.conditions import Condition
 from ldm.sampling.generate import generate
 from ldm.sampling.model import restore
