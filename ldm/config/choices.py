@@ -21,6 +21,7 @@ AnyData = (
     images.Digits
     | images.MNIST
     | images.FashionMNIST
+    | images.Clothes
     | images.CIFAR10
     | folders.ImageFolder
     | given.Given

@@ -3,6 +3,7 @@
 import functools
 import html
 import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,7 @@ QUICK: dict[str, Any] = {
     "show_progress": "hidden",
     "api_visibility": "private",
 }
+ARRIVES = 0.5  # s, in which a step's message that is under way reaches the browser
 WAITING = "**Waiting** for the model …"
 NOT_DONE = "**Not done**: see the message."
 IDLE = "Nothing is being made."
@@ -104,7 +106,11 @@ def refusing(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def ended(way: tuple[int, int] | None, kept: str) -> tuple[str, None]:
-    """What Stop says of a run that was `way` on its way, and that none is under way."""
+    """What Stop says of a run that was `way` on its way, and that none is under way.
+
+    Said after the run's own last message, which would otherwise take its place.
+    """
+    time.sleep(ARRIVES)
     if way is None:
         return f"**Stopped**. {IDLE}", None
     return f"**Stopped** at step {way[0]} of {way[1]}. {kept}", None

@@ -142,7 +142,9 @@ class AgainstPictures(Evaluation):
         self.count, data = self.counted(len(self.dataset)), type(opened.config.data).__name__
         self.what = f"{data} {split}"
         check_count(self.count, len(self.dataset), self.what)  # before weights are looked for
-        self.network = feature_networks.choose(request.features, data)
+        self.network = feature_networks.choose(
+            request.features, opened.config.data.features or data
+        )
         warn_of_rank(self.count, self.network.dim)
         self.found: dict[str, Figure] = {}
 

@@ -209,6 +209,26 @@ class FashionMNIST(MNIST):
 
 
 @dataclass
+class Clothes(ImageData):
+    """10,000 of Fashion-MNIST's training pictures, 28 x 28, no download; 1,000 are held out."""
+
+    features: ClassVar[str] = "FashionMNIST"
+
+    @property
+    def side(self) -> int:
+        return 28
+
+    def load(self) -> Images:
+        folder = Path(__file__).parent / "embedded"
+        files = (folder / f"clothes-{part}-ubyte.gz" for part in ("images-idx3", "labels-idx1"))
+        x, y = map(read_idx, files)
+        test, train = (
+            ImageTensor(x[rows, None], y[rows]) for rows in (slice(1000), slice(1000, None))
+        )
+        return Images(train, test, CLOTHES, (1, 28, 28))
+
+
+@dataclass
 class CIFAR10(ImageData):
     """CIFAR-10, 32 x 32, RGB, in its binary form (no pickle).
 

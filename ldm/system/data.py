@@ -75,6 +75,7 @@ class DataConfig(ABC):
     modality: ClassVar[str]
     axes: ClassVar[int]  # of one row
     evaluated: ClassVar[bool] = False  # whether `evaluate.every` has figures of them
+    features: ClassVar[str] = ""  # the data set whose classifier judges it, where not its own
     configured: ClassVar[bool] = True  # whether a config is enough to load it
 
     def __post_init__(self) -> None:

@@ -11,8 +11,9 @@ from PIL import Image
 
 from ldm import config
 from ldm.errors import Refusal
+from ldm.metrics.features import choose
 from ldm.pictures.folders import ImageFolder
-from ldm.pictures.images import CIFAR10, MNIST, Digits, FashionMNIST
+from ldm.pictures.images import CIFAR10, MNIST, Clothes, Digits, FashionMNIST
 from ldm.system.batches import Shard, Slots, as_bytes, as_images, batch_indices
 
 
@@ -53,6 +54,18 @@ def test_digits_split_is_fixed_and_disjoint():
     )
     train = {x.numpy().tobytes() for x in a.train.images}
     assert sum(x.numpy().tobytes() in train for x in a.test.images) == 0
+
+
+def test_the_clothes_in_the_package_are_clothes_with_their_labels():
+    """By the classifier that judges them, which the config's `features` finds."""
+    clothes = Clothes().load()
+    assert len(clothes.train) == 9000 and len(clothes.test) == 1000
+    assert clothes.shape == (1, 28, 28) and clothes.classes[8] == "Bag"
+    train = {x.numpy().tobytes() for x in clothes.train.images}
+    assert sum(x.numpy().tobytes() in train for x in clothes.test.images) == 0
+    judge = choose("auto", Clothes.features)
+    seen = judge.verdict(judge(clothes.test.images))
+    assert judge.name == "fashion" and (seen == clothes.test.labels).float().mean() > 0.9
 
 
 @pytest.mark.parametrize("ends", [("", "", "", ""), (".gz",) * 4, (".gz", "", "", ".gz")])

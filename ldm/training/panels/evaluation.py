@@ -41,7 +41,9 @@ class RunFigures(EverySteps[AnyStage]):
         name = type(run.data).__name__
         self.what = f"{name} {self.side}"
         check_count(count, len(data), self.what)  # before weights are looked for, or downloaded
-        self.judge = Judge(features.choose(run.evaluate.features, name), metrics=self.metrics)
+        self.judge = Judge(
+            features.choose(run.evaluate.features, run.data.features or name), metrics=self.metrics
+        )
 
     def warn(self) -> None:
         """Warn where the figures are unreliable."""
