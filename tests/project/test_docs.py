@@ -19,6 +19,9 @@ from pages import EVERY, PAGES, Command
 # in one process of several: the checkpoints that a fixture trains are needed once
 pytestmark = pytest.mark.xdist_group("docs")
 ELSEWHERE = {  # run by another test, or by CI
+    (". activate",): "of the shell that types it",
+    ("python evaluate.py --checkpoint checkpoints/digits-latent --features inception",): "a "
+    "download: test_metrics.py reads such a file",
     ("python3 -m venv", "pip install", "pytest"): ".ci/run runs README's second command",
     ("sbatch", "torchrun --nnodes"): "test_two_nodes.py",
     ("python -m ldm.demo",): "test_demo_page.py, where Gradio is installed",
