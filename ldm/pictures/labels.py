@@ -62,12 +62,14 @@ def labelled(images: Tensor, columns: int, labels: Labels) -> Image.Image:
 def gallery(images: Tensor, names: Sequence[str] | None, title: str = "") -> Image.Image:
     """A grid of samples with a column for each name that comes in turn, and the names written.
 
-    Names in no turn, or of more than MOST, stand above each picture; a single one in the title.
+    Of few names, several columns each, so that the grid is about square. Names in no turn, or of
+    more than MOST, stand above each picture; a single one in the title.
     """
     names = list(names or [])[: len(images)]
     turn = period(names)
     if 1 < turn <= MOST:
-        return labelled(images, turn, Labels(title, [names[:turn]]))
+        columns = turn * max(1, round(len(images) ** 0.5 / turn))
+        return labelled(images, columns, Labels(title, [names[:columns]]))
     columns = max(1, round(len(images) ** 0.5))
     if turn <= 1:
         said = [part for part in (title, *names[:turn]) if part]

@@ -65,6 +65,14 @@ def test_a_class_has_a_column_and_its_name_stands_above_it():
     assert cells(short, n, 3, side)[2, n - 2 :].tolist() == [255, 255]
 
 
+def test_few_classes_have_several_columns_each():
+    """About a square, in the order of the seeds."""
+    picture = gallery(shades(64, 4), ["a", "b", "c", "d"] * 16, "Samples at seeds 0 to 63")
+    shown = cells(picture, 8, 8, side_of(28, 8))
+    assert (shown == [[10 + 20 * (i % 4) for i in range(8)]] * 8).all()
+    assert 0.8 < picture.width / picture.height < 1.25
+
+
 def test_captions_of_many_classes_stand_above_each_picture():
     names = [f"class {i}" for i in range(20)]
     picture = gallery(shades(20, 5, side=8), names)
