@@ -21,7 +21,7 @@ from typing import Any, TypedDict, Unpack
 import torch
 from torch import Tensor
 
-from ldm.config import Config, made
+from ldm.config import Config, made, made_for_cpu
 from ldm.config import load as load_config
 from ldm.config.schema import to_dict
 from ldm.diffusion.solvers import Solver
@@ -120,16 +120,18 @@ def train(
     from ldm.training.run import train_run as run
 
     with in_python():
+        for_cpu = None
         given = None if images is None else from_dataset(images)
         if isinstance(config, str | Path):
             found = load_config(config, overrides)
+            for_cpu = made_for_cpu(config)
         else:
             tree = dict(config) if isinstance(config, Mapping) else to_dict(config)
             own = {"data": {"name": "Given"}} if given is not None else {}
             found = made(own | tree, overrides)
         if given is not None and not isinstance(found.data, Given):
             found = replace(found, data=Given.like(found.data))
-        return run(found, resume=resume, images=given)
+        return run(found, resume=resume, images=given, for_cpu=for_cpu)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from ldm.config.sections import (
     SampleConfig,
     TrainerConfig,
 )
-from ldm.config.shipped import SHIPPED, shipped
+from ldm.config.shipped import SHIPPED, made_for_cpu, shipped
 from ldm.config.stage1 import name_after, named_by_config, stage1_file, stage1_of
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "from_dict",
     "load",
     "made",
+    "made_for_cpu",
     "name_after",
     "named_by_config",
     "of_stage",

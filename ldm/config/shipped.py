@@ -13,6 +13,18 @@ SHIPPED = tuple(
 )
 
 
+def made_for_cpu(path: str | Path) -> str | None:
+    """The config NAME-cpu.yaml beside a config NAME.yaml, named as that is; None without one."""
+    path = Path(path).expanduser()
+    beside = path.with_name(f"{path.stem}-cpu{path.suffix}")
+    try:
+        shipped(path)  # a file of the user's own stands before the shipped one of its name
+        found = beside.is_file() if path.is_file() else shipped(beside).is_file()
+    except Refusal:
+        return None
+    return str(beside) if found else None
+
+
 def shipped(path: Path) -> Path:
     """The path, or, where there is no such file, ldm's own config of that name."""
     path = path.expanduser()

@@ -28,7 +28,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="settings over the file's"
     )
-    return parser.parse_intermixed_args()
+    args, unknown = parser.parse_known_intermixed_args()
+    if unknown:
+        dashed = [word for word in unknown if "=" in word or "." in word]
+        setting = dashed[0].lstrip("-") + "=VALUE" * ("=" not in dashed[0]) if dashed else ""
+        why = f"settings have no dashes: {setting}"
+        parser.error(why if dashed else f"unrecognized arguments: {' '.join(unknown)}")
+    return args
 
 
 def main() -> None:
@@ -39,7 +45,7 @@ def main() -> None:
         run = config.load(args.config, args.overrides)
         from ldm.training.run import train_run
 
-        train_run(run, args.resume, args.dry_run)
+        train_run(run, args.resume, args.dry_run, for_cpu=config.made_for_cpu(args.config))
 
 
 def entry() -> None:

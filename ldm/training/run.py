@@ -31,12 +31,16 @@ RESUME = "go on with --resume"
 
 
 def train_run(
-    run: Config, resume: bool = False, dry_run: bool = False, images: DataSet | None = None
+    run: Config,
+    resume: bool = False,
+    dry_run: bool = False,
+    images: DataSet | None = None,
+    for_cpu: str | None = None,
 ) -> Path:
     """Train a config to its end and return the run's folder.
 
     Stage 1 comes first where it is named and missing. `images`: the data, where the config names
-    none that can be loaded (`Given`).
+    none that can be loaded (`Given`). `for_cpu`: the config that does the same on a CPU.
     """
     with catch_stops() as stops, ExitStack() as held:
         _quiet()
@@ -51,7 +55,7 @@ def train_run(
                 held.enter_context(hold_folder(folder))
 
         legs = make_plan(run, resume, dry_run, hold, images)
-        announce(describe_plan(legs, dry_run))
+        announce(describe_plan(legs, dry_run, for_cpu))
         if not dry_run:
             _train_legs(legs, stops)
     return run.folder

@@ -2,26 +2,32 @@
 
 from collections.abc import Iterator, Sequence
 
-import torch
-
+from ldm.config import RunConfig
 from ldm.system.progress import span
 from ldm.training.arithmetic import SHARE, TRAINED, activations, hours_on_h100, work
 from ldm.training.boards.loggers import where_shown
 from ldm.training.legs import Leg
-from ldm.training.machine import precision, strategy, world_size
+from ldm.training.machine import on_gpu, precision, strategy, world_size
 from ldm.training.stage import Stage
 
+GPUS_ALONE = 3600.0  # seconds on H100s that are weeks on a CPU
 
-def describe_plan(legs: Sequence[Leg], dry: bool = False) -> str:
-    """The plan in words, of every stage that it trains; in a dry run with its arithmetic."""
+
+def describe_plan(legs: Sequence[Leg], dry: bool = False, for_cpu: str | None = None) -> str:
+    """The plan in words, of every stage that it trains; in a dry run with its arithmetic.
+
+    `for_cpu`: the config that does the same on a CPU, named where there is no GPU.
+    """
     parts = []
     for number, leg in enumerate(legs, 1):
         head = [f"stage      {number} of {len(legs)}"] if len(legs) > 1 else []
-        parts.append("\n".join([*head, *_lines(leg, dry)]))
+        parts.append("\n".join([*head, *_lines(leg, dry, for_cpu is not None)]))
+    if for_cpu and not on_gpu(legs[-1].run.trainer):
+        parts[-1] += f"\nnote       this config is for a GPU; {for_cpu} is made for a CPU"
     return "\n\n".join(parts)
 
 
-def _lines(leg: Leg, dry: bool) -> Iterator[str]:
+def _lines(leg: Leg, dry: bool, for_gpus: bool) -> Iterator[str]:
     run, images = leg.run, leg.images
     yield f"run        {run.name} ({leg.module.describe()})"
     yield from leg.notes()
@@ -32,9 +38,10 @@ def _lines(leg: Leg, dry: bool) -> Iterator[str]:
     yield f"network    {_size(leg.module)}"
     yield from _work(leg)
     if dry:
-        yield from _arithmetic(leg)
+        yield from _arithmetic(leg, for_gpus)
     yield f"output     {run.folder}/"
     yield from where_shown(run)
+    yield from _slow_start(run)
     if leg.refused:
         yield f"note       as it stands: {leg.refused}"
 
@@ -48,15 +55,29 @@ def _size(module: Stage) -> str:
     return f"{count / 1e6:.2f} M parameters; {memory}"
 
 
-def _arithmetic(leg: Leg) -> Iterator[str]:
-    """docs/scale.md has the formulas and what they assume."""
+def _slow_start(run: RunConfig) -> Iterator[str]:
+    """A warm-up that the run does not outlast."""
+    warmup, steps = run.optim.warmup, run.trainer.max_steps
+    if warmup >= steps:
+        why = f"optim.warmup={warmup} is not below trainer.max_steps={steps}"
+        never = f"the learning rate never reaches {run.optim.lr:g}"
+        yield f"note       {never}: {why}; optim.warmup={steps // 10} would do"
+
+
+def _arithmetic(leg: Leg, for_gpus: bool) -> Iterator[str]:
+    """docs/scale.md has the formulas and what they assume.
+
+    The time on H100s is of no use beside a CPU, unless the config is for GPUs.
+    """
     batch, steps = leg.run.data.batch_size, leg.run.trainer.max_steps
     held = activations(leg.module)
     yield f"memory     {held / 1e9:.3g} GB for the activations of {batch} rows in float32"
     step = work(leg.module)
-    time = span(3600 * hours_on_h100(step, steps))
+    seconds = 3600 * hours_on_h100(step, steps)
+    shown = for_gpus or seconds >= GPUS_ALONE or on_gpu(leg.run.trainer)
     counted = f"{step / 1e12:.3g} TFLOP a step and device, {TRAINED} x forward"
-    yield f"work       {counted}; {steps} steps are {time} on H100s at {SHARE:.0%} of their peak"
+    time = f"; {steps} steps are {span(seconds)} on H100s at {SHARE:.0%} of their peak"
+    yield f"work       {counted}{time * shown}"
 
 
 def _work(leg: Leg) -> Iterator[str]:
@@ -66,5 +87,5 @@ def _work(leg: Leg) -> Iterator[str]:
     shares = f"{size} a device x {world} devices x {settings.accumulate} accumulated"
     yield f"batch      {batch} = {shares}; lr {run.optim.lr:g}"
     yield f"length     {steps} steps = {steps * batch / len(leg.images.train):.1f} epochs"
-    device = "GPU" if torch.cuda.is_available() and settings.accelerator != "cpu" else "CPU"
+    device = "GPU" if on_gpu(settings) else "CPU"
     yield f"device     {world} x {device}, {precision(settings)}, strategy {strategy(run)}"
