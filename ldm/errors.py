@@ -1,6 +1,7 @@
 """What goes wrong because of what we were given: one line, and status 2 of a script."""
 
 import errno
+import importlib.util
 import os
 import sys
 import unicodedata
@@ -116,9 +117,18 @@ def ending(error: BaseException) -> tuple[int, str]:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         what = "no space left on the disk" if full else error.strerror or str(error)
         return 2, f"{error.filename or 'a file'}: {what}"
+    if isinstance(error, ModuleNotFoundError) and (name := _not_installed(error)):
+        where = "use the environment's python (.venv/bin/python), or pip install -e ."
+        return 2, f"{name} is not installed for {sys.executable}: {where}"
     if out_of_memory(error):
         return 2, "out of memory; ask for less at once (--batch-size, --count, data.batch_size)"
     return 1, (f"{type(error).__name__}: {error}".splitlines() or [""])[0]
+
+
+def _not_installed(error: ModuleNotFoundError) -> str:
+    """The package of others that is not there; empty for a module of ours, or of one that is."""
+    name = (error.name or "").partition(".")[0]
+    return "" if name in ("", "ldm") or importlib.util.find_spec(name) else name
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -127,14 +137,22 @@ def out_of_memory(error: BaseException) -> bool:
     return known or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
 
 
+EXPECTED = (
+    *(Refusal, Stopped, KeyboardInterrupt),
+    *(OSError, MemoryError, RuntimeError, ModuleNotFoundError),
+)
+
+
 def guard(main: Callable[[], None]) -> None:
-    """Run a script's main: bad input or a full disk is one line and status 2, Ctrl-C is 130."""
+    """Run a script's main: bad input, a full disk or a package that is not installed is one line
+    and status 2, Ctrl-C is 130.
+    """
     if hasattr(sys.stdout, "reconfigure"):
         # a name that the terminal has no letters for
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         _with_bars(main)
-    except (Refusal, Stopped, KeyboardInterrupt, OSError, MemoryError, RuntimeError) as error:
+    except EXPECTED as error:
         status, line = ending(error)
         if status == 1:
             raise

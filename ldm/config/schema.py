@@ -21,6 +21,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ldm.config import plain
+from ldm.config.synonyms import MEANT
 from ldm.errors import Refusal, nearest, one_of
 
 
@@ -137,10 +138,9 @@ def typed(cls: type, raw: Any, path: str, where: str) -> Any:
     for key, value in raw.items():
         full = f"{path}.{key}".lstrip(".")
         if key not in hints:
-            raise Refusal(
-                f"{where}: no key '{full}'{nearest(str(key), hints)} (keys here: "
-                f"{', '.join(hints)})"
-            )
+            meant = MEANT.get(str(key).lower())
+            near = f"; did you mean '{meant}'?" if meant else nearest(str(key), hints)
+            raise Refusal(f"{where}: no key '{full}'{near} (keys here: {', '.join(hints)})")
         members = _members(hints[key]) or (
             {hints[key].__name__: hints[key]} if is_dataclass(hints[key]) else {}
         )

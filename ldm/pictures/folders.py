@@ -70,7 +70,7 @@ class ImageFolder(ImageData):
     def load(self) -> Images:
         root = Path(self.root)
         if not root.is_dir():
-            raise Refusal(f"data.root: '{root}' is not a folder")
+            raise Refusal(_no_folder(self.root, type(self).root))
         files = files_of(root, self.trust)
         for line in files.about.get("said", []):
             announce_data(line)
@@ -309,6 +309,15 @@ class ImageFolder(ImageData):
             elif not taken and len(rows) >= self.holdout:
                 out[rows[marks[rows].argmin()]] = True
         return out
+
+
+def _no_folder(root: str, usual: str) -> str:
+    """Why there are no pictures where `data.root` points, or stands by default."""
+    if root == usual:
+        names = "data.root=DIR names the folder of pictures"
+        return f"data.root is not given, and there is no folder '{usual}' here: {names}"
+    hint = "; put your folder in the place of DIR" if Path(root).name == "DIR" else ""
+    return f"data.root: '{root}' is not a folder{hint}"
 
 
 def _checked(chosen: Chosen, files: Files) -> tuple[FolderSet, FolderSet]:

@@ -64,6 +64,10 @@ class Source:
     device: str | None = None
     devices: int = 1
 
+    def expect(self) -> None:
+        """Refusal if there is no such checkpoint."""
+        find_checkpoint(self.checkpoint)
+
     def launch(self) -> Place:
         """This process' place, the others started. Refusal if the device is not there."""
         from ldm.system.processes import Ranks, launch  # Lightning is slow to import

@@ -79,6 +79,7 @@ class SampleRequest:
 
 def sample_to_folder(request: SampleRequest) -> None:
     """The folder of samples that is asked for, made over one process or several."""
+    request.source.expect()
     with new_folder(request.output) as folder:
         place = request.source.launch()
         ranks, first = place.ranks, place.ranks.rank == 0

@@ -44,7 +44,9 @@ def sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--eta", type=float, help="short for --solver-option eta=..., DDIM's stochasticity"
     )
-    parser.add_argument("--steps", type=int, metavar="N")
+    parser.add_argument(
+        "--steps", type=int, metavar="N", help="of the solver (default: the config's sample.steps)"
+    )
     parser.add_argument(
         "--grid",
         metavar="G",
@@ -62,7 +64,8 @@ def sampling(parser: argparse.ArgumentParser) -> None:
         default="ema",
         help="ema, raw, ema:DECAY, or ema:0.05: any width, post-hoc",
     )
-    parser.add_argument("--batch-size", type=int, metavar="B")
+    text = "samples at once: fewer take less memory (default: the config's sample.batch_size)"
+    parser.add_argument("--batch-size", type=int, metavar="B", help=text)
     _place(parser)
 
 

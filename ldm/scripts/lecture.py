@@ -10,8 +10,6 @@ import argparse
 from pathlib import Path
 
 from ldm.errors import guard, say
-from ldm.lecture.base import chosen
-from ldm.lecture.topics import TOPICS
 from ldm.scripts.flags import Parser, home
 
 
@@ -28,6 +26,9 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     words = parse()
+    from ldm.lecture.base import chosen  # slow imports only once the arguments are right
+    from ldm.lecture.topics import TOPICS
+
     if words.figure is None:
         rows = (f"{t.number:3}  {t.name:12} {t.title}; --break: {t.mistake}" for t in TOPICS)
         return say("\n".join(rows))

@@ -21,7 +21,7 @@ from typing import Any
 
 from ldm.errors import command, guard
 from ldm.scripts.flags import Parser, checkpoint, home, sampling
-from ldm.tasks import TASKS, every_flag, without_task
+from ldm.tasks import TASKS, every_flag, every_method, without_task
 
 
 def parse() -> argparse.Namespace:
@@ -92,6 +92,7 @@ def task_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--mask", type=home, metavar="PATH", help=text)
     for flag, of in every_flag().items():
         text = f"{', '.join(of)}: {flag.help}" if of else flag.help
+        text += f"; {every_method()}" * (flag.name == "method")
         if flag.switch:
             group.add_argument(flag.text, action="store_true", default=None, help=text)
         else:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ldm.errors import Refusal, one_of
-from ldm.tasks.base import Task
+from ldm.tasks.base import TRAINED, Task
 from ldm.tasks.denoising import Denoising
 from ldm.tasks.editing import Editing
 from ldm.tasks.inpainting import InPainting
@@ -41,6 +41,13 @@ def every_flag() -> dict[Flag, list[str]]:
         for flag in flags(task):
             found.setdefault(flag, []).extend([] if flag in common else [task.name])
     return found
+
+
+def every_method() -> str:
+    """The methods of all tasks, and that of a model trained for one."""
+    ways = {task.name: [one for of in task.methods.values() for one in of] for task in TASKS}
+    listed = (f"{name}: {', '.join(dict.fromkeys(of))}" for name, of in ways.items())
+    return f"{'; '.join(listed)}; {TRAINED}: by a model trained for the task"
 
 
 def without_task(words: Mapping[str, Any]) -> None:

@@ -57,7 +57,7 @@ class Task:
     pictures: ClassVar[int] = 1
     controls: ClassVar[Mapping[str, Control]] = {}
 
-    method: str | None = option(None, "the way it is done; --method trained: as trained", "M")
+    method: str | None = option(None, "the way it is done (default: the first that fits)", "M")
     degrade: bool = option(False, "make the input from --image, which is the truth")
 
     # -- what is asked ----------------------------------------------------------------------------

@@ -24,6 +24,9 @@ def classes_of(run: DiffusionConfig, images: DataSet) -> tuple[str, ...]:
 def captions_of(run: DiffusionConfig, images: DataSet) -> Captions | None:
     """The text encoder and the prompts of samples, for a run of captions; Refusal without any."""
     if run.condition not in ("text", "both"):
+        if count := sum(map(bool, images.train.captions)):
+            unused = f"{count} pictures have captions, which this run does not use"
+            announce(f"data: {unused}; condition=text does")
         return None
     captions = set(images.train.captions) - {""}
     if not captions:

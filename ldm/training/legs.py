@@ -22,6 +22,19 @@ from ldm.training.resume import about_data, expect_same_data, keep_global_batch,
 from ldm.training.stage import Stage
 from ldm.training.stage1 import find_stage1, is_finished, shared_stage1, stage1_inside
 
+# the checkpoint to go on from and its state, and why a dry run could not begin in its folder
+Point = tuple[Path | None, dict[str, Any], Refusal | None]
+
+
+def point_of(run: Config, resume: bool, dry_run: bool) -> Point:
+    """Where a stage begins. Refusal where its folder is another run's, but in a dry run."""
+    try:
+        return *resume_point(run, resume), None
+    except Refusal as refusal:
+        if not dry_run:
+            raise
+        return None, {}, refusal
+
 
 @dataclass
 class Leg(ABC):
@@ -34,14 +47,9 @@ class Leg(ABC):
     refused: Refusal | None = None  # why it cannot begin in its folder, in a dry run
     module: Stage = field(init=False, repr=False)  # or a sketch of it, once the plan is made
 
-    def begin(self, resume: bool, dry_run: bool) -> None:
-        """Find the checkpoint to go on from; the data are held against those it began with."""
-        try:
-            self.start, self.state = resume_point(self.run, resume)
-        except Refusal as refusal:
-            if not dry_run:
-                raise
-            self.refused = refusal
+    def begin(self, point: Point) -> None:
+        """Go on from a checkpoint, or begin; the data are held against those it began with."""
+        self.start, self.state, self.refused = point
         self.read_conditions()
         if self.start is not None:
             meta, given = self.state["ldm"], self.given()

@@ -10,7 +10,7 @@ from pathlib import Path
 from ldm.config import Config
 from ldm.system.data import DataSet
 from ldm.training.checks import check_leg, check_output, check_strategies
-from ldm.training.legs import Leg, leg_of
+from ldm.training.legs import Leg, leg_of, point_of
 
 Hold = Callable[[Path], object]
 
@@ -26,14 +26,15 @@ def make_plan(
     check_strategies(run)
     check_output(run.folder)
     hold(run.folder)
+    point = point_of(run, resume, dry_run)  # before the data are read: it is quick
     last = leg_of(run, images or run.data.load())
-    last.begin(resume, dry_run)
+    last.begin(point)
     legs = [last]
     if stage1 := last.first(resume):
         check_output(stage1.folder)
         hold(stage1.folder)
         legs = [leg_of(stage1, last.images), last]
-        legs[0].begin(resume, dry_run)
+        legs[0].begin(point_of(stage1, resume, dry_run))
     for leg in reversed(legs):  # what stage 1 starts from is made last: nothing is drawn in between
         leg.module = leg.build() if leg is legs[0] else leg.sketch()
         check_leg(leg)
