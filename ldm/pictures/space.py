@@ -19,7 +19,7 @@ from torch.nn.functional import adaptive_max_pool2d
 from ldm.diffusion.space import Extras, Noise, Reduce, Shape, Space, SpaceConfig, listed
 from ldm.errors import Refusal
 from ldm.networks.autoencoder import Autoencoder, sample_posterior
-from ldm.pictures.statistics import ChannelStatistics, lost_channels, percent
+from ldm.pictures.statistics import SOUND, ChannelStatistics, lost_channels, percent
 from ldm.system.batches import as_bytes, as_images
 
 
@@ -251,7 +251,10 @@ class LatentSpace(PictureSpace):
         self.mean.copy_(mean)
         self.std.copy_(std)
         shares = f"explained by the picture {percent(self.explained.tolist())}"
-        return f"latents: mean {listed(mean)}, std {listed(std)}, {shares} (a channel)"
+        meant = "a channel; the rest is the noise that stage 1 adds"
+        low = f", below {SOUND:.0%} where it is short of training or its kl_weight too large"
+        meant += low * bool((self.explained < SOUND).any())
+        return f"latents: mean {listed(mean)}, std {listed(std)}, {shares} ({meant})"
 
     @torch.no_grad()
     def decode(self, x: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from ldm.diffusion.space import Reduce
 
 # the least share of a latent channel's variance that the picture explains, or it is lost
 CARRIES = 0.1
+SOUND = 0.5  # below that stage 1 is worth a second look
 
 
 def percent(shares: Iterable[float]) -> str:

@@ -21,6 +21,7 @@ from ldm.system.randomness import SampleNoise
 
 COLUMNS, FRAMES = 11, 40  # of the strip; of the GIF each way, at most
 TITLE = "The forward process, from data to noise, and the reverse process back to data"
+DECODED = "; noise too is shown through stage 1's decoder"
 FORWARD, REVERSE, GUESS = "forward: x_t", "reverse: x_t", "reverse: x_0 as predicted"
 
 
@@ -44,6 +45,11 @@ class Recorder:
     def space(self) -> PictureSpace:
         """The model's: it is one of pictures."""
         return cast(PictureSpace, self.model.space)
+
+    @property
+    def title(self) -> str:
+        """What the strip says above it."""
+        return TITLE + DECODED * (self.space.kind == "latent")
 
     @property
     def times(self) -> Tensor:
@@ -82,7 +88,7 @@ class Recorder:
         said = [f"t = {t:.2f}" for t in times.tolist()]
         samples = pictures.shape[2]
         labels = Labels(
-            TITLE, [said[::-1], said, ()] * samples, [FORWARD, REVERSE, GUESS] * samples
+            self.title, [said[::-1], said, ()] * samples, [FORWARD, REVERSE, GUESS] * samples
         )
         return labelled(pictures.permute(2, 0, 1, 3, 4, 5).flatten(0, 2), len(times), labels)
 

@@ -7,7 +7,8 @@ to one, and a file has all lines in order.
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from tqdm import tqdm
@@ -23,13 +24,16 @@ class Bar(tqdm):
     """What is done, n of total, the time passed and left, and `unit` a second.
 
     An item is `each` units of work. `more` is shown beside the times. `later` is work that follows
-    this one: what it is called with it, and how many of these items it is worth.
+    this one: what it is called with it, and how many of these items it is worth. `ahead` gives the
+    seconds to come of what is done beside the items (`apart`).
     """
 
     def __init__(self, what: str, total: int | None, unit: str, **options: Any):
         self.live = sys.stdout.isatty()
         self.later: tuple[str, float] = ("", 0.0)
         self.more: Sequence[str] = ()
+        self.ahead: Callable[[], float] = lambda: 0.0
+        self.stands: float | None = None  # since when, inside `apart`
         self.each, self.counted = options.pop("each", 1.0), options.pop("counted", "")
         # a file needs no line before the first half minute
         delay = options.pop("delay", 0.0) if self.live else KEPT
@@ -44,16 +48,27 @@ class Bar(tqdm):
         """Leave what came before out of the pace: the first steps are slow."""
         self.began = (self.n, time.time())
 
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """Inside, something else is done: that time is none of the items', nor of their pace."""
+        self.stands = time.time()
+        try:
+            yield
+        finally:
+            self.began = self.began[0], self.began[1] + time.time() - self.stands
+            self.stands = None
+
     def due(self) -> bool:
         """Whether the next `update` is shown."""
         return not self.disable and time.time() - self.last_print_t >= self.mininterval
 
     def left(self, later: float = 0.0) -> float | None:
         """Seconds to the end, and to that of `later` further items; None before the first one."""
-        done, passed = self.n - self.began[0], time.time() - self.began[1]
+        now = time.time() if self.stands is None else self.stands
+        done, passed = self.n - self.began[0], now - self.began[1]
         if self.total is None or done <= 0:
             return None
-        return passed / done * (self.total - self.n + later)
+        return passed / done * (self.total - self.n + later) + self.ahead()
 
     def __str__(self) -> str:
         return self._line() if self.live else self._sentence()
@@ -129,6 +144,14 @@ def shown(
 def three(value: float) -> str:
     """A number to three digits: 0.0912, 1.50, 512, 12345."""
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:#.3g}".rstrip(".")
+
+
+def file_size(count: float) -> str:
+    """Bytes for a person: 512 B, 40 kB, 3.2 MB, 1.5 GB."""
+    for unit, power in (("GB", 9), ("MB", 6), ("kB", 3)):
+        if count >= 0.9995 * 10**power:
+            return f"{three(count / 10**power)} {unit}"
+    return f"{count:.0f} B"
 
 
 def clock(seconds: float) -> str:

@@ -15,7 +15,7 @@ from ldm.pictures.latents import LatentCache, cache_folder, examine
 from ldm.pictures.space import LatentSpace
 from ldm.system import threads
 from ldm.system.batches import Shard, as_floats, loader
-from ldm.system.progress import Bar
+from ldm.system.progress import Bar, file_size
 from ldm.training.data import data_of
 from ldm.training.ranks import announce
 
@@ -42,7 +42,7 @@ def use_cache(trainer: pl.Trainer, space: LatentSpace, autoencoder: str) -> None
             f"latent cache: {folder} is damaged as soon as it is written; set output to another "
             "disk, or space.cache=false"
         )
-    announce(f"latents: {folder}, {found.size / 1e9:.2f} GB for {len(found)} pictures")
+    announce(f"latents: {folder}, {file_size(found.size)} for {len(found)} pictures")
     found.columns = pictures.columns
     data.train = found
 

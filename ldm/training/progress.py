@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import lightning.pytorch as pl
 from torch import Tensor
@@ -15,6 +15,33 @@ from ldm.training.stage import Stage
 WARM = 2  # steps that the pace leaves out
 
 
+class Beside(pl.Callback):
+    """What is done beside the steps, at steps that are known before."""
+
+    called: ClassVar[str] = "panels"
+    took, since = 0.0, 0.0  # seconds of the last time; when the one that goes on began, or 0
+
+    def to_come(self, step: int, last: int) -> int:
+        """How often it will still be done, after `step` of `last`."""
+        raise NotImplementedError
+
+    def ahead(self, step: int, last: int) -> float:
+        """Seconds of it to come, every time as long as the last one."""
+        going = max(0.0, self.took - (time.monotonic() - self.since)) if self.since else 0.0
+        return self.took * self.to_come(step, last) + going
+
+
+def beside(trainer: pl.Trainer) -> list[Beside]:
+    """All that is done beside the steps of a run."""
+    return [one for one in trainer.callbacks if isinstance(one, Beside)]  # type: ignore[attr-defined]
+
+
+def ahead(trainer: pl.Trainer) -> float:
+    """Seconds that panels will still take, as far as one was drawn."""
+    step, last = trainer.global_step, trainer.max_steps
+    return sum(one.ahead(step, last) for one in beside(trainer))
+
+
 class Progress(pl.callbacks.ProgressBar):
     """One bar for a stage, on the first process alone; validation has none.
 
@@ -24,6 +51,7 @@ class Progress(pl.callbacks.ProgressBar):
     def __init__(self, name: str, later: float = 0.0):
         super().__init__()
         self.name, self.later = name, later
+        self.done, self.amount, self.what = 0.0, 0.0, ""  # of what is done beside the steps
         self.quiet, self.bar, self.first, self.since = False, Bar("", 0, "", disable=True), 0, 0.0
 
     def disable(self) -> None:
@@ -39,7 +67,7 @@ class Progress(pl.callbacks.ProgressBar):
         unit = {"pictures": "images"}.get(kind, kind)
         options: dict[str, Any] = dict(initial=self.first, each=batch, disable=self.quiet)
         self.bar = Bar(self.name, settings.max_steps, unit, counted=" steps", **options)
-        self.bar.later = ("both", self.later)
+        self.bar.later, self.bar.ahead = ("both", self.later), lambda: ahead(trainer)
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         step = trainer.global_step
@@ -60,13 +88,20 @@ class Progress(pl.callbacks.ProgressBar):
 
     def doing(self, what: str) -> None:
         """Say in the bar what is done beside the steps."""
-        self.bar.desc = f"{self.name}, {what}" if what else self.name
+        self.what, self.done, self.amount = what, 0.0, 0.0
+        self._describe()
         if self.bar.live:
             self.bar.refresh()
 
-    def tick(self, *_: Any) -> None:
-        """Time passes in the bar, beside the steps."""
+    def tick(self, done: float = 0.0, amount: float = 0.0) -> None:
+        """Time passes in the bar, beside the steps: so much more is done of an amount."""
+        self.done, self.amount = self.done + done, amount or self.amount
+        self._describe()
         self.bar.update(0)
+
+    def _describe(self) -> None:
+        count = f" {self.done:.0f}/{self.amount:.0f}" if self.amount else ""
+        self.bar.desc = f"{self.name}, {self.what}{count}" if self.what else self.name
 
     def on_exception(self, *_: Any) -> None:
         self.bar.close()
@@ -88,11 +123,15 @@ def _loss(stage: Stage) -> float | None:
 
 @contextmanager
 def busy(trainer: pl.Trainer, what: str) -> Iterator[Callable[..., None]]:
-    """Inside, the bar says what is done beside the steps; what to call to let its time pass."""
+    """Inside, the bar says what is done beside the steps; what to call to let its time pass.
+
+    It takes how much more is done, and of what amount.
+    """
     bar = trainer.progress_bar_callback
     if not isinstance(bar, Progress):
         yield lambda *_: None
         return
     bar.doing(what)
-    yield bar.tick
+    with bar.bar.apart():
+        yield bar.tick
     bar.doing("")

@@ -5,6 +5,7 @@ PNG in the run's folder and the same picture on the boards of logger.kind. Names
 train, val, loss_by_time, discriminator, evaluate, speed, pictures, tables.
 """
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from PIL import Image
 
 from ldm.system.data import DataSet
 from ldm.training.boards.loggers import log_picture
-from ldm.training.progress import busy
+from ldm.training.progress import Beside, busy
 from ldm.training.ranks import announce
 from ldm.training.stage import Stage
 
@@ -39,13 +40,13 @@ def log_figures(trainer: pl.Trainer, values: Mapping[str, float]) -> None:
         logger.log_metrics(dict(values), step=trainer.global_step)
 
 
-class EverySteps(pl.Callback, ABC, Generic[AnyStage]):
+class EverySteps(Beside, ABC, Generic[AnyStage]):
     """Calls `show` at step 0, every n steps and at the end.
 
     At step 0, so that running out of memory shows in the first minute.
     """
 
-    doing: ClassVar[str] = "sampling"  # as the bar says it
+    doing: ClassVar[str] = "drawing samples"  # as the bar says it
 
     def __init__(self, folder: Path, every: int):
         self.folder, self.every, self.shown = folder, every, -1
@@ -63,9 +64,14 @@ class EverySteps(pl.Callback, ABC, Generic[AnyStage]):
     def _once(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if trainer.global_step != self.shown:
             cast(Stage, module).settle()
-            self.shown = trainer.global_step
+            self.shown, self.since = trainer.global_step, time.monotonic()
             with busy(trainer, self.doing) as self.tick:
                 self.show(trainer, cast(AnyStage, module))
+            self.took, self.since = time.monotonic() - self.since, 0.0
+
+    def to_come(self, step: int, last: int) -> int:
+        between = (last - 1) // self.every - step // self.every if self.every else 0
+        return max(0, between) + (self.shown != last)
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if trainer.global_step == 0:

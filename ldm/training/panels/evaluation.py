@@ -31,7 +31,7 @@ class RunFigures(EverySteps[AnyStage]):
     The networks live here and not in the module, whose checkpoint they would swell.
     """
 
-    doing = "evaluating"
+    doing, called = "evaluating", "evaluations"
     side: ClassVar[str]
     metrics: ClassVar[Collection[str]] = ALL
 

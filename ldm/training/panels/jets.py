@@ -55,7 +55,9 @@ class JetPanels(EverySteps[DiffusionModule]):
     def generate(self, module: DiffusionModule) -> Cloud:
         """Every rank makes its share."""
         model = module.model()
-        return generate_like(model, model.settings, self.asked, ranks=Ranks.of_training(module))[0]
+        ranks = Ranks.of_training(module)
+        self.tick(0, len(self.asked) / ranks.world)
+        return generate_like(model, model.settings, self.asked, 0, self.tick, ranks)[0]
 
     def figures(self, generated: Cloud) -> dict[str, float]:
         """val/NAME of the generated jets and val/NAME_floor of real ones, with sample sizes."""

@@ -15,7 +15,7 @@ from ldm.sampling.conditions import Condition, completed
 from ldm.sampling.generate import Job, generate
 from ldm.sampling.model import Model
 from ldm.sampling.pictures import IN_GRID, names_of, title_of
-from ldm.sampling.trajectory import TITLE, Recorder
+from ldm.sampling.trajectory import Recorder
 from ldm.system.batches import as_bytes, as_floats
 from ldm.system.data import DataSet
 from ldm.system.processes import Ranks
@@ -24,6 +24,7 @@ from ldm.training.boards.board import TableRows
 from ldm.training.boards.loggers import log_animation, log_picture, log_table
 from ldm.training.diffusion import DiffusionModule
 from ldm.training.panels.base import EverySteps, show_panel
+from ldm.training.ranks import announce
 
 IN_TABLE = 16  # samples that get a row of their own
 PAIRS = 12  # held-out pictures that are reconstructed
@@ -45,6 +46,7 @@ class SamplePanel(EverySteps[DiffusionModule]):
             seeds, model = ranks.share(range(settings.count)), module.model()
             few = min(settings.trajectory, settings.batch_size, len(seeds))
             ways = Recorder(model, settings, seeds, few) if few and ranks.rank == 0 else None
+            self.tick(0, len(seeds))
             images = generate(model, settings, seeds, progress=self.tick, watch=ways)
         images = ranks.collect(images, settings.count)
         if ways is not None:
@@ -59,8 +61,9 @@ class SamplePanel(EverySteps[DiffusionModule]):
     def show_ways(self, trainer: pl.Trainer, ways: Recorder) -> None:
         """From data to noise and back, as a strip and a GIF."""
         strip, gif = ways.write(self.folder, f"trajectory-{trainer.global_step:07d}")
-        log_picture(trainer, "pictures/trajectory", strip, TITLE)
-        log_animation(trainer, "pictures/trajectory-animation", gif, TITLE)
+        announce(f"step {trainer.global_step}: wrote {gif.with_suffix('.png')} and .gif")
+        log_picture(trainer, "pictures/trajectory", strip, ways.title)
+        log_animation(trainer, "pictures/trajectory-animation", gif, ways.title)
 
 
 def sample_rows(model: Model, settings: SampleConfig, images: Tensor) -> TableRows:

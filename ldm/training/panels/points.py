@@ -51,7 +51,8 @@ class PointPanels(EverySteps[DiffusionModule]):
         with module.evaluating():
             model = module.model()
             ranks = Ranks.of_training(module)
-            made = generate_like(model, model.settings, self.real, ranks=ranks)
+            self.tick(0, len(self.real) / ranks.world)
+            made = generate_like(model, model.settings, self.real, 0, self.tick, ranks)
             if trainer.is_global_zero:
                 self.draw(trainer, model, made)
 

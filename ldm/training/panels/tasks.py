@@ -49,7 +49,9 @@ class TaskPanel(EverySteps[DiffusionModule]):
             Prior(model, model.settings, SEEDS),
         )
         with module.evaluating():
-            here = task.samples(prior, ranks.share(cases))
+            mine = ranks.share(cases)
+            self.tick(0, len(mine) * len(SEEDS))
+            here = task.samples(prior, mine, self.tick)
             made = ranks.collect(here, len(cases))
         if not trainer.is_global_zero:
             return
