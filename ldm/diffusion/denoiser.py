@@ -13,7 +13,7 @@ from typing import ClassVar, Literal, Protocol
 from torch import Tensor, nn
 
 from ldm.diffusion.predictions import PREDICTIONS, Coefficients
-from ldm.diffusion.schedules import Schedule, expand
+from ldm.diffusion.schedules import Schedule, Spacing, expand
 from ldm.diffusion.times import Importance, LogitNormal, LogNormal, Uniform
 from ldm.diffusion.weights import EDM, MaximumLikelihood, MinSNR, One
 
@@ -71,6 +71,16 @@ class Loss:
     def teachers_guidance(self) -> float | None:
         """Of the teacher that it needs; None where it needs none."""
         return None
+
+    @property
+    def pieces(self) -> int:
+        """Segments of the path that each need a step of their own."""
+        return 1
+
+    @property
+    def spacing(self) -> Spacing:
+        """Of the grid that its segments end on."""
+        return "auto"
 
     def bounded(self, schedule: Schedule) -> bool:
         """Whether the denoiser is as exact at t = 0 as the loss needs."""

@@ -50,7 +50,7 @@ def sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--grid",
         metavar="G",
-        help="times: uniform, log_snr, karras; for Discrete also trailing, leading",
+        help="times: uniform, angle, log_snr, karras; for Discrete also trailing, leading",
     )
     parser.add_argument(
         "--guidance", type=float, metavar="W", help="1: the plain conditional model"
