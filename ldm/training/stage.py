@@ -16,6 +16,7 @@ from ldm.checkpoints.averaging import WIDTHS
 from ldm.checkpoints.safe import malformed
 from ldm.config import Optim, RunConfig, schema
 from ldm.diffusion.space import Shape, Space
+from ldm.networks.quick import eager
 from ldm.pictures.space import ChannelStatistics
 from ldm.system import randomness, threads
 from ldm.system.batches import Batch
@@ -74,6 +75,11 @@ class Stage(pl.LightningModule):
         return any(layer.p > 0 for layer in layers)
 
     @property
+    def worked(self) -> list[nn.Module]:
+        """The networks that a training step runs."""
+        return [self.net]
+
+    @property
     def few(self) -> int:
         """Rows of a batch to try: one alone has no spread where a level has one pixel."""
         return min(2, self.config.data.batch_size)
@@ -103,9 +109,9 @@ class Stage(pl.LightningModule):
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Inside, the network has its averaged weights (or its own, if none are kept)."""
+        """Inside, the network has its averaged weights (or its own, if none are kept), in eager."""
         self.settle()
-        with self.ema.applied() if self.ema else nullcontext():
+        with eager(), self.ema.applied() if self.ema else nullcontext():
             yield
 
     @contextmanager
