@@ -112,8 +112,7 @@ class Denoiser(nn.Module):
 
     def run(self, x_t: Tensor, t: Tensor, c_in: Tensor, **cond: Tensor) -> Tensor:
         """The raw network, fed in its own units."""
-        c_noise = (1000 * t).to(x_t).expand(len(x_t))
-        return self.net(expand(c_in, x_t) * x_t, c_noise, **cond)
+        return self.net(expand(c_in, x_t) * x_t, noise_levels(t, x_t), **cond)
 
     def forward(self, x_t: Tensor, t: Tensor, **cond: Tensor) -> Tensor:
         c_skip, c_out, c_in = self.coefficients(t)
@@ -148,6 +147,16 @@ class Denoiser(nn.Module):
 def padded(x: Tensor, mask: Tensor | None) -> Tensor:
     """x with 0 where the mask (B, N) of clouds (B, N, F) is false."""
     return x if mask is None else x.masked_fill(~mask.bool()[..., None], 0)
+
+
+def noise_levels(t: Tensor, x_t: Tensor) -> Tensor:
+    """c_noise = 1000 t of x_t's kind, (B,). A solver's t on the CPU is filled in, not copied.
+
+    A copy to a GPU would be waited for at each call; a fill takes the number along.
+    """
+    if t.ndim or t.device == x_t.device:
+        return (1000 * t).to(x_t).expand(len(x_t))
+    return x_t.new_full((len(x_t),), float(1000 * t))
 
 
 def mean_error(error: Tensor, mask: Tensor | None) -> Tensor:
