@@ -139,10 +139,12 @@ class DiffusionModule(Stage):
     # -- hand-off ---------------------------------------------------------------------------------
     @property
     def worked(self) -> list[nn.Module]:
-        """With stage 1 where it encodes pictures at each step."""
+        """With stage 1 where it encodes pictures at each step, and a student's teacher."""
         encodes = not self.config.space.cached or self.config.task.use is not None
         first = self.space.first_stage if encodes else None
-        return [self.net, *filter(None, [first])]
+        teaches = self.origin and self.config.loss.teachers_guidance is not None
+        teacher = self.origin.model.denoiser.net if self.origin and teaches else None
+        return [self.net, *filter(None, [first, teacher])]
 
     @eagerly
     def on_fit_start(self) -> None:

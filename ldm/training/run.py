@@ -147,6 +147,7 @@ def _quiet() -> None:
         "LeafSpec",
         "logs directory",
         "sync_dist",
+        "attribute of a Tensor that is not a leaf",  # of PyTorch to itself, while it compiles
     ):
         warnings.filterwarnings("ignore", f".*{text}.*")
     for category in (FutureWarning, DeprecationWarning):  # of torch's, to Lightning

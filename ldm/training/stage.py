@@ -109,17 +109,17 @@ class Stage(pl.LightningModule):
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Inside, the network has its averaged weights (or its own, if none are kept), in eager."""
+        """Inside, the network has its averaged weights (or its own, if none are kept)."""
         self.settle()
-        with eager(), self.ema.applied() if self.ema else nullcontext():
+        with self.ema.applied() if self.ema else nullcontext():
             yield
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Inside, the averaged weights in evaluation mode."""
+        """Inside, the averaged weights in evaluation mode, eager."""
         training = self.training
         self.eval()
-        with self.averaged():
+        with eager(), self.averaged():
             yield
         self.train(training)
 

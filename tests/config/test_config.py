@@ -296,6 +296,7 @@ VALUES = [
     ("..=1", "'..' is not a key"),
     ("=1", "'' is not a key"),
     ("data.hold=[", "not readable as YAML"),
+    ("data={name: ImageFolder, hold: {half: b}}", "data.hold: .* is not list"),
     ("name=" + "x" * 300, "must be a plain"),
 ]
 
