@@ -178,7 +178,9 @@ def test_the_mixture_is_learnt(mixture):
 
 @pytest.mark.slow
 @pytest.mark.xfail(
-    reason="of four draws 0.81 and 1.22 of the floor were seen; it is 0.98 over all eight"
+    reason="the statistic is noise at this size: one draw's value has a standard deviation of 0.36 "
+    "of the floor, two real sets' 0.30; the means of six draws of seeds 0, 1 and 2 are 1.13, 1.28 "
+    "and 1.07 (each +- 0.15) of the floor's expectation 2 E|x - x'| / 10,000"
 )
 def test_samples_of_the_mixture_are_as_near_as_data(mixture):
     """The energy distance of 10,000 samples within 1.2 of its floor, means of several draws."""
