@@ -220,7 +220,7 @@ def reverse_process(
     figure, axes = sheet(title, jets, len(steps), size, sharex=True, sharey=True)
     for row in range(jets):
         for ax, features, t in zip(axes[row], steps, times, strict=True):
-            _constituents(ax, features[row][mask[row]])
+            discs(ax, features[row][mask[row]])
             if row == 0:
                 ax.set_title(f"t = {t:.2f}")
     _angles(figure)
@@ -235,7 +235,7 @@ def jets(features: Tensor, mask: Tensor, names: Sequence[str], columns: int = 4)
     figure, panels = sheet("Generated jets", rows, columns, size, sharex=True, sharey=True)
     axes = panels.ravel()
     for ax, cloud, real, name in zip(axes, features, mask, names, strict=False):
-        _constituents(ax, cloud[real])
+        discs(ax, cloud[real])
         ax.set_title(name)
     for ax in axes[len(mask) :]:
         ax.set_axis_off()
@@ -249,7 +249,7 @@ def _angles(figure: Figure) -> None:
     figure.supylabel(f"{PHI} in radians")
 
 
-def _constituents(axes: Axes, cloud: Tensor) -> None:
+def discs(axes: Axes, cloud: Tensor) -> None:
     """A disc of area pt_rel for each of (n, 3)."""
     eta, phi, pt = cloud.detach().cpu().unbind(-1)
     axes.scatter(

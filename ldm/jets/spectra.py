@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ldm.errors import Refusal
 from ldm.jets.metrics import Cloud
-from ldm.jets.plots import Quantity, _constituents, quantities, values
+from ldm.jets.plots import Quantity, discs, quantities, values
 from ldm.system.files import atomic_write
 from ldm.system.plots import GENERATED, REAL, picture, say, sheet, styled
 
@@ -135,7 +135,7 @@ class Reference:
 def portrait(jet: Tensor, title: str) -> Image.Image:
     """One jet (n, 3) as discs in (eta, phi): small enough for a phone."""
     figure, axes = sheet(title, size=(2.9, 3.0))
-    _constituents(axes[0, 0], jet)
+    discs(axes[0, 0], jet)
     say(axes[0, 0], r"$\eta$ - jet $\eta$", r"$\phi$ - jet $\phi$ (radians)")
     return picture(figure)
 

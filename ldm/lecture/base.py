@@ -8,6 +8,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from PIL import Image
 
 from ldm.errors import Refusal, one_of
@@ -78,6 +81,16 @@ class Topic:
 def small(image: Image.Image, colours: int = 160) -> Image.Image:
     """With a palette: a third of the bytes."""
     return image.quantize(colours, dither=Image.Dither.NONE)
+
+
+def across(figure: Figure, row: Sequence[Axes] | np.ndarray) -> Axes:
+    """One wide panel in place of a row, or of a part of it."""
+    first, last = row[0].get_subplotspec(), row[-1].get_subplotspec()
+    assert first is not None and last is not None  # axes of `sheet` have one
+    for ax in row:
+        ax.remove()
+    rows, columns = first.rowspan, slice(first.colspan.start, last.colspan.stop)
+    return figure.add_subplot(first.get_gridspec()[rows.start : rows.stop, columns])
 
 
 def chosen(topics: Sequence[Topic], word: str) -> list[Topic]:

@@ -59,12 +59,13 @@ class Lesson:
     t_min: float = 1e-3
     classes: int = 0
     seed: int = 0
+    dim: int = 64
 
 
 def untrained(lesson: Lesson, width: int = 2) -> Denoiser:
     """The network before its first step."""
     torch.manual_seed(lesson.seed)
-    net = MLP(dim=64, layers=3, fourier=16).build((width,), lesson.classes)
+    net = MLP(dim=lesson.dim, layers=3, fourier=16).build((width,), lesson.classes)
     return Denoiser(net, lesson.schedule, lesson.loss)
 
 

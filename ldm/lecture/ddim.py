@@ -10,7 +10,7 @@ from ldm.diffusion.denoiser import eps_hat
 from ldm.diffusion.schedules import Cosine
 from ldm.diffusion.solvers import DDIM, Denoise, Solver, sample, start
 from ldm.diffusion.solvers.base import Past, Randn, Step
-from ldm.lecture.base import Made
+from ldm.lecture.base import Made, across
 from ldm.lecture.data import few, plane, randn
 from ldm.points.exact import exact_denoiser
 from ldm.points.metrics import energy_distance
@@ -80,10 +80,7 @@ def drawn(
         cloud(ax, data, "#9aa0a6", size=2)
         cloud(ax, made, "#d1495b", size=3)
         window(ax, [(-2.6, 2.6), (-2.6, 2.6)], title=f"$\\eta$ = {eta:g}, {FEW} steps")
-    grid = axes[1, 0].get_gridspec()
-    for ax in axes[1]:
-        ax.remove()
-    below = figure.add_subplot(grid[1, :])
+    below = across(figure, axes[1])
     for eta, values in found.items():
         below.plot([*values], [*values.values()], "o-", label=f"$\\eta$ = {eta:g}")
     below.axhline(floor, color="#4d4d4d", ls=":", label="real against real")

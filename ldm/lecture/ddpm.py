@@ -10,7 +10,7 @@ from ldm.diffusion.exact import Gaussian, law
 from ldm.diffusion.schedules import VP
 from ldm.diffusion.solvers import DDPM, Denoise, Solver, sample, start
 from ldm.diffusion.solvers.base import Past, Randn, Step
-from ldm.lecture.base import Made
+from ldm.lecture.base import Made, across
 from ldm.lecture.data import few, plane, randn
 from ldm.points.exact import exact_denoiser
 from ldm.points.plots import cloud, window
@@ -74,10 +74,7 @@ def drawn(states: list[Tensor], times: Tensor, spread: dict[str, dict[int, float
         cloud(ax, data, "#9aa0a6", size=2)
         cloud(ax, states[i], "#d1495b", size=4)
         window(ax, [(-3, 3), (-3, 3)], title=f"step {i}, t = {times[i]:.2f}")
-    grid = axes[1, 0].get_gridspec()
-    for ax in axes[1]:
-        ax.remove()
-    below = figure.add_subplot(grid[1, :])
+    below = across(figure, axes[1])
     for name, values in spread.items():
         below.plot([*values], [*values.values()], "o-", label=f"{name} variance")
     below.axhline(1, color="black", lw=1, ls=":", label="the data")

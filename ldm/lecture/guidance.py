@@ -1,29 +1,37 @@
 """12. Guidance: the density of a class sharpened, and diversity lost."""
 
+from typing import Any
+
 import torch
+from matplotlib.axes import Axes
 from PIL import Image
 from torch import Tensor
 
 from ldm.diffusion.schedules import Cosine
 from ldm.diffusion.solvers import Heun, sample, start
 from ldm.diffusion.tasks import cfg
-from ldm.lecture.base import Made
+from ldm.lecture.base import Made, across
+from ldm.lecture.box import wall
+from ldm.lecture.clothes import coats
 from ldm.lecture.data import few, randn
 from ldm.points.exact import Mixture, exact_denoiser
 from ldm.points.plots import cloud, window
 from ldm.system.plots import picture, say, sheet, styled
 
-SCALES = (0.0, 1.0, 2.0, 4.0)
+SCALES, COATS = (0.0, 1.0, 2.0, 4.0), 8
+WORN = ((1.0, 0.0), (3.0, 0.0), (8.0, 0.0), (8.0, 0.7))  # guidance and rescale of clothes
 CAPTION = (
-    "One class of three that overlap (its exact law in grey), by classifier-free guidance of the "
-    "exact denoiser. At scale 0 the class is ignored, at 1 the samples are the class, above 1 they "
-    "leave where classes overlap and run together: surer, and less varied. Bottom: share of "
+    "Above: one class of three that overlap (its exact law in grey), by classifier-free guidance "
+    "of the exact denoiser. At scale 0 the class is ignored, at 1 the samples are the class, above "
+    "1 they leave where classes overlap and run together: surer, and less varied. Middle: share of "
     "samples that are surely of the class, and their spread over the class' own. Guidance between "
-    "t = 0.5 and 1 alone keeps more of the spread (crosses)."
+    "t = 0.5 and 1 alone keeps more of the spread (crosses). Below: coats by the model in the box "
+    "do the same, and grow hard and bright; rescale gives them back their contrast."
 )
 BROKEN = (
     "A scale of 12. The samples are beyond the class: they lie where no data are, with almost no "
-    "spread left, on a line away from the other classes. This is what over-saturated pictures are."
+    "spread left, on a line away from the other classes. The coats are black and white and all "
+    "alike: this is what over-saturated pictures are. Rescale mends the contrast, not the variety."
 )
 
 
@@ -58,39 +66,46 @@ def draw(*, broken: bool = False, size: float = 1.0) -> Made:
     scales = (1.0, 4.0, 12.0) if broken else SCALES
     made = {scale: guided(scale, n) for scale in scales}
     inside = {scale: guided(scale, n, (0.5, 1.0)) for scale in scales if scale > 1}
+    asked = coats(COATS)
+    worn = ((1.0, 0.0), (12.0, 0.0), (12.0, 0.7)) if broken else WORN
+    x_0 = {f"{w:g}" + f", rescale {r:g}" * (r > 0): asked.guided(w, 15, rescale=r) for w, r in worn}
     numbers = {
         "guided": {scale: told(points) for scale, points in made.items()},
         "guided above t = 0.5": {s: told(points) for s, points in inside.items()},
+        "clothes": {name: asked.told(one) for name, one in x_0.items()},
     }
-    return Made(drawn(made, numbers), BROKEN if broken else CAPTION, numbers)
+    shown = {f"coats, guidance {name}": asked.pictures(one) for name, one in x_0.items()}
+    return Made(drawn(made, shown, numbers), BROKEN if broken else CAPTION, numbers)
 
 
 @styled()
 def drawn(
-    made: dict[float, Tensor], numbers: dict[str, dict[float, dict[str, float]]]
+    made: dict[float, Tensor], worn: dict[str, Tensor], numbers: dict[str, Any]
 ) -> Image.Image:
-    """Samples by guidance scale, with the spread and the share of the class."""
-    size = 2 * len(made)
-    figure, axes = sheet("Guidance: sharper, and less varied", 2, len(made), (1.6 * size, 6.4))
+    """Samples by guidance scale, with the spread and the share of the class; clothes."""
+    title, ratios = "Guidance: sharper, and less varied", {"height_ratios": (1.2, 0.8, 0.7)}
+    figure, axes = sheet(title, 3, len(made), (12, 9), **ratios)
     whole, classes = laws()
-    rest = whole.draw(1500, torch.Generator().manual_seed(0))
-    own = classes[0].draw(1500, torch.Generator().manual_seed(0))
+    rest, own = (law.draw(1500, torch.Generator().manual_seed(0)) for law in (whole, classes[0]))
     for ax, (scale, points) in zip(axes[0], made.items(), strict=True):
         cloud(ax, rest, "#dddddd", size=2)
         cloud(ax, own, "#9aa0a6", size=2)
         cloud(ax, points, "#d1495b", size=3)
         window(ax, [(-3, 3), (-2.5, 5)], title=f"guidance {scale:g}")
-    grid = axes[1, 0].get_gridspec()
-    for ax in axes[1]:
-        ax.remove()
-    below = figure.add_subplot(grid[1, :])
+    curves(across(figure, axes[1]), numbers)
+    for ax, (name, pictures) in zip(axes[2], worn.items(), strict=True):
+        wall(ax, pictures, 4, name)
+    return picture(figure)
+
+
+def curves(ax: Axes, numbers: dict[str, dict[float, dict[str, float]]]) -> None:
+    """Share and spread by the scale."""
     for key, name in (("sure", "surely of the class"), ("spread", "spread over the class' own")):
         for part, mark in (("guided", "o-"), ("guided above t = 0.5", "x--")):
             found = numbers[part]
             label = name + (", above t = 0.5" if mark == "x--" else "")
             colour = "#0072b2" if key == "sure" else "#d55e00"
             values = [each[key] for each in found.values()]
-            below.plot([*found], values, mark, color=colour, label=label)
-    say(below, "scale of guidance", "share; ratio", ylim=(0, None))
-    below.legend(fontsize=8)
-    return picture(figure)
+            ax.plot([*found], values, mark, color=colour, label=label)
+    say(ax, "scale of guidance", "share; ratio", ylim=(0, None))
+    ax.legend(fontsize=8, ncols=2)

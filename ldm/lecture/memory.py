@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ldm.diffusion.schedules import Cosine
 from ldm.diffusion.solvers import Denoise, Heun, sample, start
-from ldm.lecture.base import Made
+from ldm.lecture.base import Made, across
 from ldm.lecture.data import Lesson, few, learnt, randn
 from ldm.lecture.likelihood import moon_points
 from ldm.points.exact import Finite, exact_denoiser
@@ -78,10 +78,7 @@ def drawn(made: dict[int, tuple[Tensor, Tensor]], told: dict[int, dict[str, floa
         cloud(ax, points, "#d1495b", size=5)
         cloud(ax, known, "black", most=400, size=9 if count < 1000 else 2)
         window(ax, [(-2.2, 2.2), (-2.6, 2.6)], title=f"{count:,} training points")
-    grid = axes[1, 0].get_gridspec()
-    for ax in axes[1]:
-        ax.remove()
-    below = figure.add_subplot(grid[1, :])
+    below = across(figure, axes[1])
     for name, colour in (("network", "#d1495b"), ("optimum", "#9aa0a6")):
         values = [part[name] for part in told.values()]
         below.plot([*told], values, "o-", color=colour, label=name + "'s samples")

@@ -78,5 +78,6 @@ def drawn(errors: dict[str, dict[int, float]], orders: dict[str, float]) -> Imag
     say(axes[0, 1], "evaluations of the network", "largest error", xscale="log", yscale="log")
     for ax in axes[0]:
         plain_ticks(ax.xaxis)
-    axes[0, 0].legend(loc="lower left", fontsize=8)
+    shown = axes[0, 0].get_legend_handles_labels()
+    figure.legend(*shown, loc="outside lower center", ncols=len(errors), fontsize=8)
     return picture(figure)

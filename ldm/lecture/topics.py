@@ -20,6 +20,10 @@ TOPICS = (
     ),
     Topic(11, "likelihood", "Likelihood: exact, and by Hutchinson", "without the divergence"),
     Topic(12, "guidance", "Guidance: sharper, and less varied", "a scale of 12"),
-    Topic(15, "posteriors", "De-noising and in-painting against the posterior", "by the ODE"),
+    Topic(13, "autoencoder", "The autoencoder", "training decodes the mean, never a sample"),
+    Topic(14, "clock", "Latents against pixels on a clock", "stage 1 has collapsed"),
+    Topic(15, "posteriors", "The uses against the exact posterior", "without new noise"),
     Topic(16, "memory", "From memory to generalisation", "the exact optimum, no network"),
+    Topic(17, "text", "One prompt, guidance 0 to 8", "condition and null have changed places"),
+    Topic(18, "jets", "From noise to a jet", "particles are shuffled between jets"),
 )

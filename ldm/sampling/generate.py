@@ -57,16 +57,14 @@ def generate(
         rows = (part * size)[:size]  # filled up by repeats, dropped again below
         these = whole.rows(rows)
         seen = _seen(progress, len(part) / steps, watch)
-        with model.cast():
-            x = _batch(model, settings, [seeds[r] for r in rows], these, seen)
+        x = _batch(model, settings, [seeds[r] for r in rows], these, seen)
         watch = None
         if not torch.isfinite(x[: len(part)]).all():
             raise Refusal(
                 f"sampling gave numbers that are not finite at seed {seeds[i]}; try more steps or "
                 "another solver"
             )
-        with model.cast():
-            done.append(model.space.finish(x, these.extras)[: len(part)])
+        done.append(model.space.finish(x, these.extras)[: len(part)])
     return torch.cat(done)
 
 

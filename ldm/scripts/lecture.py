@@ -9,7 +9,7 @@ python -m ldm.lecture all --output lecture
 import argparse
 from pathlib import Path
 
-from ldm.errors import guard, say
+from ldm.errors import Refusal, guard, say
 from ldm.scripts.flags import Parser, home
 
 
@@ -32,9 +32,16 @@ def main() -> None:
     if words.figure is None:
         rows = (f"{t.number:3}  {t.name:12} {t.title}; --break: {t.mistake}" for t in TOPICS)
         return say("\n".join(rows))
+    lost: list[Refusal] = []
     for topic in chosen(TOPICS, words.figure):
-        made = topic.write(Path(words.output), broken=words.broken)
+        try:
+            made = topic.write(Path(words.output), broken=words.broken)
+        except Refusal as error:  # a model or a package is not here: the others are drawn
+            lost.append(error)
+            continue
         say(f"{topic.number}. {topic.title}\n{made.caption}\nwrote {words.output}/{topic.stem}*\n")
+    if lost:
+        raise lost[0]
 
 
 def entry() -> None:

@@ -86,9 +86,7 @@ class Prior:
                 filled = (part * size)[:size]
                 seen = _seen(progress, None if done else self.watch)
                 prior = self.rows([k for _, k in filled], seen)
-                with self.model.cast():
-                    made = make(prior, stacked([cases[i] for i, _ in filled], self.device))
-                made = made.float().cpu()
+                made = make(prior, stacked([cases[i] for i, _ in filled], self.device)).cpu()
                 done |= dict(zip(part, made, strict=False))
                 progress(len(part))
         every = torch.stack([done[row] for row in rows])

