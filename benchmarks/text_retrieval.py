@@ -182,7 +182,7 @@ def main() -> None:
     config, model = from_dict(state["config"], str(path)), restore(path)
     real = load_data(config.data, args.data_root, state)
     pictures = [*real.train.pictures, *real.held_out.pictures]
-    read = FolderSet(pictures, real.shape[1], real.shape[0])
+    read = FolderSet(pictures, real.view)
     galleries = (
         Directions(pictures, choose("efficientnet-lite0"), read),
         Gallery(pictures, colours, read),

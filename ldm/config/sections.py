@@ -51,6 +51,8 @@ class Optim:
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 
 
+# no 16-mixed: float16 needs its loss scaled and a fused AdamW takes gradients as they are scaled,
+# so that the norm, its clipping and the check for what is not finite would be of scaled gradients
 PRECISIONS = ("auto", "32-true", "bf16-mixed")
 
 

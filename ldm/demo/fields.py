@@ -12,7 +12,7 @@ import gradio as gr
 
 from ldm.demo.base import Site
 from ldm.demo.limits import Asked, new_seed
-from ldm.demo.links import SOLVERS
+from ldm.demo.links import solvers_of
 from ldm.errors import Refusal
 
 PICTURE: dict[str, Any] = {
@@ -63,7 +63,8 @@ def asked(site: Site, numbers: Sequence[Any]) -> Asked:
 def number_fields(site: Site, solver: str, count: int, *, opened: bool = True) -> Numbers:
     """The controls of seed, count, steps, guidance and solver."""
     model, limits = site.model, site.limits
-    guided, settings = bool(model.classes) or model.text is not None, model.settings
+    settings = model.settings
+    guided = (bool(model.classes) or model.text is not None) and not settings.solver.few
     few, most = min(count, limits.count), limits.guidance
     with gr.Row():
         text = "of the first sample; the next ones count on"
@@ -72,7 +73,7 @@ def number_fields(site: Site, solver: str, count: int, *, opened: bool = True) -
     text = "each run takes a new seed; off: the seed above again"
     fresh = gr.Checkbox(True, label="New seed", info=text)
     with gr.Accordion("Solver, steps and guidance", open=opened):
-        choice = gr.Dropdown(SOLVERS, value=solver, label="Solver")
+        choice = gr.Dropdown(solvers_of(model), value=solver, label="Solver")
         steps = gr.Slider(1, limits.steps, min(settings.steps, limits.steps), step=1, label="Steps")
         text = "1: the model as it is; more: closer to the class or the words, less varied"
         start = min(settings.guidance, most)

@@ -10,12 +10,18 @@ from ldm.config import AnySolver
 from ldm.demo.base import Click, Kind, Site
 from ldm.demo.limits import LARGEST_SEED, number, typed, whole_number
 from ldm.errors import Refusal, one_of
+from ldm.sampling.model import Model
 
 NUMBERS = ("solver", "steps", "guidance", "seed", "count")
 MOST_KEYS, LONGEST = 20, 2000  # of a query string that is read
 OWN = re.compile(r"__\w+|view")  # of Gradio's own page: its theme, its language
-SOLVERS = [kind.__name__ for kind in AnySolver.__args__]
 Settings = dict[str, Any]
+
+
+def solvers_of(model: Model) -> list[str]:
+    """Names of the solvers that fit a model: a student of few steps has its own."""
+    few = model.settings.solver.few
+    return [kind.__name__ for kind in AnySolver.__args__ if kind.few == few]
 
 
 def keys_of(kind: Kind) -> tuple[str, ...]:
@@ -66,8 +72,8 @@ def checked(key: str, text: str, site: Site, kind: Kind) -> Any:
     if key == kind.key:
         return kind.checked(site, text)
     if key == "solver":
-        if text not in SOLVERS:
-            raise Refusal(one_of("solver", text, SOLVERS))
+        if text not in (known := solvers_of(model)):
+            raise Refusal(one_of("solver", text, known))
         return text
     if key == "guidance":
         return number(key, typed(text), 0, limits.guidance)

@@ -54,7 +54,7 @@ def build(site: Site) -> gr.Blocks:
         site.limits, title=f"ldm: {title}", analytics_enabled=False, delete_cache=kept_for
     ) as page:
         gr.Markdown(f"# {html.escape(title)}\n{introduction(site.model)}")
-        if not kind.edited:
+        if not kind.edited or site.model.settings.solver.few:
             sampler.tab(kind, site, page)
         else:
             with gr.Tab("Sample"):

@@ -13,7 +13,7 @@ from typing import ClassVar, Literal, Protocol
 from torch import Tensor, nn
 
 from ldm.diffusion.predictions import PREDICTIONS, Coefficients
-from ldm.diffusion.schedules import Schedule, expand
+from ldm.diffusion.schedules import Schedule, Spacing, expand
 from ldm.diffusion.times import Importance, LogitNormal, LogNormal, Uniform
 from ldm.diffusion.weights import EDM, MaximumLikelihood, MinSNR, One
 
@@ -72,6 +72,16 @@ class Loss:
         """Of the teacher that it needs; None where it needs none."""
         return None
 
+    @property
+    def pieces(self) -> int:
+        """Segments of the path that each need a step of their own."""
+        return 1
+
+    @property
+    def spacing(self) -> Spacing:
+        """Of the grid that its segments end on."""
+        return "auto"
+
     def bounded(self, schedule: Schedule) -> bool:
         """Whether the denoiser is as exact at t = 0 as the loss needs."""
         return True
@@ -102,8 +112,7 @@ class Denoiser(nn.Module):
 
     def run(self, x_t: Tensor, t: Tensor, c_in: Tensor, **cond: Tensor) -> Tensor:
         """The raw network, fed in its own units."""
-        c_noise = (1000 * t).to(x_t).expand(len(x_t))
-        return self.net(expand(c_in, x_t) * x_t, c_noise, **cond)
+        return self.net(expand(c_in, x_t) * x_t, noise_levels(t, x_t), **cond)
 
     def forward(self, x_t: Tensor, t: Tensor, **cond: Tensor) -> Tensor:
         c_skip, c_out, c_in = self.coefficients(t)
@@ -138,6 +147,16 @@ class Denoiser(nn.Module):
 def padded(x: Tensor, mask: Tensor | None) -> Tensor:
     """x with 0 where the mask (B, N) of clouds (B, N, F) is false."""
     return x if mask is None else x.masked_fill(~mask.bool()[..., None], 0)
+
+
+def noise_levels(t: Tensor, x_t: Tensor) -> Tensor:
+    """c_noise = 1000 t of x_t's kind, (B,). A solver's t on the CPU is filled in, not copied.
+
+    A copy to a GPU would be waited for at each call; a fill takes the number along.
+    """
+    if t.ndim or t.device == x_t.device:
+        return (1000 * t).to(x_t).expand(len(x_t))
+    return x_t.new_full((len(x_t),), float(1000 * t))
 
 
 def mean_error(error: Tensor, mask: Tensor | None) -> Tensor:

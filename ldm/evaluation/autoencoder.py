@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from ldm.metrics.figures import STAGE1, metric_name
 from ldm.metrics.images import psnr, ssim
 from ldm.metrics.records import Figure, thousands
 from ldm.networks.autoencoder import Autoencoder
+from ldm.networks.quick import compile_in_place, lay_channels_last
 from ldm.sampling.model import load_autoencoder
 from ldm.sampling.requests import Place
 from ldm.system.batches import RowSet, as_bytes, as_images
@@ -32,6 +34,7 @@ class Reconstructions:
     dataset: RowSet
     rows: Sequence[int]
     batch_size: int = 64
+    half: bool = False  # bf16 in convolutions and matrices
 
     @property
     def device(self) -> torch.device:
@@ -41,7 +44,8 @@ class Reconstructions:
     def pair(self, rows: list[int]) -> tuple[Tensor, Tensor]:
         """Pictures and what is made of them, (B, C, H, W) in [-1, 1]."""
         x = as_images(self.dataset.__getitems__(rows)).to(self.device)
-        x_hat = self.autoencoder.decode(self.autoencoder.encode(x).chunk(2, 1)[0])
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
+            x_hat = self.autoencoder.decode(self.autoencoder.encode(x).chunk(2, 1)[0])
         return x, x_hat.float().clamp(-1, 1)
 
 
@@ -121,9 +125,18 @@ class AutoencoderEvaluation(AgainstPictures):
     def restore(self, place: Place) -> None:
         found = load_autoencoder(self.opened.file, self.request.source.weights)
         self.autoencoder = found[0].to(place.own)
+        if place.own != "cpu":
+            lay_channels_last(self.autoencoder)
+        if self.request.source.compile:
+            compile_in_place(self.autoencoder)
 
     def make(self, place: Place) -> None:
         rows = permutation(len(self.dataset), "reference")[: self.count].tolist()
         size = self.request.settings.batch_size or 64
-        made = Reconstructions(self.autoencoder, self.dataset, rows, size)
+        half = self.request.source.precision == "bf16"
+        made = Reconstructions(self.autoencoder, self.dataset, rows, size, half)
+        self.half = half
         self.found = evaluate_autoencoder(made, self.judge(place), place.ranks)
+
+    def record(self) -> dict[str, Any]:
+        return {"precision": "bf16" if self.half else "32-true"} | super().record()

@@ -31,6 +31,7 @@ from ldm.sampling.generate import generate
 from ldm.sampling.jets import space_of
 from ldm.sampling.model import Model, recorded_data
 from ldm.sampling.requests import Place
+from ldm.sampling.speed import compiled
 from ldm.system.processes import ALONE, Ranks
 from ldm.system.progress import Bar, shown
 
@@ -233,10 +234,12 @@ class JetEvaluation(Evaluation):
 
     def restore(self, place: Place) -> None:
         self.model = self.request.source.restore(place)
-        self.settings = self.request.settings.over(self.model.settings, self.model.schedule)
+        self.settings = self.request.sampling(self.model, len(self.few))
 
     def make(self, place: Place) -> None:
         few, seed, off = self.few, self.request.seeds.seed, place.ranks.rank > 0
+        mine = place.ranks.share(range(len(few)))
+        compiled(self.model, self.request.source.compile, self.settings, mine)
         with Bar("sampling", len(few), "jets", disable=off) as bar:
             made = generate_like(self.model, self.settings, few, seed, bar.update, place.ranks)
         features, self.seconds = made
@@ -249,6 +252,7 @@ class JetEvaluation(Evaluation):
     def record(self) -> dict[str, Any]:
         return self.settings.record() | {
             "seeds": {"first": self.request.seeds.seed, "count": len(self.few)},
+            "precision": self.model.precision,
             "constituents": f"as {self.split} jets",
             "clip": self.request.clip,
             "jets_per_second": len(self.few) / self.seconds,

@@ -30,6 +30,7 @@ from ldm.sampling.generate import Job, generate
 from ldm.sampling.guides import guide_of
 from ldm.sampling.model import Model, recorded_data
 from ldm.sampling.requests import Place
+from ldm.sampling.speed import compiled
 from ldm.system.batches import as_bytes
 from ldm.system.data import DataSet
 from ldm.system.names import file_name
@@ -190,11 +191,12 @@ class PictureEvaluation(AgainstPictures):
     def restore(self, place: Place) -> None:
         self.model = self.request.source.restore(place)
         expect_plain(self.model.purpose, "evaluate.py")
-        self.settings = self.request.settings.over(self.model.settings, self.model.schedule)
+        self.settings = self.request.sampling(self.model, self.count)
         guide_of(self.model, self.settings.guide)  # refused before real pictures are looked at
 
     def make(self, place: Place) -> None:
         seeds, judge = self.request.seeds.listed(self.count), self.judge(place)
+        compiled(self.model, self.request.source.compile, self.settings, place.ranks.share(seeds))
         asked = Asked(self.model, self.settings, seeds)
         self.found, found = evaluate_all(asked, judge, self.copies, place.ranks)
         if self.copies and found:
@@ -216,6 +218,7 @@ class PictureEvaluation(AgainstPictures):
             "labels": "seed modulo classes" if model.classes else None,
         }
         made |= {"prompts": list(model.prompts)} if model.text is not None else {}
+        made["precision"] = model.precision
         return self.settings.record() | made | super().record()
 
 

@@ -8,11 +8,13 @@ from typing import Any
 
 from ldm.checkpoints import checkpoint
 from ldm.checkpoints.safe import malformed
-from ldm.config import Config, from_dict
+from ldm.config import Config, SampleConfig, from_dict
 from ldm.errors import Refusal, one_of
 from ldm.metrics.records import file_hash
+from ldm.sampling.model import Model
 from ldm.sampling.requests import Seeds, Source, taken
 from ldm.sampling.settings import Overrides
+from ldm.sampling.speed import roomy
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,11 @@ class EvaluationRequest:
                 f"--clip: {self.clip:g} is not an angle above 0; "
                 "leave it out to compare the jets as they are"
             )
+
+    def sampling(self, model: Model, count: int) -> SampleConfig:
+        """The settings that so many samples are made by."""
+        settings = self.settings.over(model.settings, model.schedule)
+        return settings if self.settings.batch_size else roomy(model, settings, count)
 
     @classmethod
     def parse(cls, words: Mapping[str, Any]) -> "EvaluationRequest":

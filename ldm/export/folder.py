@@ -125,6 +125,8 @@ def write_pipeline(model: Model, folder: Path) -> None:
 
 def stock(model: Model) -> str | None:
     """The stock pipeline of diffusers for an unconditional model of whole levels, if it is one."""
+    if model.settings.solver.few:  # its scheduler is not DDIM
+        return None
     x, autoencoder = model.space.shape, getattr(model.space, "autoencoder", None)
     picture = autoencoder.shape if autoencoder else x
     cut = autoencoder is not None and any(side % autoencoder.multiple for side in picture[1:])
@@ -145,6 +147,7 @@ def pipeline_settings(model: Model) -> dict[str, Any]:
         "guidance": 1.0 if model.settings.guide.chosen else model.settings.guidance,
         "prompts": list(model.prompts),
         "length": model.text.length if model.text else 0,
+        "timesteps": student_times(model) if model.settings.solver.few else None,
     }
 
 
@@ -185,29 +188,46 @@ def whitened(net: Any, mean: Tensor, std: Tensor) -> Any:
 
 
 def scheduler(model: Model) -> Any:
-    """DDIM on the law's own table, float64: 1 - beta_i = (alpha_i / alpha_{i-1})^2."""
+    """DDIM on the law's own table, float64: 1 - beta_i = (alpha_i / alpha_{i-1})^2.
+
+    Of a student LCM, whose c_skip and c_out beside ours are made 0 and 1; of one of several
+    segments DPM++ of order 1, which is DDIM at any times.
+    """
     import torch
-    from diffusers import DDIMScheduler
+    from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, LCMScheduler
 
     alpha2 = model.denoiser.schedule(torch.arange(TABLE + 1, dtype=torch.float64) / TABLE)[
         0
     ].square()
-    betas = (1 - alpha2[1:] / alpha2[:-1]).tolist()
-    return DDIMScheduler(
-        num_train_timesteps=TABLE,
-        trained_betas=betas,
-        prediction_type=PREDICTIONS[model.denoiser.loss_config.predict],
-        timestep_spacing="trailing",
-        clip_sample=False,
-        set_alpha_to_one=True,
+    of_all: dict[str, Any] = {
+        "num_train_timesteps": TABLE,
+        "trained_betas": (1 - alpha2[1:] / alpha2[:-1]).tolist(),
+        "prediction_type": PREDICTIONS[model.denoiser.loss_config.predict],
         # leaves our table as it is; those made of this config then know that its last sigma / alpha
         # is infinite
-        rescale_betas_zero_snr=bool(alpha2[-1] == 0),
-    )
+        "rescale_betas_zero_snr": bool(alpha2[-1] == 0),
+    }
+    if not model.settings.solver.few:
+        ours = {"timestep_spacing": "trailing", "clip_sample": False, "set_alpha_to_one": True}
+        return DDIMScheduler(**of_all, **ours)
+    if model.settings.solver.pieces == 1:
+        return LCMScheduler(
+            **of_all, original_inference_steps=TABLE, timestep_scaling=1e6, clip_sample=False
+        )
+    return DPMSolverMultistepScheduler(**of_all, solver_order=1, final_sigmas_type="zero")
+
+
+def student_times(model: Model) -> list[int]:
+    """The entries of the table nearest to the times of a student's steps."""
+    settings = model.settings
+    times = model.schedule.grid(settings.steps, settings.grid)[:-1]
+    return [round(t) - 1 for t in (times * TABLE).tolist()]
 
 
 def schedulers(model: Model) -> list[str]:
     """Names, less `Scheduler`, of diffusers' schedulers that can stand in place of DDIM."""
+    if model.settings.solver.few:
+        return [type(scheduler(model)).__name__.removesuffix("Scheduler")]
     if stock(model) == "DDIMPipeline":  # makes a DDIMScheduler of whatever it is given
         return ["DDIM"]
     forgets = bool(scheduler(model).config.rescale_betas_zero_snr)
@@ -222,7 +242,7 @@ def others(model: Model) -> str:
     """The card's lines on schedulers."""
     names = schedulers(model)
     if len(names) == 1:
-        return "This pipeline knows no scheduler but DDIM."
+        return f"This pipeline knows no scheduler but {names[0]}."
     table = "with zero terminal SNR " if scheduler(model).config.rescale_betas_zero_snr else ""
     listed = ", ".join(f"`{name}Scheduler`" for name in names[1:])
     return f"""In place of DDIM it takes, as tested for its noise law {table}and prediction,
@@ -236,6 +256,8 @@ def pipeline_card(model: Model, checkpoint: str, weights: str, folder: Path) -> 
     kind, name = "latent" if hasattr(model.space, "autoencoder") else "pixel", stock(model)
     call = "class_labels=[0, 1], guidance_scale=2" if model.classes else "num_images_per_prompt=2"
     call = 'prompt=["a red heart"], guidance_scale=3' if model.text else call
+    if model.settings.solver.few:  # its guidance is inside
+        call = call.rsplit(", ", 1)[0] if model.classes or model.text else call
     call = "batch_size=2, num_inference_steps=25" if name else call
     trusted = "" if name else ", trust_remote_code=True"
     classes, shape = printable(", ".join(model.classes)) or "none", tuple(model.space.shape)

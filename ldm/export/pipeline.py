@@ -82,7 +82,14 @@ class LDMPipeline(DiffusionPipeline):
         if generator is None and latents is None:
             generator = [torch.Generator().manual_seed(seed) for seed in seeds]
         cond, null = self.conditions(about, seeds, labels, prompts, device)
-        self.scheduler.set_timesteps(steps, device=device)
+        times = about.get("timesteps")  # of a student of few steps
+        if times and (steps != len(times) or weight != 1):
+            raise ValueError(
+                f"this student makes {len(times)} steps with its guidance inside: leave "
+                "num_inference_steps and guidance_scale away"
+            )
+        how = {"timesteps": times} if times else {"num_inference_steps": steps}
+        self.scheduler.set_timesteps(**how, device=device)
         if latents is None:
             latents = randn_tensor(
                 (len(seeds), *about["shape"]),

@@ -178,6 +178,16 @@ class Autoencoder(nn.Module):
         """
         return 0
 
+    def compilable(self) -> tuple[nn.Module, ...]:
+        """What `encode` and `decode` call, to be compiled: encoder and decoder but its last layer.
+
+        The discriminator's balance takes that layer's gradient twice a step: in one graph with the
+        decoder it would be the whole decoder's.
+        """
+        last = self.net.decoder.conv_out
+        last.forward = torch.compiler.disable(last.forward, reason="its gradient is taken alone")
+        return self.net.encoder, self.net.decoder
+
     @property
     def last_layer(self) -> nn.Parameter:
         """The weight whose gradient balances the discriminator against the reconstruction."""

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from ldm.errors import Refusal, nearest, one_of, require
+from ldm.errors import Refusal, nearest, require
 from ldm.pictures.chosen import SETS, Chosen, read_chosen
 from ldm.pictures.filelist import DEEP, FRAMES, GREY, SPANS, Files
 from ldm.pictures.folder_set import FolderSet
+from ldm.pictures.holdout import TYPO, announce_classes, expect_held, held_out
 from ldm.pictures.images import ImageData, Images
 from ldm.pictures.index import Trust, files_of
 from ldm.pictures.listing import OTHER, PICTURE, Notes, announce_data, kinds, recorded
@@ -23,8 +24,6 @@ from ldm.pictures.transforms import Fit, Range, is_range
 from ldm.system.identity import hash_of
 
 PLACES = ("folder", "path", "top")  # labels that are of where a picture lies
-TYPO = 0.75  # likeness of a wrong name to a right one that makes it a slip of the pen
-LISTED = 40  # classes that are listed with their counts
 
 
 @dataclass
@@ -112,7 +111,16 @@ class ImageFolder(ImageData):
             shape = self._channels(files, pictures), self.size, self.size
             found = self._found_range(files, pictures)
             chosen = Chosen(View(shape, self.fit, self.range, found), classes)
-            self._split(files, pictures, labels, texts, chosen)
+            out = held_out(files["mark"][pictures], labels, texts, self.hold, self.holdout)
+            announce_classes(classes, labels, out)
+            if out.all():
+                raise Refusal(
+                    f"data.hold takes all of the {len(pictures)} pictures in '{root}'; none is "
+                    "left to train on"
+                )
+            for name, mask in zip(SETS, (~out, out), strict=True):
+                own = [text for text, here in zip(texts, mask, strict=False) if here]
+                chosen.add(name, pictures[mask], labels[mask], own)
         chosen.before = before
         if others := others + alone:
             chosen.after = [f"not read: {kinds(others)}, first: {notes.name(others[0])}"]
@@ -156,7 +164,7 @@ class ImageFolder(ImageData):
             rows.expect(self.caption, "data.caption", files.root)
         beside, alone = captions_beside(files, notes)
         if not rows.columns and not beside:
-            self._expect_held({""}, files.root)
+            expect_held(self.hold, {""}, files.root)
             return [], alone
         numbers = pictures.tolist()
         texts = [rows.of(i).caption(self.caption) or beside.get(i, "") for i in numbers]
@@ -169,24 +177,8 @@ class ImageFolder(ImageData):
                 )
             elif some and not text:
                 notes.add(("picture has no caption", "pictures have no caption"), files.path(i))
-        self._expect_held({*texts}, files.root)
+        expect_held(self.hold, {*texts}, files.root)
         return texts, alone
-
-    def _expect_held(self, texts: set[str], root: Path) -> None:
-        """Refusal unless captions of `hold` are there.
-
-        Where none is, the config is used for other data, which is announced.
-        """
-        missing = sorted({*self.hold} - texts)
-        if missing and (
-            {*self.hold} & texts or any(nearest(text, texts, TYPO) for text in missing)
-        ):
-            raise Refusal("data.hold: " + one_of("captions", missing[0], sorted(texts)[:20]))
-        if missing:
-            announce_data(
-                f"no picture in '{root}' has a caption of data.hold, first: '{missing[0]}'; "
-                "nothing is held out by it"
-            )
 
     def _labels(
         self, files: Files, pictures: np.ndarray, rows: Metadata, notes: Notes
@@ -259,56 +251,6 @@ class ImageFolder(ImageData):
                 "data.range=[BLACK,WHITE] states another range"
             )
         return measured_range([files.path(i) for i in pictures[deep & (span == 0)]])
-
-    # -- what is held out
-    def _split(
-        self,
-        files: Files,
-        pictures: np.ndarray,
-        labels: np.ndarray,
-        texts: list[str],
-        chosen: Chosen,
-    ) -> None:
-        out = self._held_out(files["mark"][pictures], labels, texts)
-        if names := chosen.classes:
-            counts = np.bincount(labels, minlength=len(names)).tolist()
-            listed = [f"{name or 'no folder'} {counts[i]}" for i, name in enumerate(names[:LISTED])]
-            more = f", and {len(names) - LISTED} more" * (len(names) > LISTED)
-            announce_data(f"{len(names)} classes: {', '.join(listed)}{more}")
-            trained = np.bincount(labels[~out], minlength=len(names))
-            lost = [name for name, count in zip(names, trained, strict=True) if not count]
-            if lost and self.hold:
-                announce_data(
-                    f"{len(lost)} classes are held out whole by data.hold, first: {lost[0]}"
-                )
-        if out.all():
-            raise Refusal(
-                f"data.hold takes all of the {len(pictures)} pictures in '{files.root}'; none is "
-                "left to train on"
-            )
-        for name, mask in zip(SETS, (~out, out), strict=True):
-            own = [text for text, here in zip(texts, mask, strict=False) if here]
-            chosen.add(name, pictures[mask], labels[mask], own)
-
-    def _held_out(self, marks: np.ndarray, labels: np.ndarray, texts: list[str]) -> np.ndarray:
-        """By the hash of a file's name, so that more pictures move none.
-
-        Never all of a class, and at least one of a large one.
-        """
-        asked = np.full(len(marks), "" in self.hold)
-        if texts:
-            asked[:] = [text in self.hold for text in texts]
-        out = asked | (marks % self.holdout == 0)
-        free = np.flatnonzero(~asked)
-        order = free[np.argsort(labels[free], kind="stable")]
-        edges = np.flatnonzero(np.diff(labels[order])) + 1
-        for rows in np.split(order, edges):
-            taken = out[rows].sum()
-            if len(rows) and taken == len(rows):
-                out[rows[marks[rows].argmax()]] = False
-            elif not taken and len(rows) >= self.holdout:
-                out[rows[marks[rows].argmin()]] = True
-        return out
 
 
 def _no_folder(root: str, usual: str) -> str:

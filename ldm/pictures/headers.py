@@ -32,6 +32,7 @@ PNG_PLAIN = {
     b"bKGD": (1, 2, 6),
     b"PLTE": range(3, 769, 3),
 }
+JPEG_SKIPPED = (0xC4, 0xDD, 0xFE)  # segments that change nothing, whatever they say
 JPEG_GREY = {1: True, 3: False, 4: False}  # by the number of channels
 
 
@@ -65,11 +66,16 @@ def _fitting(grey: bool, width: int, height: int) -> tuple[bool, int] | None:
 
 def jpeg(start: bytes) -> tuple[bool, int] | None:
     """Whether it is grey, and its shorter side; None for what Pillow has to read."""
-    at, found = 2, None
-    while at + 4 <= len(start) and start[at] == 0xFF:
-        kind, length = start[at + 1], int.from_bytes(start[at + 2 : at + 4], "big")
+    at, found, size = 2, None, len(start)
+    while at + 4 <= size and start[at] == 0xFF:
+        kind, length = start[at + 1], start[at + 2] << 8 | start[at + 3]
+        if length < 2 or at + 2 + length > size:
+            return None
+        if kind in JPEG_SKIPPED:
+            at += 2 + length
+            continue
         body = start[at + 4 : at + 2 + length]
-        if len(body) != length - 2 or not _plain(kind, body):
+        if not _plain(kind, body):
             return None
         if kind == 0xDA:  # the pixels begin
             return found
@@ -94,8 +100,8 @@ def _plain(kind: int, body: bytes) -> bool:
         known = len(body) > 5 and body[0] == 8 and body[5] in JPEG_GREY
         return known and len(body) == 6 + 3 * body[5]
     if kind == 0xDB:
-        return len(body) % 65 == 0 and all(first < 16 for first in body[::65])
-    return kind in (0xC4, 0xDD, 0xDA, 0xFE)
+        return len(body) % 65 == 0 and max(body[::65], default=0) < 16
+    return kind == 0xDA
 
 
 def header(start: bytes) -> tuple[bool, int] | None:
@@ -133,9 +139,9 @@ def times(path: bytes) -> tuple[int, ...]:
 
 def answer(opens: bool, folder: bytes, names: list[bytes]) -> array:
     """COLUMNS numbers of each of a folder's files."""
-    found, ask = array("q"), look if opens else times
+    found, ask, above = array("q"), look if opens else times, os.path.join(folder, b"")
     for name in names:
-        found.extend(ask(os.path.join(folder, name)))
+        found.extend(ask(above + name))
     return found
 
 

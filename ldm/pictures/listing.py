@@ -119,7 +119,7 @@ PICTURE, TABLE, TEXT, OTHER = range(4)  # shelves
 
 def shelf(folder: str, name: str) -> int:
     """What a file is by its name, and where that does not say by its first bytes."""
-    end = os.path.splitext(name)[1].lower()
+    end = name[name.rfind(".") :].lower() if "." in name[1:] else ""
     if end in _ends():
         return PICTURE
     if name.lower() in TABLES:

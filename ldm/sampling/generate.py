@@ -57,14 +57,16 @@ def generate(
         rows = (part * size)[:size]  # filled up by repeats, dropped again below
         these = whole.rows(rows)
         seen = _seen(progress, len(part) / steps, watch)
-        x = _batch(model, settings, [seeds[r] for r in rows], these, seen)
+        with model.cast():
+            x = _batch(model, settings, [seeds[r] for r in rows], these, seen)
         watch = None
         if not torch.isfinite(x[: len(part)]).all():
             raise Refusal(
                 f"sampling gave numbers that are not finite at seed {seeds[i]}; try more steps or "
                 "another solver"
             )
-        done.append(model.space.finish(x, these.extras)[: len(part)])
+        with model.cast():
+            done.append(model.space.finish(x, these.extras)[: len(part)])
     return torch.cat(done)
 
 

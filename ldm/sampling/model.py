@@ -5,6 +5,7 @@ import math
 import os
 import re
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -47,6 +48,7 @@ class Model:
     features: int = 0  # of each sample that its network is given, beside class and caption
     file: Path | None = None  # the checkpoint that it is of
     guides: dict[Guide, Worse] = field(default_factory=dict)  # those that are loaded
+    precision: str = "32-true"  # of the network's convolutions and matrices, or bf16
 
     @property
     def device(self) -> torch.device:
@@ -57,6 +59,12 @@ class Model:
     def schedule(self) -> Schedule:
         """The law of its noise."""
         return self.denoiser.schedule
+
+    def cast(self) -> AbstractContextManager[object]:
+        """Inside, the network computes in the model's precision."""
+        if self.precision == "32-true":
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
 
     def prompts_of(self, seeds: Sequence[int]) -> list[str]:
         """The captions that the checkpoint keeps, by seed; empty ones if it keeps none."""

@@ -15,6 +15,7 @@ from ldm.checkpoints.checkpoint import find_checkpoint
 from ldm.errors import Refusal
 from ldm.sampling.model import Model, restore
 from ldm.sampling.prompts import prompts_from
+from ldm.sampling.speed import check_precision, in_precision, on_its_device
 from ldm.system import threads
 
 if TYPE_CHECKING:
@@ -30,10 +31,11 @@ def taken(kind: type[Part], words: Mapping[str, Any]) -> Part:
     return kind(**{name: words[name] for name in names if name in words})
 
 
-def pick_device(device: str | None) -> str:
+def pick_device(device: str | None, *, steady: bool = False) -> str:
     """The device asked for, or the best one here; Refusal if it cannot be used.
 
-    On a CPU the number of threads is chosen from now on.
+    On a CPU the number of threads is chosen from now on; `steady`: it stays, since what is compiled
+    is compiled anew for another.
     """
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device is None else device
     try:
@@ -41,7 +43,7 @@ def pick_device(device: str | None) -> str:
     except Exception as error:  # each kind of device raises what it likes
         why = (str(error).splitlines() or [type(error).__name__])[0]
         raise Refusal(f"--device: '{device}' cannot be used ({why})") from None
-    if device == "cpu":
+    if device == "cpu" and not steady:
         threads.auto()
     return device
 
@@ -57,12 +59,20 @@ class Place:
 
 @dataclass(frozen=True)
 class Source:
-    """Which model: a run's folder or a checkpoint file, its weights, device and processes."""
+    """Which model: a run's folder or a checkpoint file, its weights, device and processes.
+
+    `precision` and `compile` (None: where it is worth it) are how it computes, see `speed`.
+    """
 
     checkpoint: str
     weights: str = "ema"
     device: str | None = None
     devices: int = 1
+    precision: str = "auto"
+    compile: bool | None = None
+
+    def __post_init__(self) -> None:
+        check_precision(self.precision)
 
     def expect(self) -> None:
         """Refusal if there is no such checkpoint."""
@@ -72,20 +82,27 @@ class Source:
         """This process' place, the others started. Refusal if the device is not there."""
         from ldm.system.processes import Ranks, launch  # Lightning is slow to import
 
-        device = pick_device(self.device)
+        device = pick_device(self.device, steady=bool(self.compile))
         ranks = Ranks.of(fabric := launch(self.devices, device))
         return Place(device, str(fabric.device) if ranks.world > 1 else device, ranks)
 
     def restore(self, place: Place | None = None) -> Model:
         """The model, at a place or in this process alone."""
-        own = pick_device(self.device) if place is None else place.own
-        return restore(self.checkpoint, self.weights, own)
+        steady = bool(self.compile)
+        own = pick_device(self.device, steady=steady) if place is None else place.own
+        return self.restored(own)
+
+    def restored(self, device: str) -> Model:
+        """The model on a device; where `auto` is not float32, who samples it knows."""
+        model = on_its_device(restore(self.checkpoint, self.weights, device))
+        return model if self.precision == "auto" else in_precision(model, self.precision)
 
     def record(self, model: Model) -> dict[str, Any]:
         """The model's part of settings.json."""
         file = str(find_checkpoint(self.checkpoint))
         guides = {which.describe(): guide.hash for which, guide in model.guides.items()}
         made = {"checkpoint": file, "step": model.step, "weights": self.weights}
+        made |= {"precision": model.precision}
         return made | ({"guides": guides} if guides else {})
 
     def describe(self, model: Model) -> str:

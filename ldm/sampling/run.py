@@ -14,6 +14,7 @@ from ldm.sampling.modality import Samples
 from ldm.sampling.model import Model
 from ldm.sampling.requests import Seeds, Source, Words, taken
 from ldm.sampling.settings import Overrides
+from ldm.sampling.speed import compiled, in_precision, roomy
 from ldm.system.progress import Bar
 
 USUAL = 64  # samples, where no one says how many
@@ -64,9 +65,11 @@ class SampleRequest:
     def job(self, model: Model) -> Job:
         """The samples to be made by a model. Refusal for what it cannot make."""
         expect_plain(model.purpose, "sample.py without --task")
-        settings = job_settings(
-            self.settings.over(model.settings, model.schedule), len(self.listed)
-        )
+        model = in_precision(model, self.source.precision)
+        settings = self.settings.over(model.settings, model.schedule)
+        if self.settings.batch_size is None:
+            settings = roomy(model, settings, len(self.listed))
+        settings = job_settings(settings, len(self.listed))
         guide_of(model, settings.guide)  # refused before anything is said or written
         condition = self.of(model).condition(model, self.words, self.listed)
         return Job(model, settings, self.listed, condition)
@@ -85,11 +88,15 @@ def sample_to_folder(request: SampleRequest) -> None:
         ranks, first = place.ranks, place.ranks.rank == 0
         model = request.source.restore(place)
         job, asked = request.job(model), request.of(model)
+        here = job.rows(ranks.share(range(len(job.seeds))))
+        quick = compiled(job.model, request.source.compile, job.settings, here.seeds)
         if first:
-            say(f"{request.source.describe(model)}, {job.settings.describe()}, {place.device}")
+            how = f"{job.settings.describe()}, {place.device}"
+            how += f", {job.model.precision}" if job.model.precision != "32-true" else ""
+            how += ", compiled (the first batch takes about a minute)" if quick else ""
+            say(f"{request.source.describe(model)}, {how}")
             for warning in asked.warnings(job):
                 say(f"warning: {warning}")
-        here = job.rows(ranks.share(range(len(job.seeds))))
         way = asked.way(job, here, request.trajectory) if request.trajectory else None
         with Bar("sampling", len(here.seeds), "samples", disable=not first) as bar:
             samples = ranks.collect(here.run(bar.update, way), len(job.seeds))

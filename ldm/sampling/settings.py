@@ -58,10 +58,8 @@ class Overrides:
             if schedule is not None
             else {}
         )
-        loss = (
-            {"name": "Consistency", "guidance": None} if defaults.solver.few else {"predict": "v"}
-        )
-        whole = from_dict({"name": "sample", "sample": plain, "loss": loss} | law, "sample.py")
+        about = {"name": "sample", "sample": plain, "loss": loss_of(defaults)}
+        whole = from_dict(about | law, "sample.py")
         assert isinstance(whole, DiffusionConfig)
         return whole.sample
 
@@ -74,6 +72,15 @@ def guide_named(guide: str | Mapping[str, str]) -> dict[str, Any]:
         raise Refusal("--guide: it is empty; a run, weights such as ema:0.9, or none")
     own = {"weights": guide} if OWN.fullmatch(guide) else {"run": guide}
     return {} if guide == "none" else own
+
+
+def loss_of(defaults: SampleConfig) -> dict[str, Any]:
+    """What a model of these settings was trained by, as far as they must fit it."""
+    pieces = defaults.solver.pieces
+    if not defaults.solver.few:
+        return {"predict": "v"}
+    ends = {"segments": pieces, "first": pieces, "grid": defaults.grid} if pieces > 1 else {}
+    return {"name": "Consistency", "guidance": None} | ends
 
 
 def solver_options(pairs: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:

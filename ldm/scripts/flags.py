@@ -50,7 +50,7 @@ def sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--grid",
         metavar="G",
-        help="times: uniform, log_snr, karras; for Discrete also trailing, leading",
+        help="times: uniform, angle, log_snr, karras; for Discrete also trailing, leading",
     )
     parser.add_argument(
         "--guidance", type=float, metavar="W", help="1: the plain conditional model"
@@ -70,6 +70,18 @@ def sampling(parser: argparse.ArgumentParser) -> None:
 
 
 def _place(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--precision",
+        default="auto",
+        metavar="P",
+        help="32-true, bf16, or auto: bf16 for samples of pictures on a GPU, else 32-true",
+    )
+    parser.add_argument(
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="compile the network (default: on a GPU, where there are thousands of calls)",
+    )
     parser.add_argument(
         "--device", metavar="D", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)"
     )

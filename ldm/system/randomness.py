@@ -62,4 +62,6 @@ class SampleNoise:
         noise = torch.stack([torch.randn(self.shape, generator=g) for g in self.generators])
         if self.mask is not None:
             noise = noise.masked_fill(~self.mask[..., None].cpu(), 0)
+        if torch.device(self.device).type == "cuda":
+            noise = noise.pin_memory()  # of other memory the copy would be waited for
         return noise.to(self.device, non_blocking=True)

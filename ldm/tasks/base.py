@@ -74,7 +74,11 @@ class Task:
 
     @classmethod
     def offered(cls, model: Model) -> tuple[str, ...]:
-        """How a model does it, the default first; a trained one its own task alone."""
+        """How a model does it, the default first; a trained one its own task alone, and a student
+        of few steps none: it jumps to a sample, where a task asks for means and scores at every t.
+        """
+        if model.settings.solver.few:
+            return ()
         if model.purpose.use is None:
             return cls.methods.get(model.space.kind, ())
         return (TRAINED,) if model.purpose.use == cls.name else ()
@@ -89,6 +93,11 @@ class Task:
         if model.space.modality != "pictures":
             kind = model.space.modality
             raise Refusal(f"--task {self.name} is of pictures; this checkpoint makes {kind}")
+        if model.settings.solver.few:
+            raise Refusal(
+                f"--task {self.name}: a student of few steps only makes samples; give the "
+                "checkpoint of its teacher"
+            )
         purpose, offered = model.purpose, self.offered(model)
         if not offered:
             raise Refusal(

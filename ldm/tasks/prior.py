@@ -86,7 +86,9 @@ class Prior:
                 filled = (part * size)[:size]
                 seen = _seen(progress, None if done else self.watch)
                 prior = self.rows([k for _, k in filled], seen)
-                made = make(prior, stacked([cases[i] for i, _ in filled], self.device)).cpu()
+                with self.model.cast():
+                    made = make(prior, stacked([cases[i] for i, _ in filled], self.device))
+                made = made.float().cpu()
                 done |= dict(zip(part, made, strict=False))
                 progress(len(part))
         every = torch.stack([done[row] for row in rows])

@@ -10,6 +10,7 @@ from ldm.sampling.folder import new_folder
 from ldm.sampling.model import Model
 from ldm.sampling.requests import Seeds, Source, Words, taken
 from ldm.sampling.settings import Overrides
+from ldm.sampling.speed import compiled
 from ldm.system.names import file_names
 from ldm.system.progress import Bar
 from ldm.tasks import every_flag, task_named
@@ -133,6 +134,7 @@ class TaskRequest:
         task = self.task.of(model)
         prior = self.prior(task, model)
         cases = self.inputs.read(task, model, self.seeds.seed)
+        compiled(model, bool(self.source.compile), prior.settings, prior.seeds)
         say(self.describe(task, prior))
         with new_folder(self.output) as folder:
             total = len(cases) * len(prior.seeds)

@@ -18,9 +18,11 @@ from ldm.diffusion.space import Noise, Shape
 from ldm.metrics.images import psnr, ssim
 from ldm.networks.autoencoder import Autoencoder, Regularised
 from ldm.networks.discriminator import PatchGAN, hinge_loss
+from ldm.networks.quick import eagerly
 from ldm.pictures.space import PixelSpace, lost_channels, percent
 from ldm.system import randomness
 from ldm.system.batches import Batch, as_images
+from ldm.training.machine import compiles
 from ldm.training.ranks import announce
 from ldm.training.stage import Stage
 
@@ -57,8 +59,14 @@ class AutoencoderModule(Stage):
         self.discriminator = judge
         # in a list: a frozen backbone is no part of the model, and must not be in its checkpoints
         self.perceptual = [config.perceptual.build()] if config.perceptual.weight else []
+        self.rehearsed = not compiles(config.trainer)
         self.lost: Set[int] = set()  # channels that carried next to nothing at the last validation
         self.start_ema()
+
+    @property
+    def worked(self) -> list[nn.Module]:
+        judge = [self.discriminator] if self.discriminator else []
+        return [self.autoencoder, *judge, *self.perceptual]
 
     def on_fit_start(self) -> None:
         self.perceptual = [net.to(self.device) for net in self.perceptual]
@@ -126,6 +134,13 @@ class AutoencoderModule(Stage):
         }
         return loss
 
+    def rehearse(self, judge: PatchGAN, x: Tensor, x_hat: Tensor) -> None:
+        """Compile all uses of the discriminator in the first step: it begins much later."""
+        self.rehearsed = True
+        judge.requires_grad_(False)(x_hat)
+        judge.requires_grad_(True)(x)
+        judge(x_hat.detach())
+
     # -- steps ------------------------------------------------------------------------------------
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         x = self.training_images(batch, batch_idx)
@@ -136,6 +151,8 @@ class AutoencoderModule(Stage):
             self.discriminator,
             self.config.discriminator,
         )
+        if judge and not self.rehearsed:
+            self.rehearse(judge, x, x_hat)
         if judge and generator_share(gan, self.global_step):
             loss = loss + self.adversarial_loss(judge, x_hat, reconstruction)
         self.note_loss({"reconstruction": reconstruction, "regulariser": regulariser}, batch)
@@ -174,6 +191,7 @@ class AutoencoderModule(Stage):
         for optimizer in (generator, *others):
             optimizer.zero_grad()
 
+    @eagerly
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """PSNR, SSIM, loss and latents' statistics of averaged weights and posterior means."""
         x = as_images(batch)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ldm.checkpoints.weights import hash_of_weights, load_strict, under
@@ -16,6 +16,7 @@ from ldm.diffusion.space import Shape
 from ldm.diffusion.tasks import cfg
 from ldm.errors import Refusal, command
 from ldm.networks.autoencoder import Autoencoder
+from ldm.networks.quick import eagerly
 from ldm.networks.text import TextEncoder
 from ldm.pictures.masks import Key
 from ldm.pictures.space import LatentSpace, PictureSpace
@@ -136,6 +137,16 @@ class DiffusionModule(Stage):
         return f"finished. To sample: {sample}"
 
     # -- hand-off ---------------------------------------------------------------------------------
+    @property
+    def worked(self) -> list[nn.Module]:
+        """With stage 1 where it encodes pictures at each step, and a student's teacher."""
+        encodes = not self.config.space.cached or self.config.task.use is not None
+        first = self.space.first_stage if encodes else None
+        teaches = self.origin and self.config.loss.teachers_guidance is not None
+        teacher = self.origin.model.denoiser.net if self.origin and teaches else None
+        return [self.net, *filter(None, [first, teacher])]
+
+    @eagerly
     def on_fit_start(self) -> None:
         """Cache latents; measure the space and verify stage 1, unless a checkpoint has both."""
         if self.text is not None:
@@ -227,6 +238,7 @@ class DiffusionModule(Stage):
         null = without(cond, rows, len(self.classes)) if cond.keys() - KEPT else None
         return cfg(self.origin.model.denoiser, cond, null, guidance)
 
+    @eagerly
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The averaged weights' loss, with noise and times that are the same every time."""
         seed, rank = self.config.seed, self.global_rank

@@ -2,13 +2,16 @@
 
 import os
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
+from torch._functorch import config as functorch
 
 from ldm.config import RunConfig, TrainerConfig
 from ldm.errors import Refusal
+from ldm.networks.quick import compile_in_place, lay_channels_last
 
 # strategies that cut weights into shards, by any of their names
 SHARDED = re.compile(r"fsdp|deepspeed|shard|parallel|zero", re.IGNORECASE)
@@ -19,16 +22,27 @@ def on_gpu(settings: TrainerConfig) -> bool:
     return settings.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
 
 
-def quicken(net: nn.Module, settings: TrainerConfig) -> None:
-    """Memory format and compilation, in place, so that the weights keep their names."""
+def compiles(settings: TrainerConfig) -> bool:
+    """Whether what a training step runs is compiled."""
+    return on_gpu(settings) if settings.compile == "auto" else settings.compile
 
-    def chosen(value: Any) -> bool:
-        return on_gpu(settings) if value == "auto" else value
 
-    if chosen(settings.channels_last):
-        net.to(memory_format=torch.channels_last)
-    if chosen(settings.compile):
-        net.compile()
+def quicken(nets: Sequence[nn.Module], settings: TrainerConfig) -> None:
+    """Memory format and compilation of all that a training step runs.
+
+    Graphs of the stage before are dropped. Validation and panels run in `eager`, so that training
+    has one graph, of one shape.
+    """
+    last = on_gpu(settings) if settings.channels_last == "auto" else settings.channels_last
+    for net in nets if last else ():
+        lay_channels_last(net)
+    if not compiles(settings):
+        return
+    torch.compiler.reset()
+    # the discriminator's balance goes backwards through a graph, and then through it again
+    functorch.donated_buffer = False
+    for net in nets:
+        compile_in_place(net)
 
 
 def precision(settings: TrainerConfig) -> str:

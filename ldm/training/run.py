@@ -18,7 +18,7 @@ from ldm.training.data import RunData
 from ldm.training.estimate import TimeLeft
 from ldm.training.folder import hold_folder, wandb_id
 from ldm.training.legs import Leg
-from ldm.training.machine import on_gpu
+from ldm.training.machine import compiles, on_gpu
 from ldm.training.partners import lost_partner, partner_lost
 from ldm.training.plan import make_plan
 from ldm.training.progress import Progress
@@ -47,7 +47,8 @@ def train_run(
         check_loggers(run)
         if run.trainer.threads:
             threads.fixed(run.trainer.threads)
-        elif not on_gpu(run.trainer):
+        # with another number of threads a compiled step would be compiled anew
+        elif not (on_gpu(run.trainer) or compiles(run.trainer)):
             threads.auto()
 
         def hold(folder: Path) -> None:
@@ -146,6 +147,7 @@ def _quiet() -> None:
         "LeafSpec",
         "logs directory",
         "sync_dist",
+        "attribute of a Tensor that is not a leaf",  # of PyTorch to itself, while it compiles
     ):
         warnings.filterwarnings("ignore", f".*{text}.*")
     for category in (FutureWarning, DeprecationWarning):  # of torch's, to Lightning

@@ -1,6 +1,5 @@
 """What both LightningModules share: randomness, learning rate, clipping, averaging, saving."""
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
@@ -14,23 +13,18 @@ from torch.optim import Optimizer
 from ldm.checkpoints import checkpoint
 from ldm.checkpoints.averaging import WIDTHS
 from ldm.checkpoints.safe import malformed
-from ldm.config import Optim, RunConfig, schema
+from ldm.config import RunConfig, schema
 from ldm.diffusion.space import Shape, Space
+from ldm.networks.quick import eager
 from ldm.pictures.space import ChannelStatistics
 from ldm.system import randomness, threads
 from ldm.system.batches import Batch
 from ldm.system.device import Later
+from ldm.training.counters import place_batches, take_back
 from ldm.training.ema import EMA
+from ldm.training.rate import learning_rate
 from ldm.training.readings import Readings, Row, write_row
 from ldm.training.unsettled import Noted, Unsettled, guard
-
-
-def learning_rate(optim: Optim, step: int, max_steps: int) -> float:
-    """Linear warm-up, then constant, cosine or linear to 0 at max_steps: a function of the step."""
-    warm = min(1.0, (step + 1) / max(1, optim.warmup))
-    left = min(1.0, max(0.0, (max_steps - step) / max(1, max_steps - optim.warmup)))
-    cosine = 0.5 - 0.5 * math.cos(math.pi * left)
-    return optim.lr * warm * {"constant": 1.0, "linear": left, "cosine": cosine}[optim.decay]
 
 
 class Stage(pl.LightningModule):
@@ -74,6 +68,11 @@ class Stage(pl.LightningModule):
         return any(layer.p > 0 for layer in layers)
 
     @property
+    def worked(self) -> list[nn.Module]:
+        """The networks that a training step runs."""
+        return [self.net]
+
+    @property
     def few(self) -> int:
         """Rows of a batch to try: one alone has no spread where a level has one pixel."""
         return min(2, self.config.data.batch_size)
@@ -110,10 +109,10 @@ class Stage(pl.LightningModule):
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Inside, the averaged weights in evaluation mode."""
+        """Inside, the averaged weights in evaluation mode, eager."""
         training = self.training
         self.eval()
-        with self.averaged():
+        with eager(), self.averaged():
             yield
         self.train(training)
 
@@ -258,12 +257,7 @@ class Stage(pl.LightningModule):
             self.skipped += 1
             self.readings["train/skipped_steps"] = self.skipped
             return
-        loop = self.trainer.fit_loop.epoch_loop
-        by_hand = loop.manual_optimization.optim_step_progress
-        by_itself = loop.automatic_optimization.optim_progress.optimizer.step
-        counted = by_itself if self.automatic_optimization else by_hand
-        for counters in (counted.current, counted.total):
-            counters.completed -= self.global_step - step.number
+        take_back(self.trainer, self.automatic_optimization, self.global_step - step.number)
         raise step.refusal(norm)
 
     # -- what is saved ----------------------------------------------------------------------------
@@ -298,15 +292,4 @@ class Stage(pl.LightningModule):
             self.images_seen, self.skipped = meta["images_seen"], meta.get("skipped", 0)
             if self.ema and meta["ema"]:
                 self.ema.restore(meta["ema"])
-            self.place_loop(state)
-
-    def place_loop(self, state: dict[str, Any]) -> None:
-        """Reset Lightning's batch counters to the resumed step.
-
-        Its own are one behind when training was stopped between a step and the batch's last hook,
-        and count other micro-batches when the run goes on with another `accumulate`.
-        """
-        micro = state["global_step"] * self.config.trainer.accumulate
-        progress = state["loops"]["fit_loop"]["epoch_loop.batch_progress"]
-        for counters in (progress["current"], progress["total"]):
-            counters.update(dict.fromkeys(("ready", "started", "processed", "completed"), micro))
+            place_batches(state, self.config.trainer.accumulate)

@@ -38,7 +38,7 @@ def build_trainer(
     Refusal for settings that Lightning will not take.
     """
     run, settings = module.config, module.config.trainer
-    quicken(module.net, settings)
+    quicken(module.worked, settings)
     saving, panel = Checkpoints(module), panel_of(module, images)
     stopping = StopSignals(saving, stops or Stops())
     watching = [Partners(), *_extra(module, images), RunFiles(module), panel, Throughput(module)]

@@ -296,6 +296,9 @@ VALUES = [
     ("..=1", "'..' is not a key"),
     ("=1", "'' is not a key"),
     ("data.hold=[", "not readable as YAML"),
+    ("trainer.precision=16-mixed", "'16-mixed' is not one of auto, 32-true, bf16-mixed"),
+    ("trainer.options.precision=16-mixed", "set trainer.precision instead"),
+    ("data={name: ImageFolder, hold: {half: b}}", "data.hold: .* is not list"),
     ("name=" + "x" * 300, "must be a plain"),
 ]
 

@@ -8,18 +8,20 @@ import pytest
 import torch
 from PIL import Image
 
+from ldm.config import SampleConfig
 from ldm.demo.base import Click, Shown, Site
 from ldm.demo.history import KEPT, History, Run
 from ldm.demo.jets import JetKind
 from ldm.demo.limits import Asked, Limits, new_seed
 from ldm.demo.links import link, read_query, settings_of
 from ldm.demo.samples import PictureKind
+from ldm.diffusion.solvers import Consistency
 from ldm.errors import Refusal
 
 ASKED = Asked("Heun", 30, 2.5, 7, 4)
 
 
-def site(classes=(), text=None, constituents=30):
+def site(classes=(), text=None, constituents=30, settings=SampleConfig()):
     """Of a model, of which a link needs little."""
 
     def label(name):
@@ -28,7 +30,8 @@ def site(classes=(), text=None, constituents=30):
         return classes.index(name)
 
     space = SimpleNamespace(shape=(constituents, 3))
-    return Site(SimpleNamespace(classes=classes, text=text, label=label, space=space), Limits())
+    parts = {"classes": classes, "text": text, "label": label, "space": space}
+    return Site(SimpleNamespace(**parts, settings=settings), Limits())
 
 
 def carried(click, kind):
@@ -45,6 +48,17 @@ def test_a_link_carries_every_setting():
     assert carried(click, PictureKind()) == (expected, [])
     found, problems = carried(Click(of, ASKED, None, 12), JetKind())
     assert found["constituents"] == 12 and "label" not in found and not problems
+
+
+def test_a_student_of_few_steps_has_its_own_solver_alone():
+    few = site(settings=SampleConfig(solver=Consistency(2), steps=2))
+    assert read_query({"solver": "Consistency"}, few, PictureKind()) == (
+        {"solver": "Consistency"},
+        [],
+    )
+    for of, name in ((few, "DDIM"), (site(), "Consistency")):
+        found, (problem,) = read_query({"solver": name}, of, PictureKind())
+        assert not found and "is not one of" in problem
 
 
 def test_a_links_markup_is_text():

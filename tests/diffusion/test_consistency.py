@@ -1,17 +1,19 @@
 """Consistency: exact on Gaussian data, where the flow's end is known in closed form."""
 
 import copy
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 import torch
 from torch import nn
 
-from ldm.diffusion.consistency import Consistency, carried, noised
+from ldm.diffusion.consistency import Consistency, carried, carrying, noised
 from ldm.diffusion.denoiser import Denoiser, Draw, Loss
 from ldm.diffusion.exact import Gaussian, law
 from ldm.diffusion.schedules import VP, Cosine, Linear, expand
 from ldm.diffusion.solvers import Consistency as Jumps
+from ldm.diffusion.solvers import sample
 from ldm.diffusion.tasks import cfg
 
 
@@ -24,6 +26,20 @@ class Flow(nn.Module):
 
     def forward(self, x_t, t):
         return self.exact.flow(x_t, expand(t, x_t), torch.zeros((), dtype=x_t.dtype))
+
+
+class Jump(Gaussian):
+    """The same as an estimate of x_0 by which DDIM goes to the end of t's segment."""
+
+    def __init__(self, schedule, segments=1, grid="uniform"):
+        super().__init__(schedule)
+        self.ends = schedule.grid(segments, grid).flip(0)
+
+    def __call__(self, x_t, t):
+        t = t.expand(len(x_t)).contiguous()
+        e = self.ends[torch.searchsorted(self.ends, t) - 1]
+        x_e = self.flow(x_t, expand(t, x_t), expand(e, x_t))
+        return carrying(self.schedule, x_t, x_e, t, e)
 
 
 def drawn(count=4000, **more):
@@ -81,9 +97,42 @@ def test_what_has_no_boundary_is_refused(predict):
 def test_the_grid_grows_from_first_to_last():
     loss, u = Consistency(first=4, last=16), torch.tensor([0.0, 0.3, 0.999])
     for progress, steps in ((0.0, 4), (0.375, 8), (0.75, 16), (1.0, 16)):
-        t, s = loss.pairs(VP(), u, progress)
+        t, _, s, _ = loss.pairs(VP(), u, progress)
         assert torch.allclose(t - s, torch.full_like(t, 1 / steps))
         assert torch.allclose(t * steps, (t * steps).round()) and t.max() == 1 and s.min() == 0
+
+
+@pytest.mark.parametrize("grid", ["uniform", "angle"])
+def test_every_step_lies_in_its_segment(grid):
+    """Whatever the grid has grown to, segments end on the sampler's own times."""
+    loss = Consistency(first=4, last=15, segments=3, grid=grid)
+    u, ends = torch.linspace(0, 0.999, 200, dtype=torch.float64), VP().grid(3, grid)
+    for progress in (0.0, 0.3, 0.6, 1.0):
+        t, middle, s, e = loss.pairs(VP(), u, progress)
+        assert ((t > middle) & (middle > s) & (s >= e)).all()
+        above = ends[(ends[None] > e[:, None] + 1e-9).sum(1) - 1]
+        assert (t <= above + 1e-9).all()
+        assert (e[:, None] - ends[None]).abs().min(1).values.max() < 1e-9 and len(e.unique()) == 3
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("grid", ["uniform", "angle"])
+@pytest.mark.parametrize("segments", [1, 2, 4])
+def test_the_segments_function_is_where_the_loss_goes_to(segments, grid, order):
+    """A step of the teacher errs by h^2, the midpoint's by h^3; as x0_hat by a little more where
+    DDIM has a short way to the segment's end. The last step to t = 0 is left out.
+    """
+    schedule, found = Linear(), {}
+    jump, exact = Jump(schedule, segments, grid), Gaussian(schedule)
+    whole = drawn(teacher=teacher_of(exact))
+    draw = replace(whole, u=0.5 + whole.u / 2)
+    jump.loss_config = Loss()
+    for steps in (64, 128):
+        loss = Consistency(
+            order=order, segments=segments, grid=grid, first=steps, last=steps, huber=1e-12
+        )
+        found[steps] = loss.measure(jump, draw).mean()
+    assert abs((found[64] / found[128]).log2() - order - 1) < (0.2 if segments == 1 else 0.5)
 
 
 @pytest.mark.parametrize("taught", [True, False])
@@ -111,7 +160,7 @@ def test_no_gradient_reaches_the_target_or_the_teacher():
     loss.measure(denoiser, draw).mean().backward()
     frozen = copy.deepcopy(denoiser)
     denoiser_grad = [p.grad.clone() for p in denoiser.net.parameters() if p.grad is not None]
-    t, s = loss.pairs(schedule, draw.u, 0)
+    t, _, s, _ = loss.pairs(schedule, draw.u, 0)
     x_t = noised(schedule, draw.x_0, draw.eps, t)
     target = frozen(carried(schedule, x_t, master(x_t, t), t, s), s).detach()
     denoiser.zero_grad()
@@ -133,6 +182,26 @@ def test_any_number_of_jumps_keeps_the_law(schedule, steps):
 
     mean, variance = law(Jumps(), Exact(schedule), schedule.grid(steps))
     assert abs(mean - 0.7) < 1e-12 and abs(variance - 0.36) < 1e-12
+
+
+@pytest.mark.parametrize("segments", [2, 3, 8])
+@pytest.mark.parametrize("schedule", [VP(), Cosine(), Linear()], ids=repr)
+def test_as_many_steps_as_segments_are_the_flow_itself(schedule, segments):
+    """No noise is drawn, and every x_1 ends where its flow does."""
+    exact, x_1 = Gaussian(schedule), torch.randn(50, 1, dtype=torch.float64)
+    times, none = schedule.grid(segments, "angle"), lambda: pytest.fail("noise is drawn")
+    solver = Jumps(segments).bind(schedule, times)
+    made = sample(solver, Jump(schedule, segments, "angle"), x_1, times, none)
+    assert torch.allclose(made, exact.flow(x_1, times[0], times[-1]), atol=1e-9)
+
+
+def test_another_number_of_steps_than_segments_is_refused():
+    with pytest.raises(ValueError, match="student of 2 segments is sampled in 2 steps, not in 4"):
+        Jumps(2).bind(VP(), VP().grid(4))
+    with pytest.raises(ValueError, match="segments must be at least 1"):
+        Jumps(0)
+    with pytest.raises(ValueError, match="segments must be 1 to first = 8"):
+        Consistency(segments=9)
 
 
 @pytest.mark.slow

@@ -163,7 +163,7 @@ def test_grid_is_the_tables_and_refuses_more_steps_than_it_has():
         Discrete(steps=10).grid(11)
 
 
-SPACINGS = ["uniform", "log_snr", "karras"]
+SPACINGS = ["uniform", "angle", "log_snr", "karras"]
 
 
 @pytest.mark.parametrize("spacing", SPACINGS)
@@ -179,6 +179,8 @@ def test_grids_fall_from_1_to_0(schedule, spacing, steps):
 def test_grids_are_even_in_what_they_say(schedule):
     ratio = (-schedule.log_snr(schedule.grid(20, "log_snr")[1:-1])).exp()
     assert torch.allclose(ratio.log().diff(), ratio.log().diff()[0].expand(18), rtol=1e-3)
+    angles = (-schedule.log_snr(schedule.grid(20, "angle"))).exp().atan()
+    assert torch.allclose(angles.diff(), angles.diff()[0].expand(20), rtol=1e-6)
     roots = (-schedule.log_snr(schedule.grid(20, "karras")[1:-1])).exp() ** (1 / 7)
     assert torch.allclose(roots.diff(), roots.diff()[0].expand(18), rtol=1e-3)
     assert math.isclose(schedule.grid(20, "karras")[-2], schedule.t_min, rel_tol=1e-6)

@@ -47,7 +47,7 @@ def test_the_cosine_laws_end_was_the_worst():
 )
 @pytest.mark.parametrize("std", [0.0, 0.1, 1.0, 3.0])
 @pytest.mark.parametrize("churn", [0.0, 0.5, 1.0, 30.0])
-@pytest.mark.parametrize("spacing", ["uniform", "log_snr", "karras"])
+@pytest.mark.parametrize("spacing", ["uniform", "angle", "log_snr", "karras"])
 def test_the_reverse_sde_is_stable_for_data_of_any_variance(schedule, std, churn, spacing):
     """No step grows x beyond the prior or the data, whatever the churn, the grid and the law."""
     times = schedule.grid(10, spacing)

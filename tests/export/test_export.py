@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import diffusers
@@ -105,6 +106,27 @@ def test_a_model_of_nothing_is_a_stock_pipeline(kind, stage1, tmp_path):
         with torch.inference_mode():
             ours = model.space.finish(draw(model, solver(), x), {}).numpy()
         assert ours.std() > 10 and np.abs(theirs - ours).max() <= 1
+
+
+@pytest.mark.parametrize("segments, scheduler", [(1, "LCM"), (2, "DPMSolverMultistep")])
+def test_diffusers_draws_what_a_student_draws(segments, scheduler, pixel_run, tmp_path):
+    """From the same noise, at the table's times nearest to the student's."""
+    loss = f"loss={{name: Consistency, segments: {segments}, first: 4, last: 4}}"
+    sampled = f"{{grid: uniform, solver: {{name: Consistency, segments: {segments}}}, steps: 2, guidance: 1}}"
+    given = f"init={pixel_run}", loss, f"sample={sampled}", "drop=0", "trainer.max_steps=2"
+    run = train_run(run_config("pixel", tmp_path, "name=student", "sample.every=0", *given))
+    folder, model = export(str(run), str(tmp_path / "out")), restore(run)
+    pipe = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)
+    assert type(pipe.scheduler).__name__ == f"{scheduler}Scheduler"
+    pipe.set_progress_bar_config(disable=True)
+    noise = SampleNoise(SEEDS, model.space.shape)  # a picture's generator goes on as ours does
+    _, sigma = model.denoiser.schedule(torch.tensor(1.0))
+    asked = {"latents": sigma * noise(), "labels": LABELS, "output_type": "np"}
+    theirs = grey(pipe(**asked, generator=noise.generators).images)
+    ours = generate(model, replace(model.settings, batch_size=4), SEEDS, Condition(labels=LABELS))
+    assert ours.numpy().std() > 10 and np.abs(theirs - ours.numpy()).max() <= 1
+    with pytest.raises(ValueError, match="this student makes 2 steps"):
+        pipe(labels=LABELS, steps=4)
 
 
 def draw(model, solver, noise, steps=20):

@@ -23,6 +23,33 @@ def benchmark(name, output, *flags):
     return json.loads(output.read_text())
 
 
+STARTED = """
+import contextlib, io, pkgutil, runpy, sys
+import benchmarks
+assert len([*pkgutil.iter_modules(benchmarks.__path__)]) > 25
+for one in pkgutil.iter_modules(benchmarks.__path__):
+    if one.name == "clock":  # no command: what the others share
+        continue
+    sys.argv, said = [one.name, "--help"], io.StringIO()
+    try:
+        with contextlib.redirect_stdout(said):
+            runpy.run_module(f"benchmarks.{one.name}", run_name="__main__")
+    except SystemExit as left:
+        assert not left.code, (one.name, left.code)
+    except Exception as error:
+        raise AssertionError(f"benchmarks.{one.name} does not start") from error
+    else:
+        raise AssertionError(f"benchmarks.{one.name} has no --help")
+    assert "usage:" in said.getvalue(), one.name
+"""
+
+
+def test_every_benchmark_starts():
+    """`python -m benchmarks.NAME --help` of all of them, in one process."""
+    done = subprocess.run([sys.executable, "-c", STARTED], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.slow
 def test_sampling_does_the_work_of_diffusers(tmp_path):
     """The pictures that are timed are the same, and so is the number of rounds that count."""
@@ -87,6 +114,7 @@ def test_the_first_hour_of_a_gpu_rehearses_on_the_cpu(tmp_path):
     sections = {row["section"] for row in rows}
     assert {"eager", "compiled", "GPU against CPU", "waiting", "resumed", "training"} <= sections
     assert {"sampling", "encoding", "latent cache", "jets", "profile", "networks"} <= sections
+    assert {"against diffusers", "tasks", "likelihood"} <= sections
     values = {(row["section"], row["what"]): row["values"] for row in rows}
     assert values["resumed", "pixel"] == {"largest difference of a weight": 0}
     assert values["compiled", "pixel"]["graphs"] > 0

@@ -18,7 +18,7 @@ from ldm.sampling.model import restore
 BOX = {
     path.parent.name: path for path in sorted((ROOT / "checkpoints").glob("*/model.safetensors"))
 }
-NAMES = ("emoji-latent", "fashion-latent", "jets-gluon")
+NAMES = ("emoji-latent", "fashion-few", "fashion-latent", "jets-gluon")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -46,9 +46,10 @@ def test_it_is_small_and_says_what_it_is(name):
 
 
 @pytest.mark.slow
-def test_fashion_draws_the_class_that_is_asked_for():
+@pytest.mark.parametrize("name", ["fashion-latent", "fashion-few"])
+def test_fashion_draws_the_class_that_is_asked_for(name):
     """By the repo's classifier, 92.8 % right on real clothes."""
-    model, look = restore(BOX["fashion-latent"]), choose("fashion")
+    model, look = restore(BOX[name]), choose("fashion")
     made = generate(model, model.settings, range(100))
     share = (look.verdict(look(made)) == torch.arange(100) % 10).float().mean()
     assert share > 0.85

@@ -5,6 +5,7 @@ import torch
 from helpers import TINY, here, largest_difference, load, overrides, run_config
 
 from ldm.errors import Refusal
+from ldm.sampling.generate import generate
 from ldm.sampling.model import fingerprint, restore
 from ldm.training.run import train_run
 
@@ -14,6 +15,21 @@ FEW = ("sample={solver: {name: Consistency}, steps: 2, guidance: 1, count: 10, e
 def student(origin, *more, guidance="1.5"):
     loss = f"loss={{name: Consistency, guidance: {guidance}, first: 2, last: 4}}"
     return f"init={origin}", loss, "name=student", *FEW, *more
+
+
+def stopping(origin, *more):
+    """A student of two segments, a second-order teacher and the average's target, grid fixed."""
+    loss = "loss={name: Consistency, segments: 2, order: 2, grid: angle, first: 4, last: 4,"
+    sampled = (
+        "sample={solver: {name: Consistency, segments: 2}, steps: 2, grid: angle, guidance: 1}"
+    )
+    return f"init={origin}", f"{loss} target: average}}", "name=student", sampled, "drop=0", *more
+
+
+@pytest.fixture(scope="module")
+def segmented(teacher, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("segmented")
+    return train_run(run_config("pixel", folder, *stopping(teacher)))
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +102,54 @@ def test_a_config_that_cannot_be(teacher, tmp_path, more, why):
 @pytest.mark.parametrize(
     "more, why",
     [
+        (("sample.steps=4",), "sampled in as many steps on its grid: sample.steps=2"),
+        (("sample.grid=uniform",), "sample.grid=angle"),
+        (("sample.solver.segments=1",), "must be loss.segments = 2"),
+        (("loss.segments=5",), "segments must be 1 to first = 4"),
+    ],
+)
+def test_segments_that_do_not_fit(teacher, tmp_path, more, why):
+    with pytest.raises(Refusal, match=why):
+        run_config("pixel", tmp_path, *stopping(teacher), *more)
+
+
+@pytest.mark.parametrize(
+    "flags, why",
+    [
+        (("--steps", "4"), "sample.steps=2"),
+        (("--grid", "uniform"), "sample.grid=angle"),
+        (("--solver-option", "segments=1"), "must be loss.segments = 2"),
+        (("--task", "edit", "--image", "x.png"), "give the checkpoint of its teacher"),
+    ],
+)
+def test_what_a_student_of_segments_cannot_is_refused(segmented, tmp_path, flags, why):
+    given = "--checkpoint", segmented, "--output", tmp_path / "out", *flags
+    done = here("sample.py", *given)
+    assert done.returncode == 2 and why in done.stderr and not (tmp_path / "out").exists()
+
+
+def test_segments_draw_no_noise_but_the_first(segmented):
+    """One seed is one path; the solver of the checkpoint knows its segments."""
+    model = restore(segmented)
+    assert model.settings.solver.segments == 2
+    made = [generate(model, model.settings, [seed]) for seed in (3, 3, 4)]
+    assert torch.equal(made[0], made[1]) and not torch.equal(made[0], made[2])
+
+
+def test_a_resumed_student_has_the_same_bits(teacher, segmented, tmp_path):
+    """Weights, averages and optimiser, after a stop half-way; the target is the average."""
+    train_run(run_config("pixel", tmp_path, *stopping(teacher, "trainer.max_steps=4")))
+    again = train_run(run_config("pixel", tmp_path, *stopping(teacher)), resume=True)
+    mine, whole = (load(folder / "last.ckpt") for folder in (again, segmented))
+    assert mine["global_step"] == whole["global_step"] == 8
+    assert largest_difference(mine["state_dict"], whole["state_dict"]) == 0
+    averages = (state["ldm"]["ema"]["weights"] for state in (mine, whole))
+    assert largest_difference(*averages) == 0
+
+
+@pytest.mark.parametrize(
+    "more, why",
+    [
         (("schedule=Cosine",), "init: schedule"),
         (("network.channels=[8, 24]",), "init"),
         (("condition=none",), "init: condition"),
@@ -145,12 +209,13 @@ def test_a_student_of_jets(tmp_path):
 
 
 @pytest.mark.ddp
-def test_two_processes_equal_one(teacher, tmp_path):
+@pytest.mark.parametrize("kind", [student, stopping])
+def test_two_processes_equal_one(kind, teacher, tmp_path):
     from helpers import script
 
     found = []
     for name, how in (("two", "trainer.devices=2"), ("one", "trainer.accumulate=2")):
-        given = overrides("pixel", tmp_path / name, *student(teacher), how)
+        given = overrides("pixel", tmp_path / name, *kind(teacher), how)
         call = script if name == "two" else here
         done = call("train.py", "--config", TINY / "pixel.yaml", *given)
         assert done.returncode == 0, done.stderr

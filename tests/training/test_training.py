@@ -23,8 +23,8 @@ from torch import nn
 
 from ldm.errors import NotFinite, Refusal
 from ldm.training.ema import EMA
+from ldm.training.rate import learning_rate
 from ldm.training.run import train_run
-from ldm.training.stage import learning_rate
 
 
 def test_average_against_its_closed_form():

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-Spacing = Literal["auto", "uniform", "log_snr", "karras", "trailing", "leading"]
+Spacing = Literal["auto", "uniform", "angle", "log_snr", "karras", "trailing", "leading"]
 
 RHO = 7.0  # of spacing "karras"
 
@@ -89,6 +89,7 @@ class Schedule:
         """Sampling times: (steps + 1,) float64, from 1 (but for leading) down to 0.
 
         uniform: even in t.
+        angle: even in arctan(sigma / alpha), the cosine schedule's time (Nichol & Dhariwal 2021).
         log_snr: even in lam from t = 1 to t_min, then 0 (Lu et al. 2022, section 3.3).
         karras: even in (sigma / alpha)^(1/7) from t = 1 to t_min, then 0 (Karras et al. 2022, eq.
         5).
@@ -102,6 +103,8 @@ class Schedule:
             return torch.linspace(1, 0, steps + 1, dtype=torch.float64)
         if spacing in ("trailing", "leading"):
             return self.on_table(steps, spacing)
+        if spacing == "angle":
+            return self.even_angles(steps)
         high, low = self.log_snr(self.ends())
         if spacing == "log_snr":
             lam = torch.linspace(low.item(), high.item(), steps, dtype=torch.float64)
@@ -110,6 +113,15 @@ class Schedule:
             lam = -RHO * torch.linspace(first, last, steps, dtype=torch.float64).log()
         # the ends are set, not computed: no rounding, and 1 itself where its log-SNR is infinite
         return torch.cat([lam.new_ones(1), self.inverse_log_snr(lam)[1:], lam.new_zeros(1)])
+
+    def even_angles(self, steps: int) -> Tensor:
+        """Times whose arctan(sigma / alpha) falls evenly to 0: half of them has less noise than
+        data on any law that ends in noise.
+        """
+        alpha, sigma = self(torch.ones((), dtype=torch.float64))
+        shares = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+        inner = self.inverse_log_snr(-(torch.atan2(sigma, alpha) * shares[1:-1]).tan().log())
+        return torch.cat([shares[:1], inner, shares[-1:]])
 
     def on_table(self, steps: int, spacing: Spacing) -> Tensor:
         """A grid of a table's own times."""

@@ -42,6 +42,11 @@ class Solver:
 
     few: ClassVar[bool] = False  # whether it is for models of a few steps, and for them alone
 
+    @property
+    def pieces(self) -> int:
+        """The segments that its student was trained for, each a step."""
+        return 1
+
     def bind(self, schedule: Schedule, times: Tensor) -> "Solver":
         """What takes the steps along `times`: the solver itself, unless it must know them all."""
         return self

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 import lightning.pytorch as pl
 from PIL import Image
 
+from ldm.networks.quick import eager
 from ldm.system.data import DataSet
 from ldm.training.boards.loggers import log_picture
 from ldm.training.progress import Beside, busy
@@ -65,7 +66,7 @@ class EverySteps(Beside, ABC, Generic[AnyStage]):
         if trainer.global_step != self.shown:
             cast(Stage, module).settle()
             self.shown, self.since = trainer.global_step, time.monotonic()
-            with busy(trainer, self.doing) as self.tick:
+            with eager(), busy(trainer, self.doing) as self.tick:
                 self.show(trainer, cast(AnyStage, module))
             self.took, self.since = time.monotonic() - self.since, 0.0
 

@@ -15,6 +15,7 @@ from ldm.sampling.conditions import Condition, completed
 from ldm.sampling.generate import Job, generate
 from ldm.sampling.model import Model
 from ldm.sampling.pictures import IN_GRID, names_of, title_of
+from ldm.sampling.speed import in_precision
 from ldm.sampling.trajectory import Recorder
 from ldm.system.batches import as_bytes, as_floats
 from ldm.system.data import DataSet
@@ -23,6 +24,7 @@ from ldm.training.autoencoder import AutoencoderModule
 from ldm.training.boards.board import TableRows
 from ldm.training.boards.loggers import log_animation, log_picture, log_table
 from ldm.training.diffusion import DiffusionModule
+from ldm.training.machine import precision
 from ldm.training.panels.base import EverySteps, show_panel
 from ldm.training.ranks import announce
 
@@ -44,6 +46,8 @@ class SamplePanel(EverySteps[DiffusionModule]):
         settings, ranks = module.config.sample, Ranks.of_training(module)
         with module.evaluating():
             seeds, model = ranks.share(range(settings.count)), module.model()
+            if precision(module.config.trainer) == "bf16-mixed":
+                model = in_precision(model, "auto")
             few = min(settings.trajectory, settings.batch_size, len(seeds))
             ways = Recorder(model, settings, seeds, few) if few and ranks.rank == 0 else None
             self.tick(0, len(seeds))
