@@ -1,10 +1,11 @@
 """docs/lecture.ipynb: the lecture in an hour, made of the figures' own functions and texts.
 
-python -m benchmarks.notebook
+python -m benchmarks.notebook [--output FILE]
 
 tests/lecture/test_notebook.py holds the file against this script, and runs it at small size.
 """
 
+import argparse
 import re
 from pathlib import Path
 
@@ -84,4 +85,6 @@ def made() -> NotebookNode:
 
 
 if __name__ == "__main__":
-    nbformat.write(made(), DOCS / "lecture.ipynb")
+    parser = argparse.ArgumentParser(description="Write the lecture's notebook.")
+    parser.add_argument("--output", default=DOCS / "lecture.ipynb", help="(default: %(default)s)")
+    nbformat.write(made(), parser.parse_args().output)

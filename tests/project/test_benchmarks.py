@@ -44,6 +44,7 @@ for one in pkgutil.iter_modules(benchmarks.__path__):
 """
 
 
+@pytest.mark.slow
 def test_every_benchmark_starts():
     """`python -m benchmarks.NAME --help` of all of them, in one process."""
     done = subprocess.run([sys.executable, "-c", STARTED], cwd=ROOT, capture_output=True, text=True)

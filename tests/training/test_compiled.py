@@ -100,6 +100,7 @@ def test_a_training_step_is_compiled_once(path, traced, request, tmp_path):
     assert len([*run.folder.glob("samples/*.png")]) >= 3
 
 
+@pytest.mark.slow
 def test_more_networks_are_compiled_than_graphs_are_kept_of_one(traced):
     """Stage 1 has four, and a process may train both stages and sample."""
     x = torch.ones(2, 1, 8, 8)
@@ -113,6 +114,7 @@ def test_more_networks_are_compiled_than_graphs_are_kept_of_one(traced):
     assert counters["stats"]["unique_graphs"] == 2 * len(configs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [AutoencoderKL, VQModel])
 def test_the_last_layers_gradient_is_taken_outside_the_compiled_decoder(config, traced):
     """And what is compiled gives the same bits, and none of it runs in `eager`."""
