@@ -159,7 +159,7 @@ def guard(main: Callable[[], None]) -> None:
         _leave(
             line,
             status,
-            "stopped" if isinstance(error, Stopped) else "error",
+            "" if isinstance(error, Stopped) else "error: ",  # which says itself that it stopped
             isinstance(error, PartnerLost),
         )
 
@@ -189,7 +189,7 @@ def _leave(message: str, status: int, word: str, orphan: bool) -> None:
     if rank == "0" or (orphan and rank == "1" and os.getppid() != PARENT):
         line = printable(" ".join(message.split()))
         print(
-            f"{word}: {line[:LONGEST]}{'...' if len(line) > LONGEST else ''}",
+            f"{word}{line[:LONGEST]}{'...' if len(line) > LONGEST else ''}",
             file=sys.stderr,
             flush=True,
         )

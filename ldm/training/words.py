@@ -37,6 +37,8 @@ def _lines(leg: Leg, dry: bool, for_gpus: bool) -> Iterator[str]:
     )
     yield f"network    {_size(leg.module)}"
     yield from _work(leg)
+    if leg.start is not None:
+        yield f"resume     from step {leg.state['global_step']}: {leg.start}"
     if dry:
         yield from _arithmetic(leg, for_gpus)
     yield f"output     {run.folder}/"

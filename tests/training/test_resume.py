@@ -110,5 +110,6 @@ def test_resume_on_another_number_of_devices_keeps_the_global_batch(tmp_path, ca
     )
     capsys.readouterr()
     folder = train_run(run_config("pixel", tmp_path / "parts", "trainer.accumulate=1"), resume=True)
-    assert "global batch of 32" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "global batch of 32" in said and f"resume     from step 4: {folder}/last.ckpt" in said
     assert largest_difference(load(folder / "last.ckpt")["state_dict"], whole) == 0
