@@ -115,11 +115,15 @@ def call(installed, name, *arguments, cwd):
 
 
 @pytest.mark.slow
-def test_the_wheel_holds_every_module_config_and_weight(wheel):
+def test_the_wheel_holds_every_module_config_weight_and_picture(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     code = {str(p.relative_to(ROOT)) for p in ROOT.glob("ldm/**/*.py")}
     configs = {f"ldm/{p.relative_to(ROOT)}" for p in ROOT.glob("configs/**/*.yaml")}
-    weights = {str(p.relative_to(ROOT)) for p in ROOT.glob("ldm/**/*.safetensors")}
+    weights = {
+        str(p.relative_to(ROOT))
+        for end in ("safetensors", "gz")
+        for p in ROOT.glob(f"ldm/**/*.{end}")
+    }
     inside = {name for name in names if ".dist-info/" not in name}
     assert configs and weights and code | configs | weights | {"ldm/py.typed"} == inside
 
