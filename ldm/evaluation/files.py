@@ -155,8 +155,8 @@ class JetFiles(Files):
         self.made, self.real = _narrowed(made, most), _narrowed(real, most)
         kinds = _kind(request.samples), _kind(request.reference)
         if None not in kinds and kinds[0] != kinds[1]:
-            told = [NAMES[kind] for kind in kinds if kind]
-            say(f"warning: the samples are of {told[0]} jets, the reference of {told[1]} jets")
+            types = [NAMES[kind] for kind in kinds if kind]
+            say(f"warning: the samples are of {types[0]} jets, the reference of {types[1]} jets")
         order = permutation(len(self.real), "floor")
         self.apart = min(len(self.made), len(self.real) // 2)
         self.others, self.rest = (

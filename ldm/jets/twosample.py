@@ -1,9 +1,9 @@
 """A classifier two-sample test: how well a classifier tells generated jets from real ones.
 
 Lopez-Paz & Oquab 2017; of jets Krause & Shih 2021. The area under the curve (AUC) of gradient
-boosted trees (scikit-learn's `HistGradientBoostingClassifier`), on jets that they did not see: 0.5
-where the two are of one law, 1 where each jet is told apart. It sees what W1 of one quantity does
-not: how quantities hang together, and tails.
+boosted trees (scikit-learn's `HistGradientBoostingClassifier`), on jets held out of their training:
+0.5 where both sets have the same distribution, 1 where every jet is classified correctly. Unlike W1
+of one quantity, it is sensitive to correlations between quantities, and to tails.
 """
 
 import numpy as np

@@ -95,7 +95,7 @@ class Stage1:
         """Pictures of latents that are not whitened, (N, 2) or (N, 2, 1, 1)."""
         return self.space.autoencoder.decode(z.reshape(-1, 2, 1, 1)).clamp(-1, 1)
 
-    def told(self) -> dict[str, Any]:
+    def measured(self) -> dict[str, Any]:
         """Decibels of reconstructions, nats of the KL, spread before and after the whitening."""
         z, explained = self.sampled(), self.space.explained
         assert explained is not None  # measured by `whitened`
@@ -162,7 +162,7 @@ def stage1(weight: float, steps: int, *, broken: bool) -> Stage1:
 def draw(*, broken: bool = False, size: float = 1.0) -> Made:
     steps = few(STEPS, size, 300)
     found = {name: stage1(weight, steps, broken=broken) for name, weight in WEIGHTS.items()}
-    numbers = {name: one.told() for name, one in found.items()}
+    numbers = {name: one.measured() for name, one in found.items()}
     return Made(drawn(found), BROKEN if broken else CAPTION, {"by weight of the KL": numbers})
 
 

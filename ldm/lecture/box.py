@@ -86,7 +86,7 @@ class Asked:
         """In [-1, 1], (N, C, H, W)."""
         return cast(PictureSpace, self.model.space).decode(x_0)
 
-    def told(self, x_0: Tensor) -> dict[str, float]:
+    def measured(self, x_0: Tensor) -> dict[str, float]:
         """Evidence for the condition; variety and contrast of the pictures, in units of [-1, 1].
 
         Variety: the standard deviation over samples, a pixel. Contrast: over each one's pixels.

@@ -54,7 +54,7 @@ def guided(scale: float, count: int, interval: tuple[float, float] = (0.0, 1.0))
     )
 
 
-def told(points: Tensor) -> dict[str, float]:
+def measured(points: Tensor) -> dict[str, float]:
     """Share that is surely of the class (above 95 %), and the spread over the class' own."""
     whole, classes = laws()
     sure = (classes[0].log_density(points) - whole.log_density(points)).exp() / 3 > 0.95
@@ -70,9 +70,9 @@ def draw(*, broken: bool = False, size: float = 1.0) -> Made:
     worn = ((1.0, 0.0), (12.0, 0.0), (12.0, 0.7)) if broken else WORN
     x_0 = {f"{w:g}" + f", rescale {r:g}" * (r > 0): asked.guided(w, 15, rescale=r) for w, r in worn}
     numbers = {
-        "guided": {scale: told(points) for scale, points in made.items()},
-        "guided above t = 0.5": {s: told(points) for s, points in inside.items()},
-        "clothes": {name: asked.told(one) for name, one in x_0.items()},
+        "guided": {scale: measured(points) for scale, points in made.items()},
+        "guided above t = 0.5": {s: measured(points) for s, points in inside.items()},
+        "clothes": {name: asked.measured(one) for name, one in x_0.items()},
     }
     shown = {f"coats, guidance {name}": asked.pictures(one) for name, one in x_0.items()}
     return Made(drawn(made, shown, numbers), BROKEN if broken else CAPTION, numbers)

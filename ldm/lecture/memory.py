@@ -55,23 +55,25 @@ def draw(*, broken: bool = False, size: float = 1.0) -> Made:
     counts = COUNTS[: few(len(COUNTS), size, 2)]
     n, lesson = few(500, size, 200), Lesson(steps=few(700, size, 150), batch=512)
     fresh = moon_points(n, torch.Generator().manual_seed(1))
-    made, told = {}, {}
+    made, ratios = {}, {}
     for count in counts:
         known = Subset(count)
         optimum = samples(exact_denoiser(Finite(known.points), Cosine()), few(200, size))
         network = optimum if broken else samples(learnt(f"moons {count}", lesson, known), n)
         made[count] = known.points, network
         new = nearest(fresh, known.points)
-        told[count] = {
+        ratios[count] = {
             "network": nearest(network, known.points) / new,
             "optimum": nearest(optimum, known.points) / new,
         }
-    numbers = {"distance to the nearest training point, over a new draw's": told}
-    return Made(drawn(made, told), BROKEN if broken else CAPTION, numbers)
+    numbers = {"distance to the nearest training point, over a new draw's": ratios}
+    return Made(drawn(made, ratios), BROKEN if broken else CAPTION, numbers)
 
 
 @styled()
-def drawn(made: dict[int, tuple[Tensor, Tensor]], told: dict[int, dict[str, float]]) -> Image.Image:
+def drawn(
+    made: dict[int, tuple[Tensor, Tensor]], ratios: dict[int, dict[str, float]]
+) -> Image.Image:
     """Samples over training points, and distances by size."""
     figure, axes = sheet("From memory to generalisation", 2, len(made), (12, 6.4))
     for ax, (count, (known, points)) in zip(axes[0], made.items(), strict=True):
@@ -80,8 +82,8 @@ def drawn(made: dict[int, tuple[Tensor, Tensor]], told: dict[int, dict[str, floa
         window(ax, [(-2.2, 2.2), (-2.6, 2.6)], title=f"{count:,} training points")
     below = across(figure, axes[1])
     for name, colour in (("network", "#d1495b"), ("optimum", "#9aa0a6")):
-        values = [part[name] for part in told.values()]
-        below.plot([*told], values, "o-", color=colour, label=name + "'s samples")
+        values = [part[name] for part in ratios.values()]
+        below.plot([*ratios], values, "o-", color=colour, label=name + "'s samples")
     below.axhline(1, color="black", ls=":", label="new data")
     say(below, "training points", "distance to the nearest one,\nover new data's", xscale="log")
     below.set_ylim(bottom=0)

@@ -31,22 +31,22 @@ def draw(*, broken: bool = False, size: float = 1.0) -> Made:
     n, steps = few(COUNT, size, 4), few(STEPS, size, 8)
     asked = Asked(in_the_box("emoji-latent"), Condition(prompts=[PROMPT] * n), n)
     made = {scale: asked.guided(scale, steps, broken=broken) for scale in SCALES}
-    told = {scale: asked.told(x_0) for scale, x_0 in made.items()}
+    measured = {scale: asked.measured(x_0) for scale, x_0 in made.items()}
     shown = {scale: asked.pictures(x_0) for scale, x_0 in made.items()}
-    return Made(drawn(shown, told), BROKEN if broken else CAPTION, {"by guidance": told})
+    return Made(drawn(shown, measured), BROKEN if broken else CAPTION, {"by guidance": measured})
 
 
 @styled()
-def drawn(shown: dict[float, Tensor], told: dict[float, dict[str, float]]) -> Image.Image:
+def drawn(shown: dict[float, Tensor], measured: dict[float, dict[str, float]]) -> Image.Image:
     """A column of samples for each scale, and what is measured of them."""
     ratios: Any = {"height_ratios": (1.25, 1)}
     figure, axes = sheet(f'"{PROMPT}", by guidance', 2, len(shown), (11, 7.4), **ratios)
     for ax, (scale, pictures) in zip(axes[0], shown.items(), strict=True):
         wall(ax, pictures, 2, f"guidance {scale:g}")
     left, right = across(figure, axes[1, :3]), across(figure, axes[1, 3:])
-    left.plot([*told], [100 * one["evidence"] for one in told.values()], "o-")
+    left.plot([*measured], [100 * one["evidence"] for one in measured.values()], "o-")
     say(left, "scale of guidance", "error that the caption\nremoves (%)")
-    right.plot([*told], [one["variety"] for one in told.values()], "o-", color="#d55e00")
+    right.plot([*measured], [one["variety"] for one in measured.values()], "o-", color="#d55e00")
     say(
         right,
         "scale of guidance",
