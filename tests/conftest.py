@@ -33,12 +33,21 @@ for key in ("WANDB_API_KEY",):
 import pytest
 import torch
 from helpers import COLOURS, ROOT, TINY, captioned, here, make_clip, overrides, run_config
+from pair import Pair
 from PIL import Image
 
 from ldm.jets.files import read_jets, write_jets
 from ldm.training.run import train_run
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def pair():
+    """Two processes that run what they are asked to, until the session's end."""
+    two = Pair()
+    yield two
+    two.close()
 
 
 @pytest.fixture(scope="session")

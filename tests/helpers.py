@@ -54,14 +54,14 @@ def script(name, *arguments, timeout=300, **environment):
     )
 
 
-def here(name, *arguments):
+def here(name, *arguments, **environment):
     """The same in this process, without the seconds that a start costs: where the process is not
     what is tested.
     """
     said, complained, threads = io.StringIO(), io.StringIO(), torch.get_num_threads()
     command, status = [str(ROOT / name), *map(str, arguments)], 0
     with (
-        mock.patch.dict(os.environ, without_key(), clear=True),
+        mock.patch.dict(os.environ, without_key(**environment), clear=True),
         mock.patch.object(sys, "argv", command),
         contextlib.chdir(ROOT),
         contextlib.redirect_stdout(said),

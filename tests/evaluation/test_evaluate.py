@@ -322,11 +322,11 @@ def test_stage_1_is_evaluated_in_training(tmp_path, monkeypatch):
 
 
 @pytest.mark.ddp
-def test_two_processes_measure_what_one_does(pixel_run, stage1, tmp_path):
+def test_two_processes_measure_what_one_does(pair, pixel_run, stage1, tmp_path):
     for checkpoint, count in ((pixel_run, 31), (stage1, 41)):
         for n in (1, 2):
             more = ("--devices", n, "--device", "cpu", "--output", tmp_path / str(n))
-            done = script(
+            done = (here if n == 1 else pair)(
                 "evaluate.py",
                 "--checkpoint",
                 checkpoint,

@@ -350,9 +350,9 @@ def test_a_spawned_worker_reads_the_cache(cached):
 
 
 @pytest.mark.ddp
-def test_two_processes_write_what_one_writes(cached, stage1, tmp_path):
+def test_two_processes_write_what_one_writes(pair, cached, stage1, tmp_path):
     more = overrides("latent", tmp_path, f"space.autoencoder={stage1}", FLIP, "trainer.devices=2")
-    done = script("train.py", "--config", TINY / "latent.yaml", *more)
+    done = pair("train.py", "--config", TINY / "latent.yaml", *more)
     assert done.returncode == 0, done.stderr
     (folder,) = caches(tmp_path)
     assert folder.name == cached[2].name and len([*folder.glob("moments*.npy")]) == 2

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from helpers import ROOT, TINY, here, inspect, largest_difference, load, overrides, script
+from helpers import ROOT, TINY, here, inspect, largest_difference, load, overrides
 from processes import children, ended, port, start, wait_for
 
 pytestmark = pytest.mark.ddp
@@ -17,8 +17,7 @@ FIGURES = "evaluate={every: 20, count: 40, features: digits}"
 GAN = "discriminator={weight: 0.5, warmup: 3, channels: 8, layers: 1}"
 
 
-def trained(kind, output, *more):
-    call = script if "trainer.devices=2" in more else here
+def trained(call, kind, output, *more):
     done = call("train.py", "--config", TINY / f"{kind}.yaml", *overrides(kind, output, *more))
     assert done.returncode == 0, done.stderr
     return load(output / f"tiny-{kind}" / "last.ckpt")
@@ -38,12 +37,12 @@ def trained(kind, output, *more):
         pytest.param("autoencoder", ("trainer.max_steps=20", VQ), id="vq"),
     ],
 )
-def test_two_processes_equal_one_on_the_union_batch(tmp_path, kind, more):
+def test_two_processes_equal_one_on_the_union_batch(pair, tmp_path, kind, more):
     """20 steps of 2 x B on two processes; of B accumulated twice on one: noise, times and rows are
     the same.
     """
-    two = trained(kind, tmp_path / "two", "trainer.devices=2", *more)
-    one = trained(kind, tmp_path / "one", "trainer.accumulate=2", *more)
+    two = trained(pair, kind, tmp_path / "two", "trainer.devices=2", *more)
+    one = trained(here, kind, tmp_path / "one", "trainer.accumulate=2", *more)
     assert two["global_step"] == one["global_step"] == 20
     assert largest_difference(two["state_dict"], one["state_dict"]) < 1e-6
     assert largest_difference(two["ldm"]["ema"]["weights"], one["ldm"]["ema"]["weights"]) < 1e-6
@@ -55,13 +54,13 @@ def test_two_processes_equal_one_on_the_union_batch(tmp_path, kind, more):
     assert pictures[0] == pictures[1]
 
 
-def test_latent_stage_on_two_processes(stage1, tmp_path):
+def test_latent_stage_on_two_processes(pair, stage1, tmp_path):
     """Whitening measured by two ranks, each on its half, is what one measures; grids at fixed seeds
     are equal.
     """
     more = (f"space.autoencoder={stage1}", "trainer.max_steps=20")
-    two = trained("latent", tmp_path / "two", "trainer.devices=2", *more)
-    one = trained("latent", tmp_path / "one", "trainer.accumulate=2", *more)
+    two = trained(pair, "latent", tmp_path / "two", "trainer.devices=2", *more)
+    one = trained(here, "latent", tmp_path / "one", "trainer.accumulate=2", *more)
     for name in ("space.mean", "space.std"):
         assert (two["state_dict"][name] - one["state_dict"][name]).abs().max() < 1e-6
     assert largest_difference(two["state_dict"], one["state_dict"]) < 1e-6
@@ -204,7 +203,7 @@ def test_a_process_that_hangs_because_another_was_lost_is_ended(capsys):
     assert left == [2]
 
 
-def test_samples_do_not_depend_on_the_number_of_processes(pixel_run, tmp_path):
+def test_samples_do_not_depend_on_the_number_of_processes(pair, pixel_run, tmp_path):
     """7 seeds on one process and on two, which share them 4 and 3: the same files, bit for bit,
     none lost or repeated.
     """
@@ -223,7 +222,7 @@ def test_samples_do_not_depend_on_the_number_of_processes(pixel_run, tmp_path):
             "--device",
             "cpu",
         )
-        done = (here if devices == 1 else script)(
+        done = (here if devices == 1 else pair)(
             "sample.py",
             "--checkpoint",
             pixel_run,

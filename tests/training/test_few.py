@@ -210,13 +210,11 @@ def test_a_student_of_jets(tmp_path):
 
 @pytest.mark.ddp
 @pytest.mark.parametrize("kind", [student, stopping])
-def test_two_processes_equal_one(kind, teacher, tmp_path):
-    from helpers import script
-
+def test_two_processes_equal_one(kind, pair, teacher, tmp_path):
     found = []
     for name, how in (("two", "trainer.devices=2"), ("one", "trainer.accumulate=2")):
         given = overrides("pixel", tmp_path / name, *kind(teacher), how)
-        call = script if name == "two" else here
+        call = pair if name == "two" else here
         done = call("train.py", "--config", TINY / "pixel.yaml", *given)
         assert done.returncode == 0, done.stderr
         found.append(load(tmp_path / name / "student" / "last.ckpt"))

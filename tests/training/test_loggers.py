@@ -368,9 +368,9 @@ def test_wandb_killed_in_the_middle_of_both_stages(tmp_path):
 
 
 @pytest.mark.ddp
-def test_rank_0_alone_shows(tmp_path):
+def test_rank_0_alone_shows(pair, tmp_path):
     more = ("logger={kind: both, mode: offline, log_model: true}", "trainer.devices=2")
-    done = script("train.py", "--config", TINY / "pixel.yaml", *overrides("pixel", tmp_path), *more)
+    done = pair("train.py", "--config", TINY / "pixel.yaml", *overrides("pixel", tmp_path), *more)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "tiny-pixel"
     assert (

@@ -13,6 +13,7 @@ from helpers import (
     ROOT,
     TINY,
     captioned,
+    here,
     largest_difference,
     load,
     one_line,
@@ -91,14 +92,16 @@ def test_the_first_process_alone_reads_run_json(tmp_path, monkeypatch):
 
 @pytest.mark.ddp
 @pytest.mark.parametrize("launcher", ["lightning", "torchrun"])
-def test_two_processes_go_on_from_the_checkpoint_that_the_first_found_whole(tmp_path, launcher):
+def test_two_processes_go_on_from_the_checkpoint_that_the_first_found_whole(
+    pair, tmp_path, launcher
+):
     """last.ckpt is damaged where only a full reading sees it. By Lightning's launcher both take
     previous.ckpt, and end with the bits of the run never stopped; under torchrun nobody tells the
     second, and the run is refused in one line.
     """
     more = ["trainer.devices=2", "sample.every=0", "trainer.save=4"]
     command = ["--config", TINY / "pixel.yaml", *overrides("pixel", tmp_path, *more)]
-    assert script("train.py", *command, "trainer.max_steps=8").returncode == 0
+    assert pair("train.py", *command, "trainer.max_steps=8").returncode == 0
     damage(tmp_path / "tiny-pixel" / "last.ckpt")
     (tmp_path / "tiny-pixel" / "best.ckpt").unlink()
     longer = [*command, "trainer.max_steps=12"]
@@ -122,7 +125,7 @@ def test_two_processes_go_on_from_the_checkpoint_that_the_first_found_whole(tmp_
     assert "resuming from" in done.stdout and "previous.ckpt" in done.stdout
     resumed = load(tmp_path / "tiny-pixel" / "last.ckpt")
     whole = overrides("pixel", tmp_path / "whole", *more, "trainer.max_steps=12")
-    assert script("train.py", "--config", TINY / "pixel.yaml", *whole).returncode == 0
+    assert pair("train.py", "--config", TINY / "pixel.yaml", *whole).returncode == 0
     straight = load(tmp_path / "whole" / "tiny-pixel" / "last.ckpt")
     assert resumed["global_step"] == 12
     assert largest_difference(resumed["state_dict"], straight["state_dict"]) == 0
@@ -176,7 +179,7 @@ def test_the_real_side_is_computed_by_all_processes_and_kept(tmp_path):
 
 
 @pytest.mark.ddp
-def test_captions_are_encoded_once_by_two_processes_together(clip, tmp_path):
+def test_captions_are_encoded_once_by_two_processes_together(pair, clip, tmp_path):
     """And trained on as by one process that accumulates two micro-batches."""
     for i in range(64):
         path = tmp_path / "pictures" / f"{i}.png"
@@ -185,9 +188,12 @@ def test_captions_are_encoded_once_by_two_processes_together(clip, tmp_path):
         path.with_suffix(".txt").write_text(["red", "green", "blue"][i % 3])
     given = captioned(clip, tmp_path / "pictures", "trainer.max_steps=6", "sample.every=0")
     folders = {}
-    for name, how in (("two", "trainer.devices=2"), ("one", "trainer.accumulate=2")):
+    for name, how, call in (
+        ("two", "trainer.devices=2", pair),
+        ("one", "trainer.accumulate=2", here),
+    ):
         more = overrides("pixel", tmp_path / name, *given, how)
-        done = script("train.py", "--config", TINY / "pixel.yaml", *more)
+        done = call("train.py", "--config", TINY / "pixel.yaml", *more)
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("text: 3 captions encoded into") == 1
         folders[name] = load(tmp_path / name / "tiny-pixel" / "last.ckpt")
