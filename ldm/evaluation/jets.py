@@ -28,6 +28,7 @@ from ldm.jets.metrics import (
 from ldm.metrics.records import Figure, thousands
 from ldm.sampling.conditions import Condition
 from ldm.sampling.generate import generate
+from ldm.sampling.guides import recorded
 from ldm.sampling.jets import space_of
 from ldm.sampling.model import Model, recorded_data
 from ldm.sampling.requests import Place
@@ -250,7 +251,7 @@ class JetEvaluation(Evaluation):
         return judged(trial, self.metrics, self.request.clip)
 
     def record(self) -> dict[str, Any]:
-        return self.settings.record() | {
+        return recorded(self.model, self.settings) | {
             "seeds": {"first": self.request.seeds.seed, "count": len(self.few)},
             "precision": self.model.precision,
             "constituents": f"as {self.split} jets",

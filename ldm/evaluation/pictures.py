@@ -27,7 +27,7 @@ from ldm.pictures.opening import View
 from ldm.pictures.trained import expect_plain
 from ldm.sampling.conditions import Condition, completed
 from ldm.sampling.generate import Job, generate
-from ldm.sampling.guides import guide_of
+from ldm.sampling.guides import guide_of, recorded
 from ldm.sampling.model import Model, recorded_data
 from ldm.sampling.requests import Place
 from ldm.sampling.speed import compiled
@@ -219,7 +219,7 @@ class PictureEvaluation(AgainstPictures):
         }
         made |= {"prompts": list(model.prompts)} if model.text is not None else {}
         made["precision"] = model.precision
-        return self.settings.record() | made | super().record()
+        return recorded(self.model, self.settings) | made | super().record()
 
 
 def load_data(config: AnyData, root: str | None, state: Mapping[str, Any]) -> DataSet:

@@ -15,6 +15,7 @@ from ldm.points.data import Drawn, PointSet
 from ldm.points.metrics import denoiser_errors, energy_distance, error_times
 from ldm.sampling.conditions import Condition, bind
 from ldm.sampling.generate import generate
+from ldm.sampling.guides import recorded
 from ldm.sampling.model import Model, recorded_data
 from ldm.sampling.points import log_density, space_of
 from ldm.sampling.requests import Place
@@ -130,7 +131,7 @@ class PointEvaluation(Evaluation):
         return {"denoiser_rms": Figure(value, len(rows), note=f"against {whose}, mean over t")}
 
     def record(self) -> dict[str, Any]:
-        return self.settings.record() | {
+        return recorded(self.model, self.settings) | {
             "seeds": {"first": self.request.seeds.seed, "count": len(self.real)},
             "reference": {"what": self.split, "n": len(self.real)},
         }

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from safetensors import SafetensorError
 
-from ldm.errors import Refusal, printable
+from ldm.errors import Refusal, printable, say
 
 if TYPE_CHECKING:  # torch is imported once the arguments are right
     from torch import Tensor
@@ -64,6 +64,8 @@ def export(checkpoint: str, output: str, weights: str = "ema") -> Path:
         (partial / "README.md").write_text(pipeline_card(model, checkpoint, weights, folder))
         partial.chmod(0o755)
         partial.rename(folder)
+        if left := left_out(model):
+            say(f"warning: export: {left}")
     except SafetensorError as error:  # its word for a full disk
         raise Refusal(f"--output: {folder} could not be written ({error})") from None
     finally:
@@ -88,6 +90,15 @@ def expect_exportable(model: Model) -> None:
     for reason, holds in wrong.items():
         if holds:
             raise Refusal(f"export: {reason}")
+
+
+def left_out(model: Model) -> str:
+    """What sample.py does with this model and the folder does not; empty where there is nothing."""
+    guide = model.settings.guide
+    if not guide.chosen:
+        return ""
+    which = f"a guide ({guide.describe()}), which no pipeline of diffusers has"
+    return f"the model is sampled with {which}: the folder makes pictures without it"
 
 
 def ours(model: Model) -> Any:
@@ -262,6 +273,7 @@ def pipeline_card(model: Model, checkpoint: str, weights: str, folder: Path) -> 
     trusted = "" if name else ", trust_remote_code=True"
     classes, shape = printable(", ".join(model.classes)) or "none", tuple(model.space.shape)
     why = f"A stock {name}: no code of ours is in the folder." if name else WHY
+    left = f"Left out: {left}.\n" if (left := left_out(model)) else ""
     return f"""---
 library_name: diffusers
 tags: [diffusion, {kind}]
@@ -277,5 +289,5 @@ pipe({call}).images[0].show()
 ```
 
 {why} {others(model)}
-Say here what it was trained on and under which licence.
+{left}Say here what it was trained on and under which licence.
 """

@@ -13,7 +13,7 @@ from torch import nn
 
 from ldm.checkpoints import checkpoint
 from ldm.checkpoints.safe import malformed
-from ldm.config import Guide
+from ldm.config import Guide, SampleConfig
 from ldm.diffusion.space import Space
 from ldm.errors import Refusal
 from ldm.sampling.model import Model, fingerprint, restored
@@ -32,6 +32,14 @@ def guide_of(model: Model, which: Guide) -> Worse | None:
     if which not in model.guides:
         model.guides[which] = load_guide(model, which)
     return model.guides[which]
+
+
+def recorded(model: Model, settings: SampleConfig) -> dict[str, Any]:
+    """How samples were made, for the files that are kept of it: a guide with its weights' hash."""
+    how = settings.record()
+    if guide := guide_of(model, settings.guide):
+        how["guide"] |= {"hash": guide.hash}
+    return how
 
 
 def load_guide(model: Model, which: Guide) -> Worse:

@@ -100,10 +100,8 @@ class Source:
     def record(self, model: Model) -> dict[str, Any]:
         """The model's part of settings.json."""
         file = str(find_checkpoint(self.checkpoint))
-        guides = {which.describe(): guide.hash for which, guide in model.guides.items()}
         made = {"checkpoint": file, "step": model.step, "weights": self.weights}
-        made |= {"precision": model.precision}
-        return made | ({"guides": guides} if guides else {})
+        return made | {"precision": model.precision}
 
     def describe(self, model: Model) -> str:
         """The model in a few words."""

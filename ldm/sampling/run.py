@@ -8,7 +8,7 @@ from ldm.errors import Refusal, say
 from ldm.pictures.trained import expect_plain
 from ldm.sampling.folder import new_folder
 from ldm.sampling.generate import Job, job_settings
-from ldm.sampling.guides import guide_of
+from ldm.sampling.guides import guide_of, recorded
 from ldm.sampling.modalities import MODALITIES
 from ldm.sampling.modality import Samples
 from ldm.sampling.model import Model
@@ -76,8 +76,9 @@ class SampleRequest:
 
     def record(self, job: Job) -> dict[str, Any]:
         """What settings.json says."""
-        made = {"count": len(job.seeds), "seed": self.seeds.seed} | job.settings.record()
-        return self.source.record(job.model) | made | self.of(job.model).record()
+        made = {"count": len(job.seeds), "seed": self.seeds.seed}
+        how = made | recorded(job.model, job.settings)
+        return self.source.record(job.model) | how | self.of(job.model).record()
 
 
 def sample_to_folder(request: SampleRequest) -> None:

@@ -161,9 +161,8 @@ class Task:
         """What a panel of its results says above them."""
         return f"{self.name.capitalize()} (method {self.method}), {self.describe(settings)}"
 
-    def record(self, settings: SampleConfig, seed: int) -> dict[str, Any]:
-        """How it is solved, for settings.json."""
-        how = settings.record()
+    def record(self, how: Mapping[str, Any], seed: int) -> dict[str, Any]:
+        """How it is solved, for settings.json, of the record of the settings that it is given."""
         kept = (*GUIDED, "solver", "steps", "grid")
         return {"seed": seed} | {key: how[key] for key in kept if key in how}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -52,8 +52,7 @@ class Interpolation(Task):
     def describe(self, settings: SampleConfig) -> str:
         return f"dopri5 to {TOLERANCE:g}"
 
-    def record(self, settings: SampleConfig, seed: int) -> dict[str, Any]:
-        how = settings.record()
+    def record(self, how: Mapping[str, Any], seed: int) -> dict[str, Any]:
         solver = {"name": "dopri5", "rtol": TOLERANCE, "atol": TOLERANCE}
         return {"solver": solver} | {key: how[key] for key in GUIDED if key in how}
 

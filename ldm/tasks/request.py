@@ -7,6 +7,7 @@ from typing import Any, Self
 from ldm.errors import Refusal, say
 from ldm.sampling.conditions import Condition
 from ldm.sampling.folder import new_folder
+from ldm.sampling.guides import recorded
 from ldm.sampling.model import Model
 from ldm.sampling.requests import Seeds, Source, Words, taken
 from ldm.sampling.settings import Overrides
@@ -120,7 +121,7 @@ class TaskRequest:
         options["degrade"] = options.pop("degrade")  # last, where it has always stood
         prompts = prior.condition.prompts
         asked = {"count": len(prior.seeds), "label": self.words.label, "prompts": prompts}
-        how = task.record(prior.settings, self.seeds.seed)
+        how = task.record(recorded(prior.model, prior.settings), self.seeds.seed)
         return self.source.record(prior.model) | asked | options | how
 
     def describe(self, task: Task, prior: Prior) -> str:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler
 from diffusers.utils.torch_utils import randn_tensor
-from helpers import run_config
+from helpers import load, run_config
 
 from ldm.config import SampleConfig
 from ldm.diffusion.denoiser import Denoiser, Loss
@@ -318,3 +318,16 @@ def test_the_arguments_are_diffusers(pixel_run, tmp_path):
     ):
         with pytest.raises((ValueError, TypeError), match=message):
             pipe(**wrong)
+
+
+def test_a_guide_that_stays_behind_is_said(pixel_run, tmp_path, capsys):
+    """On the screen and in the card; not where there is none."""
+    state = load(pixel_run / "last.ckpt")
+    state["ldm"]["config"]["sample"]["guide"] = {"run": None, "weights": "raw"}
+    torch.save(state, tmp_path / "led.ckpt")
+    line = "sampled with a guide (its raw weights), which no pipeline of diffusers has"
+    for file, times in ((tmp_path / "led.ckpt", 1), (pixel_run, 0)):
+        folder = export(str(file), str(tmp_path / f"out{times}"))
+        said, card = capsys.readouterr().out, (folder / "README.md").read_text()
+        assert said.count(line) == card.count(line) == times
+        assert said.count("\n") == times and said.startswith("warning: export: ") == bool(times)

@@ -1,11 +1,13 @@
 """Guides of samples: another run, or other weights of the same; found, checked, kept inside."""
 
+import json
 import shutil
 from dataclasses import replace
 
 import pytest
 import torch
-from helpers import here, load, overrides, run_config
+from helpers import here, load, overrides, run_config, task
+from PIL import Image
 
 from ldm.config import Guide
 from ldm.diffusion.denoiser import Denoiser
@@ -15,7 +17,7 @@ from ldm.interface import load as load_model
 from ldm.sampling.conditions import Condition, bind
 from ldm.sampling.generate import generate
 from ldm.sampling.guides import guide_of
-from ldm.sampling.model import restore
+from ldm.sampling.model import fingerprint, restore
 from ldm.sampling.settings import Overrides
 from ldm.sampling.worse import INSIDE, Worse
 from ldm.tasks import task_named
@@ -149,7 +151,31 @@ def test_the_command_refuses_with_status_2_and_leaves_nothing(pixel_run, latent_
     assert done.stderr.count("\n") == 1 and not (tmp_path / "o").exists()
     done = here("sample.py", *words, "--guide", "raw", "--guidance", 2)
     assert done.returncode == 0 and "guidance 2 by its raw weights" in done.stdout
-    assert '"weights": "raw"' in (tmp_path / "o" / "settings.json").read_text()
+    kept = json.loads((tmp_path / "o" / "settings.json").read_text())
+    assert kept["guide"] == {"run": None, "weights": "raw", "hash": hash_of_raw(pixel_run)}
+
+
+def hash_of_raw(run):
+    return fingerprint(restore(run, "raw").denoiser.net)
+
+
+def test_a_tasks_settings_name_the_guide_and_its_hash(pixel_run, tmp_path):
+    Image.new("L", (8, 8), 90).save(tmp_path / "given.png")
+    words = dict(image=[str(tmp_path / "given.png")], guide="raw", guidance=2.0, strength=0.5)
+    folder = task(pixel_run, tmp_path / "o", "edit", **words)
+    kept = json.loads((folder / "settings.json").read_text())
+    assert kept["guide"] == {"run": None, "weights": "raw", "hash": hash_of_raw(pixel_run)}
+
+
+def test_a_record_of_figures_names_the_guide_and_its_hash(pixel_run, tmp_path):
+    words = ["--checkpoint", pixel_run, "--count", 20, "--steps", 2, "--metrics", "fd"]
+    words += ["--device", "cpu", "--output", tmp_path / "o", "--cache", tmp_path / "cache"]
+    for guide, guidance in (("raw", 2), (str(pixel_run), 2), ("none", 2)):
+        done = here("evaluate.py", *words, "--guide", guide, "--guidance", guidance)
+        assert done.returncode == 2 * (guide == str(pixel_run)), done.stderr
+    led, plain = map(json.loads, (tmp_path / "o" / "records.jsonl").read_text().splitlines())
+    assert led["guide"] == {"run": None, "weights": "raw", "hash": hash_of_raw(pixel_run)}
+    assert "guide" not in plain and plain["value"] != led["value"]
 
 
 def test_a_config_names_one_in_a_line(tmp_path):
@@ -168,13 +194,17 @@ def test_a_config_names_one_in_a_line(tmp_path):
 
 # -- in training, and inside a checkpoint ----------------------------------------------------------
 @pytest.mark.slow
-def test_a_run_keeps_its_guide_inside(pixel_run, tmp_path):
+def test_a_run_keeps_its_guide_inside(pixel_run, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     copy = tmp_path / "guide"
     shutil.copytree(pixel_run, copy)
     named = f"sample.guide={{run: {copy}, weights: raw}}"
     folder = train_run(run_config("pixel", tmp_path, named, "trainer.max_steps=4", "seed=1"))
-    run = run_config("pixel", tmp_path, named, "trainer.max_steps=6", "seed=1")
+    figures = "evaluate.every=6", "evaluate.count=20"
+    run = run_config("pixel", tmp_path, named, "trainer.max_steps=6", "seed=1", *figures)
     train_run(run, resume=True)
+    made = json.loads((folder / "records.jsonl").read_text().splitlines()[0])["guide"]
+    assert made == {"run": str(copy), "weights": "raw", "hash": hash_of_raw(pixel_run)}
     shutil.rmtree(copy)  # the checkpoint is enough
     model, other = restore(folder), restore(pixel_run, "raw")
     assert model.settings.guide == INSIDE

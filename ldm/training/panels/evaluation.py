@@ -126,6 +126,8 @@ class SampleFigures(RunFigures[DiffusionModule]):
     def made(self, module: DiffusionModule) -> dict[str, Any]:
         sample = to_dict(module.config.sample)
         settings = {key: sample[key] for key in sample if key not in ("every", "count")}
+        if module.guide:  # an average of this run is known by the run and its step
+            settings["guide"] |= {"hash": module.guide.hash}
         seeds = {"seeds": {"first": 0, "count": self.count}}
         return settings | seeds | super().made(module)
 
