@@ -24,22 +24,27 @@ def expect_fit(module: nn.Module, found: Weights, what: str) -> None:
     The module may be without memory, on the meta device: so a config is held against its weights
     before it is believed.
     """
-    expected = module.state_dict()
+    expect_arrays(module.state_dict(), found, what)
+
+
+def expect_arrays(expected: Weights, found: Weights, what: str, each: str = "weight") -> None:
+    """The same of named arrays, `each` of which is called so."""
+    if not isinstance(found, dict):
+        raise Refusal(f"{what}: it is {type(found).__name__}, no arrays by their names")
     for key in [*expected, *found]:
+        one = f"{what}: {each} '{key}'"
         if key not in found or key not in expected:
             why = "missing" if key in expected else "unexpected"
-            raise Refusal(f"{what}: weight '{key}' is {why}; it is of another model")
+            raise Refusal(f"{one} is {why}; it is of another model")
         if not isinstance(found[key], Tensor):
-            kind = type(found[key]).__name__
-            raise Refusal(f"{what}: weight '{key}' is {kind}, no array of numbers")
+            raise Refusal(f"{one} is {type(found[key]).__name__}, no array of numbers")
         if expected[key].shape != found[key].shape:
             shapes = f"{tuple(found[key].shape)}, not {tuple(expected[key].shape)}"
-            raise Refusal(f"{what}: weight '{key}' has shape {shapes}; it is of another model")
+            raise Refusal(f"{one} has shape {shapes}; it is of another model")
         if expected[key].is_floating_point() != found[key].is_floating_point():
-            kinds = f"{found[key].dtype}, not {expected[key].dtype}"
-            raise Refusal(f"{what}: weight '{key}' is of type {kinds}")
+            raise Refusal(f"{one} is of type {found[key].dtype}, not {expected[key].dtype}")
         if not torch.isfinite(found[key]).all():
-            raise Refusal(f"{what}: weight '{key}' has numbers that are not finite")
+            raise Refusal(f"{one} has numbers that are not finite")
 
 
 def load_strict(module: nn.Module, found: Weights, what: str) -> None:

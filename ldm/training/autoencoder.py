@@ -220,6 +220,10 @@ class AutoencoderModule(Stage):
             )
         self.lost = lost.keys()
 
+    def stepped(self, step: int) -> list[bool]:
+        judge = [step > self.config.discriminator.start] if self.discriminator else []
+        return [*super().stepped(step), *judge]
+
     def configure_optimizers(self) -> list[Optimizer]:
         found = [self.adamw(self.autoencoder, self.config.optim.lr)]
         if self.discriminator:

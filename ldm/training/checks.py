@@ -15,6 +15,7 @@ from ldm.training.arithmetic import once_in_shapes
 from ldm.training.legs import Leg
 from ldm.training.machine import expect_whole_weights, world_size
 from ldm.training.panels.registry import figures_of
+from ldm.training.state import expect_state
 from ldm.training.trainer import check_trainer
 
 
@@ -35,7 +36,9 @@ def check_leg(leg: Leg) -> None:
     if leg.run.data.modality == "pictures":  # networks of other data take any number of rows
         _try_once(leg)
     figures_of(leg.module, leg.images)  # looks for what it needs
-    check_trainer(leg.run)
+    trainer = check_trainer(leg.run)
+    if leg.start is not None:
+        expect_state(leg.module, leg.state, leg.start, trainer)
 
 
 def _try_once(leg: Leg) -> None:

@@ -4,7 +4,7 @@ Lightning's EMAWeightAveraging averages the whole module (a frozen autoencoder t
 roles swapped when validation throws, and never updates under two optimisers: hence these lines.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -90,13 +90,19 @@ class EMA:
             "power": [[d, dict(w)] for d, w in self.powers.items()],
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: Mapping[str, Any]) -> None:
         self.updates = state["updates"]
+        for _, shadow, found in self.pairs(state):
+            for name in shadow:
+                shadow[name].copy_(found[name])
+
+    def pairs(self, state: Mapping[str, Any]) -> Iterator[tuple[str, Weights, Weights]]:
+        """What each profile is called, its shadow, and what a state has for it."""
         decays = dict([(state["decay"], state["weights"]), *state.get("more", [])])
-        for kept, found in ((self.decays, decays), (self.powers, dict(state.get("power", [])))):
+        powers = dict(state.get("power", []))
+        for kept, found in ((self.decays, decays), (self.powers, powers)):
             for profile, shadow in kept.items():
-                for name in shadow:
-                    shadow[name].copy_(found[profile][name])
+                yield f"ema:{profile:g}", shadow, found.get(profile, {})
 
 
 def laid_as(shadow: Tensor, live: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 import json
 from pathlib import Path
-from typing import Any, cast
+from types import EllipsisType, NoneType
+from typing import Any, ClassVar, cast
 
 import lightning.pytorch as pl
 import torch
@@ -44,6 +45,9 @@ class Checkpoints(pl.callbacks.Checkpoint):
     ModelCheckpoint counts both optimisers' steps under manual optimisation and does not save at
     the end. The first save is announced, and every validation's figure.
     """
+
+    # what state_dict has, by kind; an Ellipsis: older ones have it not
+    kept: ClassVar = {"best": (float, NoneType), "best_step": (int, NoneType, EllipsisType)}
 
     def __init__(self, module: Stage):
         settings, (self.monitor, mode) = module.config.trainer, module.monitor

@@ -146,6 +146,10 @@ class Stage(pl.LightningModule):
         parameters = net.parameters()
         return torch.optim.AdamW(parameters, lr, (beta1, beta2), weight_decay=decay, fused=True)
 
+    def stepped(self, step: int) -> list[bool]:
+        """Of each optimiser, whether it has made a step by then."""
+        return [step > 0]
+
     @property
     def learning_rate_now(self) -> float:
         return learning_rate(self.config.optim, self.global_step, self.config.trainer.max_steps)

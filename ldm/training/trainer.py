@@ -54,8 +54,8 @@ def build_trainer(
     return _lightning(machine_arguments(run) | arguments | defaults | settings.options)
 
 
-def check_trainer(run: RunConfig) -> None:
-    """Refusal for what Lightning will not take, before anything is written."""
+def check_trainer(run: RunConfig) -> pl.Trainer:
+    """A bare Trainer. Refusal for what Lightning will not take, before anything is written."""
     nothing = dict(
         logger=False,
         enable_checkpointing=False,
@@ -63,7 +63,7 @@ def check_trainer(run: RunConfig) -> None:
         enable_model_summary=False,
         plugins=_plugins(),
     )
-    _lightning(machine_arguments(run) | nothing | run.trainer.options)
+    return _lightning(machine_arguments(run) | nothing | run.trainer.options)
 
 
 def _defaults(settings: TrainerConfig) -> dict[str, Any]:

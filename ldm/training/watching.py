@@ -2,7 +2,7 @@
 
 import sys
 import time
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import lightning.pytorch as pl
 import torch
@@ -23,6 +23,7 @@ class DiscriminatorBalance(pl.Callback):
     """
 
     low, high = 0.025, 0.975
+    kept: ClassVar = {"readings": (list,), "said": (bool,)}
 
     def __init__(self, every: int, window: int = 20):
         self.every, self.window, self.said = every, window, False

@@ -5,17 +5,22 @@ nothing is written.
 import copy
 import functools
 import pickle
+import shutil
 import time
 import zipfile
 
 import pytest
 import torch
-from helpers import load, run_config
+from helpers import TINY, here, load, overrides, run_config
 
 from ldm.checkpoints import checkpoint
+from ldm.checkpoints.safe import tensors_in
 from ldm.errors import Refusal
 from ldm.sampling.model import load_autoencoder, recorded_data, restore
+from ldm.training.diffusion import DiffusionModule
 from ldm.training.run import train_run
+from ldm.training.state import expect_state
+from ldm.training.trainer import check_trainer
 
 
 @pytest.fixture(scope="module")
@@ -407,6 +412,189 @@ def test_a_checkpoint_that_cannot_be_gone_on_with_is_one_line(change, pixel_run,
             resume=True,
         )
     )
+
+
+FIT = ("loops", "fit_loop")
+PROGRESS = (*FIT, "epoch_loop.automatic_optimization.optim_progress")
+DONE = (*PROGRESS, "optimizer", "step", "total", "completed")
+OPTIMIZER = ("optimizer_states", 0)
+GROUP, MOMENTS = (*OPTIMIZER, "param_groups", 0), (*OPTIMIZER, "state", 3)
+AVERAGE = ("ldm", "ema", "weights")
+
+
+def first(change):
+    """Of named weights, the first."""
+
+    def changed(weights):
+        (key, value), *rest = weights.items()
+        return {key: change(value), **dict(rest)}
+
+    return changed
+
+
+def less(weights):
+    return dict([*weights.items()][1:])
+
+
+def more(weights):
+    return weights | {"another": torch.zeros(2)}
+
+
+def nan(w):
+    return w * float("nan")
+
+
+def below(w):
+    return w - 1
+
+
+def one(w):
+    return w.sum()[None]
+
+
+ODD = {
+    "weights": [put("state_dict", value=v) for v in (less, more, first(one), first(nan))],
+    "averages": [
+        *[
+            put(*AVERAGE, value=v)
+            for v in (less, more, first(one), first(nan), first(lists), [], 3)
+        ],
+        put("ldm", "ema", value=None),
+        drop("ldm", "ema", "updates"),
+        *[put("ldm", "ema", "updates", value=v) for v in (-1, "8", 2.5)],
+        put("ldm", "ema", "decay", value=0.5),
+        put("ldm", "ema", "more", value=3),
+    ],
+    "optimisers": [
+        *[put("optimizer_states", value=v) for v in ([], [{}], [3], lambda found: found * 2)],
+        put(*OPTIMIZER, "param_groups", value=[]),
+        put(*OPTIMIZER, "param_groups", value=lambda found: found * 2),
+        *[put(*GROUP, "params", value=v) for v in (lambda p: p[1:], lambda p: [0] * len(p), "x")],
+        *[drop(*GROUP, key) for key in ("params", "lr", "betas", "eps")],
+        *[put(*GROUP, key, value="x") for key in ("lr", "betas", "eps", "weight_decay", "fused")],
+        put(*GROUP, "lr", value=float("nan")),
+        put(*GROUP, "betas", value=[0.1, 0.1]),
+    ],
+    "moments": [
+        put(*OPTIMIZER, "state", value={}),
+        put(*OPTIMIZER, "state", 10**6, value={}),
+        drop(*MOMENTS),
+        put(*MOMENTS, value=3),
+        *[drop(*MOMENTS, key) for key in ("step", "exp_avg", "exp_avg_sq")],
+        *[put(*MOMENTS, "exp_avg", value=v) for v in (one, nan, endless, lists, whole_numbers)],
+        *[put(*MOMENTS, "exp_avg_sq", value=v) for v in (one, below, imaginary)],
+        *[put(*MOMENTS, "step", value=v) for v in (torch.ones(2), torch.tensor(-1.0), "x")],
+    ],
+    "learning rate": [put("lr_schedulers", value=v) for v in ([{}], [{"last_epoch": 3}], ["x"])],
+    "counters": [
+        *[drop(*FIT, key) for key in ("epoch_progress", "state_dict", "epoch_loop.state_dict")],
+        *[put(*DONE, value=v) for v in (3, -8, "8", 8.0, None)],
+        put(*PROGRESS, value={"optimizer": {}}),
+        drop(*FIT, "epoch_progress", "current"),
+        put(*FIT, "epoch_progress", "current", "ready", value="x"),
+        put(*FIT, "epoch_progress", "current", "increment_ready", value=3),
+        put(*FIT, "epoch_loop.batch_progress", "is_last_batch", value="no"),
+        put(*FIT, "epoch_loop.state_dict", "_batches_that_stepped", value="x"),
+        *[put(*FIT, "state_dict", "combined_loader", value=v) for v in (3, ["x"], [{}, {}])],
+        put("global_step", value=7),
+    ],
+    "callbacks": [
+        *[
+            put("callbacks", "Checkpoints", value=v)
+            for v in (3, "best", ["best"], {"best_step": 4})
+        ],
+        *[put("callbacks", "Checkpoints", "best", value=v) for v in ("low", [1.0], True, 3)],
+        put("callbacks", "Checkpoints", "best_step", value="last"),
+        put("callbacks", "DiscriminatorBalance", value={"readings": ["x"], "said": False}),
+        put("callbacks", "DiscriminatorBalance", value={"readings": [1.0], "said": "no"}),
+        put("callbacks", "Timer", value={"time_elapsed": {"train": "long"}}),
+        put("callbacks", 3, value={"a": 1}),
+    ],
+    "the rest": [
+        *[put("pytorch-lightning_version", value=v) for v in (None, "x", "1.4.0", 3)],
+        drop("pytorch-lightning_version"),
+        *[put("ldm", "skipped", value=v) for v in ("x", -1, None)],
+        put("ldm", "text", value="MiniLM"),
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def going_on(pixel_run):
+    """The module and Trainer of a run that is to go on, and the state it goes on from."""
+    run = run_config("pixel", "o", "trainer.max_steps=16", "sample.every=0")
+    images = run.data.load()
+    module = DiffusionModule(run, images.shape, images.classes)
+    return module, load(pixel_run / "last.ckpt"), check_trainer(run)
+
+
+def altered(state, change):
+    """A copy with a change; the tensors are shared."""
+    shared = {id(tensor): tensor for tensor in tensors_in(state)}
+    state = copy.deepcopy(state, shared)
+    change(state)
+    return state
+
+
+def resume(state, folder, kind="pixel", *more):
+    (folder / f"tiny-{kind}").mkdir(parents=True)
+    write(state, folder / f"tiny-{kind}" / "last.ckpt")
+    run = run_config(kind, folder, "trainer.max_steps=16", *more)
+    return functools.partial(train_run, run, resume=True)
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_a_state_that_does_not_fit_the_run_is_one_line(what, going_on, tmp_path):
+    """Where PyTorch would raise, where it would broadcast, and where no one would look."""
+    module, state, trainer = going_on
+    path = tmp_path / "last.ckpt"
+    expect_state(module, state, path, trainer)
+    for change in ODD[what]:
+        line = refused(expect_state, module, altered(state, change), path, trainer)
+        assert line.startswith(f"--resume: {path} cannot be gone on from: "), change.__name__
+        assert line.endswith("name=OTHER starts another run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ODD)
+def test_resume_refuses_a_state_that_does_not_fit(what, pixel_run, tmp_path):
+    state = load(pixel_run / "last.ckpt")
+    for i, change in enumerate(ODD[what]):
+        refused(resume(altered(state, change), tmp_path / str(i), "pixel", "sample.every=0"))
+        folder = tmp_path / str(i) / "tiny-pixel"
+        assert [path.name for path in folder.iterdir()] == ["last.ckpt"], change.__name__
+
+
+def test_the_command_refuses_such_a_state_and_loses_nothing(pixel_run, tmp_path):
+    folder = tmp_path / "tiny-pixel"
+    shutil.copytree(pixel_run, folder)
+    write(
+        altered(load(folder / "last.ckpt"), put(*MOMENTS, "exp_avg", value=one)),
+        folder / "last.ckpt",
+    )
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    longer = "trainer.max_steps=9", "sample.every=0"
+    words = "--config", TINY / "pixel.yaml", *overrides("pixel", tmp_path, *longer)
+    done = here("train.py", *words, "--resume")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert "last.ckpt cannot be gone on from: its optimiser: state '" in done.stderr
+    assert "has shape (1,), not (" in done.stderr and "move it away to go on from" in done.stderr
+    assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    (folder / "last.ckpt").unlink()  # as the line says
+    assert here("train.py", *words, "--resume").returncode == 0
+
+
+@pytest.mark.slow
+def test_a_discriminators_state_is_looked_at_from_its_first_step_on(tmp_path):
+    gan = "discriminator={weight: 0.5, start: 2, warmup: 1, channels: 8}", "trainer.save=2"
+    judge = ("optimizer_states", 1)
+    for steps, learns in ((2, False), (4, True)):
+        run = run_config("autoencoder", tmp_path / str(steps), *gan, f"trainer.max_steps={steps}")
+        state = load(train_run(run) / "last.ckpt")
+        assert bool(state["optimizer_states"][1]["state"]) == learns
+        for i, change in enumerate([put(*judge, "state", value={}), drop(*judge, "param_groups")]):
+            odd = resume(altered(state, change), tmp_path / f"{steps}-{i}", "autoencoder", *gan)
+            refused(odd) if learns or i else odd()
 
 
 # -- what a checkpoint may make us do --------------------------------------------------------------
