@@ -485,8 +485,8 @@ def test_the_sync_line_sends_every_leg(pixel_run, tmp_path):
     try:
         line = f"{Path(sys.executable).parent}/{where_shown(run_config('pixel', tmp_path, *more))[0].split('to sync: ')[1]}"
         said = subprocess.run(
-            line, shell=True, env=env, capture_output=True, text=True, timeout=100
-        )
+            line, shell=True, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=100
+        )  # wandb's log of it lies in ./wandb
     finally:
         server.kill()
     said = said.stdout + said.stderr
