@@ -9,7 +9,6 @@ already is read back from the JSON and not done again; `seconds` are the process
 """
 
 import argparse
-import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -17,11 +16,9 @@ from typing import Any
 
 from PIL.Image import Image as Picture
 
+from benchmarks.judged import Log, judge_of
 from ldm.errors import guard
-from ldm.evaluation.pictures import Judge, evaluate, load_data
-from ldm.evaluation.requests import Opened
-from ldm.metrics.features import choose
-from ldm.metrics.reference import cached_reference
+from ldm.evaluation.pictures import Judge, evaluate
 from ldm.sampling.model import Model, restore
 from ldm.sampling.settings import Overrides
 from ldm.system.plots import floor_line, picture, say, sheet, styled
@@ -29,6 +26,7 @@ from ldm.system.plots import floor_line, picture, say, sheet, styled
 FREE = "null condition"  # classifier-free
 WEIGHTS = (1.0, 1.25, 1.5, 2.0, 3.0)
 KEYS = ("fd", "precision", "recall", "class")
+METRICS = ("fd", "precision", "recall", "class_share")
 SAME = ("guide", "guidance", "steps", "seed", "count")  # what makes two rows one
 
 
@@ -114,22 +112,13 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--output", type=Path, default=Path("runs/guidance"))
     args = parser.parse_args()
-    args.output.mkdir(parents=True, exist_ok=True)
-    opened, model = Opened.at(args.checkpoint), restore(args.checkpoint)
-    data = type(opened.config.data).__name__
-    features = choose("auto", data)
-    train = load_data(opened.config.data, args.data_root, opened.meta).train
-    metrics = ("fd", "precision", "recall", "class_share")
-    judge = Judge(features, cached_reference(train, features, f"{data} train"), metrics)
-    log = args.output / "guidance.json"
-    rows: list[dict[str, Any]] = json.loads(log.read_text()) if log.exists() else []
+    model, judge = restore(args.checkpoint), judge_of(args.checkpoint, METRICS, args.data_root)
+    log = Log(args.output / "guidance.json")
     for job in jobs(args):
-        if any(all(row[key] == job[key] for key in SAME) for row in rows):
-            continue
-        rows.append(measure(model, job | {"batch_size": args.batch_size}, judge))
-        log.write_text(json.dumps(rows, indent=1) + "\n")
-        print(markdown(rows[-1:]).splitlines()[-1], flush=True)
-    shown = [row for row in rows if (row["seed"], row["count"]) == (args.seed, args.count)]
+        if not log.has(job, SAME):
+            log.add(measure(model, job | {"batch_size": args.batch_size}, judge))
+            print(markdown(log.rows[-1:]).splitlines()[-1], flush=True)
+    shown = [row for row in log.rows if (row["seed"], row["count"]) == (args.seed, args.count)]
     (args.output / "guidance.md").write_text(markdown(shown) + "\n")
     draw(shown).save(args.output / "guidance.png", optimize=True)
     print(markdown(shown))

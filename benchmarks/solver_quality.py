@@ -10,7 +10,6 @@ are the processor's.
 """
 
 import argparse
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +18,8 @@ from typing import Any
 import torch
 from PIL.Image import Image as Picture
 
-from ldm.checkpoints import checkpoint
-from ldm.config import SampleConfig, from_dict
+from benchmarks.judged import Log, judge_of
+from ldm.config import SampleConfig
 from ldm.diffusion.schedules import Schedule
 from ldm.diffusion.solvers import (
     DDIM,
@@ -34,9 +33,7 @@ from ldm.diffusion.solvers import (
     Solver,
     sample,
 )
-from ldm.evaluation.pictures import Judge, evaluate, load_data
-from ldm.metrics.features import choose
-from ldm.metrics.reference import cached_reference
+from ldm.evaluation.pictures import Judge, evaluate
 from ldm.metrics.words import for_axis
 from ldm.sampling.model import Model, restore
 from ldm.system.plots import floor_line, picture, plain_ticks, say, sheet, styled
@@ -52,6 +49,7 @@ SOLVERS = {
 }
 
 
+NAME = "solver_quality"
 SAME = ("solver", "steps", "count", "guidance", "seed")  # what makes two rows one
 METRICS = ("fd", "kd", "precision", "recall", "class_share")
 
@@ -156,17 +154,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", type=Path, default=Path("runs/solver_quality"))
     args = parser.parse_args()
-    args.output.mkdir(parents=True, exist_ok=True)
-    file = checkpoint.find_checkpoint(args.checkpoint)
-    meta = checkpoint.read_checkpoint(file)["ldm"]
-    config = from_dict(meta["config"], str(file))
-    features = choose(args.features, type(config.data).__name__).to(args.device)
-    real = cached_reference(
-        load_data(config.data, args.data_root, meta).train,
-        features,
-        f"{type(config.data).__name__} train",
-    )
-    model, log = restore(file, device=args.device), args.output / "solver_quality.json"
+    model, log = restore(args.checkpoint, device=args.device), Log(args.output / f"{NAME}.json")
+    judge = judge_of(args.checkpoint, METRICS, args.data_root, args.features, args.device)
     jobs = [
         (n, s, steps_within(s, model, budget))
         for budget in args.evaluations
@@ -174,20 +163,16 @@ def main() -> None:
         if n in args.solvers
     ]
     jobs += [("DDPM", DDPM(), args.ddpm)] if args.ddpm else []
-    rows = json.loads(log.read_text()) if log.exists() else []
     more = {"guidance": args.guidance} if args.guidance != 1 else {}
     more |= {"seed": args.seed} if args.seed else {}
     for name, solver, steps in jobs:
         job = {"solver": name, "steps": steps, "count": args.count} | more
-        if any({key: row[key] for key in SAME if key in row} == job for row in rows):
-            continue
-        print(f"{name}, {steps} steps", flush=True)
-        judge = Judge(features, real, METRICS)
-        rows.append(measure(model, job, solver, args.batch_size, judge))
-        log.write_text(json.dumps(rows, indent=1) + "\n")
-    text = markdown(rows)
-    (args.output / "solver_quality.md").write_text(text + "\n")
-    draw(rows).save(args.output / "solver_quality.png", optimize=True)
+        if not log.has(job, SAME):
+            print(f"{name}, {steps} steps", flush=True)
+            log.add(measure(model, job, solver, args.batch_size, judge))
+    text = markdown(log.rows)
+    (args.output / f"{NAME}.md").write_text(text + "\n")
+    draw(log.rows).save(args.output / f"{NAME}.png", optimize=True)
     print(text)
 
 

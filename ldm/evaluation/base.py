@@ -10,7 +10,23 @@ from ldm.metrics.records import Figure
 from ldm.sampling.requests import Place
 
 
-class Evaluation(ABC):
+class Report(ABC):
+    """Figures, and how they came about."""
+
+    @abstractmethod
+    def figures(self) -> Iterator[dict[str, Figure]]:
+        """The figures, in parts that are recorded as they come."""
+
+    @abstractmethod
+    def record(self) -> dict[str, Any]:
+        """How it was made, and the real side, for the records."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """What was compared with what."""
+
+
+class Evaluation(Report):
     """One evaluation of a checkpoint.
 
     Making it finds the data and refuses what cannot be, before anything slow; then `restore`,
@@ -33,15 +49,3 @@ class Evaluation(ABC):
     @abstractmethod
     def make(self, place: Place) -> None:
         """What is to be measured; every rank makes its share."""
-
-    @abstractmethod
-    def figures(self) -> Iterator[dict[str, Figure]]:
-        """The figures, in parts that are recorded as they come."""
-
-    @abstractmethod
-    def record(self) -> dict[str, Any]:
-        """How it was made, and the real side, for the records."""
-
-    @abstractmethod
-    def describe(self) -> str:
-        """What was compared with what."""

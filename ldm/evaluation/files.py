@@ -4,7 +4,6 @@ Two files of jets in JetNet's layout, or two folders of pictures, whoever made t
 floors and records are those of a checkpoint's samples.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 
 from ldm.errors import Refusal, say
+from ldm.evaluation.base import Report
 from ldm.evaluation.jets import Trial, available, judged
 from ldm.evaluation.run import write_each
 from ldm.jets.data import NAMES, Jets, JetSet, kind_of
@@ -93,23 +93,11 @@ class FilesRequest:
         return found[0]
 
 
-class Files(ABC):
+class Files(Report):
     """One comparison; making it reads both sides and refuses what cannot be."""
 
     def __init__(self, request: FilesRequest):
         self.request = request
-
-    @abstractmethod
-    def figures(self) -> Iterator[dict[str, Figure]]:
-        """In parts that are recorded as they come."""
-
-    @abstractmethod
-    def record(self) -> dict[str, Any]:
-        """What was compared, for the records."""
-
-    @abstractmethod
-    def describe(self) -> str:
-        """The same for a person."""
 
 
 def _read(flag: str, place: str) -> JetSet:
