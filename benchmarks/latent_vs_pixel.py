@@ -33,8 +33,9 @@ from ldm.sampling.model import Model, load_autoencoder
 from ldm.system.plots import floor_line, picture, plain_ticks, say, sheet, styled
 from ldm.training.autoencoder import AutoencoderModule
 from ldm.training.data import RunData
-from ldm.training.diffusion import DiffusionModule, Stage1
+from ldm.training.diffusion import DiffusionModule
 from ldm.training.stage import Stage
+from ldm.training.stage1 import Stage1
 from ldm.training.trainer import build_trainer
 
 SIDES = ("pixel", "latent")

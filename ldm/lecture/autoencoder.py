@@ -15,7 +15,8 @@ from ldm.lecture.base import Made
 from ldm.lecture.box import wall
 from ldm.lecture.data import few
 from ldm.metrics.images import psnr
-from ldm.networks.autoencoder import KLAutoencoder, kl_divergence, sample_posterior
+from ldm.networks.autoencoder import KLAutoencoder
+from ldm.networks.posterior import kl_divergence, sample_posterior
 from ldm.pictures.images import Digits, ImageTensor
 from ldm.pictures.space import LatentSpace
 from ldm.system.batches import as_images

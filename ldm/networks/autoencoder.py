@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ldm.diffusion.space import Noise, Shape
 from ldm.errors import require
 from ldm.networks.padding import crop_to, pad_to_multiple
+from ldm.networks.posterior import kl_divergence, sample_posterior
 from ldm.system.device import send
 
 
@@ -288,15 +289,3 @@ class VQAutoencoder(Autoencoder):
     def decode_codes(self, z_q: Tensor) -> Tensor:
         # net.decode, less a zero that it copies to the device
         return self.crop(self.net.decoder(self.net.post_quant_conv(z_q)))
-
-
-def sample_posterior(moments: Tensor, noise: Tensor) -> Tensor:
-    """z = mean + exp(logvar / 2) noise (Kingma & Welling 2014, eq. 10)."""
-    mean, logvar = moments.chunk(2, 1)
-    return mean + (0.5 * logvar).exp() * noise
-
-
-def kl_divergence(moments: Tensor) -> Tensor:
-    """KL(q(z|x) || N(0, 1)) in nats, one value a sample: (B,)."""
-    mean, logvar = moments.float().chunk(2, 1)
-    return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).flatten(1).sum(1)

@@ -75,13 +75,17 @@ def from_dataset(
     parts = [_Read.of(dataset, name)]
     if test is not None:
         parts.append(_Read.of(test, f"{name}, test", parts[0]))
-    names = _classes(parts, classes or getattr(dataset, "classes", None))
-    found = _Values.of(parts, span, name)
+    return _joined(parts, classes or getattr(dataset, "classes", None), span)
+
+
+def _joined(parts: Sequence["_Read"], classes: Sequence[str] | None, span: Range | None) -> Images:
+    """The data set of what was read: of training, and of test where it is given."""
+    names, found = _classes(parts, classes), _Values.of(parts, span, parts[0].name)
     whole = [
         ImageTensor(found.stored(part.images), part.numbers(names), part.columns())
         for part in parts
     ]
-    train, held = whole if test is not None else _split(whole[0])
+    train, held = whole if len(whole) > 1 else _split(whole[0])
     channels, height, width = whole[0].images.shape[1:]
     shape = channels, height, width
     view = View(shape, range=found.span, floats=True) if found.floats else None

@@ -18,7 +18,8 @@ from torch.nn.functional import adaptive_max_pool2d
 
 from ldm.diffusion.space import Extras, Noise, Reduce, Shape, Space, SpaceConfig, listed
 from ldm.errors import Refusal
-from ldm.networks.autoencoder import Autoencoder, sample_posterior
+from ldm.networks.autoencoder import Autoencoder
+from ldm.networks.posterior import sample_posterior
 from ldm.pictures.statistics import SOUND, ChannelStatistics, lost_channels, percent
 from ldm.system.batches import as_bytes, as_images
 

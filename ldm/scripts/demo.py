@@ -38,6 +38,11 @@ def parse() -> argparse.Namespace:
         help="jets: real ones to show behind the generated ones "
         "(default: spectra.json beside the checkpoint)",
     )
+    _limits(parser)
+    return parser.parse_args()
+
+
+def _limits(parser: argparse.ArgumentParser) -> None:
     limits = parser.add_argument_group("what a visitor may ask for")
     limits.add_argument(
         "--max-count",
@@ -52,7 +57,6 @@ def parse() -> argparse.Namespace:
     limits.add_argument(
         "--max-upload", type=int, default=8, metavar="MB", help="of one picture (default: 8)"
     )
-    return parser.parse_args()
 
 
 def main() -> None:

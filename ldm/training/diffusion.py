@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -10,14 +10,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ldm.checkpoints.weights import hash_of_weights, load_strict, under
-from ldm.config import AutoencoderConfig, DiffusionConfig, schema
+from ldm.config import DiffusionConfig, schema
 from ldm.diffusion.denoiser import Denoiser, Draw, Teacher
 from ldm.diffusion.space import Shape
 from ldm.diffusion.tasks import cfg
 from ldm.errors import Refusal, command
 from ldm.networks.autoencoder import Autoencoder
 from ldm.networks.quick import eagerly
-from ldm.networks.text import TextEncoder
 from ldm.pictures.masks import Key
 from ldm.pictures.space import LatentSpace, PictureSpace
 from ldm.sampling.conditions import KEPT, without
@@ -30,33 +29,12 @@ from ldm.system.device import send
 from ldm.system.progress import shown
 from ldm.training.captions import store_captions
 from ldm.training.data import data_of
+from ldm.training.given import Captions
 from ldm.training.latents import use_cache
+from ldm.training.origin import Origin
 from ldm.training.ranks import announce
 from ldm.training.stage import Stage
-
-
-@dataclass(frozen=True)
-class Stage1:
-    """The autoencoder under a latent run, and the config that it was trained by."""
-
-    autoencoder: Autoencoder
-    config: AutoencoderConfig
-
-
-@dataclass(frozen=True)
-class Captions:
-    """What reads captions, and the captions of samples that are given none."""
-
-    encoder: TextEncoder
-    prompts: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Origin:
-    """The model that a run starts from (`init`), and the hash of its network's weights."""
-
-    model: Model
-    hash: str
+from ldm.training.stage1 import Stage1
 
 
 class DiffusionModule(Stage):

@@ -1,14 +1,24 @@
 """What a run's model is given beside x_t: the data's classes, captions."""
 
+from dataclasses import dataclass
+
 from ldm.config import DiffusionConfig
 from ldm.errors import Refusal
+from ldm.networks.text import TextEncoder
 from ldm.system.data import DataSet
 from ldm.system.randomness import permutation
-from ldm.training.diffusion import Captions
 from ldm.training.ranks import announce
 
 # captions of held-out pictures that panels, and samples without a prompt, are made of
 PROMPTS = 8
+
+
+@dataclass(frozen=True)
+class Captions:
+    """What reads captions, and the captions of samples that are given none."""
+
+    encoder: TextEncoder
+    prompts: tuple[str, ...] = ()
 
 
 def classes_of(run: DiffusionConfig, images: DataSet) -> tuple[str, ...]:

@@ -15,12 +15,12 @@ from ldm.errors import Refusal, one_of
 from ldm.system.data import DataSet
 from ldm.training.arithmetic import work
 from ldm.training.autoencoder import AutoencoderModule
-from ldm.training.diffusion import Captions, DiffusionModule, Origin, Stage1
-from ldm.training.given import captions_of, classes_of
-from ldm.training.origin import expect_same_origin, find_origin
+from ldm.training.diffusion import DiffusionModule
+from ldm.training.given import Captions, captions_of, classes_of
+from ldm.training.origin import Origin, expect_same_origin, find_origin
 from ldm.training.resume import about_data, expect_same_data, keep_global_batch, resume_point
 from ldm.training.stage import Stage
-from ldm.training.stage1 import find_stage1, is_finished, shared_stage1, stage1_inside
+from ldm.training.stage1 import Stage1, find_stage1, is_finished, shared_stage1, stage1_inside
 
 # the checkpoint to go on from and its state, and why a dry run could not begin in its folder
 Point = tuple[Path | None, dict[str, Any], Refusal | None]

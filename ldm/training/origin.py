@@ -4,6 +4,7 @@ Its averaged weights are the start, and the teacher of a distillation. A checkpo
 needs none of it to sample; to resume a distillation the teacher is read again, and is the same.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,20 @@ from ldm.checkpoints.safe import malformed
 from ldm.config import DiffusionConfig, of_stage, schema
 from ldm.diffusion.space import Shape
 from ldm.errors import Refusal
-from ldm.sampling.model import fingerprint, restored
-from ldm.training.diffusion import Origin, Stage1
-from ldm.training.stage1 import stage1_inside
+from ldm.sampling.model import Model, fingerprint, restored
+from ldm.training.stage1 import Stage1, stage1_inside
 
 # what must be equal for the weights to mean the same; that they fit the network is seen by loading
 SAME = ("schedule", "space", "condition", "text", "task")
 OPEN = ("space.autoencoder", "space.cache", "space.chunk")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The model that a run starts from (`init`), and the hash of its network's weights."""
+
+    model: Model
+    hash: str
 
 
 def find_origin(

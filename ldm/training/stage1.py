@@ -1,6 +1,6 @@
 """Whose stage 1 a latent run stands on: one of its own, one that other runs share, or a file's."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,14 +11,22 @@ from ldm.config import AutoencoderConfig, DiffusionConfig, RunConfig, schema
 from ldm.diffusion.space import Shape
 from ldm.errors import Refusal
 from ldm.networks import imported
+from ldm.networks.autoencoder import Autoencoder
 from ldm.sampling.model import load_autoencoder
 from ldm.system.data import DataSet
-from ldm.training.diffusion import Stage1
 from ldm.training.ranks import announce
 from ldm.training.resume import changed, data_name, other_data
 
 # stage 1's own data settings; the others are compared by the data's identity
 OWN_DATA = ("data.batch_size", "data.flip")
+
+
+@dataclass(frozen=True)
+class Stage1:
+    """The autoencoder under a latent run, and the config that it was trained by."""
+
+    autoencoder: Autoencoder
+    config: AutoencoderConfig
 
 
 def is_finished(stage1: RunConfig) -> bool:

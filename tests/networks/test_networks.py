@@ -8,8 +8,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from ldm import config
 from ldm.errors import Refusal
 from ldm.jets.network import SetTransformer
-from ldm.networks.autoencoder import AutoencoderKL, VQModel, kl_divergence, sample_posterior
+from ldm.networks.autoencoder import AutoencoderKL, VQModel
 from ldm.networks.discriminator import PatchGAN
+from ldm.networks.posterior import kl_divergence, sample_posterior
 from ldm.networks.unet import UNet
 from ldm.pictures.space import ChannelStatistics, Latents, LatentSpace, PixelSpace, against_flat
 from ldm.training.arithmetic import Alive
