@@ -25,6 +25,7 @@ import torch
 from tqdm import tqdm
 
 from ldm.checkpoints import checkpoint
+from ldm.checkpoints.finding import find_checkpoint
 from ldm.config import from_dict
 from ldm.diffusion.flow import Ode
 from ldm.diffusion.likelihood import (
@@ -174,7 +175,7 @@ def main() -> None:
     args = parse()
     torch.set_num_threads(args.threads)
     model = restore(args.checkpoint)
-    state = checkpoint.read_checkpoint(checkpoint.find_checkpoint(args.checkpoint))
+    state = checkpoint.read_checkpoint(find_checkpoint(args.checkpoint))
     data = from_dict(state["ldm"]["config"], args.checkpoint).data
     if args.root:
         data.root = args.root

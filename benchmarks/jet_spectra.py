@@ -9,7 +9,7 @@ draws, a few kB and no jets.
 import argparse
 from pathlib import Path
 
-from ldm.checkpoints.checkpoint import find_checkpoint
+from ldm.checkpoints.finding import find_checkpoint
 from ldm.demo.jets import real_jets
 from ldm.errors import guard, say
 from ldm.jets.spectra import NAME

@@ -25,6 +25,7 @@ from skimage.restoration import denoise_nl_means, inpaint_biharmonic
 from torch import Tensor
 
 from ldm.checkpoints import checkpoint
+from ldm.checkpoints.finding import find_checkpoint
 from ldm.config import from_dict
 from ldm.diffusion import tasks
 from ldm.diffusion.solvers import DPMpp2MSDE
@@ -92,7 +93,7 @@ class Bench:
 
     def __init__(self, args: argparse.Namespace):
         self.args, self.model = args, restore(args.checkpoint)
-        state = checkpoint.read_checkpoint(checkpoint.find_checkpoint(args.checkpoint))
+        state = checkpoint.read_checkpoint(find_checkpoint(args.checkpoint))
         data = from_dict(state["ldm"]["config"], args.checkpoint).data
         data.root = args.data_root or data.root
         held = data.load().test

@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from ldm.checkpoints import checkpoint
+from ldm.checkpoints.finding import find_checkpoint
 from ldm.config import from_dict
 from ldm.errors import Refusal, guard
 from ldm.evaluation.pictures import load_data
@@ -177,7 +178,7 @@ def questions(
 def main() -> None:
     args = parse()
     torch.set_num_threads(args.threads)
-    path = checkpoint.find_checkpoint(args.checkpoint)
+    path = find_checkpoint(args.checkpoint)
     state = checkpoint.read_checkpoint(path)["ldm"]
     config, model = from_dict(state["config"], str(path)), restore(path)
     real = load_data(config.data, args.data_root, state)

@@ -49,22 +49,6 @@ RESUMED: dict[str, type] = {
 }
 
 
-def find_checkpoint(path: str | Path, prefer: str = "last") -> Path:
-    """The checkpoint file that a path names: itself, or one in a run's folder.
-
-    There `prefer`.ckpt, else last.ckpt, else best.ckpt, else the packed one.
-    """
-    path = Path(path)
-    if path.is_file():
-        return path
-    for name in (f"{prefer}.ckpt", "last.ckpt", "best.ckpt", packed.NAME):
-        if (path / name).is_file():
-            return path / name
-    missing = f"has no last.ckpt in it, nor {packed.NAME}: did its training start?"
-    why = missing if path.is_dir() else "is neither a run's folder nor a file"
-    raise Refusal(f"checkpoint: '{path}' {why}")
-
-
 def read_checkpoint(path: Path, device: str = "cpu") -> dict[str, Any]:
     """A run's checkpoint, or a packed one; Refusal if it is damaged, foreign or not ours.
 

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from ldm.errors import Refusal
 
-NAME = "model.safetensors"
 KEY = "ldm"  # of the file's header
 LARGEST = 16_000_000  # bytes of a header
 

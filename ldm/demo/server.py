@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image
 
-from ldm.checkpoints.checkpoint import find_checkpoint
+from ldm.checkpoints.finding import find_checkpoint
 from ldm.demo.base import Site
 from ldm.demo.fence import LOCAL
 from ldm.demo.kinds import KINDS

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ldm.checkpoints import checkpoint
+from ldm.checkpoints.finding import find_checkpoint
 from ldm.checkpoints.safe import malformed
 from ldm.config import Config, SampleConfig, from_dict
 from ldm.errors import Refusal, one_of
@@ -68,7 +69,7 @@ class Opened:
     @classmethod
     def at(cls, path: str | Path) -> "Opened":
         """Of a run's folder or a file. Refusal if it is no checkpoint of ours."""
-        file = checkpoint.find_checkpoint(path)
+        file = find_checkpoint(path)
         state = checkpoint.read_checkpoint(file)
         with malformed(file):
             config = from_dict(state["ldm"]["config"], str(file))

@@ -14,10 +14,11 @@ from ldm.errors import Refusal, printable
 def pack(checkpoint: str | Path, output: str | Path, weights: str = "ema") -> Path:
     """Write the folder and return the file; Refusal where one is there already."""
     from ldm.checkpoints import packed
-    from ldm.checkpoints.checkpoint import find_checkpoint, read_checkpoint
+    from ldm.checkpoints.checkpoint import read_checkpoint
+    from ldm.checkpoints.finding import PACKED, find_checkpoint
 
     source, folder = find_checkpoint(checkpoint), Path(output).resolve()
-    file = folder / packed.NAME
+    file = folder / PACKED
     if file.exists() or (folder.exists() and not folder.is_dir()):
         raise Refusal(
             f"--output: {file if file.exists() else folder} is there already; name another folder"

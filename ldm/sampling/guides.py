@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ldm.checkpoints import checkpoint
+from ldm.checkpoints.finding import find_checkpoint
 from ldm.checkpoints.safe import malformed
 from ldm.config import Guide, SampleConfig
 from ldm.diffusion.space import Space
@@ -46,7 +47,7 @@ def load_guide(model: Model, which: Guide) -> Worse:
     """The same, read from its file."""
     if which.run == INSIDE.run:
         raise Refusal("guide: this checkpoint holds none; name a run, or weights of this one")
-    file = model.file if which.run is None else checkpoint.find_checkpoint(which.run)
+    file = model.file if which.run is None else find_checkpoint(which.run)
     if file is None:
         raise Refusal("guide: this model is of no checkpoint, whose weights could be a guide")
     return worse(model, *read_guide(file, which.weights or "ema", str(model.device)), file)

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from ldm.checkpoints import checkpoint
+from ldm.checkpoints.finding import find_checkpoint
 from ldm.checkpoints.safe import malformed
 from ldm.checkpoints.weights import build_fitting, hash_of_weights, under
 from ldm.config import AnyData, AutoencoderConfig, DiffusionConfig, Guide, SampleConfig, of_stage
@@ -117,7 +118,7 @@ def restore(path: str | Path, weights: str = "ema", device: str = "cpu") -> Mode
     Whatever is wrong with the file is one line. Nothing larger than its weights is allocated, and
     nothing is downloaded or written.
     """
-    file = checkpoint.find_checkpoint(path)
+    file = find_checkpoint(path)
     state = checkpoint.read_checkpoint(file)
     checkpoint.expect_stage(state, "diffusion", file)
     with malformed(file):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 
-from ldm.checkpoints.checkpoint import find_checkpoint
+from ldm.checkpoints.finding import find_checkpoint
 from ldm.errors import Refusal
 from ldm.sampling.model import Model, restore
 from ldm.sampling.prompts import prompts_from

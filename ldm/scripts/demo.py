@@ -8,6 +8,7 @@ It is served to this machine alone; --host 0.0.0.0 serves it to everyone who can
 
 import argparse
 
+from ldm.checkpoints.finding import find_checkpoint
 from ldm.errors import guard
 from ldm.scripts.flags import Parser, checkpoint, home
 
@@ -61,6 +62,7 @@ def _limits(parser: argparse.ArgumentParser) -> None:
 
 def main() -> None:
     words = vars(parse())
+    find_checkpoint(words["checkpoint"])
     from ldm.demo.server import (  # slow imports only once the arguments are right
         DemoRequest,
         serve_page,

@@ -15,6 +15,7 @@ label. Stage 1: PSNR, SSIM, LPIPS, rFID.
 
 import argparse
 
+from ldm.checkpoints.finding import find_checkpoint
 from ldm.errors import command, guard
 from ldm.scripts.flags import Parser, checkpoint, home, sampling
 
@@ -79,6 +80,7 @@ def main() -> None:
 
         evaluate_files(FilesRequest.parse(words))
         return
+    find_checkpoint(words["checkpoint"])
     from ldm.evaluation.requests import EvaluationRequest
     from ldm.evaluation.run import evaluate_checkpoint
 

@@ -5,6 +5,8 @@ import os
 import sys
 from typing import NoReturn
 
+from ldm.checkpoints.finding import find_checkpoint
+
 home = os.path.expanduser  # of a path behind `--flag=`, where no shell has filled in the `~`
 
 
@@ -103,4 +105,6 @@ def to_folder(program: str, about: str, output: str) -> argparse.Namespace:
     parser.add_argument(
         "--weights", metavar="W", default="ema", help="as of sample.py (default: ema)"
     )
-    return parser.parse_args()
+    args = parser.parse_args()
+    find_checkpoint(args.checkpoint)
+    return args

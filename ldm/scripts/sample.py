@@ -19,6 +19,7 @@ files or folders.
 import argparse
 from typing import Any
 
+from ldm.checkpoints.finding import find_checkpoint
 from ldm.errors import command, guard
 from ldm.scripts.flags import Parser, checkpoint, home, sampling
 from ldm.tasks import TASKS, every_flag, every_method, without_task
@@ -106,10 +107,12 @@ def main() -> None:
 def sample_or_solve(words: dict[str, Any]) -> None:
     """A task, or samples of a class, a caption or neither."""
     if words["task"] is not None:
+        find_checkpoint(words["checkpoint"])
         from ldm.tasks.request import TaskRequest
 
         return TaskRequest.parse(words).run()
     without_task(words)
+    find_checkpoint(words["checkpoint"])  # before the slow imports
     from ldm.sampling.run import SampleRequest, sample_to_folder
 
     sample_to_folder(SampleRequest.parse(words))

@@ -9,7 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
-from ldm.checkpoints.checkpoint import find_checkpoint
+from ldm.checkpoints.finding import find_checkpoint
 from ldm.config import AutoencoderConfig, Config, DiffusionConfig, stage1_of
 from ldm.errors import Refusal, one_of
 from ldm.system.data import DataSet

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ldm.checkpoints import checkpoint
+from ldm.checkpoints.finding import find_checkpoint
 from ldm.checkpoints.safe import malformed
 from ldm.config import DiffusionConfig, of_stage, schema
 from ldm.diffusion.space import Shape
@@ -35,7 +36,7 @@ def find_origin(
     """The model that `init` names, and the stage 1 inside it; Refusal where it does not fit."""
     if run.init is None:
         return None
-    file = checkpoint.find_checkpoint(run.init)
+    file = find_checkpoint(run.init)
     state = checkpoint.read_checkpoint(file)
     checkpoint.expect_stage(state, "diffusion", file)
     with malformed(file):

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 from ldm import config
 from ldm.checkpoints import checkpoint
+from ldm.checkpoints.finding import find_checkpoint
 from ldm.checkpoints.weights import load_strict, under
 from ldm.config import AutoencoderConfig, DiffusionConfig, RunConfig, schema
 from ldm.diffusion.space import Shape
@@ -90,7 +91,7 @@ def find_stage1(
         autoencoder, network = imported.load_imported(folder, images.shape)
         about = AutoencoderConfig(run.name, "autoencoder", data=run.data, network=network)
         return Stage1(autoencoder, about)
-    path = checkpoint.find_checkpoint(stage1.folder if stage1 else where, prefer="best")
+    path = find_checkpoint(stage1.folder if stage1 else where, prefer="best")
     autoencoder, trained_as, meta = load_autoencoder(path)
     if tuple(meta["shape"]) != tuple(images.shape):
         given = f"{path} is for pictures of {tuple(meta['shape'])}"

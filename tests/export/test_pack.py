@@ -12,7 +12,8 @@ from helpers import ROOT, grey, here, largest_difference, run_config
 from safetensors import safe_open
 from safetensors.torch import save
 
-from ldm.checkpoints import checkpoint, packed
+from ldm.checkpoints import packed
+from ldm.checkpoints.finding import find_checkpoint
 from ldm.errors import Refusal
 from ldm.export.pack import pack
 from ldm.sampling.generate import generate
@@ -57,8 +58,8 @@ def test_a_packed_model_draws_the_same(kind, request, tmp_path):
 
 def test_a_packed_stage_1_serves_stage_2(stage1, tmp_path):
     folder = pack(stage1, tmp_path / "stage1").parent
-    found = load_autoencoder(checkpoint.find_checkpoint(folder))[0].state_dict()
-    before = load_autoencoder(checkpoint.find_checkpoint(stage1))[0].state_dict()
+    found = load_autoencoder(find_checkpoint(folder))[0].state_dict()
+    before = load_autoencoder(find_checkpoint(stage1))[0].state_dict()
     assert found.keys() == before.keys()
     assert all(np.allclose(found[key], before[key], rtol=1e-3, atol=1e-4) for key in found)
 
@@ -100,9 +101,9 @@ def test_it_holds_one_average_alone(pixel_run, tmp_path):
 
 def test_a_run_in_the_same_folder_comes_first(pixel_run, tmp_path):
     folder = pack(pixel_run, tmp_path / "box").parent
-    assert checkpoint.find_checkpoint(folder) == folder / "model.safetensors"
+    assert find_checkpoint(folder) == folder / "model.safetensors"
     shutil.copy(pixel_run / "last.ckpt", folder)
-    assert checkpoint.find_checkpoint(folder) == folder / "last.ckpt"
+    assert find_checkpoint(folder) == folder / "last.ckpt"
 
 
 def test_what_is_refused(pixel_run, tmp_path):

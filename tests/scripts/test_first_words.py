@@ -71,3 +71,31 @@ def test_the_checkpoint_is_looked_for_before_the_folder(tmp_path):
     words = {"checkpoint": str(tmp_path / "no"), "output": str(tmp_path / "samples")}
     with pytest.raises(Refusal, match="neither a run's folder nor a file"):
         sample_to_folder(SampleRequest.parse(words))
+
+
+WRONG = """
+import contextlib, io, sys
+from importlib import import_module
+
+out, said = ["--output", "o"], io.StringIO()
+for name, words in {
+    "train": ["--confg", "x"],
+    "sample": ["--checkpoint", "nowhere", *out],
+    "evaluate": ["--checkpoint", "nowhere"],
+    "demo": ["--checkpoint", "nowhere"],
+    "export": ["--checkpoint", "nowhere", *out],
+    "pack": ["--checkpoint", "nowhere", *out],
+}.items():
+    sys.argv = [name, *words]
+    with contextlib.redirect_stderr(said), contextlib.suppress(SystemExit):
+        import_module(f"ldm.scripts.{name}").entry()
+    print(name, [slow for slow in ("torch", "numpy", "gradio", "omegaconf") if slow in sys.modules])
+print(said.getvalue().count("error: checkpoint: 'nowhere' is neither a run's folder nor a file"))
+"""
+
+
+def test_a_wrong_flag_or_path_is_said_before_anything_slow_is_imported():
+    done = subprocess.run([sys.executable, "-c", WRONG], cwd=ROOT, capture_output=True, text=True)
+    *scripts, lines = done.stdout.splitlines()
+    assert len(scripts) == 6 and all(line.endswith(" []") for line in scripts), done
+    assert lines == "5"
