@@ -10,13 +10,12 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from ldm.errors import Refusal, one_of, require, say
 from ldm.jets.download import download
 from ldm.jets.files import constituent_capacity, read_jets
 from ldm.system.batches import Batch
-from ldm.system.data import DataConfig
+from ldm.system.data import DataConfig, PlainRows
 from ldm.system.identity import hash_of
 
 TYPES = ("g", "q", "t", "w", "z")
@@ -48,7 +47,7 @@ def interleave_types(types: Tensor) -> Tensor:
     return place.argsort(stable=True)
 
 
-class JetSet(Dataset[Batch]):
+class JetSet(PlainRows):
     """Jets in memory.
 
     features (N, P, 3) = eta_rel, phi_rel, pt_rel, in the file's order; mask (N, P) bool; jet (N, 4)
@@ -60,14 +59,6 @@ class JetSet(Dataset[Batch]):
 
     def __len__(self) -> int:
         return len(self.features)
-
-    @property
-    def captions(self) -> tuple[str, ...]:
-        return ()
-
-    @property
-    def columns(self) -> dict[str, Tensor]:
-        return {}
 
     @property
     def counts(self) -> Tensor:
@@ -97,13 +88,6 @@ class JetSet(Dataset[Batch]):
         """Hashes of the jets and of their types, for the checkpoint."""
         content = hash_of(self.features, self.mask, self.jet)
         return {"content": content, "labels": hash_of(self.types)}
-
-    def fingerprint(self) -> str:
-        """Of every jet and type."""
-        return hash_of(*self.identity().values())
-
-    def __getitem__(self, i: int) -> Batch:
-        return self.__getitems__([i])
 
     def __getitems__(self, indices: list[int]) -> Batch:
         rows = torch.tensor(indices)

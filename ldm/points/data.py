@@ -8,14 +8,13 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from ldm.errors import require
 from ldm.points.exact import Finite, Law, Mixture
 from ldm.points.files import darkness, from_picture, read_csv
 from ldm.points.shapes import SHAPES
 from ldm.system.batches import Batch
-from ldm.system.data import DataConfig
+from ldm.system.data import DataConfig, PlainRows
 from ldm.system.identity import hash_of
 from ldm.system.randomness import generator, permutation
 
@@ -23,7 +22,7 @@ Kind = Literal["mixture", "moons", "spiral", "rings", "checkerboard", "picture",
 HELD_OUT = 0.1  # share of a CSV's rows, and as many again to test on
 
 
-class PointSet(Dataset[Batch]):
+class PointSet(PlainRows):
     """Points (N, D) float32 in memory, and the class of each (N,)."""
 
     def __init__(self, points: Tensor, labels: Tensor):
@@ -32,24 +31,9 @@ class PointSet(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.points)
 
-    @property
-    def captions(self) -> tuple[str, ...]:
-        return ()
-
-    @property
-    def columns(self) -> dict[str, Tensor]:
-        return {}
-
     def identity(self) -> dict[str, str]:
         """Hashes of the points and of their classes, for the checkpoint."""
         return {"content": hash_of(self.points), "labels": hash_of(self.labels)}
-
-    def fingerprint(self) -> str:
-        """Of every point and class."""
-        return hash_of(*self.identity().values())
-
-    def __getitem__(self, i: int) -> Batch:
-        return self.__getitems__([i])
 
     def __getitems__(self, indices: list[int]) -> Batch:
         rows = torch.tensor(indices)

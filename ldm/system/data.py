@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from ldm.errors import require
 from ldm.system.batches import Batch, Columns
+from ldm.system.identity import hash_of
 
 
 class Rows(Protocol):
@@ -37,6 +39,32 @@ class Rows(Protocol):
 
     def fingerprint(self) -> str:
         """A hash of all from which something is computed and kept: the latent cache's key."""
+
+
+class PlainRows(Dataset[Batch], ABC):
+    """Rows without captions and without further columns, whose hashes are all there is to know."""
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def columns(self) -> dict[str, Tensor]:
+        return {}
+
+    def __getitem__(self, i: int) -> Batch:
+        return self.__getitems__([i])
+
+    @abstractmethod
+    def __getitems__(self, indices: list[int]) -> Batch:
+        """These rows, stacked."""
+
+    @abstractmethod
+    def identity(self) -> dict[str, str]:
+        """As of `Rows`."""
+
+    def fingerprint(self) -> str:
+        return hash_of(*self.identity().values())
 
 
 class DataSet(Protocol):
