@@ -4,11 +4,16 @@ python -m ldm.pack --checkpoint checkpoints/fashion-latent-cpu --output checkpoi
 python sample.py --checkpoint checkpoints/fashion-latent
 """
 
+from __future__ import annotations
+
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ldm.errors import Refusal, printable
+
+if TYPE_CHECKING:
+    from ldm.sampling.worse import Worse
 
 
 def pack(checkpoint: str | Path, output: str | Path, weights: str = "ema") -> Path:
@@ -51,6 +56,9 @@ def contents(
     }
     beside = ("space.", "guide.")
     kept |= {key: tensor for key, tensor in state["state_dict"].items() if key.startswith(beside)}
+    if own := own_guide(meta["config"], which, source):
+        kept |= own.state()
+        meta["guide"] = own.about
     kept = {key: packed.halve(tensor) for key, tensor in kept.items()}
     found = {key: packed.in_full(tensor) for key, tensor in kept.items()}  # as it will be read
     if inside := meta["autoencoder"]:  # rounded it is another one, with another hash
@@ -69,6 +77,18 @@ def contents(
     return kept, about | {"hash": hash_of_weights(found.items())}
 
 
+def own_guide(config: dict[str, Any], which: str, source: Path) -> Worse | None:
+    """Other weights of the run that its samples are led away from: a packed file has but one."""
+    from ldm.sampling.guides import guide_of
+    from ldm.sampling.model import restore
+
+    guide = config.get("sample", {}).get("guide") or {}
+    if guide.get("run") is not None or guide.get("weights") is None:
+        return None
+    model = restore(source, which)
+    return guide_of(model, model.settings.guide)
+
+
 def anonymous(config: dict[str, Any]) -> dict[str, Any]:
     """A resolved config with its own defaults where it names places of this machine."""
     from ldm.config import Evaluate, LoggerConfig, RunConfig, from_dict
@@ -82,8 +102,8 @@ def anonymous(config: dict[str, Any]) -> dict[str, Any]:
         {},
     )
     sample = getattr(run, "sample", None)
-    if sample is not None and sample.guide.run is not None:
-        sample.guide = replace(sample.guide, run="inside")
+    if sample is not None and sample.guide.chosen:
+        sample.guide = replace(sample.guide, run="inside", weights=None)
     if hasattr(run.data, "root"):
         run.data.root = type(run.data).root
     for part, key in (("space", "autoencoder"), ("text", "model")):

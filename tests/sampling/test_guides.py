@@ -192,6 +192,22 @@ def test_a_config_names_one_in_a_line(tmp_path):
     assert done.returncode == 2 and "this run keeps one average" in done.stderr
 
 
+def test_a_packed_model_holds_the_other_weights_that_are_its_guide(pixel_run, tmp_path):
+    """They are not in the file else: sampling from it was refused."""
+    state = another("config.sample.guide", {"run": None, "weights": "raw"})
+    led = altered(pixel_run, tmp_path / "led.ckpt", state)
+    packed = restore(pack(led, tmp_path / "packed"))
+    assert packed.settings.guide == INSIDE
+    x, condition = some_x(packed), Condition([3, 4])
+    one, other = (
+        bind(model, replace(model.settings, guidance=2.0), condition, 2)(x, T)
+        for model in (packed, restore(led))
+    )
+    assert torch.allclose(one, other, atol=2e-2)  # half precision
+    plain = bind(restore(pixel_run), guided(packed, "none"), condition, 2)(x, T)
+    assert not torch.allclose(one, plain, atol=2e-2)
+
+
 # -- in training, and inside a checkpoint ----------------------------------------------------------
 @pytest.mark.slow
 def test_a_run_keeps_its_guide_inside(pixel_run, tmp_path, monkeypatch):
