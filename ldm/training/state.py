@@ -55,7 +55,7 @@ def expect_state(module: Stage, state: State, file: Path, trainer: pl.Trainer) -
             raise
         known = isinstance(error, Refusal | ValueError)
         why = str(error) if known else f"it is malformed ({type(error).__name__}: {error})"
-        raise Refusal(f"--resume: {file} cannot be gone on from: {why}; {_advice(file)}") from error
+        raise Refusal(f"--resume: {file} does not fit this run: {why}; {_advice(file)}") from error
 
 
 def _advice(file: Path) -> str:
@@ -103,7 +103,7 @@ def _expect_counters(module: Stage, state: State, trainer: pl.Trainer) -> None:
     by_itself = found["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]
     done = (by_itself if module.automatic_optimization else by_hand)["total"]["completed"]
     step = state["global_step"]
-    _expect(done == step, f"its optimiser has made {done} steps, and it is of step {step}")
+    _expect(done == step, f"its optimiser has made {done} steps, and it says {step}")
 
 
 def _expect_counts(found: Any, made: Any, name: str) -> None:
@@ -166,7 +166,7 @@ def _pairs(optimizer: Optimizer, held: State) -> Iterator[tuple[int, nn.Paramete
     _expect(len(found) == len(made), have)
     for group, one in zip(made, found, strict=True):
         sizes = len(one["params"]), len(group["params"])
-        _expect(sizes[0] == sizes[1], "its optimiser is of {} parameters, not {}".format(*sizes))
+        _expect(sizes[0] == sizes[1], "its optimiser has {} parameters, not {}".format(*sizes))
         twice = len({*one["params"]}) < sizes[0]
         _expect(not twice, "its optimiser has a parameter twice")
         lr = one["lr"]
@@ -195,7 +195,10 @@ def _expect_moments(
             expected[f"{name}: {key}"] = parameter
             found |= {f"{name}: {key}": one[key]} if key in one else {}
         step = torch.as_tensor(one["step"])
-        _expect(step.numel() == 1 and 0 <= float(step) < float("inf"), f"{name} is of no step")
+        _expect(
+            step.numel() == 1 and 0 <= float(step) < float("inf"),
+            f"its optimiser has no number of steps for {name}",
+        )
     expect_arrays(expected, found, "its optimiser", "state")
     for name, moment in found.items():
         negative = name.endswith("_sq") and bool((moment < 0).any())

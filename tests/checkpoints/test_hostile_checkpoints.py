@@ -551,7 +551,7 @@ def test_a_state_that_does_not_fit_the_run_is_one_line(what, going_on, tmp_path)
     expect_state(module, state, path, trainer)
     for change in ODD[what]:
         line = refused(expect_state, module, altered(state, change), path, trainer)
-        assert line.startswith(f"--resume: {path} cannot be gone on from: "), change.__name__
+        assert line.startswith(f"--resume: {path} does not fit this run: "), change.__name__
         assert line.endswith("name=OTHER starts another run")
 
 
@@ -577,7 +577,7 @@ def test_the_command_refuses_such_a_state_and_loses_nothing(pixel_run, tmp_path)
     words = "--config", TINY / "pixel.yaml", *overrides("pixel", tmp_path, *longer)
     done = here("train.py", *words, "--resume")
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
-    assert "last.ckpt cannot be gone on from: its optimiser: state '" in done.stderr
+    assert "last.ckpt does not fit this run: its optimiser: state '" in done.stderr
     assert "has shape (1,), not (" in done.stderr and "move it away to go on from" in done.stderr
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     (folder / "last.ckpt").unlink()  # as the line says
