@@ -64,6 +64,7 @@ def latent_run(stage1, tmp_path_factory):
         tmp_path_factory.mktemp("latent"),
         f"space.autoencoder={stage1}",
         "logger.mode=offline",
+        "sample.trajectory=1",
     )
     return train_run(run)
 
@@ -104,7 +105,7 @@ def text_run(clip, captioned_pictures, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def jets_run(tmp_path_factory):
-    """The folder of a tiny model of jets, trained by train.py in a subprocess as a user does."""
+    """The folder of a tiny model of jets, trained by train.py."""
     output = tmp_path_factory.mktemp("jets")
     done = here(
         "train.py", "--config", TINY / "jets.yaml", *overrides("jets", output, "sample.every=0")

@@ -24,11 +24,8 @@ from ldm.training.trainer import check_trainer
 
 
 @pytest.fixture(scope="module")
-def states(pixel_run, latent_run, stage1, tmp_path_factory):
-    jets = train_run(
-        run_config("jets", tmp_path_factory.mktemp("jets"), "trainer.max_steps=1", "sample.every=0")
-    )
-    runs = {"pixel": pixel_run, "latent": latent_run, "stage1": stage1, "jets": jets}
+def states(pixel_run, latent_run, stage1, jets_run):
+    runs = {"pixel": pixel_run, "latent": latent_run, "stage1": stage1, "jets": jets_run}
     unused = (
         "optimizer_states",
         "loops",

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from helpers import ROOT, TINY, overrides
+from helpers import ROOT
 from page_inputs import EDIT, NUMBERS
 from PIL import Image
 from processes import port
@@ -28,10 +28,8 @@ import httpx
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
-from ldm import config
 from ldm.demo.base import GUESS
 from ldm.scripts import sample
-from ldm.training.run import train_run
 
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -78,15 +76,6 @@ def page(checkpoint, *more):
 def address(pixel_run):
     with page(pixel_run, "--max-upload", "1", "--max-steps", "2000") as found:
         yield found
-
-
-@pytest.fixture(scope="module")
-def jets_run(tmp_path_factory):
-    output = tmp_path_factory.mktemp("jets")
-    data = f"data.root={ROOT / 'tests/fixtures/gluon30_400.hdf5'}"
-    return train_run(
-        config.load(TINY / "jets.yaml", overrides("jets", output, data, "sample.every=0"))
-    )
 
 
 def by_sample_py(checkpoint, folder, *more):

@@ -13,7 +13,6 @@ from ldm.evaluation.requests import Opened
 from ldm.sampling.conditions import Condition
 from ldm.sampling.generate import generate
 from ldm.sampling.model import restore
-from ldm.training.run import train_run
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +26,8 @@ def latent(latent_run):
 
 
 @pytest.fixture(scope="module")
-def jets(tmp_path_factory):
-    data = f"data.root={ROOT / 'tests/fixtures/gluon30_400.hdf5'}"
-    short = ("trainer.max_steps=2", "sample.every=0", "optim.ema=0.5")
-    return ldm.load(train_run(run_config("jets", tmp_path_factory.mktemp("jets"), data, *short)))
+def jets(jets_run):
+    return ldm.load(jets_run)
 
 
 # -- samples --------------------------------------------------------------------------------------

@@ -197,11 +197,9 @@ def test_tuning_without_a_teacher(teacher, tmp_path):
     assert again == folder and load(folder / "last.ckpt")["global_step"] == 8
 
 
-def test_a_student_of_jets(tmp_path):
+def test_a_student_of_jets(jets_run, tmp_path):
     """Clouds: padding stays 0, and the features of jets are given to teacher and student."""
-    more = ("sample.every=0",)
-    origin = train_run(run_config("jets", tmp_path, *more, "trainer.max_steps=2"))
-    given = student(origin, "sample.every=0", "sample.count=60", "trainer.max_steps=2")
+    given = student(jets_run, "sample.every=0", "sample.count=60", "trainer.max_steps=2")
     folder = train_run(run_config("jets", tmp_path, *given))
     out = tmp_path / "out"
     done = here("sample.py", "--checkpoint", folder, "--output", out, "--count", 3)

@@ -44,6 +44,7 @@ def both_stages(tmp_path_factory):
     more = (
         "logger={kind: both, mode: offline, log_model: true, tags: [try]}",
         f"space.autoencoder={output}/ae.yaml",
+        "sample.trajectory=1",
     )
     return train_run(run_config("latent", output, *more))
 

@@ -166,7 +166,7 @@ def test_settings_have_no_dashes():
 
 def test_what_a_latent_run_says_of_its_latents_and_its_panels(stage1, pixel_run, tmp_path, capsys):
     short = ("trainer.max_steps=1", "trainer.validate=1", "sample.count=2", "sample.steps=2")
-    given = (f"space.autoencoder={stage1}", "logger.kind=csv", *short)
+    given = (f"space.autoencoder={stage1}", "logger.kind=csv", "sample.trajectory=1", *short)
     folder = train_run(run_config("latent", tmp_path, *given))
     said = capsys.readouterr().out
     for step in (0, 1):
