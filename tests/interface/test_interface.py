@@ -171,7 +171,7 @@ def test_a_config_is_a_file_a_dict_or_an_object(tmp_path):
 
 # -- imports --------------------------------------------------------------------------------------
 def test_importing_ldm_imports_nothing():
-    code = "import ldm, sys; assert 'torch' not in sys.modules; print(*dir(ldm)); ldm.load"
+    code = "import ldm, sys; assert 'torch' not in sys.modules; print(*dir(ldm))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["DiffusionModel", "Estimate", "Refusal", "load", "train"]

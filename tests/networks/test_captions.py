@@ -61,7 +61,7 @@ def test_a_damaged_file_is_told_and_its_captions_are_missing(tmp_path, how, caps
     assert f"{path} is damaged" in said and str(whole) not in said
 
 
-def test_a_batch_encodes_as_one_caption_does(text_run, clip):
+def test_a_batch_encodes_as_one_caption_does(clip):
     from ldm.networks.text import CLIPText
 
     encoder = CLIPText(str(clip), 12).load()

@@ -19,7 +19,6 @@ from helpers import (
     one_line,
     overrides,
     run_config,
-    script,
 )
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
@@ -204,6 +203,5 @@ def test_captions_are_encoded_once_by_two_processes_together(pair, clip, tmp_pat
 
 
 def test_another_way_of_starting_is_refused_in_one_line():
-    """What `one_line` reads is what a user sees."""
-    done = script("train.py", "--config", TINY / "pixel.yaml", "trainer.strategy=fsdp")
+    done = here("train.py", "--config", TINY / "pixel.yaml", "trainer.strategy=fsdp")
     one_line(done, "fsdp cuts weights into shards")

@@ -5,6 +5,7 @@ by refusals.
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -25,28 +26,49 @@ from ldm.errors import Refusal
 from ldm.system import files
 from ldm.training import watching
 from ldm.training.boards.metrics_file import MetricsFile
-from ldm.training.folder import hold_folder
+from ldm.training.folder import hold_folder, wandb_id
 from ldm.training.run import train_run
 
 HOLD = """
 import sys; from pathlib import Path; from ldm.training.folder import hold_folder
-with hold_folder(Path(sys.argv[1])): print(1, flush=1); input()
+for line in sys.stdin:
+    with hold_folder(Path(line.strip())):
+        print(1)
+        sys.stdin.readline()
+    print(0)
 """
 GAN = "discriminator={weight: 0.5, warmup: 2, channels: 8, layers: 1}"
 
 
-def holder(folder):
-    """Another process that has the folder, and waits."""
+@pytest.fixture(scope="module")
+def other():
+    """Another process, which holds the folder that it reads until its next line or its end."""
     pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    other = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], cwd=ROOT, **pipes)
-    assert other.stdout.readline() == "1\n"
-    return other
+    process = subprocess.Popen([sys.executable, "-uc", HOLD], cwd=ROOT, **pipes)
+    yield process
+    process.kill()
+    process.wait()
 
 
-def test_a_second_run_in_the_same_folder_is_refused(tmp_path):
+def answer(other, line):
+    print(line, file=other.stdin, flush=True)
+    return other.stdout.readline()
+
+
+def test_a_lock_that_ends_takes_its_empty_folders_away(other, tmp_path):
+    assert answer(other, tmp_path / "a" / "b") == "1\n" and (tmp_path / "a" / "b").exists()
+    assert answer(other, "") == "0\n"
+    assert not any(tmp_path.iterdir())
+    with pytest.raises(RuntimeError), hold_folder(tmp_path / "c"):
+        (tmp_path / "c" / "kept").write_text("x")
+        raise RuntimeError
+    assert snapshot(tmp_path) == {(tmp_path / "c" / "kept").relative_to(tmp_path): b"x"}
+
+
+def test_a_second_run_in_the_same_folder_is_refused(other, tmp_path):
     """As long as the first one lives, however it ends; the second changes nothing."""
     folder = tmp_path / "new" / "tiny-pixel"
-    other = holder(folder)
+    assert answer(other, folder) == "1\n"
     before = snapshot(tmp_path)
     with pytest.raises(
         Refusal,
@@ -60,18 +82,19 @@ def test_a_second_run_in_the_same_folder_is_refused(tmp_path):
     assert not (folder / "lock").exists()
 
 
-def test_a_lock_that_ends_takes_its_empty_folders_away(tmp_path):
-    other = holder(tmp_path / "a" / "b")
-    other.communicate("\n")
-    assert not any(tmp_path.iterdir())
-    with pytest.raises(RuntimeError), hold_folder(tmp_path / "c"):
-        (tmp_path / "c" / "kept").write_text("x")
-        raise RuntimeError
-    assert snapshot(tmp_path) == {(tmp_path / "c" / "kept").relative_to(tmp_path): b"x"}
+DAMAGE = [b"", b"{", b"\xff\xfe", b'{"wandb_id": "../../x"}', b"[1]"]
 
 
-@pytest.mark.parametrize("damage", [b"", b"{", b"\xff\xfe", b'{"wandb_id": "../../x"}', b"[1]"])
-def test_run_json_that_is_damaged_stops_nothing(tmp_path, damage):
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_run_json_that_is_damaged_is_not_read(tmp_path, damage):
+    """Then the id is the one that the checkpoint knows, or a new one."""
+    (tmp_path / "run.json").write_bytes(damage)
+    assert wandb_id(tmp_path, "known") == "known"
+    assert re.fullmatch(r"\w{8}", wandb_id(tmp_path, None))
+
+
+def test_run_json_that_is_damaged_stops_nothing(tmp_path):
+    damage = DAMAGE[3]
     folder = train_run(run_config("pixel", tmp_path, "trainer.max_steps=2", "sample.every=0"))
     identity = json.loads((folder / "run.json").read_text())["wandb_id"]
     (folder / "run.json").write_bytes(damage)
