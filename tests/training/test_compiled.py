@@ -27,6 +27,7 @@ SHORT = (
     "trainer.threads=1",
     "trainer.max_steps=6",
     "trainer.validate=3",
+    "trainer.options.limit_val_batches=1.0",  # the last one is short
     "trainer.save=100",
     "logger.kind=csv",
 )
