@@ -73,14 +73,14 @@ def test_diffusers_draws_what_we_draw(kind, request, tmp_path):
     for solver in STOCK:
         with_scheduler(pipe, solver)
         given = dict(
-            solver=solver.__name__, eta=None, steps=20, guidance=2.0, batch_size=4, grid="uniform"
+            solver=solver.__name__, eta=None, steps=10, guidance=2.0, batch_size=4, grid="uniform"
         )
         ours = generate(
             model, Overrides(**given).over(model.settings), SEEDS, Condition(**cond)
         ).numpy()
-        theirs = pictures(pipe, model, 20, guidance=2.0, **cond)
+        theirs = pictures(pipe, model, 10, guidance=2.0, **cond)
         assert ours.std() > 10 and np.abs(theirs - ours).max() <= 1
-        others = pictures(pipe, model, 20, guidance=1.0, **cond)
+        others = pictures(pipe, model, 10, guidance=1.0, **cond)
         assert np.abs(theirs - others).max() > 1  # guidance does something
 
 
