@@ -1,7 +1,7 @@
 """Judge a checkpoint of jets: as many jets as there are test jets, with their numbers of
 constituents, by JetNet's metrics.
 
-python -m benchmarks.judge_jets --checkpoint checkpoints/jets-gluon --data-root DIR            # Heun, 50 evaluations
+python -m benchmarks.judge_jets --checkpoint checkpoints/jets-gluon --data-root DIR            # as it samples itself
 python -m benchmarks.judge_jets --checkpoint checkpoints/jets-gluon --data-root DIR --solvers  # solvers at 10 ... 200
 
 Beside each figure stands the floor, truth against truth: validation jets in the generated ones'
@@ -240,8 +240,8 @@ def main() -> None:
         help="jets (default: as many as there are test jets; with --solvers 1000)",
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--solver", default="Heun")
-    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--solver", help="(default: the checkpoint's own, as its steps are)")
+    parser.add_argument("--steps", type=int)
     parser.add_argument("--metrics", help=f"some of {','.join(ALL)}")
     parser.add_argument(
         "--clip", type=float, help="cut |eta| and |phi| to it (default: as they are)"

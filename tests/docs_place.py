@@ -108,7 +108,8 @@ def shrink(run, clip, kind):
         channels = (8,) * len(run.network.channels)
         run.network.__dict__ |= dict(channels=channels, layers=1, norm_groups=8)
     if not stage1:
-        run.sample.__dict__ |= dict(count=4, batch_size=4, steps=2, every=2, trajectory=0)
+        steps = getattr(run.loss, "segments", 2)  # a student's are its segments
+        run.sample.__dict__ |= dict(count=4, batch_size=4, steps=steps, every=2, trajectory=0)
         run.network.__dict__ |= {"head_dim": 8} if hasattr(run.network, "head_dim") else {}
         run.text = CLIPText(str(clip), length=12)
         if hasattr(run.space, "autoencoder"):

@@ -18,7 +18,7 @@ from ldm.sampling.model import restore
 BOX = {
     path.parent.name: path for path in sorted((ROOT / "checkpoints").glob("*/model.safetensors"))
 }
-NAMES = ("emoji-latent", "fashion-few", "fashion-latent", "jets-gluon")
+NAMES = ("emoji-latent", "fashion-few", "fashion-latent", "jets-few", "jets-gluon")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -56,12 +56,13 @@ def test_fashion_draws_the_class_that_is_asked_for(name):
 
 
 @pytest.mark.slow
-def test_jets_have_the_masses_of_gluon_jets(tmp_path):
+@pytest.mark.parametrize("name", ["jets-gluon", "jets-few"])
+def test_jets_have_the_masses_of_gluon_jets(tmp_path, name):
     folder = tmp_path / "jets"
     done = script(
         "sample.py",
         "--checkpoint",
-        "checkpoints/jets-gluon",
+        f"checkpoints/{name}",
         "--output",
         folder,
         "--count",
