@@ -144,6 +144,8 @@ def small(text):
     less = LESS.get(program, ())
     if program == "evaluate.py" and "autoencoder" in text:
         less = less[:2]  # stage 1 has no steps
+    if any(word.endswith("-few") for word in words):
+        less = less[:2]  # a student has its own steps
     if "--samples" in words:
         less = ()  # they are as they are
     return [*words, *less, *([SHORT] if "--resume" in words else [])]
