@@ -2,8 +2,9 @@
 
 import argparse
 import os
+import re
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ldm.checkpoints.finding import find_checkpoint
 
@@ -11,11 +12,19 @@ home = os.path.expanduser  # of a path behind `--flag=`, where no shell has fill
 
 
 class Parser(argparse.ArgumentParser):
-    """Argparse, whose errors are one line as all others are."""
+    """Argparse, whose errors are one line as all others are, and whose flags are written out.
+
+    By itself it takes `--resum` for `--resume`, and would start what was not asked for.
+    """
+
+    def __init__(self, **options: Any):
+        super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
-        from ldm.errors import printable
+        from ldm.errors import nearest, printable
 
+        if found := re.match(r"unrecognized arguments: (--[\w-]+)", message):
+            message += nearest(found[1], self._option_string_actions)
         print(
             f"error: {printable(' '.join(message.split()))[:2000]} (--help lists all)",
             file=sys.stderr,

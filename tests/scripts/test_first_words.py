@@ -29,12 +29,21 @@ def test_every_flag_of_every_script_has_a_text(script, monkeypatch):
     with pytest.raises(Seen) as seen:
         script.main()
     parser = seen.value.args[0]
-    assert len(parser._actions) > 2
+    assert len(parser._actions) > 2 and not parser.allow_abbrev
     bare = [action.option_strings or action.dest for action in parser._actions if not action.help]
     assert bare == [] and argparse.SUPPRESS not in [action.help for action in parser._actions]
     if script is sample:
         (way,) = (action.help for action in parser._actions if action.dest == "method")
         assert all(one in way for task in TASKS for of in task.methods.values() for one in of)
+
+
+def test_a_flag_that_is_cut_short_is_not_taken_for_the_whole(monkeypatch, capsys):
+    """Argparse takes `--resum` for `--resume`: a training began where a typo stood."""
+    monkeypatch.setattr("sys.argv", ["train.py", "--config", "no.yaml", "--resum"])
+    with pytest.raises(SystemExit) as end:
+        train.main()
+    said = "error: unrecognized arguments: --resum; did you mean '--resume'? (--help lists all)\n"
+    assert end.value.code == 2 and capsys.readouterr().err == said
 
 
 @pytest.mark.parametrize(
