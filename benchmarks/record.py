@@ -15,7 +15,8 @@ training, each recipe with its own loss, schedule, batch, rates, averages and sa
 
 Each run is a file in --output, and a finished one a line of record.jsonl there, the log of records:
 Fréchet distance of the repo's features, processor seconds, steps, commit, date. Samples take their
-own time, which is not counted: --count of them, of which 1,000 steps each by DDPM are most of it.
+own time, which is not counted: --count of them. 1,000 steps of DDPM are hours of it; --most-steps
+bounds each sampler's.
 """
 
 import argparse
@@ -56,7 +57,8 @@ class Recipe:
     """How a network is trained and sampled from.
 
     loss(net, x_0, random) -> (); rate(step, share of the time) -> learning rate; decay(step) of the
-    average, taken every so many steps; sample(net, n, random) -> (n, 1, 28, 28) in [-1, 1].
+    average, taken every so many steps; sample(net, n, steps, random) -> (n, 1, 28, 28) in [-1, 1]
+    in so many steps, of which `steps` are shipped.
     """
 
     batch: int
@@ -64,7 +66,8 @@ class Recipe:
     rate: Callable[[int, float], float]
     decay: Callable[[int], float]
     loss: Callable[[Net, Tensor, torch.Generator], Tensor]
-    sample: Callable[[Net, int, torch.Generator], Tensor]
+    sample: Callable[[Net, int, int, torch.Generator], Tensor]
+    steps: int
     flip: bool = False
     clip: float = math.inf
     every: int = 1
@@ -88,9 +91,9 @@ def ours() -> Recipe:
         t = made.times(torch.rand(len(x), generator=random))
         return made.loss(x, t, torch.randn(x.shape, generator=random)).mean()
 
-    def draw(net: Net, n: int, random: torch.Generator) -> Tensor:
+    def draw(net: Net, n: int, steps: int, random: torch.Generator) -> Tensor:
         made, randn = denoiser(net), lambda: torch.randn(n, *SHAPE, generator=random)
-        times = OURS.schedule.grid(sample.steps, sample.grid)
+        times = OURS.schedule.grid(steps, sample.grid)
         x_1 = solvers.start(OURS.schedule, times[0], randn())
         return solvers.sample(sample.solver, made, x_1, times, randn)
 
@@ -103,6 +106,7 @@ def ours() -> Recipe:
         lambda step: min(optim.ema, (1 + step) / (10 + step)),
         loss,
         draw,
+        sample.steps,
         clip=optim.clip,
     )
 
@@ -128,8 +132,9 @@ def diffusers() -> Recipe:
         t, _, _, eps, x_t = noised(x, law, random)
         return F.mse_loss(net(x_t, t.float()), eps)
 
-    def draw(net: Net, n: int, random: torch.Generator) -> Tensor:
+    def draw(net: Net, n: int, steps: int, random: torch.Generator) -> Tensor:
         scheduler = DDPMScheduler(num_train_timesteps=1000)
+        scheduler.set_timesteps(steps)
         x = torch.randn(n, *SHAPE, generator=random)
         for t in scheduler.timesteps:
             x = scheduler.step(net(x, t.float().expand(n)), t, x, generator=random).prev_sample
@@ -142,6 +147,7 @@ def diffusers() -> Recipe:
         lambda step: min(0.9999, max(0.0, 1 - (1 + step) ** (-3 / 4))),
         loss,
         draw,
+        1000,
         flip=True,
         clip=1.0,
     )
@@ -164,8 +170,8 @@ def lucidrains() -> Recipe:
         t, alpha, sigma, eps, x_t = noised(x, law, random)
         return F.mse_loss(net(x_t, t.float()), alpha * eps - sigma * x)
 
-    def draw(net: Net, n: int, random: torch.Generator) -> Tensor:
-        times = [*reversed(torch.linspace(-1, 999, 251).int().tolist())]
+    def draw(net: Net, n: int, steps: int, random: torch.Generator) -> Tensor:
+        times = [*reversed(torch.linspace(-1, 999, steps + 1).int().tolist())]
         x = torch.randn(n, *SHAPE, generator=random)
         for t, s in pairwise(times):
             alpha, sigma = law[t].sqrt(), (1 - law[t]).sqrt()
@@ -182,6 +188,7 @@ def lucidrains() -> Recipe:
         lambda step: 0.995 if step > 100 else 0.0,  # ema-pytorch copies until update_after_step
         loss,
         draw,
+        250,
         flip=True,
         clip=1.0,
         every=10,
@@ -206,8 +213,8 @@ def smalldiffusion() -> Recipe:
         eps = torch.randn(x.shape, generator=random)
         return F.mse_loss(eps_hat(net, x + sigma[:, None, None, None] * eps, sigma), eps)
 
-    def draw(net: Net, n: int, random: torch.Generator) -> Tensor:
-        places = [round(800 * (1 - i / 20)) - 1 for i in range(20)] + [0]
+    def draw(net: Net, n: int, steps: int, random: torch.Generator) -> Tensor:
+        places = [round(800 * (1 - i / steps)) - 1 for i in range(steps)] + [0]
         grid, past = sigmas[places], None
         x = grid[0] * torch.randn(n, *SHAPE, generator=random)
         for sigma, to in pairwise(grid):
@@ -223,6 +230,7 @@ def smalldiffusion() -> Recipe:
         lambda step: min(0.999, (1 + step) / (10 + step)),
         loss,
         draw,
+        20,
         flip=True,
     )
 
@@ -300,7 +308,7 @@ class Run:
             self.average[key].lerp_(value, 1 - decay)
 
     @torch.inference_mode()
-    def samples(self, count: int, size: int = 100) -> Tensor:
+    def samples(self, count: int, steps: int, size: int = 100) -> Tensor:
         """By the averaged weights, as bytes."""
         net = OURS.network.build(SHAPE).eval()
         net.load_state_dict(self.average)
@@ -308,17 +316,18 @@ class Run:
         with Bar(f"{self.name}: sampling", count, "images") as bar:
             for i, n in enumerate(sizes):
                 random = generator("record", "samples", self.seed, i)
-                made.append(as_bytes(self.recipe.sample(net, n, random)))
+                made.append(as_bytes(self.recipe.sample(net, n, steps, random)))
                 bar.update(n)
         return torch.cat(made)
 
 
-def measure(run: Run, data: FashionMNIST, count: int) -> dict[str, object]:
+def measure(run: Run, data: FashionMNIST, count: int, most: int) -> dict[str, object]:
     """The line of a run in the log of records."""
     features, train = choose("fashion"), data.load().train
     real = cached_reference(train, features, "FashionMNIST train", quiet=True)
     assert real is not None  # of one process
-    began, images = now("cpu"), run.samples(count)
+    began, steps = now("cpu"), min(run.recipe.steps, most)
+    images = run.samples(count, steps)
     value = frechet_distance(Moments.of(features(images)), real.moments)
     return {
         "recipe": run.name,
@@ -326,6 +335,7 @@ def measure(run: Run, data: FashionMNIST, count: int) -> dict[str, object]:
         f"fd_fashion_{count}": round(value, 3),
         "train_s": round(run.spent),
         "sample_s": round(now("cpu") - began),
+        "sample_steps": steps,
         "steps": run.step,
         "batch": run.recipe.batch,
         "commit": commit(),
@@ -359,6 +369,7 @@ def main() -> None:
     parser.add_argument("--recipes", nargs="+", choices=[*RECIPES], default=[*RECIPES])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--count", type=int, default=1000, help="samples that are judged")
+    parser.add_argument("--most-steps", type=int, default=1000, help="of a sampler")
     parser.add_argument("--output", type=Path, default=Path("runs/record"))
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -376,7 +387,7 @@ def main() -> None:
             if run.spent < 60 * args.minutes:
                 say(f"{name}, seed {seed}: {run.spent:.0f} s so far, {run.step} steps")
                 continue
-            rows.append(measure(run, data, args.count))
+            rows.append(measure(run, data, args.count, args.most_steps))
             with open(log, "a") as file:
                 file.write(json.dumps(rows[-1]) + "\n")
             say(json.dumps(rows[-1]))
