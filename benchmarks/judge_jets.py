@@ -88,7 +88,7 @@ def main_table(model: Model, settings: SampleConfig, args: argparse.Namespace, j
     histograms(cloud(real), cloud(generated), names).save(args.output / "histograms.png")
     jet_images(cloud(real), cloud(generated), names).save(args.output / "jet-images.png")
     figures = judge(Trial(real, generated, valid, jets.kinds), wanted, args.clip)
-    how = f"{type(settings.solver).__name__}, {settings.steps} steps"
+    how = settings.solved
     rate = len(few) / seconds
     record = {
         "checkpoint": args.checkpoint,

@@ -195,9 +195,14 @@ class SampleConfig:
         kept = (*keys, "guide") if self.guide.chosen else keys
         return {key: value for key, value in to_dict(self).items() if key in kept}
 
+    @property
+    def solved(self) -> str:
+        """By what, in how many steps."""
+        return f"{type(self.solver).__name__}, {self.steps} step{'s' * (self.steps > 1)}"
+
     def describe(self) -> str:
         """The same in a few words."""
-        said = f"{type(self.solver).__name__}, {self.steps} steps, guidance {self.guidance:g}"
+        said = f"{self.solved}, guidance {self.guidance:g}"
         return f"{said} by {self.guide.describe()}" if self.guide.chosen else said
 
     def __post_init__(self) -> None:

@@ -155,7 +155,7 @@ class Task:
 
     def describe(self, settings: SampleConfig) -> str:
         """How it is solved, in a few words."""
-        return f"{type(settings.solver).__name__}, {settings.steps} steps"
+        return settings.solved
 
     def title(self, settings: SampleConfig) -> str:
         """What a panel of its results says above them."""

@@ -78,8 +78,7 @@ class JetPanels(EverySteps[DiffusionModule]):
     def pictures(self, trainer: pl.Trainer, module: DiffusionModule, generated: Cloud) -> None:
         """Histograms and mean images of both, and the way from noise to data."""
         settings, real, names = module.config.sample, cloud(self.real), ("held-out", "generated")
-        solver = f"{type(settings.solver).__name__}, {settings.steps} steps"
-        caption = f"seeds 0-{settings.count - 1}, {solver}, ema"
+        caption = f"seeds 0-{settings.count - 1}, {settings.solved}, ema"
         shown = {
             "histograms": (histograms(real, generated, names), caption),
             "jet-images": (jet_images(real, generated, names), caption),
