@@ -54,7 +54,7 @@ def easy(monkeypatch):
 
 
 @pytest.fixture
-def pair(tmp_path):
+def both(tmp_path):
     """A latent config of two steps for a folder of pictures, its stage 1 of three beside it;
     overrides to come.
     """
@@ -74,16 +74,16 @@ def pair(tmp_path):
 
 # -- whose data a stage 1 is of --------------------------------------------------------------------
 @pytest.mark.slow
-def test_a_stage_1_of_other_data_is_refused_and_another_name_trains_its_own(pair, easy, tmp_path):
+def test_a_stage_1_of_other_data_is_refused_and_another_name_trains_its_own(both, easy, tmp_path):
     a, b = folder_of(tmp_path / "a"), folder_of(tmp_path / "b", seed=1)
-    train_run(pair(a))
+    train_run(both(a))
     first = load(tmp_path / "out/tiny-autoencoder/last.ckpt")
     with pytest.raises(
         Refusal, match=r"is of other data than ImageFolder in '.*b': .*name=OTHER trains another"
     ) as error:
-        train_run(pair(b, "name=tiny-2-latent", "stage1.name=tiny-autoencoder"))
+        train_run(both(b, "name=tiny-2-latent", "stage1.name=tiny-autoencoder"))
     assert "\n" not in str(error.value) and not (tmp_path / "out/tiny-2-latent").exists()
-    train_run(pair(b, "name=other"))
+    train_run(both(b, "name=other"))
     own = load(tmp_path / "out/other-autoencoder/last.ckpt")["ldm"]
     assert own["data"]["content"] != first["ldm"]["data"]["content"]
     assert (
@@ -92,29 +92,29 @@ def test_a_stage_1_of_other_data_is_refused_and_another_name_trains_its_own(pair
 
 
 @pytest.mark.slow
-def test_runs_on_the_same_data_share_one_stage_1(pair, easy, tmp_path, capsys):
+def test_runs_on_the_same_data_share_one_stage_1(both, easy, tmp_path, capsys):
     """Wherever the folder lies by then, and whatever the times of its files."""
     a = folder_of(tmp_path / "a")
-    train_run(pair(a))
+    train_run(both(a))
     moved = shutil.move(a, tmp_path / "elsewhere")
     for path in moved.rglob("*.png"):
         os.utime(path, (1, 1))
     capsys.readouterr()
-    train_run(pair(moved, "name=other"))
+    train_run(both(moved, "name=other"))
     assert (
         "tiny-autoencoder/, finished" in capsys.readouterr().out
         and not (tmp_path / "out/other-autoencoder").exists()
     )
-    train_run(pair(moved, "name=third", "stage1.optim.warmup=1"))  # not what lies there: its own
+    train_run(both(moved, "name=third", "stage1.optim.warmup=1"))  # not what lies there: its own
     assert (tmp_path / "out/third-autoencoder/last.ckpt").exists()
 
 
 def test_what_lies_under_the_configs_own_name_is_no_concern_if_it_is_damaged(
-    pair, tmp_path, capsys
+    both, tmp_path, capsys
 ):
     (tmp_path / "out/tiny-autoencoder").mkdir(parents=True)
     (tmp_path / "out/tiny-autoencoder/last.ckpt").write_bytes(b"torn")
-    run = pair(folder_of(tmp_path / "a"), "name=other")
+    run = both(folder_of(tmp_path / "a"), "name=other")
     train_run(run, dry_run=True)
     assert "other-autoencoder/" in capsys.readouterr().out
     text = (
@@ -127,12 +127,12 @@ def test_what_lies_under_the_configs_own_name_is_no_concern_if_it_is_damaged(
 
 @pytest.mark.slow
 def test_a_stage_1_named_on_purpose_may_be_of_other_data_and_that_is_said(
-    pair, easy, tmp_path, capsys
+    both, easy, tmp_path, capsys
 ):
     a, b = folder_of(tmp_path / "a"), folder_of(tmp_path / "b", ("x", "y"), seed=1)
-    train_run(pair(a))
+    train_run(both(a))
     capsys.readouterr()
-    train_run(pair(b, "name=other", f"space.autoencoder={tmp_path}/out/tiny-autoencoder"))
+    train_run(both(b, "name=other", f"space.autoencoder={tmp_path}/out/tiny-autoencoder"))
     assert (
         "its classes were a, b; these data have x, y; used, as space.autoencoder names it"
         in capsys.readouterr().out
@@ -209,8 +209,8 @@ def test_resume_notices_labels_that_changed_places(tmp_path):
 
 
 # -- both stages' settings -------------------------------------------------------------------------
-def test_overrides_reach_stage_1(pair, tmp_path, capsys):
-    run = pair(
+def test_overrides_reach_stage_1(both, tmp_path, capsys):
+    run = both(
         folder_of(tmp_path / "a"),
         "stage1.trainer.max_steps=7",
         "stage1.data.batch_size=3",
@@ -250,9 +250,9 @@ def test_overrides_reach_stage_1(pair, tmp_path, capsys):
         ("stage1=3", r"stage1: 3 is not dict"),
     ],
 )
-def test_what_stage_1_cannot_be_told(given, message, pair, tmp_path):
+def test_what_stage_1_cannot_be_told(given, message, both, tmp_path):
     with pytest.raises(Refusal, match=message):
-        pair(tmp_path, given)
+        both(tmp_path, given)
 
 
 def test_a_run_without_a_stage_1_takes_nothing_for_it(tmp_path):
@@ -297,27 +297,27 @@ def test_a_run_without_a_stage_1_takes_nothing_for_it(tmp_path):
 )
 @pytest.mark.parametrize("dry", [True, False], ids=["dry", "real"])
 def test_mistakes_of_both_stages_are_found_before_the_first_step(
-    given, message, dry, pair, tmp_path
+    given, message, dry, both, tmp_path
 ):
     root = folder_of(tmp_path / "a")
     with pytest.raises(Refusal, match=message) as error:
-        train_run(pair(root, *given), dry_run=dry)
+        train_run(both(root, *given), dry_run=dry)
     assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
 
 
 # -- how long it will take -------------------------------------------------------------------------
-def test_the_time_left_is_of_both_stages(pair, easy, tmp_path, capsys):
+def test_the_time_left_is_of_both_stages(both, easy, tmp_path, capsys):
     """Said once in each stage; in the first with what the second's work is worth, by its
     operations.
     """
-    run = pair(folder_of(tmp_path / "a"), "stage1.trainer.max_steps=12", "trainer.max_steps=8")
+    run = both(folder_of(tmp_path / "a"), "stage1.trainer.max_steps=12", "trainer.max_steps=8")
     legs = make_plan(run, False, True, print)
     assert legs[1].worth([]) == {}
     steps = legs[0].worth(legs[1:])["tiny-latent"]
     assert (
         steps == pytest.approx(8 * work(legs[1].module) / work(legs[0].module)) and 0.1 < steps < 80
     )
-    longer = pair(
+    longer = both(
         run.data.root, "stage1.trainer.max_steps=12", "trainer.max_steps=16", "data.batch_size=8"
     )
     assert legs[0].worth(make_plan(longer, False, True, print)[1:])["tiny-latent"] == pytest.approx(
