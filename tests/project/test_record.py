@@ -53,7 +53,7 @@ def test_loss_and_sampler_of_a_recipe_fit(name):
     assert recipe.loss(exact(name), x, random).item() < 1e-4
     wrong = lambda x, t: exact(name)(x, t) + 0.5
     assert recipe.loss(wrong, x, random).item() == pytest.approx(0.25, rel=0.05)
-    for steps in (recipe.steps, min(recipe.steps, 100)):  # as shipped, and as --most-steps bounds it
+    for steps in (recipe.steps, min(recipe.steps, 100)):  # as shipped, and bounded
         with torch.inference_mode():
             made = recipe.sample(exact(name), 2, steps, random)
         assert made.shape == (2, *record.SHAPE) and (made - ONE).abs().max() < 0.05
