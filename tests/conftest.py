@@ -31,20 +31,33 @@ for key in ("WANDB_API_KEY",):
     os.environ.pop(key, None)
 
 import pytest
-import torch
-from helpers import COLOURS, ROOT, TINY, captioned, here, make_clip, overrides, run_config
-from pair import Pair
 from PIL import Image
 
-from ldm.jets.files import read_jets, write_jets
-from ldm.training.run import train_run
+# torch, Lightning and what imports them are imported where they are used: the process that deals the
+# tests out to the others needs none of it, and they wait for it.
 
-torch.set_num_threads(1)
+
+def pytest_collection_modifyitems():
+    """One thread for each of the processes that run tests."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def trained(kind, folder, *more):
+    """The folder of a tiny run."""
+    from helpers import run_config
+
+    from ldm.training.run import train_run
+
+    return train_run(run_config(kind, folder, *more))
 
 
 @pytest.fixture(scope="session")
 def pair():
     """Two processes that run what they are asked to, until the session's end."""
+    from pair import Pair
+
     two = Pair()
     yield two
     two.close()
@@ -53,37 +66,35 @@ def pair():
 @pytest.fixture(scope="session")
 def stage1(tmp_path_factory):
     """The folder of a trained tiny autoencoder."""
-    return train_run(run_config("autoencoder", tmp_path_factory.mktemp("stage1")))
+    return trained("autoencoder", tmp_path_factory.mktemp("stage1"))
 
 
 @pytest.fixture(scope="session")
 def latent_run(stage1, tmp_path_factory):
     """The folder of a trained tiny latent model, W&B offline."""
-    run = run_config(
-        "latent",
-        tmp_path_factory.mktemp("latent"),
-        f"space.autoencoder={stage1}",
-        "logger.mode=offline",
-        "sample.trajectory=1",
-    )
-    return train_run(run)
+    more = f"space.autoencoder={stage1}", "logger.mode=offline", "sample.trajectory=1"
+    return trained("latent", tmp_path_factory.mktemp("latent"), *more)
 
 
 @pytest.fixture(scope="session")
 def pixel_run(tmp_path_factory):
     """The folder of a trained tiny pixel model."""
-    return train_run(run_config("pixel", tmp_path_factory.mktemp("pixel")))
+    return trained("pixel", tmp_path_factory.mktemp("pixel"))
 
 
 @pytest.fixture(scope="session")
 def clip(tmp_path_factory):
     pytest.importorskip("transformers")
+    from helpers import make_clip
+
     return make_clip(tmp_path_factory.mktemp("clip") / "model")
 
 
 @pytest.fixture(scope="session")
 def captioned_pictures(tmp_path_factory):
     """24 pictures of one colour each, with its name as caption, in folders that are no classes."""
+    from helpers import COLOURS
+
     folder, rows = tmp_path_factory.mktemp("pictures"), []
     for i in range(24):
         name = list(COLOURS)[i % 3]
@@ -96,16 +107,20 @@ def captioned_pictures(tmp_path_factory):
 @pytest.fixture(scope="session")
 def text_run(clip, captioned_pictures, tmp_path_factory):
     """A pixel model that has seen captions for 150 steps."""
+    from helpers import captioned
+
     length = "trainer.max_steps=150", "trainer.validate=150", "trainer.save=150", "sample.every=0"
     given = captioned(
         clip, captioned_pictures, "optim.lr=4e-3", "network.channels=[16,32]", *length
     )
-    return train_run(run_config("pixel", tmp_path_factory.mktemp("text"), *given))
+    return trained("pixel", tmp_path_factory.mktemp("text"), *given)
 
 
 @pytest.fixture(scope="session")
 def jets_run(tmp_path_factory):
     """The folder of a tiny model of jets, trained by train.py."""
+    from helpers import TINY, here, overrides
+
     output = tmp_path_factory.mktemp("jets")
     done = here(
         "train.py", "--config", TINY / "jets.yaml", *overrides("jets", output, "sample.every=0")
@@ -123,6 +138,11 @@ def two_types(tmp_path_factory):
     """A run on 60 gluons and 20 light quarks conditioned on pt and mass, and the folder of their
     files.
     """
+    import torch
+    from helpers import ROOT
+
+    from ldm.jets.files import read_jets, write_jets
+
     folder = tmp_path_factory.mktemp("types")
     features, mask, jet = map(
         torch.from_numpy, read_jets(ROOT / "tests/fixtures/gluon30_400.hdf5", 30)
@@ -138,4 +158,4 @@ def two_types(tmp_path_factory):
         "sample.count=4",
         "sample.every=0",
     )
-    return train_run(run_config("jets", folder, data, *short)), folder
+    return trained("jets", folder, data, *short), folder

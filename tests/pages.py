@@ -23,10 +23,9 @@ class Command:
 
 def blocks(page, language):
     """(the paragraph before, the code) of every fenced block of a language."""
-    found = re.findall(
-        rf"([^\n]*(?:\n(?!```)[^\n]+)*)\n+```{language}\n(.*?)\n```", page.read_text(), re.DOTALL
-    )
-    return [(before.strip(), code) for before, code in found]
+    text = page.read_text()
+    fences = re.finditer(rf"\n```{language}\n(.*?)\n```", text, re.DOTALL)
+    return [(text[: at.start()].strip().rsplit("\n\n", 1)[-1], at[1]) for at in fences]
 
 
 def commands(page: Path) -> list[Command]:

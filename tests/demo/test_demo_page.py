@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -22,7 +23,8 @@ from page_inputs import EDIT, NUMBERS
 from PIL import Image
 from processes import port
 
-pytest.importorskip("gradio", reason="the page needs gradio: pip install '.[demo]'")
+if find_spec("gradio") is None:  # it takes seconds to import, and another process does that
+    pytest.skip("the page needs gradio: pip install '.[demo]'", allow_module_level=True)
 
 import httpx
 from gradio_client import Client, handle_file
@@ -31,6 +33,8 @@ from gradio_client.exceptions import AppError
 from ldm.demo.base import GUESS
 from ldm.scripts import sample
 
+# in one process of several: its page and its browser are started once
+pytestmark = pytest.mark.xdist_group("page")
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 )

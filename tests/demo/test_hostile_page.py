@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import threading
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,8 @@ from processes import port
 
 from ldm.demo.base import GUESS
 
-pytest.importorskip("gradio", reason="the page needs gradio: pip install '.[demo]'")
+if find_spec("gradio") is None:  # it takes seconds to import, and another process does that
+    pytest.skip("the page needs gradio: pip install '.[demo]'", allow_module_level=True)
 
 import httpx
 
