@@ -161,13 +161,16 @@ def test_a_csv_of_three_columns_trains(tmp_path):
 
 @pytest.fixture(scope="module")
 def mixture(tmp_path_factory):
-    """The model of configs/points/mixture.yaml, and its data."""
+    """The model of configs/points/mixture.yaml, and its data: its tests are a group of one process,
+    so that it is trained once.
+    """
     output = tmp_path_factory.mktemp("mixture")
     run = config.load(ROOT / "configs/points/mixture.yaml", overrides("points", output))
     return restore(train_run(run)), run.data.load()
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("mixture")
 def test_the_mixture_is_learnt(mixture):
     """The denoiser within 5 % RMS of the exact one over t, the likelihood within 0.02 nats."""
     model, data = mixture
@@ -177,6 +180,7 @@ def test_the_mixture_is_learnt(mixture):
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("mixture")
 @pytest.mark.xfail(
     reason="the statistic is noise at this size: one draw's value has a standard deviation of 0.36 "
     "of the floor, two real sets' 0.30; the means of six draws of seeds 0, 1 and 2 are 1.13, 1.28 "

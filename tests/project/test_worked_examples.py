@@ -2,6 +2,7 @@
 of the project.
 """
 
+import json
 import re
 import shlex
 import shutil
@@ -15,6 +16,18 @@ from helpers import ROOT, grey, load
 from pages import blocks, commands
 
 from ldm import config
+
+# `python FILE ...` of each line, one after the other in one process: torch is imported once
+ONE_BY_ONE = """
+import json, runpy, sys
+for line in sys.stdin:
+    sys.argv = json.loads(line)
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as end:
+        if end.code:
+            sys.exit(f"{sys.argv}: {end.code}")
+"""
 
 
 @pytest.mark.slow
@@ -50,12 +63,17 @@ def test_the_worked_examples(tmp_path):
     pixels.logger.mode = "disabled"
     config.save_config(pixels, path)
     env = quiet() | {"PYTHONPATH": str(tmp_path)}
-    for command in commands(page):
-        words = [sys.executable, *shlex.split(command.text)[1:]]
-        done = subprocess.run(
-            words, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300
-        )
-        assert done.returncode == 0, f"{command}: {done.stderr[-2000:]}"
+    lines = [json.dumps(shlex.split(command.text)[1:]) for command in commands(page)]
+    done = subprocess.run(
+        [sys.executable, "-c", ONE_BY_ONE],
+        input="\n".join(lines),
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
     for name, key, value in (
         ("log-linear", "schedule", "LogLinear"),
         ("patches", "space", "Patches"),
