@@ -39,6 +39,10 @@ class SpaceConfig(ABC):
     ) -> "Space":
         """The space of data of `shape`; `features`: how many the denoiser is conditioned on."""
 
+    def upgraded(self, found: dict[str, Tensor], classes: int, features: int) -> dict[str, Tensor]:
+        """A checkpoint's statistics with what an earlier version did not keep, unmeasured."""
+        return found
+
 
 class Space(nn.Module, ABC):
     """What all spaces have. `shape` is x_0's and `data_shape` the data's, without the batch.

@@ -9,17 +9,18 @@ from torch import Tensor, nn
 
 from ldm.diffusion.space import Extras, Noise, Reduce, Shape, Space, SpaceConfig, listed
 from ldm.errors import Refusal
+from ldm.jets import joint
+from ldm.jets.statistics import (
+    LARGEST,
+    SMALLEST,
+    CloudStatistics,
+    over_ranks,
+    raw_features,
+    raw_jet,
+)
 from ldm.system.randomness import generator
 
-SMALLEST, LARGEST = (
-    1e-6,
-    1 - 1e-4,
-)  # of pt_rel, so that its logit is finite; below and above a decode is off by as much
-LIGHTEST = 1e-4  # mass / pt that a mass of 0 counts as
-# standard deviations below which a feature is constant, and not divided by them: of the
-# constituents' features, and of log pt and log(mass / pt), where a spread of a tenth
-# of a per cent is none, and any other value given would be thousands of spreads away
-CONSTANT, CONSTANT_JET = 1e-5, 1e-3
+MOST_TYPES = 5  # JetNet's
 
 
 @dataclass
@@ -33,6 +34,12 @@ class PointCloud(SpaceConfig):
     ) -> "PointCloudSpace":
         return PointCloudSpace(shape, classes, features)
 
+    def upgraded(self, found: dict[str, Tensor], classes: int, features: int) -> dict[str, Tensor]:
+        """Checkpoints made before 2026-11-26 have no joint table: an empty one is added."""
+        if not features or "joint" in found or classes > MOST_TYPES:
+            return found
+        return found | {"joint": torch.zeros(max(1, classes), joint.ROWS, 3)}
+
 
 class PointCloudSpace(Space):
     """x_0 = (eta / s_eta, phi / s_phi, (logit pt - m) / s_pt) for real constituents, 0 for padding.
@@ -43,7 +50,8 @@ class PointCloudSpace(Space):
     square, not shifted, so that a reflection stays one. `shift` and `scale` (3,), `jet_shift`,
     `jet_scale` (2,) of log pt and log(mass / pt), and `numbers` (types, P + 1), how many jets of
     each type have 0 ... P constituents, are measured over the training set and travel in the
-    checkpoint. `jet`: how many of the jet's own features the denoiser is given (2: pt and mass).
+    checkpoint. `jet`: how many of the jet's own features the denoiser is given (2: pt and mass);
+    then `joint` (types, ROWS, 3) is measured too, from which they are drawn (`ldm.jets.joint`).
     """
 
     shift: Tensor
@@ -51,6 +59,7 @@ class PointCloudSpace(Space):
     jet_shift: Tensor
     jet_scale: Tensor
     numbers: Tensor
+    joint: Tensor
     measured = True
     modality, kind = "jets", "cloud"
 
@@ -64,6 +73,8 @@ class PointCloudSpace(Space):
         numbers = torch.zeros(max(1, classes), shape[0] + 1)
         numbers[:, -1] = 1  # until measured: full
         self.register_buffer("numbers", numbers)
+        if jet:
+            self.register_buffer("joint", torch.zeros(len(numbers), joint.ROWS, 3))
 
     @property
     def units(self) -> tuple[Tensor, Tensor]:
@@ -77,6 +88,10 @@ class PointCloudSpace(Space):
                 f"{where}: the clouds' scales and numbers of constituents are not all above 0; it "
                 "is of no model"
             )
+        if self.jet:
+            joint.expect_whole(self.joint, self.shape[0], where)
+            if not self.in_gev(self.joint.flatten(0, 1)[:, :2]).isfinite().all():
+                raise Refusal(f"{where}: its jets' pt and mass are not finite; it is of no model")
 
     def read(self, batch: Mapping[str, Any]) -> Tensor:
         """The batch's constituents (B, P, 3)."""
@@ -96,17 +111,43 @@ class PointCloudSpace(Space):
         """The jet's standardised pt and mass, if the network takes them."""
         return {"jet": self.condition(batch["jet"])} if self.jet else {}
 
-    def draw(self, seeds: Sequence[int], labels: Sequence[int] | None = None) -> Extras:
-        """Masks with numbers of constituents as in training, functions of seed and type."""
-        rows = zip(seeds, labels or [0] * len(seeds), strict=True)
-        return self.full(
-            [self._number(seed, min(label, len(self.numbers) - 1)) for seed, label in rows]
-        )
+    def draw(
+        self,
+        seeds: Sequence[int],
+        labels: Sequence[int] | None = None,
+        numbers: Sequence[int] | None = None,
+        jet: Tensor | None = None,
+    ) -> Extras:
+        """Masks, and pt and mass if taken, as in training: functions of seed, type, what is given.
 
-    def _number(self, seed: int, row: int) -> int:
+        Numbers of constituents are as of jets of these standardised features (B, 2), the features
+        as of jets with these numbers; both are drawn where neither is given.
+        """
+        rows = [min(label, len(self.numbers) - 1) for label in labels or [0] * len(seeds)]
+        if numbers is None:
+            each = [None] * len(seeds) if jet is None else jet.cpu()
+            numbers = [self._number(*one) for one in zip(seeds, rows, each, strict=True)]
+        given = self._features(seeds, rows, numbers) if self.jet and jet is None else jet
+        return self.full(numbers) | ({} if given is None else {"jet": given})
+
+    def _number(self, seed: int, row: int, jet: Tensor | None) -> int:
         u = torch.rand((), generator=generator("constituents", int(seed)), dtype=torch.float64)
+        if jet is not None and len(known := joint.of_type(self.joint[row])):
+            return joint.number(known, jet, float(u))
         shares = self.numbers[row].double().cpu().cumsum(0)
         return int(torch.searchsorted(shares, u * shares[-1], right=True))
+
+    def _features(
+        self, seeds: Sequence[int], rows: Sequence[int], numbers: Sequence[int]
+    ) -> Tensor | None:
+        """Standardised features (B, 2); None where a type's are not known."""
+        found = torch.empty(len(seeds), 2)
+        for row in {*rows}:
+            if not len(known := joint.of_type(self.joint[row])):
+                return None
+            mine = [i for i, other in enumerate(rows) if other == row]
+            found[mine] = joint.features(known, [(seeds[i], numbers[i]) for i in mine])
+        return found
 
     def full(self, numbers: Sequence[int]) -> Extras:
         """Masks of so many constituents, the real ones first: (B, P)."""
@@ -124,10 +165,15 @@ class PointCloudSpace(Space):
         self, batches: Iterable[Mapping[str, Any]], all_reduce: Reduce, device: torch.device | str
     ) -> str:
         """Measure scales and numbers over the batches of every rank, and print them."""
-        statistics = CloudStatistics(device, (len(self.numbers), self.numbers.shape[1]))
+        types, summed = len(self.numbers), over_ranks(all_reduce, device)
+        statistics, rows = CloudStatistics((types, self.numbers.shape[1])), joint.Rows()
         for batch in batches:
             statistics.add(batch["particles"], batch["mask"], batch["jet"], batch["label"])
-        statistics.reduce(all_reduce)
+            if self.jet:
+                rows.add(
+                    batch["index"], batch["label"], raw_jet(batch["jet"]), batch["mask"].sum(1)
+                )
+        statistics.reduce(summed)
         if self.jet and statistics.without_pt:
             what = f"{statistics.without_pt} training jets have no pt above 0 in jet_features"
             raise Refusal(
@@ -135,11 +181,17 @@ class PointCloudSpace(Space):
                 "the file"
             )
         self.set_statistics(statistics)
+        if self.jet:
+            table = rows.table(types, summed).to(self.joint)
+            table[..., :2] = self._standardised(table[..., :2])
+            self.joint.copy_(table.masked_fill(table[..., 2:] == 0, 0))
+        return self._measured(statistics.at_an_end)
+
+    def _measured(self, n: int) -> str:
         numbers = self.numbers.cpu()
         mean = (numbers * torch.arange(self.shape[0] + 1)).sum(1) / numbers.sum(1)
         said = f"clouds: shift {listed(self.shift)}, scale {listed(self.scale)}"
         said += f", constituents {listed(mean)}"
-        n = statistics.at_an_end
         return said + (
             f"; {n} constituents of pt_rel below {SMALLEST:g} or above {LARGEST:g} count as there"
             if n
@@ -174,94 +226,20 @@ class PointCloudSpace(Space):
 
     def condition(self, jet: Tensor) -> Tensor:
         """Standardised log pt and log(mass / pt), (B, 2), of jet (B, 3 or more) = pt, eta, mass."""
-        return (raw_jet(jet.to(self.jet_shift)) - self.jet_shift) / self.jet_scale
+        return self._standardised(raw_jet(jet.to(self.jet_shift)))
+
+    def _standardised(self, raw: Tensor) -> Tensor:
+        return (raw - self.jet_shift) / self.jet_scale
+
+    def in_gev(self, condition: Tensor) -> Tensor:
+        """`condition` (B, 2) as a jet's features (B, 4): pt, eta = 0, mass in GeV, and 0."""
+        raw = condition.to(self.jet_shift) * self.jet_scale + self.jet_shift
+        pt, share = raw.exp().cpu().unbind(-1)
+        return torch.stack([pt, torch.zeros_like(pt), pt * share, torch.zeros_like(pt)], -1)
 
     def set_statistics(
-        self, statistics: "CloudStatistics", all_reduce: Reduce = lambda sums: sums
+        self, statistics: CloudStatistics, all_reduce: Reduce = lambda sums: sums
     ) -> None:
         """Take over what was measured."""
         for name, value in statistics.result(all_reduce).items():
             getattr(self, name).copy_(value)
-
-
-def raw_features(features: Tensor) -> Tensor:
-    """(eta, phi, pt) -> (eta, phi, log(pt / (1 - pt))), pt clamped to what a logit can bear."""
-    eta, phi, pt = features.unbind(-1)
-    return torch.stack([eta, phi, torch.logit(pt.clamp(SMALLEST, LARGEST))], -1)
-
-
-def raw_jet(jet: Tensor) -> Tensor:
-    """log pt and log(mass / pt); a mass of 0 counts as LIGHTEST pt."""
-    pt, mass = jet[:, 0].clamp(min=1e-6), jet[:, 2]
-    return torch.stack([pt.log(), (mass / pt).clamp(min=LIGHTEST).log()], -1)
-
-
-class CloudStatistics:
-    """Running float64 sums over constituents and jets; they add up over batches and ranks.
-
-    `table`: (types, P + 1) of the histogram of numbers. Counted besides: jets whose pt is not above
-    0, and constituents whose pt_rel no logit can bear.
-    """
-
-    def __init__(self, device: torch.device | str = "cpu", table: tuple[int, int] = (1, 31)):
-        # float64 is missing on Apple's GPUs: sums live on the CPU
-        self.table, self.device = table, device
-        self.sums = torch.zeros(14 + table[0] * table[1], dtype=torch.float64)
-
-    def add(self, features: Tensor, mask: Tensor, jet: Tensor, types: Tensor | None = None) -> None:
-        """Add a batch: features (B, P, 3), mask (B, P), jet (B, 3 or more), types (B,)."""
-        row = types.clamp(max=self.table[0] - 1) if types is not None else 0
-        place = row * self.table[1] + mask.sum(1)
-        numbers = torch.bincount(place.cpu(), minlength=self.table[0] * self.table[1])
-        ends = (features[..., 2][mask] < SMALLEST).sum() + (features[..., 2][mask] > LARGEST).sum()
-        odd = torch.stack([(jet[:, 0] <= 0).sum(), ends]).cpu()
-        self.sums += torch.cat(
-            [_moments(raw_features(features)[mask]), _moments(raw_jet(jet)), odd, numbers]
-        )
-
-    @property
-    def without_pt(self) -> int:
-        """Jets whose pt is not above 0."""
-        return int(self.sums[12])
-
-    @property
-    def at_an_end(self) -> int:
-        """Constituents whose pt_rel is below SMALLEST or above LARGEST."""
-        return int(self.sums[13])
-
-    def reduce(self, all_reduce: Reduce) -> None:
-        """Take in what every other rank has added."""
-        self.sums = all_reduce(
-            self.sums.to(self.device) if str(self.device) != "mps" else self.sums
-        ).cpu()
-
-    def result(self, all_reduce: Reduce = lambda sums: sums) -> dict[str, Tensor]:
-        """`PointCloudSpace`'s buffers over everything added on every rank, float32.
-
-        A constant feature has the scale 1.
-        """
-        self.reduce(all_reduce)
-        mean, second = _averages(self.sums[:7])
-        mean[:2] = 0  # angles are not shifted
-        jet_mean, jet_second = _averages(self.sums[7:12])
-        scales = _scale(mean, second, CONSTANT), _scale(jet_mean, jet_second, CONSTANT_JET)
-        names = "shift", "jet_shift", "scale", "jet_scale", "numbers"
-        values = mean, jet_mean, *scales, self.sums[14:].reshape(self.table)
-        return {name: value.float() for name, value in zip(names, values, strict=True)}
-
-
-def _scale(mean: Tensor, second: Tensor, least: float) -> Tensor:
-    """Standard deviations, 1 where there is none: no division by a rounding error."""
-    std = (second - mean.square()).clamp(min=0).sqrt()
-    return torch.where(std < least, 1.0, std)
-
-
-def _moments(values: Tensor) -> Tensor:
-    """Sum, sum of squares and number of rows of (n, k), as one vector (2 k + 1,)."""
-    values = values.double().cpu()
-    return torch.cat([values.sum(0), values.square().sum(0), values.new_tensor([len(values)])])
-
-
-def _averages(sums: Tensor) -> tuple[Tensor, Tensor]:
-    first, second = sums[:-1].chunk(2)
-    return first / sums[-1], second / sums[-1]

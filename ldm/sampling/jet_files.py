@@ -12,17 +12,23 @@ from ldm.jets.files import write_jets
 from ldm.sampling.folder import write_lists
 from ldm.system.names import file_names
 
-AS_GIVEN = "GeV: the pt, eta and mass that the network was told"  # the attribute `jet_units`
+# the attribute `jet_units`
+AS_GIVEN = "GeV: the pt, eta and mass that the network was given"
+AS_DRAWN = "GeV: the pt and mass that were drawn and given to the network; eta is 0"
 
 
 @dataclass(frozen=True)
 class Clouds:
-    """Jets to write: features (N, P, 3), mask (N, P), types, and pt, eta, mass (N, 4) in GeV."""
+    """Jets to write: features (N, P, 3), mask (N, P), types, and pt, eta, mass (N, 4) in GeV.
+
+    `drawn`: whether pt and mass are not the user's.
+    """
 
     features: Tensor
     mask: Tensor
     types: Sequence[str] | None = None
     jet: Tensor | None = None
+    drawn: bool = False
 
     def files(self) -> list[str]:
         """The file of each jet: jets.hdf5, or one for each type."""
@@ -48,11 +54,12 @@ def write_clouds(
         rows = [i for i, other in enumerate(files) if other == name]
         more = {"settings": json.dumps(settings)}
         more |= {"jet_type": types[rows[0]]} if types else {}
-        more |= {"jet_units": AS_GIVEN} if jet is not None else {}
+        more |= {"jet_units": AS_DRAWN if clouds.drawn else AS_GIVEN} if jet is not None else {}
         own = None if jet is None else jet[rows]
         write_jets(folder / name, clouds.features[rows], clouds.mask[rows], own, **more)
         for row, i in enumerate(rows):
             numbers = {"row": row, "seed": seeds[i], "constituents": int(clouds.mask[i].sum())}
-            lines[i] = {"file": name} | numbers | ({"label": types[i]} if types else {})
+            given = {} if jet is None else {"pt": jet[i, 0].item(), "mass": jet[i, 2].item()}
+            lines[i] = {"file": name} | numbers | ({"label": types[i]} if types else {}) | given
     write_lists(folder, lines, settings)
     return list(dict.fromkeys(files))

@@ -88,7 +88,7 @@ class JetSamples(Samples):
         )
 
     def condition(self, model: Model, words: Words, seeds: Sequence[int]) -> Condition:
-        """Numbers of constituents, by default as in training; pt and mass if taken."""
+        """Numbers of constituents, pt and mass if taken; what is not given is as in training."""
         found, takes = super().condition(model, words, seeds), space_of(model).jet
         if self.pairs is not None and not takes:
             raise Refusal(
@@ -100,9 +100,12 @@ class JetSamples(Samples):
                 f"--constituents: {self.source} has jets without a pt above 0, and the network is "
                 "conditioned on pt; give another by --jet"
             )
-        drawn = found.extras["mask"].sum(1).tolist()
-        numbers = drawn if self.numbers is None else self.numbers
-        return replace(found, extras=constituents(model, numbers, self.jet))
+        expect_numbers(model, self.numbers or ())
+        space, jet = space_of(model), self.jet if takes else None
+        if self.numbers is None and jet is None:
+            return found
+        given = None if jet is None else space.condition(jet)
+        return replace(found, extras=space.draw(seeds, found.labels, self.numbers, given))
 
     def warnings(self, job: Job) -> list[str]:
         """Where what is asked lies outside what training saw, and what the network is not given."""
@@ -118,7 +121,11 @@ class JetSamples(Samples):
                 "pt and mass are not given to the network; "
                 "give them by --jet pt=GEV mass=GEV or --constituents FILE"
             )
-        if "jet" in extras and (far := int((extras["jet"].abs() > FAR).any(1).sum())):
+        if (
+            self.jet is not None
+            and "jet" in extras
+            and (far := int((extras["jet"].abs() > FAR).any(1).sum()))
+        ):
             found.append(
                 f"pt or mass of {far} jets lie more than {FAR} standard deviations "
                 "from the training jets' mean"
@@ -133,8 +140,10 @@ class JetSamples(Samples):
 
     def write(self, folder: Path, job: Job, samples: Tensor, record: Mapping[str, Any]) -> str:
         """jets.hdf5, or a file for each type, in JetNet's layout."""
-        extras = job.condition.extras
-        clouds = Clouds(samples, extras["mask"], job.names, self.jet if "jet" in extras else None)
+        extras, jet, drawn = job.condition.extras, None, self.jet is None
+        if "jet" in extras:
+            jet = space_of(job.model).in_gev(extras["jet"]) if self.jet is None else self.jet
+        clouds = Clouds(samples, extras["mask"], job.names, jet, drawn)
         names = write_clouds(folder, clouds, job.seeds, record)
         return f"{len(samples)} jets: {', '.join(names)}"
 
@@ -241,14 +250,20 @@ def _gev(key: str, text: str) -> float:
 
 
 def constituents(model: Model, numbers: Sequence[int], jet: Tensor | None = None) -> Extras:
-    """The masks of so many constituents, with pt and mass where the network takes them."""
+    """The masks of so many constituents, with pt and mass where they are given and taken."""
     space = space_of(model)
-    if bad := [n for n in numbers if not 1 <= n <= space.shape[0]]:
-        raise Refusal(
-            f"--constituents: {bad[0]} is not in 1 ... {space.shape[0]}, what this checkpoint makes"
-        )
+    expect_numbers(model, numbers)
     given = {"jet": space.condition(jet)} if jet is not None and space.jet else {}
     return space.full(numbers) | given
+
+
+def expect_numbers(model: Model, numbers: Sequence[int]) -> None:
+    """Refusal of a number of constituents that the model does not make."""
+    most = space_of(model).shape[0]
+    if bad := [n for n in numbers if not 1 <= n <= most]:
+        raise Refusal(
+            f"--constituents: {bad[0]} is not in 1 ... {most}, what this checkpoint makes"
+        )
 
 
 def log_density(

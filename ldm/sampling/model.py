@@ -171,7 +171,9 @@ def _restored_space(
         autoencoder = stage1.network.build(shape) if stage1 else None
         return config.space.build(shape, autoencoder, classes, config.network.features)
 
-    space = build_fitting(build, under(state["state_dict"], "space."), where)
+    found = under(state["state_dict"], "space.")
+    found = config.space.upgraded(found, classes, config.network.features)
+    space = build_fitting(build, found, where)
     space.expect_measured(where)
     space.note(meta.get("view") or {})
     expect_hash(space.first_stage, inside, file)

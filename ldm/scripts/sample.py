@@ -78,7 +78,7 @@ def _condition(parser: argparse.ArgumentParser) -> None:
     text = "of every jet, or a JetNet file with the numbers (default: drawn as in training)"
     parser.add_argument("--constituents", type=home, metavar="N|FILE", help=text)
     text = "pt=GEV mass=GEV: given of every jet to a network trained with network.jet=2 "
-    text += "(default: FILE's)"
+    text += "(default: FILE's, or drawn as in training)"
     parser.add_argument("--jet", nargs="+", metavar="KEY=VALUE", help=text)
 
 

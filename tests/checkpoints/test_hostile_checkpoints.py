@@ -24,8 +24,9 @@ from ldm.training.trainer import check_trainer
 
 
 @pytest.fixture(scope="module")
-def states(pixel_run, latent_run, stage1, jets_run):
+def states(pixel_run, latent_run, stage1, jets_run, two_types):
     runs = {"pixel": pixel_run, "latent": latent_run, "stage1": stage1, "jets": jets_run}
+    runs |= {"types": two_types[0]}
     unused = (
         "optimizer_states",
         "loops",
@@ -257,6 +258,11 @@ SPECIAL = [
     ("jets", put("state_dict", "space.numbers", value=lambda w: w * float("nan"))),
     ("jets", put("state_dict", "space.numbers", value=lambda w: -1 - w)),
     ("jets", put("state_dict", "space.numbers", value=torch.zeros_like)),
+    ("types", put("state_dict", "space.joint", value=lambda w: w * float("nan"))),
+    ("types", put("state_dict", "space.joint", value=lambda w: w + 0.5)),
+    ("types", put("state_dict", "space.joint", value=lambda w: w * 1e4)),
+    ("types", put("state_dict", "space.joint", value=lambda w: w[:, :7])),
+    ("types", put("state_dict", "space.jet_scale", value=lambda w: w * 1e9)),
     ("jets", put("ldm", "shape", value=[10**9, 3])),
     ("jets", put("ldm", "shape", value=[31, 3])),
     ("jets", put("ldm", "config", "network", "dim", value=2**20)),
@@ -290,7 +296,7 @@ def test_a_changed_stage_1_is_one_line(change, states, tmp_path):
 
 
 def test_what_is_not_changed_is_read(states, tmp_path):
-    for kind in ("pixel", "latent", "jets"):
+    for kind in ("pixel", "latent", "jets", "types"):
         assert restore(write(states[kind], tmp_path / f"{kind}.ckpt")).step > 0
 
 

@@ -18,7 +18,8 @@ from ldm.jets.data import JetNet, kind_of
 from ldm.jets.files import read_jets, write_jets
 from ldm.jets.kinematics import jet_kinematics
 from ldm.jets.network import SetTransformer
-from ldm.jets.space import CloudStatistics, PointCloudSpace
+from ldm.jets.space import PointCloudSpace
+from ldm.jets.statistics import CloudStatistics
 from ldm.system.batches import ResumableLoader, Shard, loader
 
 REAL = ROOT / "tests/fixtures/gluon30_400.hdf5"  # 400 gluon jets made with Pythia 8
@@ -489,6 +490,7 @@ def test_what_a_logit_cannot_bear_is_counted_and_jets_without_pt_are_not_told():
         "mask": mask,
         "jet": jet,
         "label": torch.zeros(400, dtype=torch.long),
+        "index": torch.arange(400),
     }
     same = lambda sums: sums
     assert (

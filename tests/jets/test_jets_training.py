@@ -6,6 +6,7 @@ import dataclasses
 import json
 
 import h5py
+import numpy as np
 import pytest
 import torch
 from helpers import ROOT, TINY, largest_difference, load, run_config, script, task
@@ -17,6 +18,7 @@ from ldm.evaluation.jets import cloud, generate_like
 from ldm.jets.data import JetNet
 from ldm.jets.files import by_pt, read_jets, write_jets
 from ldm.jets.space import PointCloudSpace
+from ldm.jets.vectors import Vectors
 from ldm.sampling.conditions import Condition, without
 from ldm.sampling.generate import generate
 from ldm.sampling.jets import asked_for, constituents
@@ -262,8 +264,7 @@ def test_pt_mass_and_type_are_conditions(tmp_path):
         "gluon.hdf5",
         "light-quark.hdf5",
     ]
-    # relative features are no GeV
-    assert asked_for(str(tmp_path / "out/gluon.hdf5"), None).jet is None
+    assert asked_for(str(tmp_path / "out/gluon.hdf5"), None).jet is not None  # those drawn
 
 
 def jets_of(folder, name="gluon"):
@@ -272,25 +273,61 @@ def jets_of(folder, name="gluon"):
 
 
 def test_pt_and_mass_are_given_by_value(two_types, tmp_path):
-    """Another mass gives other jets; the conditions stand in the file, in GeV; numbers are as in
-    training.
+    """Another mass gives other jets; the conditions stand in the file, in GeV; numbers are as of
+    such jets in training.
     """
     run, _ = two_types
     for name, mass in (("light", 80), ("heavy", 300)):
         sample(run, tmp_path / name, jet=[f"mass={mass}", "pt=1e3"], label="gluon", count=4)
     light, heavy = jets_of(tmp_path / "light"), jets_of(tmp_path / "heavy")
-    assert (light[1] == heavy[1]).all() and abs(light[0] - heavy[0])[light[1]].max() > 1e-4
+    both = light[1] & heavy[1]
+    assert abs(light[0] - heavy[0])[both].max() > 1e-4
     assert heavy[2][:, :3].tolist() == [[1000, 0, 300]] * 4
     model = restore(run)
-    extras = model.space.draw(range(4), [0] * 4) | {
-        "jet": model.space.condition(torch.tensor([[1e3, 0, 300]])).expand(4, 2)
-    }
+    given = model.space.condition(torch.tensor([[1e3, 0, 300]])).expand(4, 2)
+    extras = model.space.draw(range(4), [0] * 4, jet=given)
     made, mask = by_pt(
         generate(model, model.settings, range(4), Condition([0] * 4, extras=extras)), extras["mask"]
     )
     assert (made - torch.from_numpy(heavy[0])).abs().max() < 1e-5 and (
         mask == torch.from_numpy(heavy[1])
     ).all()
+
+
+def test_pt_and_mass_are_drawn_as_in_training(two_types, tmp_path):
+    """All four, by type and seed; recorded in GeV, so that four-vectors need no pt; the file gives
+    the same jets again.
+    """
+    run, _ = two_types
+    sample(run, tmp_path / "once", count=6, seed=3)
+    space, lines = restore(run).space, (tmp_path / "once/samples.jsonl").read_text().splitlines()
+    jet = space.in_gev(space.draw(range(3, 9), [1, 0] * 3)["jet"])
+    for line, row in zip(map(json.loads, lines), jet.tolist(), strict=True):
+        assert [line["pt"], line["mass"]] == pytest.approx([row[0], row[2]])
+    features, mask, written = jets_of(tmp_path / "once")
+    assert (abs(written[:, :3] - jet[1::2, :3].numpy()) < 1e-3).all()
+    assert written[:, 0].min() > 300 and len({*written[:, 2]}) == 3
+    vectors = Vectors.read(tmp_path / "once/gluon.hdf5")
+    assert vectors.constituents[..., 0].sum(1) == pytest.approx(
+        (features[..., 2] * np.cos(features[..., 1]) * mask).sum(1) * written[:, 0], rel=1e-4
+    )
+    again = asked_for(str(tmp_path / "once/gluon.hdf5"), None)
+    assert again.jet is not None and (again.jet.numpy() == written).all()
+
+
+def test_a_checkpoint_without_a_joint_table_is_sampled_without_pt_and_mass(two_types, tmp_path):
+    """One made before there was a table: relative features, and a warning, as then."""
+    state = load(two_types[0] / "last.ckpt")
+    assert state["state_dict"].pop("space.joint")[..., 2].max() == 30
+    torch.save(state, tmp_path / "old.ckpt")
+    old = restore(tmp_path / "old.ckpt")
+    assert [*old.space.draw(range(3), [0, 1, 0])] == ["mask"]
+    sample(tmp_path / "old.ckpt", tmp_path / "out", count=2, label="gluon")
+    assert asked_for(str(tmp_path / "out/gluon.hdf5"), None).jet is None
+    del state["state_dict"]["space.numbers"]
+    torch.save(state, tmp_path / "odd.ckpt")
+    with pytest.raises(Refusal, match=r"'numbers' is missing"):
+        restore(tmp_path / "odd.ckpt")
 
 
 def test_a_file_of_one_type_labels_its_rows_and_our_own_output_is_such_a_file(two_types, tmp_path):
@@ -378,7 +415,7 @@ def test_what_training_has_not_seen_is_said(two_types, tmp_path, capsys):
             f"--constituents: 2 jets of 3 ... 3; training saw gluon jets of {low} ... 30 alone",
         ),
         (dict(jet=["pt=5", "mass=1"]), "pt or mass of 2 jets lie more than 5 standard deviations"),
-        (dict(), "pt and mass are not given to the network; give them by --jet"),
+        (dict(), None),
         (dict(constituents="30", jet=["pt=1000", "mass=80"]), None),
     ]
     for i, (given, warning) in enumerate(table):

@@ -30,7 +30,9 @@ def trained(call, kind, output, *more):
         pytest.param("pixel", ("trainer.max_steps=20", "task=Inpaint"), id="inpaint"),
         pytest.param("pixel", ("trainer.max_steps=20", DROPOUT, FIGURES), id="dropout"),
         pytest.param(
-            "jets", ("trainer.max_steps=20", "sample.every=0", "sample.count=5"), id="jets"
+            "jets",
+            ("trainer.max_steps=20", "sample.every=0", "sample.count=5", "network.jet=2"),
+            id="jets",
         ),
         pytest.param("autoencoder", ("trainer.max_steps=20",), id="autoencoder"),
         pytest.param("autoencoder", ("trainer.max_steps=20", GAN), id="gan"),
