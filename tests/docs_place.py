@@ -20,17 +20,20 @@ from sklearn.datasets import load_digits
 
 from ldm import config
 from ldm.config import AutoencoderConfig
+from ldm.jets.data import TYPES
 from ldm.jets.network import SetTransformer
 from ldm.networks.text import CLIPText
 from ldm.pictures.images import FashionMNIST
 from ldm.points.network import MLP
 
-DATA = {"emoji": "emoji", "fashion": "fashion", "folder": "pictures", "jets": "jets.hdf5"}
+DATA = {"emoji": "emoji", "fashion": "fashion", "folder": "pictures"}
+DATA |= {"jets/five": "five", "jets-five": "five", "jets": "jets.hdf5"}
 CKPT = "fashion-pixel"
 LESS = {  # flags that are added to a program's own; the last of two counts
     "sample.py": ("--count", "4", "--steps", "2"),
     "evaluate.py": ("--count", "40", "--steps", "2"),
     "benchmarks.judge_jets": ("--count", "40"),
+    "benchmarks.judge_types": ("--count", "10"),
 }
 SHORT = "trainer.max_steps=4"
 FEWER = {"8": "2", "trainer.devices=8": "trainer.devices=2"}  # devices that this machine has
@@ -69,7 +72,9 @@ def write_data(folder):
     write_folder(folder / "pictures", ["a red heart", "a cat"])
     names = config.load(ROOT / "configs" / "emoji" / "autoencoder.yaml").data
     write_folder(folder / "emoji", [*names.hold, "a cat"])
-    shutil.copy(ROOT / "tests" / "fixtures" / "gluon30_400.hdf5", folder / "jets.hdf5")
+    (folder / "five").mkdir()
+    for name in ("jets", *(f"five/{kind}" for kind in TYPES)):
+        shutil.copy(ROOT / "tests" / "fixtures" / "gluon30_400.hdf5", folder / f"{name}.hdf5")
     (folder / "lines.txt").write_text("a red heart\na cat\n")
 
 
@@ -97,7 +102,8 @@ def shrink(run, clip, kind):
     run.optim.__dict__ |= dict(warmup=1, lr=3e-3)
     run.data.__dict__ |= dict(batch_size=16, workers=0)
     if hasattr(run.data, "root"):
-        run.data.root = DATA[kind]
+        several = len(getattr(run.data, "types", ())) > 1
+        run.data.root = DATA[f"{kind}/five" if several else kind]
     run.logger.mode = "disabled"
     if isinstance(run.network, SetTransformer):
         run.network.__dict__ |= dict(dim=16, layers=1, heads=2)

@@ -23,6 +23,7 @@ ELSEWHERE = {  # run by another test, or by CI
     ("python evaluate.py --checkpoint checkpoints/digits-latent --features inception",): "a "
     "download: test_metrics.py reads such a file",
     ("python3 -m venv", "pip install", "pytest"): ".ci/run runs README's second command",
+    ("python -m benchmarks.make_jets",): "test_make_jets.py, where Pythia is installed",
     ("sbatch", "torchrun --nnodes"): "test_two_nodes.py",
     ("python -m ldm.demo",): "test_demo_page.py, where Gradio is installed",
 }
