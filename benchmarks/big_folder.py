@@ -27,14 +27,13 @@ from PIL import Image
 from tqdm import tqdm
 
 from benchmarks.clock import write
+from ldm.scripts.flags import Parser
 
 SOURCES = 64  # a file has at most 65,000 names
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--names", type=int, default=100_000)
     parser.add_argument("--classes", type=int, default=1000)
     parser.add_argument("--place", type=Path, help="where the folder is made (a local disk)")

@@ -41,14 +41,13 @@ from ldm.errors import guard
 from ldm.pictures.images import ImageTensor
 from ldm.pictures.space import LatentSpace, PixelSpace
 from ldm.sampling.model import Model, restore
+from ldm.scripts.flags import Parser
 from ldm.system.batches import as_images
 from ldm.system.randomness import generator, permutation
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint")
     parser.add_argument("--root", help="where the data are (default: the checkpoint's data.root)")
     parser.add_argument(

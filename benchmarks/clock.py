@@ -20,15 +20,15 @@ from typing import Any
 
 import torch
 
+from ldm.scripts.flags import Parser
+
 ROOT = Path(__file__).parent.parent
 Work = Callable[[], object]
 
 
 def arguments(doc: str, rounds: int, steps: int) -> argparse.ArgumentParser:
     """The flags that every benchmark has."""
-    parser = argparse.ArgumentParser(
-        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, metavar="JSON")
     parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--steps", type=int, default=steps)

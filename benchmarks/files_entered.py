@@ -20,6 +20,8 @@ import lightning.pytorch as pl
 import torch
 from PIL import Image
 
+from ldm.scripts.flags import Parser
+
 ROOT = Path(__file__).parent.parent
 FIXTURE = ROOT / "tests" / "fixtures" / "gluon30_400.hdf5"
 
@@ -138,9 +140,7 @@ JOBS: dict[str, Callable[[], list[str]]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--list", action="store_true", help="the files too")
     args = parser.parse_args()
     torch.set_num_threads(1)

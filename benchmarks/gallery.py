@@ -32,6 +32,7 @@ from ldm.sampling.conditions import Condition, completed
 from ldm.sampling.generate import Job, generate
 from ldm.sampling.model import restore
 from ldm.sampling.trajectory import FORWARD, REVERSE, Recorder
+from ldm.scripts.flags import Parser
 from ldm.system.batches import as_bytes, as_floats
 from ldm.system.plots import DPI, GENERATED, REAL, picture, say, sheet, styled
 
@@ -184,9 +185,7 @@ def equal_time() -> Image.Image:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made = ("banner", "real", "reconstructions", "curves")
     parser.add_argument("pictures", nargs="+", choices=made)
     parser.add_argument("--fashion", default="data", help="the folder of Fashion-MNIST's files")

@@ -26,6 +26,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ldm.scripts.flags import Parser
+
 ROOT = Path(__file__).parent.parent
 VQ = "network={name: VQModel, channels: [8, 16], latent_channels: 2, codes: 16, patience: 3}"
 GAN = "discriminator={weight: 0.5, warmup: 3, channels: 8, layers: 1}"
@@ -178,9 +180,7 @@ def compare(trees: list[Path], folder: Path, kinds: list[str]) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("old")
     parser.add_argument("new", nargs="?", help="a commit; the working tree if left out")
     parser.add_argument(

@@ -21,6 +21,7 @@ from ldm.errors import guard
 from ldm.evaluation.pictures import Judge, evaluate
 from ldm.sampling.model import Model, restore
 from ldm.sampling.settings import Overrides
+from ldm.scripts.flags import Parser
 from ldm.system.plots import floor_line, picture, say, sheet, styled
 
 FREE = "null condition"  # classifier-free
@@ -99,9 +100,7 @@ def draw(rows: list[dict[str, Any]]) -> Picture:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", required=True)
     parser.add_argument("--data-root")
     parser.add_argument("--guide", action="append", default=[], metavar="NAME=RUN")

@@ -14,6 +14,7 @@ import torch
 
 from ldm.errors import guard
 from ldm.sampling.model import Model, restore
+from ldm.scripts.flags import Parser
 
 
 def seconds(work: Callable[[], object], cuda: bool) -> float:
@@ -45,9 +46,7 @@ def ratio(model: Model, size: int, rounds: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", required=True)
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 4, 16, 64, 256])
     parser.add_argument("--rounds", type=int, default=9)

@@ -13,12 +13,11 @@ from ldm.checkpoints.finding import find_checkpoint
 from ldm.demo.jets import real_jets
 from ldm.errors import guard, say
 from ldm.jets.spectra import NAME
+from ldm.scripts.flags import Parser
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", required=True, metavar="PATH")
     parser.add_argument("--data-root", metavar="PATH", help="the jets (default: as recorded)")
     args = parser.parse_args()

@@ -17,6 +17,7 @@ from ldm.pictures.images import Digits
 from ldm.sampling.generate import generate
 from ldm.sampling.model import restore
 from ldm.sampling.settings import Overrides
+from ldm.scripts.flags import Parser
 
 
 def flat(images: torch.Tensor) -> torch.Tensor:
@@ -29,9 +30,7 @@ def nearest(a: torch.Tensor, b: torch.Tensor, skip_self: bool = False) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint")
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)

@@ -20,6 +20,7 @@ from ldm.pictures.images import FashionMNIST, ImageTensor
 from ldm.sampling.generate import generate
 from ldm.sampling.model import restore
 from ldm.sampling.settings import Overrides
+from ldm.scripts.flags import Parser
 from ldm.system.batches import as_images
 from ldm.system.randomness import permutation
 
@@ -64,9 +65,7 @@ def verdict(net: nn.Sequential, images: torch.Tensor) -> torch.Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint")
     parser.add_argument("--root", default="data")
     parser.add_argument("--count", type=int, default=1000)

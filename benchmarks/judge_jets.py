@@ -41,6 +41,7 @@ from ldm.metrics.records import Figure
 from ldm.metrics.words import for_axis
 from ldm.sampling.model import Model, restore
 from ldm.sampling.settings import Overrides
+from ldm.scripts.flags import Parser
 from ldm.system.plots import floor_line, picture, plain_ticks, say, sheet, styled
 
 SCALES = {"w1m": 1e3, "w1p": 1e3, "w1efp": 1e5, "fpd": 1e3, "kpd": 1e6}
@@ -227,9 +228,7 @@ def draw(rows: list[dict], floor: dict[str, float], title: str) -> Picture:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", required=True)
     parser.add_argument(
         "--data-root", help="the file or folder of the jets (default: where they lay in training)"

@@ -27,6 +27,7 @@ from typing import Any
 import torch
 
 from ldm.checkpoints.checkpoint import newest_whole
+from ldm.scripts.flags import Parser
 
 ROOT = Path(__file__).parent.parent
 GAN = "discriminator={weight: 0.5, warmup: 5, channels: 8, layers: 1}"
@@ -133,9 +134,7 @@ def different(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=24)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()

@@ -5,7 +5,6 @@ python -m benchmarks.notebook [--output FILE]
 tests/lecture/test_notebook.py holds the file against this script, and runs it at small size.
 """
 
-import argparse
 import re
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from ldm.lecture.base import Topic
 from ldm.lecture.topics import TOPICS
+from ldm.scripts.flags import Parser
 
 DOCS = Path(__file__).parents[1] / "docs"
 OPENING = """# Diffusion, drawn
@@ -85,6 +85,6 @@ def made() -> NotebookNode:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Write the lecture's notebook.")
+    parser = Parser(description="Write the lecture's notebook.")
     parser.add_argument("--output", default=DOCS / "lecture.ipynb", help="(default: %(default)s)")
     nbformat.write(made(), parser.parse_args().output)

@@ -42,6 +42,7 @@ from ldm.metrics.distances import Moments, frechet_distance
 from ldm.metrics.features import choose
 from ldm.metrics.reference import cached_reference
 from ldm.pictures.images import FashionMNIST
+from ldm.scripts.flags import Parser
 from ldm.system.batches import as_bytes, as_floats
 from ldm.system.files import atomic_write
 from ldm.system.progress import Bar
@@ -360,9 +361,7 @@ def table(rows: list[dict]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fashion", required=True, metavar="DIR")
     parser.add_argument("--minutes", type=float, default=10.0, help="processor time of each run")
     parser.add_argument("--part", type=float, default=math.inf, help="minutes of a run at most now")

@@ -18,6 +18,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ldm.scripts.flags import Parser
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -27,9 +29,7 @@ def pictures(folder: Path) -> np.ndarray:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint")
     parser.add_argument("--count", type=int, default=64)
     parser.add_argument("--steps", type=int, default=10)

@@ -31,6 +31,7 @@ from ldm.diffusion.solvers import (
     PredictorCorrector,
     Solver,
 )
+from ldm.scripts.flags import Parser
 
 LAWS: dict[str, Schedule] = {
     "VP": VP(),
@@ -104,9 +105,7 @@ def table(group: list[Solver]) -> tuple[str, list[dict]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, metavar="JSON")
     args = parser.parse_args()
     torch.set_num_threads(1)

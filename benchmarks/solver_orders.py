@@ -47,6 +47,7 @@ from ldm.diffusion.solvers import (
     Solver,
     sample,
 )
+from ldm.scripts.flags import Parser
 
 SCHEDULES: dict[str, Schedule] = {
     "VP": VP(),
@@ -262,9 +263,7 @@ PARTS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, metavar="JSON")
     args = parser.parse_args()
     logging.getLogger("diffusers").setLevel(logging.ERROR)

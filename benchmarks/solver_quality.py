@@ -36,6 +36,7 @@ from ldm.diffusion.solvers import (
 from ldm.evaluation.pictures import Judge, evaluate
 from ldm.metrics.words import for_axis
 from ldm.sampling.model import Model, restore
+from ldm.scripts.flags import Parser
 from ldm.system.plots import floor_line, picture, plain_ticks, say, sheet, styled
 
 SOLVERS = {
@@ -138,9 +139,7 @@ def draw(rows: list[dict[str, Any]]) -> Picture:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", required=True)
     parser.add_argument("--data-root")
     parser.add_argument("--features", default="auto")

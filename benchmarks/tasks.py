@@ -35,6 +35,7 @@ from ldm.metrics.features import choose
 from ldm.metrics.images import psnr, ssim
 from ldm.pictures.trained import SuperResolve
 from ldm.sampling.model import Model, restore
+from ldm.scripts.flags import Parser
 from ldm.system.batches import as_bytes, as_images
 from ldm.system.randomness import generator, permutation
 from ldm.tasks import Denoising, InPainting, SuperResolution
@@ -53,9 +54,7 @@ TITLES = {
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", required=True)
     parser.add_argument(
         "--data-root", help="where the data are (default: the checkpoint's data.root)"

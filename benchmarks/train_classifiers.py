@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from ldm.metrics.classifier import Classifier, Facts, accuracy, rounded, save_classifier
 from ldm.pictures.images import MNIST, Digits, FashionMNIST, ImageTensor
+from ldm.scripts.flags import Parser
 from ldm.system.randomness import generator, permutation
 
 DATA = {"fashion": FashionMNIST, "digits": Digits, "mnist": MNIST}
@@ -46,9 +47,7 @@ def train(net: Classifier, data: ImageTensor, epochs: int, mirror: bool, batch: 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=DATA)
     parser.add_argument("--root", default="data")
     parser.add_argument("--epochs", type=int)

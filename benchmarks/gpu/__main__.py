@@ -25,6 +25,7 @@ from pathlib import Path
 
 from benchmarks.gpu import paths, sampling, training
 from benchmarks.gpu.place import ROOT, ROWS, Place, failing_softly, read_rows, start, write_table
+from ldm.scripts.flags import Parser
 
 Job = Callable[[Place], None]
 # seconds that each may take on a GPU: at most 540 in all of a part
@@ -88,7 +89,7 @@ def rehearse(place: Place) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m benchmarks.gpu",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -51,6 +51,13 @@ def test_every_benchmark_starts():
     assert done.returncode == 0, done.stderr
 
 
+def test_benchmarks_read_their_flags_as_the_scripts_do():
+    """Argparse's own parser takes `--out` for `--output`, and a typo is three lines."""
+    files = [*(ROOT / "benchmarks").rglob("*.py")]
+    own = [f.name for f in files if "ArgumentParser(" in f.read_text()]
+    assert len(files) > 25 and own == []
+
+
 @pytest.mark.slow
 def test_sampling_does_the_work_of_diffusers(tmp_path):
     """The pictures that are timed are the same, and so is the number of rounds that count."""
