@@ -3,6 +3,7 @@
 python -m benchmarks.record --fashion DIR --minutes 10 --seeds 0 1 2           # goes on where it stopped
 python -m benchmarks.record --fashion DIR --minutes 10 --part 3                # three minutes of it
 python -m benchmarks.record --fashion DIR --minutes 10 --recipes ours smalldiffusion
+python -m benchmarks.record --fashion DIR --minutes 10 --try MY.yaml optim.lr=1e-3  # a recipe of yours
 
 Unconditional pixels, one network for all (that of pixel-cpu.yaml, 2.7 M parameters), equal processor time of
 training, each recipe with its own loss, schedule, batch, rates, averages and sampler:
@@ -11,7 +12,9 @@ training, each recipe with its own loss, schedule, batch, rates, averages and sa
 - diffusers: examples/unconditional_image_generation/train_unconditional.py with the flags of its
   README;
 - lucidrains: denoising-diffusion-pytorch's Trainer and its README (pred_v, sigmoid, 250 steps);
-- smalldiffusion: examples/fashion_mnist_unet.py.
+- smalldiffusion: examples/fashion_mnist_unet.py;
+- --try: any config of diffusion in pixels, by its loss, schedule, batch, optim and sample; its line
+  has its name. The network and the data stay those of all.
 
 Each run is a file in --output, and a finished one a line of record.jsonl there, the log of records:
 Fréchet distance of the repo's features, processor seconds, steps, commit, date. Samples take their
@@ -25,6 +28,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from statistics import mean
@@ -37,11 +41,12 @@ from benchmarks.clock import ROOT, commit, now
 from ldm import config
 from ldm.diffusion import solvers
 from ldm.diffusion.denoiser import Denoiser
-from ldm.errors import guard, say
+from ldm.errors import Refusal, guard, say
 from ldm.metrics.distances import Moments, frechet_distance
 from ldm.metrics.features import choose
 from ldm.metrics.reference import cached_reference
 from ldm.pictures.images import FashionMNIST
+from ldm.pictures.space import Pixels
 from ldm.scripts.flags import Parser
 from ldm.system.batches import as_bytes, as_floats
 from ldm.system.files import atomic_write
@@ -50,6 +55,7 @@ from ldm.system.randomness import generator
 
 SHAPE, SAVE = (1, 28, 28), 30.0  # seconds between two saves
 OURS = config.load(ROOT / "configs/fashion/pixel-cpu.yaml")
+assert isinstance(OURS, config.DiffusionConfig)
 Net = Callable[[Tensor, Tensor], Tensor]  # x, time in 0 ... 1000
 
 
@@ -83,9 +89,9 @@ def noised(x: Tensor, law: Tensor, random: torch.Generator) -> tuple[Tensor, ...
 
 
 # -- ours ------------------------------------------------------------------------------------------
-def ours() -> Recipe:
-    optim, sample = OURS.optim, OURS.sample
-    denoiser = lambda net: Denoiser(_Called(net), OURS.schedule, OURS.loss)
+def ours(run: config.DiffusionConfig = OURS) -> Recipe:
+    optim, sample = run.optim, run.sample
+    denoiser = lambda net: Denoiser(_Called(net), run.schedule, run.loss)
 
     def loss(net: Net, x: Tensor, random: torch.Generator) -> Tensor:
         made = denoiser(net)
@@ -94,12 +100,12 @@ def ours() -> Recipe:
 
     def draw(net: Net, n: int, steps: int, random: torch.Generator) -> Tensor:
         made, randn = denoiser(net), lambda: torch.randn(n, *SHAPE, generator=random)
-        times = OURS.schedule.grid(steps, sample.grid)
-        x_1 = solvers.start(OURS.schedule, times[0], randn())
+        times = run.schedule.grid(steps, sample.grid)
+        x_1 = solvers.start(run.schedule, times[0], randn())
         return solvers.sample(sample.solver, made, x_1, times, randn)
 
     return Recipe(
-        OURS.data.batch_size,
+        run.data.batch_size,
         lambda p: torch.optim.AdamW(p, optim.lr, optim.betas, weight_decay=optim.weight_decay),
         lambda step, share: (
             optim.lr * min(1, (step + 1) / optim.warmup) * (1 + math.cos(math.pi * share)) / 2
@@ -236,7 +242,7 @@ def smalldiffusion() -> Recipe:
     )
 
 
-RECIPES = {
+RECIPES: dict[str, Callable[[], Recipe]] = {
     "ours": ours,
     "diffusers": diffusers,
     "lucidrains": lucidrains,
@@ -248,8 +254,8 @@ RECIPES = {
 class Run:
     """One recipe and seed: the network, its average, and the processor time that it had."""
 
-    def __init__(self, name: str, seed: int, folder: Path):
-        self.name, self.seed, self.recipe = name, seed, RECIPES[name]()
+    def __init__(self, name: str, recipe: Recipe, seed: int, folder: Path):
+        self.name, self.seed, self.recipe = name, seed, recipe
         self.path = folder / f"{name}-{seed}.pt"
         torch.manual_seed(seed)
         self.net = OURS.network.build(SHAPE)
@@ -347,17 +353,29 @@ def measure(run: Run, data: FashionMNIST, count: int, most: int) -> dict[str, ob
 def table(rows: list[dict]) -> str:
     """Each recipe's mean over seeds, and the ratio of ours to the best of the others'."""
     key = next(k for k in rows[0] if k.startswith("fd_"))
-    found = {name: [r[key] for r in rows if r["recipe"] == name] for name in RECIPES}
+    names = dict.fromkeys([*RECIPES, *(row["recipe"] for row in rows)])
+    found = {name: [r[key] for r in rows if r["recipe"] == name] for name in names}
     lines = ["| recipe | Fréchet distance | seeds |", "|---|---|---|"]
     lines += [
         f"| {name} | {mean(values):.2f} ({min(values):.2f} to {max(values):.2f}) | {len(values)} |"
         for name, values in found.items()
         if values
     ]
-    peers = [mean(values) for name, values in found.items() if values and name != "ours"]
-    if found["ours"] and peers:
-        lines.append(f"ours over the best peer's: {mean(found['ours']) / min(peers):.2f}")
+    peers = [mean(found[name]) for name in RECIPES if found[name] and name != "ours"]
+    for name in names if peers else ():
+        if found[name] and (name == "ours" or name not in RECIPES):
+            lines.append(f"{name} over the best peer's: {mean(found[name]) / min(peers):.2f}")
     return "\n".join(lines)
+
+
+def tried(path: str, *overrides: str) -> dict[str, Callable[[], Recipe]]:
+    """The recipe of a config, by its name."""
+    run = config.load(path, overrides)
+    if not isinstance(run, config.DiffusionConfig) or run.space != Pixels():
+        raise Refusal(f"--try: '{path}' is not of diffusion in pixels")
+    if run.name in RECIPES:
+        raise Refusal(f"--try: '{run.name}' is the name of a recipe; add name=NAME")
+    return {run.name: partial(ours, run)}
 
 
 def main() -> None:
@@ -366,22 +384,26 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10.0, help="processor time of each run")
     parser.add_argument("--part", type=float, default=math.inf, help="minutes of a run at most now")
     parser.add_argument("--recipes", nargs="+", choices=[*RECIPES], default=[*RECIPES])
+    parser.add_argument(
+        "--try", dest="own", nargs="+", metavar="CONFIG [KEY=VALUE]", help="this recipe alone"
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--count", type=int, default=1000, help="samples that are judged")
     parser.add_argument("--most-steps", type=int, default=1000, help="of a sampler")
     parser.add_argument("--output", type=Path, default=Path("runs/record"))
     args = parser.parse_args()
     torch.set_num_threads(1)
+    chosen = tried(*args.own) if args.own else {name: RECIPES[name] for name in args.recipes}
     folder = args.output / f"{args.minutes:g}-minutes"
     folder.mkdir(parents=True, exist_ok=True)
     data, log = FashionMNIST(root=args.fashion, download=False), folder / "record.jsonl"
     rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     images = data.load().train.images
     for seed in args.seeds:
-        for name in args.recipes:
+        for name, recipe in chosen.items():
             if any((row["recipe"], row["seed"]) == (name, seed) for row in rows):
                 continue
-            run = Run(name, seed, folder)
+            run = Run(name, recipe(), seed, folder)
             run.train(images, 60 * args.minutes, 60 * args.part)
             if run.spent < 60 * args.minutes:
                 say(f"{name}, seed {seed}: {run.spent:.0f} s so far, {run.step} steps")

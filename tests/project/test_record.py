@@ -8,9 +8,11 @@ import json
 
 import pytest
 import torch
+from helpers import ROOT
 
 from benchmarks import record
 from ldm.diffusion.schedules import expand
+from ldm.errors import Refusal
 
 ONE = 0.4 * torch.ones(1, *record.SHAPE)
 
@@ -78,7 +80,9 @@ def test_rates_and_averages_are_those_published():
 @pytest.mark.parametrize("name", ["ours", "lucidrains"])
 def test_a_run_goes_on_as_if_it_had_not_stopped(name, tmp_path):
     images = torch.randint(0, 256, (50, *record.SHAPE)).byte()
-    whole, part = (record.Run(name, 3, tmp_path / kind) for kind in ("a", "b"))
+    whole, part = (
+        record.Run(name, record.RECIPES[name](), 3, tmp_path / kind) for kind in ("a", "b")
+    )
     (tmp_path / "b").mkdir()
     for run in (whole, part):
         run.recipe.batch, run.recipe.every = 4, 2
@@ -86,7 +90,7 @@ def test_a_run_goes_on_as_if_it_had_not_stopped(name, tmp_path):
         whole.update(images, 0.5)
     part.update(images, 0.5)
     part.save()
-    again = record.Run(name, 3, tmp_path / "b")
+    again = record.Run(name, record.RECIPES[name](), 3, tmp_path / "b")
     again.recipe.batch, again.recipe.every = 4, 2
     for _ in range(3):
         again.update(images, 0.5)
@@ -104,3 +108,21 @@ def test_the_table_compares_with_the_best_peer():
     text = record.table(json.loads(json.dumps(rows)))
     assert "| ours | 3.00 (3.00 to 3.00) | 2 |" in text and "lucidrains" not in text
     assert text.endswith("ours over the best peer's: 0.60")
+    rows.append({"recipe": "mine", "seed": 0, "fd_fashion_1000": 2.0})
+    text = record.table(rows)
+    assert "| mine | 2.00 (2.00 to 2.00) | 1 |" in text
+    assert text.endswith("ours over the best peer's: 0.60\nmine over the best peer's: 0.40")
+
+
+def test_a_config_may_try():
+    """Its own rates, batch and sampler; what is no recipe of pixels is one line."""
+    shipped = str(ROOT / "configs/fashion/pixel-cpu.yaml")
+    ours, mine = record.ours(), record.tried(shipped, "optim.lr=0.25", "sample.steps=7")
+    (recipe,) = (make() for make in mine.values())
+    assert (recipe.steps, recipe.batch) == (7, ours.batch) and list(mine) == ["fashion-pixel-cpu"]
+    assert recipe.rate(10**6, 0) == 0.25 and ours.rate(10**6, 0) != 0.25
+    for path in ("configs/fashion/latent-cpu.yaml", "configs/fashion/autoencoder-cpu.yaml"):
+        with pytest.raises(Refusal, match="is not of diffusion in pixels"):
+            record.tried(str(ROOT / path))
+    with pytest.raises(Refusal, match="is the name of a recipe; add name=NAME"):
+        record.tried(shipped, "name=ours")
