@@ -2,11 +2,11 @@
 
 A row is log pt, log(mass / pt), both standardised, and a number n. Of each type up to `ROWS` jets
 are kept, spread evenly over mass and pt. A draw takes n, then one of the rows with n, and moves
-each feature evenly within its cell, between the midpoints to its neighbours among all rows: with
-R_d the d-th feature's rank among N and v_d uniform, the quantile of (R_d - 1 + v_d) / N. That is
-the checkerboard form of the empirical copula (Genest, Neslehova & Remillard 2017) with continuous
-margins: a narrow peak stays narrow, as no kernel has a width, and nothing is drawn outside what was
-seen.
+each feature evenly within its cell: by up to half the distance to the nearer of its neighbours
+among all rows. That is close to the checkerboard form of the empirical copula (Genest, Neslehova &
+Remillard 2017) with continuous margins: a narrow peak stays narrow, as no kernel has a width.
+Cells that reach half-way to both neighbours would fill the gap between a jet of mass 0 and the next
+with jets that are not there, from which a network makes nonsense.
 """
 
 from collections.abc import Sequence
@@ -97,16 +97,16 @@ def features(rows: Tensor, asked: Sequence[tuple[int, int]]) -> Tensor:
 
 
 def cell_of(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Of each of (R,) values the midpoints to the next smaller and the next larger one.
+    """The ends of each cell of (R,) values: half the distance to the nearer neighbour on each side.
 
-    The smallest and the largest are an end themselves.
+    The smallest and the largest do not move.
     """
     order = values.argsort(stable=True)
-    ends = values[order]
-    between = (ends[1:] + ends[:-1]) / 2
-    low, high = torch.empty_like(values), torch.empty_like(values)
-    low[order], high[order] = torch.cat([ends[:1], between]), torch.cat([between, ends[-1:]])
-    return low, high
+    gaps = values[order].diff()
+    nothing = gaps.new_zeros(1)
+    half = torch.empty_like(values)
+    half[order] = torch.minimum(torch.cat([nothing, gaps]), torch.cat([gaps, nothing])) / 2
+    return values - half, values + half
 
 
 def number(rows: Tensor, jet: Tensor, u: float) -> int:

@@ -123,6 +123,14 @@ def test_a_narrow_peak_stays_narrow_and_no_training_jet_comes_again(data, space)
     assert real[:, 2].min() * 0.999 < jet[:, 2].min() and jet[:, 2].max() < real[:, 2].max() * 1.001
 
 
+def test_nothing_is_drawn_in_a_gap():
+    """Between one jet far away and the others; the ends stay."""
+    values = torch.tensor([0.5, -11, 0.0, 0.2, 0.6])
+    low, high = joint.cell_of(values)
+    assert low.tolist() == pytest.approx([0.45, -11, -0.1, 0.1, 0.6])
+    assert high.tolist() == pytest.approx([0.55, -11, 0.1, 0.3, 0.6])
+
+
 def test_what_is_given_is_kept_and_the_rest_drawn_by_it(data, space):
     heavy, light = (drawn(space, 0, 500, numbers=[n] * 500) for n in (10, 4))
     assert {*heavy[1]} == {10} and {*light[1]} == {4}
