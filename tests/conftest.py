@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 from pathlib import Path
 
 if os.environ.get(
@@ -31,10 +32,11 @@ for key in ("WANDB_API_KEY",):
     os.environ.pop(key, None)
 
 import pytest
+from filelock import FileLock
 from PIL import Image
 
-# torch, Lightning and what imports them are imported where they are used: the process that deals the
-# tests out to the others needs none of it, and they wait for it.
+# torch, Lightning and what imports them are imported where they are used: the process that deals
+# the tests out to the others needs none of it, and they wait for it.
 
 
 def pytest_collection_modifyitems():
@@ -64,38 +66,63 @@ def pair():
 
 
 @pytest.fixture(scope="session")
-def stage1(tmp_path_factory):
-    """The folder of a trained tiny autoencoder."""
-    return trained("autoencoder", tmp_path_factory.mktemp("stage1"))
+def once(tmp_path_factory, request):
+    """Make a folder once for all processes that share a run of the tests, which only read it.
+
+    `make` gets an empty folder, and gives a path in it. A pytest that a test starts finds them too.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if hasattr(request.config, "workerinput") else base
+    shared = Path(os.environ.setdefault("LDM_TEST_RUNS", str(shared)))
+
+    def call(name, make):
+        made = shared / f"{name}.made"  # where it is
+        with FileLock(shared / f"{name}.lock"):
+            if not made.exists():
+                folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=shared))
+                made.write_text(str(make(folder)))
+        return Path(made.read_text())
+
+    return call
 
 
 @pytest.fixture(scope="session")
-def latent_run(stage1, tmp_path_factory):
+def stage1(once):
+    """The folder of a trained tiny autoencoder."""
+    return once("stage1", lambda folder: trained("autoencoder", folder))
+
+
+@pytest.fixture(scope="session")
+def latent_run(stage1, once):
     """The folder of a trained tiny latent model, W&B offline."""
     more = f"space.autoencoder={stage1}", "logger.mode=offline", "sample.trajectory=1"
-    return trained("latent", tmp_path_factory.mktemp("latent"), *more)
+    return once("latent", lambda folder: trained("latent", folder, *more))
 
 
 @pytest.fixture(scope="session")
-def pixel_run(tmp_path_factory):
+def pixel_run(once):
     """The folder of a trained tiny pixel model."""
-    return trained("pixel", tmp_path_factory.mktemp("pixel"))
+    return once("pixel", lambda folder: trained("pixel", folder))
 
 
 @pytest.fixture(scope="session")
-def clip(tmp_path_factory):
+def clip(once):
     pytest.importorskip("transformers")
     from helpers import make_clip
 
-    return make_clip(tmp_path_factory.mktemp("clip") / "model")
+    return once("clip", lambda folder: make_clip(folder / "model"))
 
 
 @pytest.fixture(scope="session")
-def captioned_pictures(tmp_path_factory):
+def captioned_pictures(once):
     """24 pictures of one colour each, with its name as caption, in folders that are no classes."""
+    return once("pictures", write_captioned)
+
+
+def write_captioned(folder):
     from helpers import COLOURS
 
-    folder, rows = tmp_path_factory.mktemp("pictures"), []
+    rows = []
     for i in range(24):
         name = list(COLOURS)[i % 3]
         Image.new("RGB", (8, 8), COLOURS[name]).save(folder / f"{i}.png")
@@ -105,7 +132,7 @@ def captioned_pictures(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def text_run(clip, captioned_pictures, tmp_path_factory):
+def text_run(clip, captioned_pictures, once):
     """A pixel model that has seen captions for 150 steps."""
     from helpers import captioned
 
@@ -113,37 +140,41 @@ def text_run(clip, captioned_pictures, tmp_path_factory):
     given = captioned(
         clip, captioned_pictures, "optim.lr=4e-3", "network.channels=[16,32]", *length
     )
-    return trained("pixel", tmp_path_factory.mktemp("text"), *given)
+    return once("text", lambda folder: trained("pixel", folder, *given))
 
 
 @pytest.fixture(scope="session")
-def jets_run(tmp_path_factory):
+def jets_run(once):
     """The folder of a tiny model of jets, trained by train.py."""
+    return once("jets", train_jets)
+
+
+def train_jets(output):
     from helpers import TINY, here, overrides
 
-    output = tmp_path_factory.mktemp("jets")
-    done = here(
-        "train.py", "--config", TINY / "jets.yaml", *overrides("jets", output, "sample.every=0")
-    )
+    given = overrides("jets", output, "sample.every=0")
+    done = here("train.py", "--config", TINY / "jets.yaml", *given)
     assert done.returncode == 0, done.stderr
-    assert (
-        "JetNet: 280 training, 60 held out, (30, 3)" in done.stdout
-        and "constituents 29.9" in done.stdout
-    )
+    assert "JetNet: 280 training, 60 held out, (30, 3)" in done.stdout
+    assert "constituents 29.9" in done.stdout
     return output / "tiny-jets"
 
 
 @pytest.fixture(scope="session")
-def two_types(tmp_path_factory):
+def two_types(once):
     """A run on 60 gluons and 20 light quarks conditioned on pt and mass, and the folder of their
     files.
     """
+    run = once("types", train_two_types)
+    return run, run.parent
+
+
+def train_two_types(folder):
     import torch
     from helpers import ROOT
 
     from ldm.jets.files import read_jets, write_jets
 
-    folder = tmp_path_factory.mktemp("types")
     features, mask, jet = map(
         torch.from_numpy, read_jets(ROOT / "tests/fixtures/gluon30_400.hdf5", 30)
     )
@@ -158,4 +189,4 @@ def two_types(tmp_path_factory):
         "sample.count=4",
         "sample.every=0",
     )
-    return trained("jets", folder, data, *short), folder
+    return trained("jets", folder, data, *short)

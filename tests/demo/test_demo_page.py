@@ -34,7 +34,7 @@ from ldm.demo.base import GUESS
 from ldm.scripts import sample
 
 # in one process of several: its page and its browser are started once
-pytestmark = pytest.mark.xdist_group("page")
+pytestmark = [pytest.mark.page, pytest.mark.xdist_group("page")]
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 )

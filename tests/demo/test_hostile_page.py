@@ -27,6 +27,7 @@ import httpx
 
 from ldm.demo.fence import CLOSED, Uploads, own_names
 
+pytestmark = [pytest.mark.page, pytest.mark.xdist_group("hostile-page")]  # one server
 SAMPLE = ["each class in turn", "", GUESS, *NUMBERS]
 CHANGE = [None, None, "inpaint", "project", "3", *EDIT, "DDIM", 3, 1.0, 0, 1, False]
 

@@ -71,7 +71,7 @@ def test_attention_by_level_follows_the_size():
     )
 
 
-@pytest.mark.parametrize("size", [32, 64, 96, 128, 200])
+@pytest.mark.parametrize("size", [32, 96, 200])
 @pytest.mark.parametrize(
     "path", sorted(ROOT.glob("configs/[ef][mo]*/*.yaml")), ids=lambda p: p.stem
 )

@@ -22,7 +22,8 @@ sys.exit(status)
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
-def test_no_case_of_the_hostile_set_takes_two_gigabytes(tmp_path):
+def test_no_case_of_the_hostile_set_takes_two_gigabytes(tmp_path, pixel_run, latent_run, jets_run):
+    """The runs whose checkpoints are changed are this session's: no training is measured."""
     files = sorted(map(str, ROOT.glob("tests/*/test_hostile_[cf]*.py")))
     status = tmp_path / "status"
     given = ["-q", "-n", "0", "-p", "no:cacheprovider", "-k", LARGE, *files]
