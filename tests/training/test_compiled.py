@@ -42,7 +42,7 @@ PATHS = {
     "task": ("pixel", ("task=Inpaint", "sample.every=2"), 1),
     "student": ("pixel", ("sample.every=2",), 3),  # the teacher, the target, what has gradients
     "student of its average": ("pixel", ("sample.every=2",), 2),
-    "jets": ("jets", ("sample.every=2", "sample.trajectory=0"), 1),
+    "jets": ("jets", ("sample.every=4", "sample.trajectory=0"), 1),  # its figures take seconds
 }
 
 
