@@ -11,6 +11,8 @@ import torch
 from helpers import ROOT, grey, script
 from safetensors import safe_open
 
+from ldm.jets.files import read_jets
+from ldm.jets.kinematics import jet_kinematics
 from ldm.metrics.features import choose
 from ldm.sampling.generate import generate
 from ldm.sampling.model import restore
@@ -18,7 +20,7 @@ from ldm.sampling.model import restore
 BOX = {
     path.parent.name: path for path in sorted((ROOT / "checkpoints").glob("*/model.safetensors"))
 }
-NAMES = ("emoji-latent", "fashion-few", "fashion-latent", "jets-few", "jets-gluon")
+NAMES = ("emoji-latent", "fashion-few", "fashion-latent", "jets-few", "jets-five", "jets-gluon")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -79,6 +81,23 @@ def test_jets_have_the_masses_of_gluon_jets(tmp_path, name):
     assert (
         0.045 < np.median(mass) < 0.057 and 0.90 < np.median(pt.sum(1)) < 0.94
     )  # real jets: 0.0507 and 0.922
+
+
+@pytest.mark.slow
+def test_w_and_z_jets_have_their_masses(tmp_path):
+    """In GeV, pt and mass drawn by the model; of 30 massless constituents, a little below."""
+    flags = ("--checkpoint", "checkpoints/jets-five", "--output", tmp_path / "jets", "--count", 250)
+    done = script("sample.py", *flags)
+    assert done.returncode == 0, done.stderr
+    masses = {}
+    for name in ("W", "Z", "light-quark"):
+        features, mask, jet = map(
+            torch.from_numpy, read_jets(tmp_path / "jets" / f"{name}.hdf5", 30)
+        )
+        masses[name] = (jet_kinematics(features, mask)["mass"] * jet[:, 0]).numpy()
+    near = lambda name, low, high: np.mean((masses[name] > low) & (masses[name] < high))
+    # of real ones 0.72, 0.66, 0.08
+    assert near("W", 66, 84) > 0.4 and near("Z", 76, 94) > 0.4 and near("light-quark", 66, 94) < 0.3
 
 
 @pytest.mark.slow
