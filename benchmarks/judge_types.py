@@ -27,6 +27,7 @@ from ldm.sampling.conditions import Condition, completed
 from ldm.sampling.generate import generate
 from ldm.sampling.jets import space_of
 from ldm.sampling.model import Model, restore
+from ldm.scripts.flags import Parser
 from ldm.system.plots import GENERATED, REAL, picture, say, sheet, styled
 from ldm.system.progress import Bar
 
@@ -86,9 +87,7 @@ def spectra(found: Masses, edges: np.ndarray) -> Picture:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", required=True)
     parser.add_argument("--data-root", help="the folder of the jets (default: as recorded)")
     parser.add_argument("--count", type=int, default=2000, help="jets of each type at most")

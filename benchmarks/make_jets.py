@@ -24,6 +24,8 @@ from typing import Any
 import h5py
 import numpy as np
 
+from ldm.errors import Refusal, guard
+from ldm.scripts.flags import Parser
 from ldm.system.files import atomic_write
 from ldm.system.progress import Bar
 
@@ -57,8 +59,11 @@ def settings(kind: str, seed: int) -> list[str]:
 
 
 def generator(lines: list[str]) -> Any:
-    """Pythia with these settings, started."""
-    import pythia8mc
+    """Pythia with these settings, started; Refusal where it is not installed."""
+    try:
+        import pythia8mc
+    except ModuleNotFoundError as error:
+        raise Refusal("Pythia 8 is not installed: pip install pythia8mc") from error
 
     pythia = pythia8mc.Pythia("", False)
     for line in lines:
@@ -116,9 +121,7 @@ def write(file: h5py.File, found: Iterator[tuple[np.ndarray, list[float]]], args
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--type", choices=PROCESSES, required=True)
     parser.add_argument("--output", type=Path, help="(default: TYPE.hdf5)")
     parser.add_argument("--jets", type=int, default=15_000)
@@ -137,4 +140,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    guard(main)
