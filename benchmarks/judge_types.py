@@ -81,7 +81,7 @@ def spectra(found: Masses, edges: np.ndarray) -> Picture:
             (generated, "generated", {"color": GENERATED, "linewidth": 1.5}),
         ):
             ax.stairs(np.histogram(values, edges, density=True)[0], edges, label=words, **style)
-        say(ax, "jet mass in GeV", "" if ax is not axes[0][0] else "density", f"{name} jets")
+        say(ax, "jet mass in GeV", "density", f"{name} jets")
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return picture(figure)
 

@@ -79,6 +79,10 @@ DRAWN = {  # every function that draws a sheet, and what it is given
         {"w1m_10k": 1e-3, "fpd_50k": 2e-3},
         "Two solvers",
     ),
+    "benchmarks.judge_types.spectra": (
+        {name: (50 + np.arange(9.0), 55 + np.arange(9.0)) for name in ("gluon", "top", "W")},
+        np.linspace(0, 250, 63),
+    ),
 }
 
 
