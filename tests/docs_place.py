@@ -118,6 +118,8 @@ def shrink(run, clip, kind):
         run.sample.__dict__ |= dict(count=4, batch_size=4, steps=steps, every=2, trajectory=0)
         run.network.__dict__ |= {"head_dim": 8} if hasattr(run.network, "head_dim") else {}
         run.text = CLIPText(str(clip), length=12)
+        if run.init and not run.loss.few:  # a model of the full size, or a student's teacher
+            run.init = None
         if hasattr(run.space, "autoencoder"):
             run.space.autoencoder = str(Path(run.space.autoencoder).resolve().relative_to(ROOT))
     return run

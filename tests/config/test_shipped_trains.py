@@ -45,7 +45,8 @@ def test_every_shipped_config_trains_two_steps(path, tmp_path):
         picture(tmp_path / "ab"[i % 2] / f"{i}.png")
     captions = [{"file_name": f"{'ab'[i % 2]}/{i}.png", "text": f"picture {i}"} for i in range(4)]
     (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in captions))
-    shutil.copy(ROOT / "tests/fixtures/gluon30_400.hdf5", tmp_path / "g.hdf5")
+    for kind in "gqtwz":  # five.yaml's types
+        shutil.copy(ROOT / "tests/fixtures/gluon30_400.hdf5", tmp_path / f"{kind}.hdf5")
     run = config.load(
         path,
         [
