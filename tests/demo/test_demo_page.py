@@ -405,7 +405,7 @@ def test_in_a_browser_a_run_takes_a_new_seed_unless_it_is_off(browser, address):
 @pytest.mark.slow
 @pytest.mark.xfail(
     strict=False,
-    reason="a race of the page: a run goes on until Stop's own event has ended, and its last step may "
+    reason="a race of the page: it seems that a run goes on until Stop's event has ended: its last step may "
     "be written over what Stop said; a longer wait of Stop (1 s, or its message three times) is worse",
 )
 def test_in_a_browser_stop_says_stopped_and_what_is_kept(browser, address):

@@ -124,5 +124,7 @@ def test_a_config_may_try():
     for path in ("configs/fashion/latent-cpu.yaml", "configs/fashion/autoencoder-cpu.yaml"):
         with pytest.raises(Refusal, match="is not of diffusion in pixels"):
             record.tried(str(ROOT / path))
+    with pytest.raises(Refusal, match="a decay that is not cosine"):
+        record.tried(shipped, "optim.decay=constant")
     with pytest.raises(Refusal, match="is the name of a recipe; add name=NAME"):
         record.tried(shipped, "name=ours")
