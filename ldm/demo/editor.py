@@ -1,6 +1,5 @@
 """The tab on which a picture is changed: taken or uploaded, drawn on, given to a task."""
 
-import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,9 +16,9 @@ from ldm.demo.fields import (
     WAITING,
     asked,
     buttons,
-    ended,
     number_fields,
     refusing,
+    stopping,
 )
 from ldm.demo.guarded import bounded
 from ldm.demo.limits import apart, whole_number
@@ -174,5 +173,4 @@ def tab(site: Site, made: gr.State) -> None:
         show_progress="hidden",
         api_name="change",
     )
-    stopped = functools.partial(ended, kept=KEPT)
-    of.stop.click(stopped, [of.way], [of.status, of.way], cancels=[event], **QUICK)
+    stopping(of.stop, [event], of.way, of.status, KEPT)

@@ -115,3 +115,16 @@ def ended(way: tuple[int, int] | None, kept: str) -> tuple[str, None]:
     if way is None:
         return f"**Stopped**. {IDLE}", None
     return f"**Stopped** at step {way[0]} of {way[1]}. {kept}", None
+
+
+def stopping(
+    stop: gr.Button, runs: list[Any], way: gr.State, status: gr.Markdown, kept: str
+) -> None:
+    """A click on `stop` ends `runs`, and then says so in `status`.
+
+    In two events: a page sends the events of one click one after the other, each when the last has
+    ended, and those that cancel come last. Ending and saying in one event would let the run go on
+    until all was said.
+    """
+    cancelled = stop.click(None, cancels=runs)
+    cancelled.then(functools.partial(ended, kept=kept), [way], [status, way], **QUICK)

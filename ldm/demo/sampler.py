@@ -1,6 +1,5 @@
 """The tab on which samples are made: their settings, what is seen of them, history and links."""
 
-import functools
 import html
 from collections.abc import Generator, Iterator, Mapping
 from typing import Any
@@ -15,9 +14,9 @@ from ldm.demo.fields import (
     WAITING,
     asked,
     buttons,
-    ended,
     number_fields,
     refusing,
+    stopping,
 )
 from ldm.demo.history import History, Run
 from ldm.demo.limits import apart
@@ -228,7 +227,6 @@ def tab(kind: Kind, site: Site, page: gr.Blocks) -> gr.State:
     )
     chosen = of.examples.click(of.example, [of.examples], [of.control, of.status], **quick)
     clicked = chosen.then(refusing(of.sample), given, of.outputs, **model, **private)
-    stopped = functools.partial(ended, kept=KEPT)
-    of.stop.click(stopped, [of.way], [of.status, of.way], cancels=[first, run, clicked], **quick)
+    stopping(of.stop, [first, run, clicked], of.way, of.status, KEPT)
     of.runs.select(of.again, [of.history], [*fields, of.status], **quick)
     return of.last
