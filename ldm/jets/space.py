@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from ldm.diffusion.space import Extras, Noise, Reduce, Shape, Space, SpaceConfig, listed
 from ldm.errors import Refusal
-from ldm.jets import joint
+from ldm.jets import joint, normal
 from ldm.jets.statistics import (
     LARGEST,
     SMALLEST,
@@ -25,14 +25,18 @@ MOST_TYPES = 5  # JetNet's
 
 @dataclass
 class PointCloud(SpaceConfig):
-    """Diffuse a jet's constituents: angles over their spread, pt_rel as a standardised logit."""
+    """Diffuse a jet's constituents: angles over their spread, pt_rel as a standardised logit.
 
+    `marginals: normal`: both are made standard normal first (`ldm.jets.normal`).
+    """
+
+    marginals: Literal["scaled", "normal"] = "scaled"
     modality: ClassVar[str] = "jets"
 
     def build(
         self, shape: Shape, autoencoder: nn.Module | None, classes: int, features: int
     ) -> "PointCloudSpace":
-        return PointCloudSpace(shape, classes, features)
+        return PointCloudSpace(shape, classes, features, self.marginals == "normal")
 
     def upgraded(self, found: dict[str, Tensor], classes: int, features: int) -> dict[str, Tensor]:
         """Checkpoints made before 2026-11-26 have no joint table: an empty one is added."""
@@ -52,6 +56,8 @@ class PointCloudSpace(Space):
     each type have 0 ... P constituents, are measured over the training set and travel in the
     checkpoint. `jet`: how many of the jet's own features the denoiser is given (2: pt and mass);
     then `joint` (types, ROWS, 3) is measured too, from which they are drawn (`ldm.jets.joint`).
+    With `normal`, x_0 is (rho(r) (eta, phi) / r, z(logit pt)), where `knots` (2 KNOTS,), measured,
+    are of the maps rho and z, and r the distance from the axis.
     """
 
     shift: Tensor
@@ -60,13 +66,16 @@ class PointCloudSpace(Space):
     jet_scale: Tensor
     numbers: Tensor
     joint: Tensor
+    knots: Tensor
     measured = True
     modality, kind = "jets", "cloud"
 
-    def __init__(self, shape: Shape, classes: int = 0, jet: int = 0):
+    def __init__(
+        self, shape: Shape, classes: int = 0, jet: int = 0, normal_marginals: bool = False
+    ):
         super().__init__()
         self.shape = self.data_shape = tuple(shape)
-        self.jet = jet
+        self.jet, self.normal = jet, normal_marginals
         for name, size in (("", 3), ("jet_", 2)):
             self.register_buffer(f"{name}shift", torch.zeros(size))
             self.register_buffer(f"{name}scale", torch.ones(size))
@@ -75,10 +84,14 @@ class PointCloudSpace(Space):
         self.register_buffer("numbers", numbers)
         if jet:
             self.register_buffer("joint", torch.zeros(len(numbers), joint.ROWS, 3))
+        if self.normal:  # in one row: packed models keep vectors whole
+            self.register_buffer("knots", normal.levels().flatten())
 
     @property
     def units(self) -> tuple[Tensor, Tensor]:
-        return self.shift, self.scale
+        if not self.normal:
+            return self.shift, self.scale
+        return self.knots, self.scale[[0, 2]].repeat_interleave(normal.KNOTS)
 
     def expect_measured(self, where: str) -> None:
         """Refusal if a checkpoint's statistics cannot have been measured."""
@@ -88,6 +101,8 @@ class PointCloudSpace(Space):
                 f"{where}: the clouds' scales and numbers of constituents are not all above 0; it "
                 "is of no model"
             )
+        if self.normal and not (self.knots.view(2, -1).diff() > 0).all():
+            raise Refusal(f"{where}: its knots do not increase; it is of no model")
         if self.jet:
             joint.expect_whole(self.joint, self.shape[0], where)
             if not self.in_gev(self.joint.flatten(0, 1)[:, :2]).isfinite().all():
@@ -167,8 +182,10 @@ class PointCloudSpace(Space):
         """Measure scales and numbers over the batches of every rank, and print them."""
         types, summed = len(self.numbers), over_ranks(all_reduce, device)
         statistics, rows = CloudStatistics((types, self.numbers.shape[1])), joint.Rows()
+        marginals = normal.Marginals()
         for batch in batches:
             statistics.add(batch["particles"], batch["mask"], batch["jet"], batch["label"])
+            marginals.add(batch["particles"], batch["mask"])
             if self.jet:
                 rows.add(
                     batch["index"], batch["label"], raw_jet(batch["jet"]), batch["mask"].sum(1)
@@ -181,6 +198,8 @@ class PointCloudSpace(Space):
                 "the file"
             )
         self.set_statistics(statistics)
+        if self.normal:
+            self.knots.copy_(marginals.knots(summed).flatten())
         if self.jet:
             table = rows.table(types, summed).to(self.joint)
             table[..., :2] = self._standardised(table[..., :2])
@@ -205,23 +224,36 @@ class PointCloudSpace(Space):
 
     def encode(self, features: Tensor, randn: Noise | None = None, /, **extras: Tensor) -> Tensor:
         """features (B, P, 3) = eta_rel, phi_rel, pt_rel and mask= (B, P) -> x_0 (B, P, 3)."""
-        x = (raw_features(features) - self.shift) / self.scale
+        x = self._from_raw(raw_features(features))[0]
         return x.masked_fill(~extras["mask"][..., None], 0)
+
+    def _from_raw(self, raw: Tensor) -> tuple[Tensor, Tensor]:
+        """x of (eta, phi, logit pt), and log |det| of that map for each constituent."""
+        if self.normal:
+            return normal.to_normal(raw, self.knots.view(2, -1))
+        log_det = -self.scale.to(raw).log().sum()
+        return (raw - self.shift) / self.scale, log_det.expand(raw.shape[:-1])
 
     def decode(self, x: Tensor, mask: Tensor) -> Tensor:
         """x (B, P, 3) -> features: pt_rel in [0, 1], exact zeros at padding."""
-        angles, logit = (x.float() * self.scale + self.shift).split((2, 1), -1)
+        raw = x.float()
+        if self.normal:
+            raw = normal.from_normal(raw, self.knots.view(2, -1))
+        else:
+            raw = raw * self.scale + self.shift
+        angles, logit = raw.split((2, 1), -1)
         return torch.cat([angles, logit.sigmoid()], -1).masked_fill(~mask[..., None], 0)
 
     def log_jacobian(self, features: Tensor, mask: Tensor) -> Tensor:
         """log |det d x_0 / d features| in nats, (B,).
 
         Added to log p(x_0) it gives the log-density of the features (B, P, 3) = eta_rel, phi_rel,
-        pt_rel. Each real constituent has -log(s_eta s_phi s_pt) - log(pt (1 - pt)), pt within what
-        `encode` keeps of it; padding adds nothing.
+        pt_rel. Each real constituent has its map's, -log(s_eta s_phi s_pt) of the scaled ones, and
+        -log(pt (1 - pt)), pt within what `encode` keeps of it; padding adds nothing.
         """
-        pt = features[..., 2].double().clamp(SMALLEST, LARGEST)
-        each = -self.scale.double().log().sum() - pt.log() - torch.log1p(-pt)
+        features = features.double()
+        pt = features[..., 2].clamp(SMALLEST, LARGEST)
+        each = self._from_raw(raw_features(features))[1] - pt.log() - torch.log1p(-pt)
         return each.masked_fill(~mask, 0).sum(1)
 
     def condition(self, jet: Tensor) -> Tensor:

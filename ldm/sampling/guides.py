@@ -95,6 +95,8 @@ def expect_same_x(model: Model, other: Model, file: Path) -> None:
     if ours.units is None or theirs.units is None:
         return
     (zero, unit), (zero_there, unit_there) = ours.units, theirs.units
+    if zero.shape != zero_there.shape:
+        raise Refusal(f"guide: x of {file} is made of the data in another way than the model's")
     off = torch.maximum(((zero_there - zero) / unit).abs(), (unit_there / unit - 1).abs())
     if off.max() > NEAR:
         how = f"differ by {float(off.max()):.2g} standard deviations"
