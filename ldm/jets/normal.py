@@ -54,6 +54,11 @@ class Marginals:
         return torch.from_numpy(np.stack([increasing(one) for one in found])).float()
 
 
+def are_knots(knots: Tensor) -> bool:
+    """Whether they can have been measured: finite, increasing, distances from 0."""
+    return bool(knots.isfinite().all() and (knots.diff() > 0).all() and knots[0, 0] == 0)
+
+
 def quantiles(counts: np.ndarray, edges: np.ndarray, shares: Tensor) -> np.ndarray:
     """Where a histogram's distribution function reaches `shares` of all, linear within a bin."""
     reached = np.concatenate([[0.0], counts.cumsum() / max(counts.sum(), 1)])

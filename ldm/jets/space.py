@@ -101,8 +101,10 @@ class PointCloudSpace(Space):
                 f"{where}: the clouds' scales and numbers of constituents are not all above 0; it "
                 "is of no model"
             )
-        if self.normal and not (self.knots.view(2, -1).diff() > 0).all():
-            raise Refusal(f"{where}: its knots do not increase; it is of no model")
+        if self.normal and not normal.are_knots(self.knots.view(2, -1)):
+            raise Refusal(
+                f"{where}: its knots are not finite or do not increase; it is of no model"
+            )
         if self.jet:
             joint.expect_whole(self.joint, self.shape[0], where)
             if not self.in_gev(self.joint.flatten(0, 1)[:, :2]).isfinite().all():

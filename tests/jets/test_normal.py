@@ -121,11 +121,15 @@ def test_a_constant_feature_stays_finite(same):
     assert torch.allclose(back, features.masked_fill(~mask[..., None], 0), rtol=1e-3, atol=1e-4)
 
 
-def test_knots_that_do_not_increase_are_refused():
+@pytest.mark.parametrize(
+    "place, value",
+    [(5, 0.0), (0, -1.0), (0, float("nan")), (64, float("inf")), (65, -float("inf"))],
+)
+def test_knots_that_cannot_have_been_measured_are_refused(place, value):
     space = measured(batch_of(*made_jets(50)))
     space.expect_measured("FILE")
-    space.knots[5] = space.knots[4]
-    with pytest.raises(Refusal, match="FILE: its knots do not increase"):
+    space.knots[place] = value
+    with pytest.raises(Refusal, match="FILE: its knots are not finite or do not increase"):
         space.expect_measured("FILE")
 
 
