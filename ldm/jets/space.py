@@ -187,7 +187,8 @@ class PointCloudSpace(Space):
         marginals = normal.Marginals()
         for batch in batches:
             statistics.add(batch["particles"], batch["mask"], batch["jet"], batch["label"])
-            marginals.add(batch["particles"], batch["mask"])
+            if self.normal:
+                marginals.add(batch["particles"], batch["mask"])
             if self.jet:
                 rows.add(
                     batch["index"], batch["label"], raw_jet(batch["jet"]), batch["mask"].sum(1)
