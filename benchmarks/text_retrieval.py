@@ -84,6 +84,7 @@ def parse() -> argparse.Namespace:
         "--every", metavar="COLUMN", help="compare with pictures of every style, say, not its own"
     )
     parser.add_argument("--guidance", type=float, nargs="+", default=[1.0, 3.0])
+    parser.add_argument("--steps", type=int, help="of the sampler (default: the checkpoint's)")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", metavar="FILE", help="write the figures as JSON")
     return parser.parse_args()
@@ -246,7 +247,7 @@ def main() -> None:
         found[name] = {"captions": len(asked), "samples": len(prompts), "chance": 1 / (1 + OTHERS)}
         found[name]["real pictures"] = gallery.ceiling(asked)
         for guidance in args.guidance:
-            settings = Overrides(guidance=guidance).over(model.settings)
+            settings = Overrides(guidance=guidance, steps=args.steps).over(model.settings)
             if (guidance, *prompts) not in drawn:
                 drawn[guidance, *prompts] = generate(
                     model, settings, range(len(prompts)), Condition(prompts=prompts)
