@@ -16,7 +16,7 @@ from ldm.jets.statistics import LARGEST, SMALLEST, raw_features
 
 KNOTS = 65
 FAR = 4.5  # of a normal; of 300,000 constituents one or two lie beyond
-WIDEST = 4.0  # largest distance that is told from others; JetNet's jets have a radius of 0.4 or 0.8
+WIDEST = 4.0  # largest distance with a bin of its own; JetNet's jets have a radius of 0.4
 BINS = 8192  # of the histograms, even in the root of the distance: finer where constituents crowd
 LOWEST, HIGHEST = torch.logit(torch.tensor([SMALLEST, LARGEST], dtype=torch.float64)).tolist()
 
